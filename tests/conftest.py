@@ -16,7 +16,6 @@ from tests.sample_request import REQUEST
 # All settings that tests read. Every other setting of C10 that the caller's environment holds is taken away, before a
 # test or a process that it starts can see it, and files get the usual permissions.
 KNOBS = {
-    "C10_HISTORY_EVENTS",  # events of the long history: tests/forensics/test_history.py
     "C10_KILLS",  # kills of each phase of a build: tests/crash/test_kill.py
     "C10_STORE_MACHINE",  # random histories of a store: tests/stateful/test_store_machine.py
     "C10_TEST_CHROMIUM",  # the browser that draws the report page: tests/tools/report/browser.py

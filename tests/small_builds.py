@@ -9,11 +9,15 @@ import numpy as np
 from pipeline import C10ProvisionerConfig, build_cache_provisioner
 from pipeline.request.options import ModelRole, ModelSpec, TileOptions
 from pipeline.request.request import BuildRequest
+from pipeline.request.to_toml import to_toml
 from pipeline.testing import Calls, FakeBatcher, FakeCompiler, FakeIndexBuilder, FakeTiles, RecordingProgress
 from store.cache.view import open_view, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
+from store.domain.manifest_projection import project
 from store.formats import descriptor_block
+from store.formats.tables import decode_blocks
+from store.manifest.manifest import parse
 from store.testing import FakeClock
 
 ZOOM = 6
@@ -129,6 +133,10 @@ class Site:
         } | fields
         return BuildRequest(**settings)
 
+    def write_request(self, **fields):
+        """Write a request file; return its path."""
+        return self.write("request.toml", to_toml(self.request(**fields)).encode())
+
     def provisioner(self, **ports):
         """A provisioner with real ports, except those given; settings by their names among them."""
         settings = {
@@ -199,6 +207,28 @@ class FakeSite(Site):
             "reserve_mb": 0,
         }
         return super().provisioner(**(fakes | ports))
+
+
+ROLES = ("engine", "index", "block", "block table", "tile table", "calibration", "geography")
+"""Kinds of artifacts that a manifest names."""
+
+WORK = {"engine": ["compile place"], "index": ["index"], "block": ["embed", "window 0"]}
+"""The calls that making an artifact again takes, by its role; the others take none."""
+
+
+def ref_of(site, role, generation=None):
+    """The artifact of a role that a generation names, the head unless told."""
+    state = site.state()
+    manifest = parse(project(state, state.generations[generation or state.head.number]))
+    return {
+        "engine": lambda: manifest.engines[0].artifact,
+        "index": lambda: manifest.index.artifact,
+        "block": lambda: decode_blocks(site.artifact(manifest.index.blocks).read_bytes())[0].ref,
+        "block table": lambda: manifest.index.blocks,
+        "tile table": lambda: manifest.tiles,
+        "calibration": lambda: manifest.calibration,
+        "geography": lambda: manifest.geography,
+    }[role]()
 
 
 def tree(root):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.architecture.test_purity import imports_of
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("journal", "store", "pipeline", "tools")
 
@@ -15,15 +17,6 @@ def tree_of(path):
 
 def sources():
     return [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-
-
-def imports_of(tree):
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative import"
-            yield node.module
 
 
 # Calls that the product never makes. A rename could hide a half-written generation; a pickle runs what it reads.

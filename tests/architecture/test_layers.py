@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.child_python import run_python
+
 ROOT = Path(__file__).parents[2]
 NAMES = ("journal", "store", "pipeline", "tools")
 
@@ -39,14 +41,8 @@ print(json.dumps(sorted(sys.modules)))
 def test_layers_and_forbidden_imports():
     pytest.importorskip("importlinter")
     script = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT), "PATH": "", "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    done = run_python(
+        script, env={"PYTHONPATH": str(ROOT), "PATH": "", "NO_COLOR": "1"}, timeout=120, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 broken" in done.stdout

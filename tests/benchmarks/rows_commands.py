@@ -8,26 +8,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from pipeline.request.options import IndexKind, IndexOptions
 from tests.benchmarks.caches import ZOOM, around, places
 from tests.benchmarks.measuring import Row, Settings, at_least, at_most, in_turns, row
 from tests.small_builds import Site, picture
-
-_REQUEST = """\
-flight_id = "bench"
-sector = "stable_rear"
-bbox = {bbox}
-zoom = [{zoom}, {zoom}]
-origin = [0.0, 0.0, 100.0]
-calibration = "camera.json"
-[tiles]
-source = "tiles/{z}/{x}/{y}.png"
-[[models]]
-name = "place"
-role = "descriptor"
-onnx = "net.onnx"
-[index]
-kind = "flat"
-"""
 
 
 def warm_command(settings: Settings) -> Iterator[Row]:
@@ -38,8 +22,8 @@ def warm_command(settings: Settings) -> Iterator[Row]:
     site = Site(settings.place("command"))
     for place, (z, x, y) in enumerate(places(number)):
         site.write(f"tiles/{z}/{x}/{y}.png", picture(place))
-    text = _REQUEST.replace("{bbox}", str(list(around(number)))).replace("{zoom}", str(ZOOM))
-    request = site.write("request.toml", text.encode())
+    flat = IndexOptions(kind=IndexKind.FLAT)
+    request = site.write_request(bbox=around(number), zoom=(ZOOM, ZOOM), index=flat)
     environ = _environ() | {"XDG_CACHE_HOME": str(site.root / "xdg"), "DVC_NO_ANALYTICS": "1"}
     build = [*_command("c10"), "build", str(request), "--cache", str(site.cache), "--json"]
     _run(build, site.root, environ)

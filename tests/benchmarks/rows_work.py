@@ -57,20 +57,6 @@ _SIDE = 256
 _SOURCE = "tiles/{z}/{x}/{y}.jpg"
 _SPARSE_FILES = 200
 _REQUEST = {"source": _SOURCE, "network": "builtin:place", "zoom": (ZOOM, ZOOM)}
-_FILE = """\
-flight_id = "bench"
-sector = "stable_rear"
-bbox = {bbox}
-zoom = [{zoom}, {zoom}]
-origin = [0.0, 0.0, 100.0]
-calibration = "camera.json"
-[tiles]
-source = "tiles/{z}/{x}/{y}.jpg"
-[[models]]
-name = "place"
-role = "descriptor"
-onnx = "builtin:place"
-"""
 _BARE = Path(__file__).with_name("bare.py")
 
 
@@ -171,8 +157,7 @@ def cold_build(settings: Settings) -> Iterator[Row]:
         pairs = in_turns(ours, theirs, pairs=settings.pairs)
     work = f"cold build of {number:,} tiles"
     yield row("cold", work, "sum of its bare phases", at_most(1.15), pairs, rate=False)
-    text = _FILE.replace("{bbox}", str(list(around(number)))).replace("{zoom}", str(ZOOM))
-    request = site.write("request.toml", text.encode())
+    request = site.write_request(**_REQUEST, bbox=around(number))
     command = [str(Path(sys.executable).with_name("c10")), "build", str(request), "--json", "--cache"]
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environ["XDG_CACHE_HOME"] = str(site.root / "xdg")

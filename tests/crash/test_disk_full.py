@@ -2,9 +2,6 @@
 
 import contextlib
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,13 +11,13 @@ from pipeline.testing import RecordingProgress
 from store.domain.events import BuildFailed, BuildStarted
 from store.errors import StoreError
 from store.reader import ALLOW_UNSIGNED, FlightCache
+from tests.child_python import ROOT, run_python
 from tests.small_builds import Site, spread
 from tests.small_disk import small_disk
 
 pytestmark = pytest.mark.deep
 
 SIZE_MB = 32
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -131,7 +128,7 @@ def test_a_rollback_on_a_full_disk_changes_all_or_nothing(site, disk):
     assert site.build(flight_id="f9").outcome is BuildOutcome.BUILT
 
 
-def test_a_warm_run_needs_no_space(site, disk):
+def test_an_up_to_date_run_needs_no_space(site, disk):
     site.build()
     with filled(disk):
         assert site.build().outcome is BuildOutcome.REUSED
@@ -151,15 +148,12 @@ except Exception as error:
 
 def test_a_first_build_without_space_is_an_error_and_no_crash(site, disk):
     with filled(disk):
-        command = [sys.executable, "-c", FIRST_BUILD, str(ROOT), str(site.root), str(site.cache)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0
+        done = run_python(FIRST_BUILD, ROOT, site.root, site.cache)
         assert "full" in done.stdout
     assert site.build().outcome is BuildOutcome.BUILT
 
 
 def test_a_first_build_that_could_not_begin_is_no_obstacle(site, disk):
     with filled(disk):
-        command = [sys.executable, "-c", FIRST_BUILD, str(ROOT), str(site.root), str(site.cache)]
-        subprocess.run(command, capture_output=True, check=False)
+        run_python(FIRST_BUILD, ROOT, site.root, site.cache, check=False)
     assert site.build().outcome is BuildOutcome.BUILT

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -12,9 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline.build.report import BuildOutcome
+from tests.child_python import ROOT, run_python
 from tests.small_builds import Site, spread, tree
 
-ROOT = Path(__file__).parents[2]
 NOBODY = 65_534
 
 # What is imported late must have been imported while the interpreter's own folder could be read.
@@ -61,9 +59,7 @@ def site(folder):
 def build_as_nobody(site, tmp_path):
     """Outcomes of a build of f1 and one of f2 by a user who owns nothing: [outcome or error, kind, hint]."""
     rehearsal = tmp_path / "rehearsal"
-    command = [sys.executable, "-c", CHILD, str(ROOT), str(site.root), str(rehearsal), str(NOBODY)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
-    assert done.returncode == 0, done.stderr
+    done = run_python(CHILD, ROOT, site.root, rehearsal, NOBODY, cwd="/")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

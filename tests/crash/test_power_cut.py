@@ -66,6 +66,13 @@ def test_real_ext4_shows_a_missing_sync():
     assert found["failures"] > 0
 
 
+CREATED = (
+    '7 openat(AT_FDCWD, "{top}\\x2f\\x61", O_WRONLY|O_CREAT, 0600) = 3',
+    '7 write(3, "\\x41\\x42", 2) = 2',
+)
+FOLDER_SYNCED = ('7 openat(AT_FDCWD, "{top}", O_RDONLY|O_DIRECTORY) = 4', "7 fsync(4) = 0")
+
+
 class TestModel:
     """The model of what is durable, on calls written by hand."""
 
@@ -90,21 +97,12 @@ class TestModel:
         }
 
     def test_a_file_without_any_sync_may_be_there_in_every_way(self, tmp_path):
-        recording = self.recording(
-            tmp_path,
-            '7 openat(AT_FDCWD, "{top}\\x2f\\x61", O_WRONLY|O_CREAT, 0600) = 3',
-            '7 write(3, "\\x41\\x42", 2) = 2',
-        )
+        recording = self.recording(tmp_path, *CREATED)
         found = {json.loads(each).get("a", "none") for each in self.states(recording, 2)}
         assert found == {"none", "", "AB", "\0\0"}
 
     def test_a_synced_file_without_its_folder_is_whole_or_absent(self, tmp_path):
-        recording = self.recording(
-            tmp_path,
-            '7 openat(AT_FDCWD, "{top}\\x2f\\x61", O_WRONLY|O_CREAT, 0600) = 3',
-            '7 write(3, "\\x41\\x42", 2) = 2',
-            "7 fsync(3) = 0",
-        )
+        recording = self.recording(tmp_path, *CREATED, "7 fsync(3) = 0")
         found = {json.loads(each).get("a", "none") for each in self.states(recording, 3)}
         assert found == {"none", "AB"}
         # While the call that makes it durable is under way, it is not.
@@ -113,10 +111,9 @@ class TestModel:
     def test_a_folder_makes_its_own_names_durable_and_no_others(self, tmp_path):
         recording = self.recording(
             tmp_path,
-            '7 openat(AT_FDCWD, "{top}\\x2f\\x61", O_WRONLY|O_CREAT, 0600) = 3',
+            CREATED[0],
             '7 mkdir("{top}\\x2f\\x66\\x6f\\x6c\\x64\\x65\\x72\\x2f\\x62", 0755) = 0',
-            '7 openat(AT_FDCWD, "{top}", O_RDONLY|O_DIRECTORY) = 4',
-            "7 fsync(4) = 0",
+            *FOLDER_SYNCED,
         )
         states = [json.loads(each) for each in self.states(recording, 4)]
         assert all("a" in state for state in states)
@@ -129,8 +126,7 @@ class TestModel:
             '7 openat(AT_FDCWD, "{top}\\x2f\\x61", O_RDWR|O_DSYNC) = 5',
             '7 pwrite64(3, "\\x41", 1, 1) = 1',
             '7 pwrite64(5, "\\x42", 1, 0) = 1',
-            '7 openat(AT_FDCWD, "{top}", O_RDONLY|O_DIRECTORY) = 4',
-            "7 fsync(4) = 0",
+            *FOLDER_SYNCED,
         )
         found = {json.loads(each)["a"] for each in self.states(recording, recording.points)}
         assert found == {"B", "BA", "B\0"}

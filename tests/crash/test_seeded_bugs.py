@@ -4,6 +4,8 @@ A missing sync is not among it: the death of a process takes nothing from the ke
 held here, too, so that nobody takes these rigs for more than they are; `tests/crash/powercut` finds those.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from tests.crash.harness.gate import of_plans
@@ -50,14 +52,7 @@ NOT_FOUND = [
     for bug in UNSEEN
 ]
 HEALTHY = [
-    Plan(
-        driver=plan.driver,
-        actions=plan.actions,
-        calls=plan.calls,
-        most=plan.most,
-        reader=plan.reader,
-        seed=SEED,
-    )
+    replace(plan, bug="", seed=SEED)
     for plan in FOUND
     if plan.bug in {"plain_birth", "lagging_head", "stale_head", "retire_backwards"}
 ]

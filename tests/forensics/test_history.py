@@ -1,34 +1,35 @@
 """Folding a real journal gives, at each committed build, exactly the body that its manifest contains.
 
-One history is of real builds, and short. The other is as long as one of years if `C10_HISTORY_EVENTS=100000`
-says so: its events are written through the store, in its transactions, and only the work and the artifacts
-are left out.
+One history is of real builds, and short. The others, of which one is as long as one of years, are written through
+the store, in its transactions, and only the work and the artifacts are left out.
 """
 
 import json
-import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from pipeline.testing import raising
 from store.base import canonical_json, identity
-from store.cache.writer import CacheWriter
+from store.cache.view import open_view
 from store.disk.layout import Layout
 from store.domain import events as e
+from store.domain.fold import fold
 from store.domain.manifest_projection import body_of
 from store.domain.state import FLIGHT
 from store.policy import rollback
-from store.testing import FakeClock
 from tests.pipeline.conftest import quick_path  # noqa: F401 - a fixture
 from tests.played_builds import PREPROCESSING, make, ref_of
 from tests.small_builds import FakeSite, tiny_network, words
+from tests.store_caches import open_writer
 from tools.analysis.replay_document import replay
 from tools.forensics.sources import from_cache, from_journal
 from tools.forensics.state_at import FoldedState, fold_stepwise
 
-EVENTS = int(os.environ.get("C10_HISTORY_EVENTS", "3000"))
-LOOKS = 12
+EVENTS = 3000
+LONG = 100_000
+REPLAYS = 12
 ZOOM, SIDE, BUILDS = 7, 8, 8
 
 
@@ -52,10 +53,19 @@ def built(quick_path):  # noqa: F811 - the fixture
 @pytest.fixture
 def written(quick_path):  # noqa: F811 - as above
     """The same without work: 50 builds, of which some fail or are rolled back from."""
-    layout, builds = Layout(quick_path / "cache"), 50
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    return write_builds(quick_path, 50, EVENTS // 50)
+
+
+@pytest.fixture
+def long(quick_path):  # noqa: F811 - as above
+    return write_builds(quick_path, 50, LONG // 50)
+
+
+def write_builds(folder, builds, cells):
+    layout = Layout(folder / "cache")
+    with open_writer(layout) as store:
         for number in range(1, builds + 1):
-            write_build(store, EVENTS // builds)
+            write_build(store, cells)
             if number % 10 == 9:
                 store.roll_back(rollback.plan(store.state, to=None, why="planted"))
     return layout
@@ -82,7 +92,8 @@ def write_build(store, cells):
             identity=identified, inputs=inputs, calibration=ref_of(b"{}"), again=False, host={"boot": "b"}
         ),
         make(e.TilesSelected, digest=f"{number:064x}", table=ref_of(b"t"), count=cells, wanted=cells),
-        *engine(number),
+        e.BuildPlanned(steps=()),
+        *engine(store.state, number),
         build=number,
     )
     for first in range(0, cells, 256):
@@ -103,9 +114,11 @@ def write_build(store, cells):
     store.commit(number)
 
 
-def engine(number):
+def engine(state, number):
+    """Every tenth build compiles anew; the others take what is there."""
+    edition = number // 10
     components = identity.engine_components(
-        onnx_sha256=f"{number:064x}",
+        onnx_sha256=f"{edition:064x}",
         backend="onnxruntime",
         version="1",
         target="cpu",
@@ -113,7 +126,9 @@ def engine(number):
         batch=1,
         options={},
     )
-    key, artifact = identity.engine_key(components), ref_of(b"engine %d" % number)
+    key, artifact = identity.engine_key(components), ref_of(b"engine %d" % edition)
+    if key in state.step_cache.engines:
+        return (e.StepReused(kind="engine", count=1, keys={"net": key}),)
     compiled = make(
         e.EngineCompiled,
         model="net",
@@ -153,13 +168,13 @@ def bodies_on_disk(layout):
     return found
 
 
-@pytest.mark.parametrize("history", ["built", "written"])
+@pytest.mark.parametrize("history", ["built", "written", pytest.param("long", marks=pytest.mark.deep)])
 def test_every_event_of_a_real_history(history, request, tmp_path):
     layout = request.getfixturevalue(history)
     source = from_cache(layout)
     records, expected = source.history.records, bodies_on_disk(layout)
     print(f"{history}: {len(records)} events, {len(expected)} generations")
-    assert len(records) >= (EVENTS if history == "written" else BUILDS * SIDE * SIDE)
+    assert len(records) >= {"built": BUILDS * SIDE * SIDE, "written": EVENTS, "long": LONG}[history]
     folded, seen = FoldedState(), {}
     for record in fold_stepwise(records, folded):
         state = folded.state
@@ -169,12 +184,41 @@ def test_every_event_of_a_real_history(history, request, tmp_path):
             seen[head.number] = canonical_json.encode(body_of(state, state.head_build))
             assert (record.seq, seen[head.number]) == (head.seq, expected[head.number])
     assert folded.state.position.seq == len(records)
+    assert folded.state == open_view(layout).state
     assert seen == expected
     assert all(each.matches for each in folded.commits)
     copied = from_journal(shutil.copy(layout.journal, tmp_path / "copy.mdb"))
     generations = [*folded.state.generations.values()]
-    for generation in generations[:: -(-len(generations) // LOOKS)]:
+    for generation in generations[:: -(-len(generations) // REPLAYS)]:
         told = replay(copied, word=str(generation.origin), at=generation.seq)
         assert (told["state"]["generation"], told["state"]["seq"]) == (generation.number, generation.seq)
         assert told["state"]["body_sha256"] == generation.body_sha256
         assert told["verified"][-1]["projects"]
+
+
+def fold_all(records):
+    folded = FoldedState()
+    for _ in fold_stepwise(records, folded):
+        pass
+    return folded
+
+
+def test_any_prefix_folds_to_what_it_was(quick_path):  # noqa: F811 - as above
+    records = from_cache(write_builds(quick_path, 12, 5)).history.records
+    folded = FoldedState()
+    for record in fold_stepwise(records, folded):
+        prefix = records[: record.seq]
+        assert fold_all(prefix).state == folded.state == fold(each.recorded_event for each in prefix)
+
+
+def test_a_body_other_than_the_committed_one_is_found(quick_path):  # noqa: F811 - as above
+    *before, last = from_cache(write_builds(quick_path, 1, 3)).history.records
+    forged = replace(last, event=replace(last.event, body_sha256="0" * 64))
+    assert [each.matches for each in fold_all([*before, forged]).commits] == [False]
+
+
+def test_a_missing_record_ends_the_fold_and_says_so(quick_path):  # noqa: F811 - as above
+    records = from_cache(write_builds(quick_path, 1, 3)).history.records
+    folded = fold_all([*records[:5], *records[6:]])
+    assert folded.state.position.seq == 5
+    assert "expected seq 6" in folded.problem

@@ -132,7 +132,7 @@ def test_journal_is_made_again(layout, meaning):
     assert open_view(layout).state == state
 
 
-def test_projections_are_made_again(layout):
+def test_projections_are_repaired(layout):
     """From the journal alone, byte for byte, and the cache can be built on."""
     rebuild(layout)
     for kind in (layout.manifests, layout.segments):

@@ -15,13 +15,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from pipeline.build.report import BuildOutcome
 from pipeline.engines.backends.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtCompiler
-from pipeline.engines.onnx.file import onnx_digest
-from pipeline.engines.port import EngineJob
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CompileError
 from pipeline.index.gpu import GpuIndex
@@ -35,8 +32,9 @@ from store.runtime.backends.tensorrt import TensorRtExecutor
 from store.runtime.capabilities import covered
 from store.runtime.faiss_install import installed_faiss
 from store.runtime.golden_vectors import batch_invariance, golden_inputs, parity
-from store.runtime.load import load_engine, load_index
+from store.runtime.load import load_index
 from store.verify.verify import Depth, verify
+from tests.engine_jobs import job_of, load_compiled
 from tests.index_blocks import build as build_index
 from tests.index_blocks import make_blocks, plan_for
 from tests.networks import mobilenet, resnet50, vit_b14
@@ -78,15 +76,10 @@ def engines(tmp_path_factory):
             pytest.skip(target)
         if (backend, network, precision) not in made:
             folder = tmp_path_factory.mktemp("engine")
-            path = folder / f"{network}.onnx"
-            onnx.save(NETWORKS[network](batch=BATCH, side=SIDE), path)
-            job = EngineJob(
+            job = job_of(
+                folder,
+                NETWORKS[network](batch=BATCH, side=SIDE),
                 model=network,
-                role="descriptor",
-                onnx=path,
-                onnx_sha256=onnx_digest(path),
-                input="input",
-                output="descriptor",
                 sample_shape=(3, SIDE, SIDE),
                 batch=BATCH,
                 precision=precision,
@@ -103,15 +96,8 @@ def engines(tmp_path_factory):
 
 
 def loaded(backend, job, data):
-    return load_engine(
-        data,
-        backend=backend,
-        version=compiler_of(backend)[0].version,
-        target=job.target,
-        input=job.input,
-        output=job.output,
-        batch=job.batch,
-        precision=job.precision,
+    return load_compiled(
+        compiler_of(backend)[0], data, target=job.target, batch=job.batch, precision=job.precision
     )
 
 

@@ -19,6 +19,7 @@ from journal.errors import (
     JournalPermissionError,
 )
 from journal.lock import BuildLock, lock_holder
+from tests.child_python import run_python
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
@@ -218,9 +219,7 @@ def test_no_permission(path):
     path.chmod(0o400)
     path.parent.chmod(0o755)
     script = "import os, sys\nfrom pathlib import Path\nfrom journal.lock import BuildLock\nfrom journal.errors import JournalPermissionError\nos.seteuid(65534)\ntry: BuildLock(Path(sys.argv[1])).acquire()\nexcept JournalPermissionError: print('refused')"
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(path)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = run_python(script, path, check=False)
     assert done.stdout == "refused\n", done.stderr
 
 

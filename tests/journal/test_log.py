@@ -1,8 +1,6 @@
 import errno
 import gc
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from journal.record import EMPTY, Record, encode, extend
 from journal.storage.environment import open_environment
 from journal.storage.open_environment import MAP_BYTES
 from journal.testing import sample_record
+from tests.child_python import run_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,14 +41,7 @@ def names(folder):
 
 
 def in_child(script, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_python(script, *arguments)
     return done.stdout.strip()
 
 

@@ -78,7 +78,7 @@ def test_bytes_are_what_the_format_says():
 
 
 @settings(max_examples=400)
-@given(st.binary(max_size=200))
+@given(st.binary(max_size=300))
 def test_any_bytes_decode_or_raise_record_error(data):
     try:
         record = decode(data)

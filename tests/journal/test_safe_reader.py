@@ -14,6 +14,7 @@ from journal.safe_reader_child import HEAD, RECORD
 from journal.storage.environment import open_environment
 from journal.storage.integrity import check_structure
 from journal.testing import sample_record
+from tests.child_python import run_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -158,13 +159,13 @@ import os, sys
 from journal import safe_reader_child
 safe_reader_child._limit_resources(60, os.getppid() + 1)
 """
-    done = subprocess.run([sys.executable, "-c", script, path], cwd=ROOT, check=False)
+    done = run_python(script, path, check=False)
     assert done.returncode == 3
 
 
 @pytest.mark.deep
 @pytest.mark.usefixtures("busy_writer")
-def test_no_false_alarm_beside_a_fast_writer(path):
+def test_no_false_alarm_while_a_fast_writer_appends(path):
     known = EMPTY
     chains = {}
     here = 0
@@ -182,7 +183,7 @@ def test_no_false_alarm_beside_a_fast_writer(path):
 
 
 @pytest.mark.usefixtures("busy_writer")
-def test_journal_opens_and_appends_beside_a_fast_writer(path):
+def test_journal_opens_and_appends_while_a_fast_writer_does(path):
     for _ in range(10):
         with Journal.open(path) as journal:
             before = journal.head

@@ -1,27 +1,25 @@
 """A card with a cache that an attacker can write to."""
 
 import os
-import socket
 import struct
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store.base.canonical_json import decode, encode
 from store.base.identity import build_identity
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.errors import NoGoError
 from store.manifest import manifest as m
 from store.reader import FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock
 from store.trust.signatures import Signer, signature_file
+from tests.damaging import overwrite
 from tests.played_builds import Scenario, play, ref_of
 from tests.small_builds import tiny_network
+from tests.store_caches import open_writer
 
 VERSION = libraries().get("onnxruntime", "1")
 ALICE, MALLORY = (Signer.of(Ed25519PrivateKey.from_private_bytes(name * 32)) for name in (b"a", b"m"))
@@ -57,7 +55,7 @@ class Card:
 
     def put(self, data):
         ref = ref_of(data)
-        write(self.layout.artifact(ref.sha256), data)
+        overwrite(self.layout.artifact(ref.sha256), data)
         return {"sha256": ref.sha256, "size": ref.size}
 
     def forge(self, change=lambda _: None, *, signer=None, render=lambda document: encode(document) + b"\n"):
@@ -65,25 +63,20 @@ class Card:
         document = decode(self.file().read_bytes()[:-1])
         change(document["body"])
         document["body"]["identity"] = build_identity(document["body"]["inputs"])
-        write(self.file(), render(document))
+        overwrite(self.file(), render(document))
         if signer is not None:
-            write(self.file(suffix="sig"), signature_file(signer.sign(self.file().read_bytes())))
-
-
-def write(path, data):
-    path.unlink(missing_ok=True)
-    path.write_bytes(data)
+            overwrite(self.file(suffix="sig"), signature_file(signer.sign(self.file().read_bytes())))
 
 
 def flip(path, at):
     data = bytearray(path.read_bytes())
     data[at] ^= 0x10
-    write(path, bytes(data))
+    overwrite(path, bytes(data))
 
 
 def built(root, *scenarios, signer=ALICE):
     layout = Layout(root)
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=signer) as store:
+    with open_writer(layout, signer=signer) as store:
         for scenario in scenarios:
             play(store, scenario)
     return layout
@@ -100,35 +93,6 @@ def with_external(folder, location):
     tensor.ClearField("raw_data")
     (folder / "net.onnx").write_bytes(model.SerializeToString())
     return content
-
-
-def occupy(path, what):
-    """Put something that is no regular file of the right size in the place of a file."""
-    data = path.read_bytes()
-    path.unlink()
-    match what:
-        case "link":
-            path.with_name("elsewhere").write_bytes(data)
-            path.symlink_to("elsewhere")
-        case "dangling":
-            path.symlink_to("nowhere")
-        case "fifo":
-            os.mkfifo(path)
-        case "folder":
-            path.mkdir()
-        case "sparse":
-            path.touch()
-            os.truncate(path, 1 << 40)
-        case "socket":
-            with socket.socket(socket.AF_UNIX) as made_here:
-                here = Path.cwd()
-                os.chdir(path.parent)
-                try:
-                    made_here.bind(path.name)
-                finally:
-                    os.chdir(here)
-        case "device":
-            path.symlink_to("/dev/zero")
 
 
 def png(width, height, data, kind=0):

@@ -9,8 +9,6 @@ import os
 import pickle
 import shutil
 import struct
-import subprocess
-import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -24,17 +22,17 @@ from journal.record import decode as decode_record
 from pipeline.engines.onnx.file import onnx_digest, read_onnx
 from pipeline.errors import CompileError
 from pipeline.tiles.decode import MAX_PIXELS
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildFailed, BuildStarted
 from store.errors import CacheUnusableError, ErrorKind, NoGoError
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime import ExecutionError
-from store.testing import FakeClock
 from store.trust.rollback_protection import RollbackProtection
 from store.trust.signatures import TrustedKey, signature_file
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
+from tests.child_python import run_python
+from tests.damaging import overwrite, replace_by
 from tests.played_builds import make, play
 from tests.security.cards import (
     ALICE,
@@ -44,11 +42,10 @@ from tests.security.cards import (
     Card,
     built,
     flip,
-    occupy,
     png,
     with_external,
-    write,
 )
+from tests.store_caches import open_writer
 from tools.cli import cli
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +179,7 @@ NAMES = [
     "a" * 63 + "/",
     "a" * 63 + "\n",
 ]
-OCCUPANTS = ["link", "dangling", "fifo", "folder", "sparse", "socket", "device"]
+OCCUPANTS = ["link", "dangling", "pipe", "folder", "sparse", "socket", "device"]
 
 
 def test_05_names_lead_nowhere_and_only_regular_files_of_the_right_size_are_read(card):
@@ -198,12 +195,12 @@ def test_05_names_lead_nowhere_and_only_regular_files_of_the_right_size_are_read
         ):
             card.forge(change)
             card.no_go(ErrorKind.MANIFEST_INVALID, trusted_keys=ALLOW_UNSIGNED)
-            write(card.file(), original)
+            overwrite(card.file(), original)
     for role in ("engine place", "descriptor index", "tile table"):
         for what in OCCUPANTS:
             path = card.artifact(role)
             data = path.read_bytes()
-            occupy(path, what)
+            replace_by(path, what)
             (reason,) = card.no_go(ErrorKind.ARTIFACT_DAMAGED)
             assert reason.startswith(role)
             path.rmdir() if what == "folder" else path.unlink()
@@ -212,7 +209,7 @@ def test_05_names_lead_nowhere_and_only_regular_files_of_the_right_size_are_read
         for what in OCCUPANTS:
             path = card.file(suffix=suffix)
             data = path.read_bytes()
-            occupy(path, what)
+            replace_by(path, what)
             card.no_go(kind)
             path.rmdir() if what == "folder" else path.unlink()
             path.write_bytes(data)
@@ -224,11 +221,11 @@ def test_06_what_was_verified_is_what_is_used(card, folder, monkeypatch):
     engine = card.artifact("engine place")
     original = engine.read_bytes()
     with card.fly() as cache:
-        write(engine, b"EVIL" + original[4:])
+        overwrite(engine, b"EVIL" + original[4:])
         assert cache.engine_bytes("place") == original, (
             "the file that was opened, not the one of that name now"
         )
-    write(engine, original)
+    overwrite(engine, original)
 
     real, swapped = os.pread, []
 
@@ -248,7 +245,7 @@ def test_06_what_was_verified_is_what_is_used(card, folder, monkeypatch):
         assert cache.engine_bytes("place") == original
     with card.fly() as cache, pytest.raises(NoGoError, match="engine place"):
         cache.engine_bytes("place")
-    write(engine, original)
+    overwrite(engine, original)
 
     with card.fly() as cache:
         card.layout.root.rename(folder / "aside")
@@ -291,10 +288,10 @@ def test_09_parts_of_two_builds_do_not_mix(card, folder):
     engines = [card.artifact("engine place", generation) for generation in (1, 2)]
     data = [path.read_bytes() for path in engines]
     assert data[0] != data[1]
-    write(engines[1], data[0].ljust(len(data[1]))[: len(data[1])])
+    overwrite(engines[1], data[0].ljust(len(data[1]))[: len(data[1])])
     with card.fly() as cache, pytest.raises(NoGoError, match="engine place"):
         cache.engine_bytes("place")
-    write(engines[1], data[1])
+    overwrite(engines[1], data[1])
 
     new = {suffix: card.file(2, suffix).read_bytes() for suffix in ("json", "sig")}
     old = {suffix: card.file(1, suffix).read_bytes() for suffix in ("json", "sig")}
@@ -303,11 +300,11 @@ def test_09_parts_of_two_builds_do_not_mix(card, folder):
         (old["json"], new["sig"], ErrorKind.SIGNATURE),
         (old["json"], old["sig"], ErrorKind.VERIFICATION),
     ):
-        write(card.file(2, "json"), manifest)
-        write(card.file(2, "sig"), signature)
+        overwrite(card.file(2, "json"), manifest)
+        overwrite(card.file(2, "sig"), signature)
         card.no_go(kind)
     for suffix, content in new.items():
-        write(card.file(2, suffix), content)
+        overwrite(card.file(2, suffix), content)
 
     first = card.manifest(1)
     for change in (
@@ -323,14 +320,14 @@ def test_09_parts_of_two_builds_do_not_mix(card, folder):
                 card.fly().close()
             assert error.value.kind in kinds
             for suffix, content in new.items():
-                write(card.file(2, suffix), content)
+                overwrite(card.file(2, suffix), content)
     card.fly().close()
 
     floors = RollbackProtection.load(folder / "floors")
     floors.adopt(first.envelope.cache_id, 1)
     other = Card(built(folder / "other", replace(FIRST, flight="f9"), replace(SECOND, flight="f8")))
     for suffix in ("json", "sig"):
-        write(card.file(2, suffix), other.file(2, suffix).read_bytes())
+        overwrite(card.file(2, suffix), other.file(2, suffix).read_bytes())
     assert "expected a known cache" in card.no_go(ErrorKind.FLOOR, floor=floors)[0]
 
 
@@ -356,15 +353,15 @@ def test_10_one_value_has_one_form_and_nothing_follows_it(card):
     }
     for name, content in forms.items():
         assert content != pristine, name
-        write(card.file(), content)
+        overwrite(card.file(), content)
         card.no_go(ErrorKind.SIGNATURE)
         card.no_go(ErrorKind.MANIFEST_INVALID, trusted_keys=ALLOW_UNSIGNED)
-        write(card.file(suffix="sig"), signature_file(ALICE.sign(content)))
+        overwrite(card.file(suffix="sig"), signature_file(ALICE.sign(content)))
         card.no_go(ErrorKind.MANIFEST_INVALID)
-    write(card.file(), pristine)
-    write(card.file(suffix="sig"), signature_file(MALLORY.sign(pristine)))
+    overwrite(card.file(), pristine)
+    overwrite(card.file(suffix="sig"), signature_file(MALLORY.sign(pristine)))
     assert MALLORY.key_id in card.no_go(ErrorKind.SIGNATURE)[0]
-    write(card.file(suffix="sig"), signature_file(ALICE.sign(pristine)))
+    overwrite(card.file(suffix="sig"), signature_file(ALICE.sign(pristine)))
     card.fly().close()
 
 
@@ -420,12 +417,7 @@ def test_12_a_picture_of_some_kilobytes_does_not_become_gigabytes(tmp_path):
         "    except TileError as error:\n        answers[path.name] = error.message\n"
         "print(json.dumps([answers, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *(str(tmp_path / name) for name in bombs)],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
+    done = run_python(code, *(str(tmp_path / name) for name in bombs))
     answers, grown_kib = json.loads(done.stdout)
     assert answers["bomb"] == "expected 1 to 16777216 pixels, found 16000 x 16000"
     assert answers["long"].startswith("expected")
@@ -439,7 +431,7 @@ def test_13_a_journal_from_elsewhere_is_not_read_on_board_and_kills_nobody_on_th
     journal = card.layout.journal
     data = journal.read_bytes()
     lock = journal.with_name(journal.name + "-lock")
-    write(lock, b"\xff" * 8192)
+    overwrite(lock, b"\xff" * 8192)
     head = safe_reader.snapshot(journal, foreign=True).head
     assert head.seq > 10
     assert lock.read_bytes() == b"\xff" * 8192, "the lock file of a foreign journal is not used"
@@ -452,7 +444,7 @@ def test_13_a_journal_from_elsewhere_is_not_read_on_board_and_kills_nobody_on_th
         "empty": b"",
     }
     for name, content in hostile.items():
-        write(journal, content)
+        overwrite(journal, content)
         try:
             found = safe_reader.snapshot(journal, foreign=True, timeout_s=20).head
         except JournalDamagedError:
@@ -504,9 +496,7 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J\x1b[31mGO\x9b1m\r\nGO  generation 9\x00\u202e
 def test_15_what_a_journal_says_is_shown_as_text(folder):
     layout = Layout(folder / "cache")
     long = HOSTILE + "x" * 60_000
-    with CacheWriter.open(
-        layout, clock=FakeClock(), create=True, reserve_bytes=0, host={"name": HOSTILE}
-    ) as store:
+    with open_writer(layout, host={"name": HOSTILE}) as store:
         store.append(
             make(BuildStarted, inputs={"flight_id": HOSTILE, "source": long}, host={"name": HOSTILE}),
             make(
@@ -552,7 +542,7 @@ def test_ground_finds_what_the_aircraft_refuses(card):
         reasons = card.no_go(ErrorKind.SIGNATURE, trusted_keys=keys)
         found = verify(card.layout, depth=Depth.QUICK, trusted_keys=keys)
         assert [str(problem) for problem in found.problems] == list(reasons)
-    write(card.file(suffix="sig"), signature_file(MALLORY.sign(card.file().read_bytes())))
+    overwrite(card.file(suffix="sig"), signature_file(MALLORY.sign(card.file().read_bytes())))
     card.no_go(ErrorKind.SIGNATURE)
     (problem,) = verify(card.layout, depth=Depth.QUICK, trusted_keys=[ALICE.public]).problems
     assert (problem.kind, problem.path) == (ProblemKind.PROJECTION_DAMAGED, "manifests/00000002.sig")

@@ -2,11 +2,11 @@
 
 import ast
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.child_python import run_python
 
 ROOT = Path(__file__).parents[2]
 LOADER = ROOT / "store/runtime/backends/onnxruntime.py"
@@ -35,7 +35,7 @@ def left_by(code, folder):
     silenced = {"ORT_DISABLE_TELEMETRY", "CI"}
     environ = {name: value for name, value in os.environ.items() if name not in silenced}
     environ |= {"XDG_CACHE_HOME": str(folder), "HOME": str(folder)}
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environ)
+    run_python(code, env=environ)
     return [path for path in folder.rglob("*") if path.is_file()]
 
 

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock
 from store.trust.key_files import load_signer, write_key_pair
-from tests.played_builds import Scenario, play
+from tests.played_builds import Scenario
+from tests.store_caches import record_builds
 
 DOC = Path(__file__).parents[2] / "docs" / "trust.md"
 VERSION = libraries().get("onnxruntime", "1")
@@ -35,10 +34,7 @@ def site(tmp_path):
     layout = Layout(tmp_path / "cache")
     for pair, flight in ((old, "f1"), (new, "f2")):
         signer = load_signer(pair.private, cache=layout.root)
-        with CacheWriter.open(
-            layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=signer
-        ) as store:
-            play(store, Scenario(version=VERSION, flight=flight))
+        record_builds(layout, Scenario(version=VERSION, flight=flight), signer=signer)
         if flight == "f1":
             shutil.copytree(layout.root, tmp_path / "earlier")
     return layout.root, tmp_path / "earlier", keys, tmp_path / "floors"

@@ -8,7 +8,6 @@ import copy
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,9 +35,9 @@ from store.policy import rollback
 from store.policy.recovery import Project
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock
 from store.verify.coverage import named_by
 from tests.played_builds import STEPS, Scenario, StopDeadError, make, play
+from tests.store_caches import InterruptingClock
 
 SOAK = int(os.environ.get("C10_STORE_MACHINE", "12"))
 HISTORY_STEPS = 20
@@ -54,21 +53,6 @@ scenarios = st.builds(
     version=st.just(VERSION),
 )
 steps = st.sampled_from(STEPS)
-
-
-class BesideClock(FakeClock):
-    """A clock that calls a function once, when it is read for the n-th time."""
-
-    due: Callable[[], None] | None = None
-    looks: int = 0
-
-    def wall_ns(self):
-        if self.due is not None:
-            self.looks -= 1
-            if self.looks <= 0:
-                due, self.due = self.due, None
-                due()
-        return super().wall_ns()
 
 
 class DyingProjections(Projections):
@@ -153,7 +137,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(dir=MEMORY, prefix="c10-store-"))
         self.layout = Layout(self.folder / "cache")
-        self.clock = BesideClock()
+        self.clock = InterruptingClock()
         self.model = Model()
         self.durable = (
             Model()
@@ -213,8 +197,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert build.identity not in self.state.undone
 
     @precondition(lambda self: self.model.generations)
-    @rule(scenario=scenarios, looks=st.integers(1, 16))
-    def builds_while_somebody_accepts(self, scenario, looks):
+    @rule(scenario=scenarios, reads=st.integers(1, 16))
+    def builds_while_somebody_accepts(self, scenario, reads):
         generation = len(self.model.generations)
         with self.opened() as store:
 
@@ -223,7 +207,7 @@ class StoreMachine(RuleBasedStateMachine):
                 store.journal.append([to_record(accepted, build=None, wall_ns=5, mono_ns=5)])
                 self.model.accepted.add(generation)
 
-            self.clock.looks, self.clock.due = looks, accept
+            self.clock.reads, self.clock.due = reads, accept
             number, build = self.build(store, scenario)
             self.clock.due = None
             self.state = store.state.copy()
@@ -275,15 +259,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(scenario=scenarios, step=steps)
     def dies_and_is_built_again(self, scenario, step):
-        at = self.model.ends_early(scenario, step)
-        with self.opened() as store:
-            if not at:
-                self.builds_inside(store, scenario)
-                return
-            self.started(scenario)
-            self.model.cost(scenario, at)
-            with pytest.raises(StopDeadError):
-                play(store, replace(scenario, die_at=step))
+        if not self.dies(scenario, step):
+            return
         left = open_view(self.layout).state
         assert left.open_build == len(self.model.builds)
         self.check()
@@ -294,17 +271,22 @@ class StoreMachine(RuleBasedStateMachine):
         self.committed(number, build.parent)
 
     @rule(scenario=scenarios, step=steps)
+    def is_left_dead(self, scenario, step):
+        self.dies(scenario, step)
+
     def dies(self, scenario, step):
+        """Die in a build, if it gets to the step; return whether it did."""
         at = self.model.ends_early(scenario, step)
         with self.opened() as store:
             if not at:
                 self.builds_inside(store, scenario)
-                return
+                return False
             self.started(scenario)
             self.model.cost(scenario, at)
             with pytest.raises(StopDeadError):
                 play(store, replace(scenario, die_at=step))
             self.state = store.state.copy()
+        return True
 
     @rule(scenario=scenarios, lives=st.integers(0, 1))
     def dies_after_the_commit(self, scenario, lives):

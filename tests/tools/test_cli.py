@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from tests.child_python import run_python
 from tools.cli import _COMMANDS, cli
 from tools.commands import status
 from tools.exit_codes import MEANINGS
@@ -134,13 +135,7 @@ def test_memory_that_runs_out_for_real_is_exit_2(world):
     os.truncate(path, 3 << 30)
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30))\n"
     code += "from tools.cli import cli; cli.main(sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "verify", "--full", "--cache", str(world.cache)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(code, "verify", "--full", "--cache", world.cache, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("c10: error: expected enough memory")
     assert "Traceback" not in done.stderr
@@ -207,7 +202,7 @@ def test_verify_says_no_go_with_exit_5(world):
     assert world.json("verify", "--full")["go"] is True
 
 
-def test_what_verify_says_mends_a_flipped_bit_does(world):
+def test_what_verify_names_repairs_a_flipped_bit(world):
     manifest = json.loads(world.manifest_file(3).read_bytes())["body"]
     path = world.artifact(manifest["engines"][0]["artifact"]["sha256"])
     path.chmod(0o644)

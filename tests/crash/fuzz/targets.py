@@ -20,7 +20,6 @@ from pipeline.errors import CompileError, RequestError, TileError
 from store.base.canonical_json import encode as canonical_json
 from store.cache import segment
 from store.cache.view import read_history
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain import event_codec
 from store.errors import (
@@ -41,8 +40,9 @@ from store.transfer.bundle_format import write_bundle
 from store.transfer.bundle_reader import open_bundle
 from store.transfer.export import export
 from tests.crash.fuzz.mutation import mutated, regrown, reworded
-from tests.crash.powercut.writer import play, scenario
+from tests.crash.powercut.writer import scenario
 from tests.sample_request import REQUEST
+from tests.store_caches import record_builds
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,12 @@ class Target:
 def _cache(folder):
     """A little cache with some history; returns its layout."""
     layout = Layout(Path(folder) / "cache")
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
-        play(store, scenario())
-        play(store, scenario("f2", tiles={(1, 0): "B"}, fail_at="index"))
-        play(store, scenario("f3", tiles={(5, 5): "d"}))
+    record_builds(
+        layout,
+        scenario(),
+        scenario("f2", tiles={(1, 0): "B"}, fail_at="index"),
+        scenario("f3", tiles={(5, 5): "d"}),
+    )
     return layout
 
 

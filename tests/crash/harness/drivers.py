@@ -28,6 +28,7 @@ from store.transfer.mirror import mirror
 from store.trust.signatures import Signer
 from store.verify.coverage import named_by
 from tests.crash.harness.bench import LOCK_TIMEOUT_S, Bench
+from tests.damaging import flip
 from tests.played_builds import Scenario, StopDeadError, make, play
 from tools.exit_codes import CODES, ExitCode
 
@@ -67,7 +68,6 @@ class Driver:
     copies: bool = False
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Light: through the store.
 
 TILES = {(0, 0): "a", (1, 0): "b", (20, 3): "c"}
@@ -290,7 +290,6 @@ def done(action: Callable[[Bench], None]) -> Callable[[Bench], int]:
     return act
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Heavy: through the provisioner.
 
 
@@ -367,10 +366,7 @@ def one_heavy_damaged(bench: Bench) -> None:
     block = next(event.block for name in site.blocks() for event in site.state().step_cache.blocks_of(name))
     for ref in (head.engines[0][1].artifact, block):
         path = bench.layout.artifact(ref.sha256)
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 1
-        path.chmod(0o644)
-        path.write_bytes(bytes(data))
+        flip(path)
         path.chmod(0o444)
 
 

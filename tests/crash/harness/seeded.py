@@ -126,7 +126,7 @@ def lagging_head(bench: Bench) -> None:
     stale_head(bench)
 
 
-def plain_birth(_: Bench) -> None:
+def plain_birth(_: Bench | None = None) -> None:
     """Make a new journal under its name."""
 
     def create_journal(path: Path, records: Any, *, projections: Any, **_: Any) -> Any:
@@ -136,7 +136,7 @@ def plain_birth(_: Bench) -> None:
     create.create_journal = log.create_journal = create_journal  # type: ignore[attr-defined, assignment]
 
 
-def manifest_first(_: Bench) -> None:
+def manifest_first(_: Bench | None = None) -> None:
     """Link manifests before segments and signatures."""
     put, write = Projections._put, Projections.write
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import lmdb
 
-from journal import fsync, log
+from journal import fsync
 from journal.storage import create
 from store.cache import event_store
 from store.cache import projections as projecting
 from store.disk import layout, write_once
 from store.disk.layout import Layout
+from tests.crash.harness.seeded import manifest_first, plain_birth
 
 
 def no_file_sync():
@@ -61,17 +62,6 @@ def no_journal_sync():
     lmdb.open = lambda *arguments, **options: opened(*arguments, **(options | {"sync": False}))
 
 
-def plain_birth():
-    """The journal is made under its own name."""
-
-    def build_in_place(path, records, *, scratch, projections, map_bytes=create.MAP_BYTES, **_):
-        return create._write_journal(
-            path, [create.encode(record) for record in records], projections, map_bytes
-        )
-
-    log.create_journal = build_in_place
-
-
 def in_place():
     """Artifacts and projections are written under their final name."""
 
@@ -86,24 +76,6 @@ def in_place():
         fsync.fsync_dir(folder)
 
     write_once.Draft.publish = publish
-
-
-def manifest_first():
-    """The manifest is linked before segment and signature."""
-    write = projecting.Projections.write
-
-    def reordered(self, *arguments):
-        asked = []
-        put = projecting.Projections._put
-        projecting.Projections._put = lambda _, *what: asked.append(what)
-        try:
-            write(self, *arguments)
-        finally:
-            projecting.Projections._put = put
-        for what in reversed(asked):
-            put(self, *what)
-
-    projecting.Projections.write = reordered
 
 
 def commit_unprojected():

@@ -13,18 +13,10 @@ from journal.storage.environment import open_environment
 from journal.storage.filesystem import filesystem_type, require_supported_filesystem
 from journal.storage.meta_pages import read_meta_pages
 from journal.testing import sample_record
+from tests.child_python import run_python
 
 ROOT = Path(__file__).parents[3]
 LAST_PAGE = 16 + 24 + 2 * 48
-
-
-@pytest.fixture
-def path(tmp_path):
-    path = tmp_path / "journal.mdb"
-    with Journal.open(path) as journal:
-        for number in range(1, 30):
-            journal.append([sample_record(number, size=300)], {b"%d" % number: bytes(number * 100)})
-    return path
 
 
 def patched(path, at, data):
@@ -109,7 +101,7 @@ with open_environment(Path(sys.argv[1]), readonly=True).read() as reader:
         assert killed.wait() < 0
         assert str(killed.pid) in keeper._environment._env.readers()
         other = "import sys\nfrom journal import Journal\nJournal.open(sys.argv[1]).close()"
-        subprocess.run([sys.executable, "-c", other, path], cwd=ROOT, check=True)
+        run_python(other, path)
         assert str(killed.pid) not in keeper._environment._env.readers()
 
 

@@ -10,18 +10,8 @@ from journal.storage import integrity
 from journal.storage.environment import open_environment
 from journal.storage.integrity import check_structure, require_sound
 from journal.storage.meta_pages import read_meta_pages
-from journal.testing import sample_record
 
 LAST_PAGE = 16 + 24 + 2 * 48
-
-
-@pytest.fixture
-def path(tmp_path):
-    path = tmp_path / "journal.mdb"
-    with Journal.open(path) as journal:
-        for number in range(1, 30):
-            journal.append([sample_record(number, size=300)], {b"%d" % number: bytes(number * 100)})
-    return path
 
 
 def test_sound_file_is_healthy(path):

@@ -7,37 +7,9 @@ import pytest
 from pipeline.build.report import BuildOutcome
 from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
 from store.errors import DamagedHistoryError, RequestRefusedError
-from store.formats.tables import decode_blocks
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from tests.small_builds import FakeSite, tree
-
-ROLES = ("engine", "index", "block", "block table", "tile table", "calibration", "geography")
-
-
-def ref_of(site, role):
-    build = site.state().head_build
-    return {
-        "engine": build.engines[0][1].artifact,
-        "index": build.index.artifact,
-        "block": decode_blocks(site.artifact(build.index.blocks).read_bytes())[3].ref,
-        "block table": build.index.blocks,
-        "tile table": build.tiles.table,
-        "calibration": build.calibration,
-        "geography": build.coverage.geography,
-    }[role]
-
-
-def work_of(role):
-    """The calls that making an artifact again takes."""
-    return {"engine": ["compile place"], "index": ["index"], "block": ["embed", "window 0"]}.get(role, [])
-
-
-def flip(path):
-    path.chmod(0o644)
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    return bytes(data)
+from tests.damaging import flip
+from tests.small_builds import ROLES, WORK, FakeSite, ref_of, tree
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -51,7 +23,7 @@ def test_a_flipped_byte_is_repaired_by_the_step_that_made_it(site, role):
     assert (warm.outcome is BuildOutcome.REUSED) is (role != "block table")
     report = site.build(flight_id="f2")
     assert report.outcome is BuildOutcome.BUILT
-    assert site.calls.made == work_of(role)
+    assert site.calls.made == WORK.get(role, [])
     assert report.engines_compiled == (1 if role == "engine" else 0)
     if role == "block":
         assert report.tiles_embedded == site.events(CellEmbedded)[-1].embedded > 0
@@ -89,7 +61,7 @@ def test_a_run_finds_what_is_missing_or_short_and_makes_it_again(site, role, har
     assert (report.outcome, report.generation) == (BuildOutcome.BUILT, 2)
     assert report.body_sha256 == first.body_sha256
     assert report.identity == first.identity
-    assert site.calls.made == work_of(role)
+    assert site.calls.made == WORK.get(role, [])
     assert len(site.events(Repaired)) == (0 if harm == "deleted" else 1)
     assert site.build().outcome is BuildOutcome.REUSED
     with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:

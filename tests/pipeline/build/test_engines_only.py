@@ -1,9 +1,6 @@
 """Engines compiled outside of builds, and collection through the provisioner."""
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -19,6 +16,7 @@ from store.domain.events import CheckFailed, CheckPassed, EngineCompiled, Repair
 from store.errors import ArtifactsBusyError, DiskFullError, RequestRefusedError
 from store.policy.retention import KeepPolicy, KeepReason
 from store.reader import ALLOW_UNSIGNED, FlightCache
+from tests.child_python import ROOT, run_python
 from tests.small_builds import FakeSite, spread, tiny_network, tree, words
 
 ONE = KeepPolicy(keep=1)
@@ -157,14 +155,11 @@ print(report.engines[0].outcome)
 
 def beside(site, edition=""):
     """An engine run of another process."""
-    root = Path(__file__).parents[3]
-    command = [sys.executable, "-c", BESIDE, str(root), str(site.root), edition]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
-    return done.stdout.strip()
+    return run_python(BESIDE, ROOT, site.root, edition, cwd="/").stdout.strip()
 
 
 @pytest.mark.parametrize("moment", ["compile place", "embed", "index"])
-def test_an_engine_run_beside_a_build_harms_neither(site, moment):
+def test_an_engine_run_during_a_build_harms_neither(site, moment):
     """Two runs compile the same network, with a compiler that gives other bytes each time."""
     found = []
     site.calls.faults[moment] = lambda: found.append(beside(site, "other"))

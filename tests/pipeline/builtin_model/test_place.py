@@ -3,7 +3,6 @@
 import hashlib
 import math
 import struct
-import subprocess
 import sys
 
 import numpy as np
@@ -15,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from pipeline.builtin_model import graph as place_graph
 from pipeline.builtin_model import place
 from pipeline.errors import CompileError, ErrorKind
+from tests.child_python import run_python
 from tests.place_training import encode_whitening, feature_model
 from tests.terrain_views import CONDITIONS, random_view
 from tools.demo.terrain import terrain, view
@@ -63,13 +63,7 @@ class TestModel:
 
     def test_another_process_with_other_hashing_makes_the_same_bytes(self, model):
         program = "import hashlib,pipeline.builtin_model.place as p; print(hashlib.sha256(p.place_model()).hexdigest())"
-        made = subprocess.run(
-            [sys.executable, "-c", program],
-            env={"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        made = run_python(program, env={"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path)})
         assert made.stdout.strip() == hashlib.sha256(model).hexdigest()
 
     def test_the_interface_is_the_promised_one(self, network):
@@ -296,13 +290,7 @@ def test_importing_needs_neither_onnx_nor_a_runtime():
     program = (
         "import sys,pipeline.builtin_model.place; print(sorted({'onnx','onnxruntime'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={"PYTHONPATH": ":".join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_python(program, env={"PYTHONPATH": ":".join(sys.path)})
     assert done.stdout.strip() == "[]"
 
 

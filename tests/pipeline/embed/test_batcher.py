@@ -7,23 +7,19 @@ import signal
 from dataclasses import replace
 
 import numpy as np
-import onnxruntime
 import pytest
 from PIL import Image
 
 from pipeline.builtin_model.place import texture_energy
-from pipeline.embed.batcher import ATTEMPTS_ALONE, EngineSpec, LocalDescriptorBatcher
-from pipeline.embed.cells import group_cells, plan_windows, shared_digests
+from pipeline.embed.batcher import ATTEMPTS_ALONE, LocalDescriptorBatcher
+from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.pool import WorkerPool
 from pipeline.tiles.decode import decode
-from pipeline.tiles.tile import SourceTile
 from store.base.preprocessing import Preprocessing
-from store.runtime.load import load_engine
-from tests.toy_networks import DIMENSIONS, toy_network
-
-BATCH = 4
-PREPROCESSING = Preprocessing(size=(32, 32), mean=(100.0, 110.0, 120.0), std=(50.0, 51.0, 52.0))
+from tests.embedding import PREPROCESSING, picture, rows_by_digest, windows_of, write_engine, write_pictures
+from tests.embedding import embed as embed_with
+from tests.engine_jobs import load_compiled
 
 MORTAL_WORKER = """
 import os, signal, time
@@ -56,19 +52,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    path = tmp_path_factory.mktemp("engine") / "engine.onnx"
-    data = toy_network(batch=BATCH, size=(32, 32)).SerializeToString()
-    path.write_bytes(data)
-    return EngineSpec(
-        path=str(path),
-        sha256=hashlib.sha256(data).hexdigest(),
-        backend="onnxruntime",
-        version=onnxruntime.__version__,
-        input="input",
-        output="descriptor",
-        batch=BATCH,
-        dimensions=DIMENSIONS,
-    )
+    return write_engine(tmp_path_factory.mktemp("engine"))
 
 
 @pytest.fixture
@@ -78,79 +62,30 @@ def mortal(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.embed.batcher.WORKER", "mortal_worker")
 
 
-def picture(number):
-    rng = np.random.default_rng(number)
-    small = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
-    buffer = io.BytesIO()
-    small.resize((64, 64)).save(buffer, "JPEG" if number % 2 else "PNG")
-    return buffer.getvalue()
-
-
 @pytest.fixture
 def tiles(tmp_path):
-    out = []
-    for number in range(30):
-        content = picture(number)
-        path = tmp_path / f"{number}.tile"
-        path.write_bytes(content)
-        digest = hashlib.sha256(content).hexdigest()
-        out.append(
-            SourceTile(
-                z=12,
-                x=16 * (number // 5),
-                y=number % 5,
-                sha256=digest,
-                size=len(content),
-                captured=None,
-                locator=("file", str(path)),
-            )
-        )
-    return out
+    return write_pictures(tmp_path, 30)
 
 
-def windows_of(tiles, size=5):
-    cells = group_cells(tiles)
-    return plan_windows(cells, shared=shared_digests(cells), size=size)
-
-
-def embed(tiles, engine, *, workers=2, size=5, timeout_s=None, **callbacks):
-    batcher = LocalDescriptorBatcher(workers=workers, timeout_s=timeout_s)
-    return list(
-        batcher.embed(windows_of(tiles, size), engine=engine, preprocessing=PREPROCESSING, **callbacks)
-    )
+def embed(tiles, engine, *, workers=2, timeout_s=None, **more):
+    return embed_with(LocalDescriptorBatcher(workers=workers, timeout_s=timeout_s), tiles, engine, **more)
 
 
 def expected_rows(tiles, engine):
-    loaded = load_engine(
-        engine.path,
-        backend=engine.backend,
-        version=engine.version,
-        input=engine.input,
-        output=engine.output,
-        batch=engine.batch,
-    )
+    loaded = load_compiled(OnnxRuntimeCompiler(), engine.path, batch=engine.batch)
     images = [decode(picture(int(each.locator[1].rpartition("/")[2].split(".")[0]))) for each in tiles]
     return loaded.run(np.stack([PREPROCESSING.apply(image) for image in images])), [
         np.float32(texture_energy(image)) for image in images
     ]
 
 
-def by_digest(results):
-    return {
-        tile.sha256: (vector, texture)
-        for result in results
-        for tile, vector, texture in zip(result.tiles, result.vectors, result.texture, strict=True)
-    }
-
-
 def test_every_tile_gets_the_row_of_its_own_pixels(tiles, engine):
     vectors, textures = expected_rows(tiles, engine)
     for workers, size in ((1, 7), (2, 5)):
-        found = by_digest(embed(tiles, engine, workers=workers, size=size))
+        found = rows_by_digest(embed(tiles, engine, workers=workers, size=size))
         assert len(found) == 30
         for tile, vector, texture in zip(tiles, vectors, textures, strict=True):
-            np.testing.assert_array_equal(found[tile.sha256][0], vector)
-            assert found[tile.sha256][1] == texture
+            assert found[tile.sha256] == (vector.tobytes(), texture.tobytes())
 
 
 def test_progress_and_dispatch_are_reported(tiles, engine):
@@ -199,12 +134,12 @@ def test_bad_tiles_do_not_affect_their_window(tiles, engine, tmp_path):
     assert hashlib.sha256(picture(99)).hexdigest() in changed.message
     assert bad[tiles[11].place].kind == ErrorKind.SOURCE_CHANGED
     assert bad[tiles[17].place].kind == ErrorKind.BAD_TILE
-    found = by_digest(results)
+    found = rows_by_digest(results)
     good = [tile for number, tile in enumerate(tiles) if number not in {3, 11, 17}]
     vectors, _ = expected_rows(good, engine)
     assert len(found) == 27
     for tile, vector in zip(good, vectors, strict=True):
-        np.testing.assert_array_equal(found[tile.sha256][0], vector)
+        assert found[tile.sha256][0] == vector.tobytes()
 
 
 def test_a_tile_of_one_pixel_has_a_row_and_no_texture(tiles, engine, tmp_path):
@@ -245,10 +180,10 @@ def test_a_worker_that_dies_once_costs_a_retry_with_fewer_workers(tiles, engine,
     )
     plain = [replace(tile, locator=("file", tile.locator[1])) for tile in tiles]
     vectors, _ = expected_rows(plain, engine)
-    found = by_digest(results)
+    found = rows_by_digest(results)
     assert len(results) == len(dispatched) == 6
     for tile, vector in zip(tiles, vectors, strict=True):
-        np.testing.assert_array_equal(found[tile.sha256][0], vector)
+        assert found[tile.sha256][0] == vector.tobytes()
     (retry,) = retries
     assert (retry.window.number, retry.attempt, retry.workers) == (2, 1, 1)
     words = {"SIGKILL": "SIGKILL", "SIGSEGV": "SIGSEGV", "memory": "out of memory", "hang": "within 2 s"}
@@ -283,7 +218,7 @@ def test_a_worker_killed_from_outside_costs_a_retry(tiles, engine, monkeypatch):
     collected = [next(results)]
     os.kill(pools[0].pids[0], signal.SIGKILL)
     collected.extend(results)
-    assert len(by_digest(collected)) == 30
+    assert len(rows_by_digest(collected)) == 30
     assert len(collected) == 6
 
 

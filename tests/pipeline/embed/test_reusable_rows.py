@@ -8,6 +8,7 @@ import pytest
 from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.testing import TEXTURED, fake_vector
 from store.disk.artifacts import Artifacts
+from tests.damaging import flip
 from tests.small_builds import DIMENSIONS, ZOOM
 
 
@@ -79,11 +80,7 @@ def test_a_block_without_keys_holds_nothing(built, harm):
 
 def test_a_block_with_damaged_vectors_is_dropped_when_it_is_read(built):
     place = (ZOOM, 0, 0)
-    path = built.artifact(block_of(built, place))
-    path.chmod(0o644)
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
+    flip(built.artifact(block_of(built, place)), -1)
     rows = known(built)
     each = digest(built, place)
     assert each in rows, "only the keys were read"

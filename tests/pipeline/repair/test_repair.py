@@ -23,18 +23,26 @@ from pipeline.request.to_toml import MAX_TEXT_BYTES, parse_recorded_request, req
 from pipeline.testing import FakeCompiler
 from store.disk.layout import FOLDERS
 from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
-from store.domain.manifest_projection import project
 from store.errors import DamagedHistoryError, RequestRefusedError
 from store.formats.tables import decode_blocks
-from store.manifest.manifest import parse
 from store.verify.report import Depth
 from store.verify.verify import verify
+from tests.damaging import flip, replace_by
 from tests.played_builds import StopDeadError
-from tests.small_builds import DIMENSIONS, FakeSite, picture, spread, tiny_network, tree, words
+from tests.small_builds import (
+    DIMENSIONS,
+    ROLES,
+    WORK,
+    FakeSite,
+    picture,
+    ref_of,
+    spread,
+    tiny_network,
+    tree,
+    words,
+)
 
 MEMORY_DISK = Path("/dev/shm")
-ROLES = ("engine", "index", "block", "block table", "tile table", "calibration", "geography")
-WORK = {"engine": ["compile place"], "index": ["index"], "block": ["embed", "window 0"]}
 NAMES = {
     "engine": "engine place",
     "index": "descriptor index",
@@ -43,50 +51,10 @@ NAMES = {
 }
 
 
-def ref_of(site, role, generation=None):
-    state = site.state()
-    manifest = parse(project(state, state.generations[generation or state.head.number]))
-    return {
-        "engine": lambda: manifest.engines[0].artifact,
-        "index": lambda: manifest.index.artifact,
-        "block": lambda: decode_blocks(site.artifact(manifest.index.blocks).read_bytes())[0].ref,
-        "block table": lambda: manifest.index.blocks,
-        "tile table": lambda: manifest.tiles,
-        "calibration": lambda: manifest.calibration,
-        "geography": lambda: manifest.geography,
-    }[role]()
-
-
-def flip(path):
-    path.chmod(0o644)
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    return bytes(data)
-
-
 def harm(path, how):
     """Damage a file; return the bytes that must be kept in quarantine, if any."""
-    match how:
-        case "flipped":
-            return flip(path)
-        case "truncated":
-            path.chmod(0o644)
-            path.write_bytes(path.read_bytes()[:-1])
-            return path.read_bytes()
-        case "missing":
-            path.unlink()
-        case "folder":
-            path.unlink()
-            (path / "deeper").mkdir(parents=True)
-            (path / "deeper" / "file").write_text("x")
-        case "pipe":
-            path.unlink()
-            os.mkfifo(path)
-        case "link":
-            path.unlink()
-            path.symlink_to("/nowhere")
-    return None
+    replace_by(path, how)
+    return path.read_bytes() if how in {"flipped", "shorter"} else None
 
 
 def is_go(site):
@@ -125,16 +93,16 @@ def two(prepared):
     return site
 
 
-@pytest.mark.parametrize("how", ["flipped", "truncated", "missing", "folder", "pipe", "link"])
+@pytest.mark.parametrize("how", ["flipped", "shorter", "missing", "full folder", "pipe", "dangling"])
 @pytest.mark.parametrize("role", ROLES)
-def test_an_artifact_is_made_again_by_its_own_step(two, role, how):
+def test_an_artifact_is_repaired_by_its_own_step(two, role, how):
     before, ref = content(two), ref_of(two, role)
     evidence = harm(two.artifact(ref), how)
     assert not is_go(two)
     report = two.provisioner().repair()
     # Anything but a regular file is set aside first; then the artifact is missing.
     *aside, action = report.actions
-    assert len(aside) == (how in {"folder", "pipe", "link"})
+    assert len(aside) == (how in {"full folder", "pipe", "dangling"})
     assert (action.what, action.ok, action.sha256) == (NAMES.get(role, role), True, ref.sha256)
     assert report.go
     assert is_go(two)
@@ -298,11 +266,11 @@ class TestWhatCannotBeRepaired:
 
 
 class TestBesideTheJournal:
-    @pytest.mark.parametrize("how", ["flipped", "truncated", "missing", "folder", "pipe", "link"])
+    @pytest.mark.parametrize("how", ["flipped", "shorter", "missing", "full folder", "pipe", "dangling"])
     @pytest.mark.parametrize(
         "name", [f"{kind}/0000000{number}" for kind in ("manifests", "segments") for number in (1, 2)]
     )
-    def test_projections_are_made_again(self, two, name, how):
+    def test_projections_are_repaired(self, two, name, how):
         before = content(two)
         (path,) = two.cache.glob(f"{name}.*")
         evidence = harm(path, how)
@@ -329,7 +297,7 @@ class TestBesideTheJournal:
             assert site.provisioner().repair().go, place
             assert path.read_bytes() == whole
 
-    def test_exchanged_segments_are_made_again(self, two):
+    def test_exchanged_segments_are_repaired(self, two):
         first, second = sorted(two.layout.segments.iterdir())
         before = content(two)
         data = first.read_bytes(), second.read_bytes()

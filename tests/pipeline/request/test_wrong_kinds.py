@@ -1,8 +1,6 @@
 """A folder, link, pipe or socket where a file belongs: found, named, set aside, and never waited for."""
 
-import os
 import shutil
-import socket
 
 import pytest
 
@@ -12,9 +10,10 @@ from store.reader import FlightCache
 from store.trust.key_files import write_key_pair
 from store.verify.report import Depth
 from store.verify.verify import verify
+from tests.damaging import replace_by
 from tests.small_builds import FakeSite, words
 
-SHAPES = ("folder", "full folder", "link", "link to it", "pipe", "socket")
+SHAPES = ("folder", "full folder", "dangling", "link to it", "pipe", "socket")
 PLACES = (
     *("manifests/00000002.json", "manifests/00000002.sig", "segments/00000002.events"),
     *("manifests/00000001.json", "manifests/00000001.sig", "segments/00000001.events"),
@@ -25,26 +24,11 @@ def put(site, path, shape):
     """Put something in the place of a file, of which a copy is kept beside the cache."""
     kept = site.root / f"kept-{path.name}"
     shutil.copyfile(path, kept)
-    path.unlink()
-    match shape:
-        case "folder":
-            path.mkdir()
-        case "full folder":
-            path.mkdir()
-            (path / "within").write_text("x")
-        case "link":
-            path.symlink_to("/nowhere")
-        case "link to it":
-            path.symlink_to(kept)
-        case "pipe":
-            os.mkfifo(path)
-        case "socket":
-            here = os.open(path.parent, os.O_RDONLY)
-            try:  # the name of a socket must be short
-                with socket.socket(socket.AF_UNIX) as bound:
-                    bound.bind(f"/proc/self/fd/{here}/{path.name}")
-            finally:
-                os.close(here)
+    if shape == "link to it":
+        path.unlink()
+        path.symlink_to(kept)
+    else:
+        replace_by(path, shape)
 
 
 class Signed(FakeSite):

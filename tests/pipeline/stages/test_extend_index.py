@@ -23,6 +23,7 @@ from store.policy.retention import KeepPolicy
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.verify.report import Depth
 from store.verify.verify import verify
+from tests.damaging import flip
 from tests.small_builds import ZOOM, FakeSite, spread, tree, words
 
 FIRST = (ZOOM, 0, 0)
@@ -80,6 +81,13 @@ def change(site):
     return (ZOOM, 8, 12)
 
 
+def build_two(site):
+    """The second extends the index of the first, if the site allows it."""
+    build(site, 1)
+    change(site)
+    build(site, 2)
+
+
 def test_a_change_costs_no_index(site):
     build(site, 1)
     gone = change(site)
@@ -111,9 +119,7 @@ def test_kinds_that_can_be_extended(site, options):
 
 
 def test_an_up_to_date_run_after_it_writes_nothing(site):
-    build(site, 1)
-    change(site)
-    build(site, 2)
+    build_two(site)
     before = tree(site.cache)
     report = build(site, 2)
     assert (report.outcome, report.writes) == ("reused", 0)
@@ -121,11 +127,7 @@ def test_an_up_to_date_run_after_it_writes_nothing(site):
 
 
 def test_a_delta_refers_to_the_file_however_many_builds_lie_between(site):
-    build(site, 1)
-    change(site)
-    build(site, 2)
-    site.tiles[ZOOM, 16, 12] = words("changed, too")
-    build(site, 3)
+    build_three(site)
     site.tiles[FIRST] = spread(content=words)[FIRST]
     build(site, 4)
     one, two, three = site.events(IndexExtended)
@@ -154,9 +156,7 @@ def test_a_change_taken_back_takes_the_first_index(site):
 
 
 def test_whoever_rolls_back_and_builds_again_has_it_already(site):
-    build(site, 1)
-    change(site)
-    build(site, 2)
+    build_two(site)
     site.provisioner().rollback()
     require_found(site)
     site.calls.made.clear()
@@ -199,9 +199,7 @@ def test_what_is_no_reason_to_extend(site, options):
 
 def test_small_indexes_are_written_anew(site, monkeypatch):
     monkeypatch.setattr("pipeline.index.plan.FLAT_BELOW", 41)
-    build(site, 1)
-    change(site)
-    build(site, 2)
+    build_two(site)
     assert site.events(IndexExtended) == []
 
 
@@ -216,19 +214,14 @@ def test_only_who_forbids_deltas_has_another_identity(site):
 @pytest.mark.parametrize("lost", ["base", "block", "table", "delta"])
 def test_where_the_head_is_damaged_the_index_is_written_anew(site, lost):
     """A damaged index file is not extended."""
-    build(site, 1)
-    change(site)
-    build(site, 2)
+    build_two(site)
     index = site.state().head_build.index
     artifacts = Artifacts(site.layout)
     row = next(
         row for row in decode_blocks(artifacts.read(index.blocks)) if (row.cell_x, row.cell_y) == (0, 0)
     )
     ref = {"base": index.base, "block": row.ref, "table": index.blocks, "delta": index.artifact}[lost]
-    site.artifact(ref).chmod(0o644)
-    data = bytearray(site.artifact(ref).read_bytes())
-    data[-1] ^= 1
-    site.artifact(ref).write_bytes(data)
+    flip(site.artifact(ref), -1)
     site.tiles[FIRST] = words("changed again")
     build(site, 3)
     require_found(site)
@@ -241,9 +234,7 @@ def test_a_plan_says_why_an_index_is_written_though_no_cell_changes(site):
         found = site.provisioner().plan(site.request(flight_id="new", index=IndexOptions(**options)))
         return [(step["decision"], step["why"]) for step in found.steps if step["kind"] == "index"]
 
-    build(site, 1)
-    change(site)
-    build(site, 2)
+    build_two(site)
     assert planned(kind=IndexKind.HNSW) == [("reuse", "follows from the blocks")]
     for options in ({"kind": IndexKind.FLAT}, {"kind": IndexKind.HNSW, "delta": False}):
         assert planned(**options) == [("run", "its options or its library changed")]
@@ -256,7 +247,7 @@ def test_a_forced_build_replaces_what_cannot_be_repaired(site):
     """A delta whose base blocks were collected: repair recommends this build, and it helps."""
     build_three(site)
     site.provisioner().collect(KeepPolicy(keep=1), dry_run=False)
-    damaged(site, site.state().head_build.index.artifact)
+    flip(site.artifact(site.state().head_build.index.artifact))
     (action,) = site.provisioner().repair().actions
     assert "c10 build --again" in action.action
     assert build(site, 3).outcome == "reused"
@@ -287,31 +278,21 @@ def test_a_delta_that_does_not_pass_gives_way_to_a_new_index(site, monkeypatch):
 
 def build_three(site):
     """The third extends the file of the first, which is collected; a rollback would show the second."""
-    build(site, 1)
-    change(site)
-    build(site, 2)
+    build_two(site)
     site.tiles[ZOOM, 16, 12] = words("changed, too")
     build(site, 3)
 
 
-def damaged(site, ref):
-    path = site.artifact(ref)
-    path.chmod(0o644)
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
 @pytest.mark.parametrize("lost", [("base",), ("artifact",), ("base", "artifact")])
 @pytest.mark.parametrize("collected", [False, True], ids=["", "after a collection"])
-def test_both_parts_can_be_made_again(site, lost, collected):
+def test_both_parts_can_be_repaired(site, lost, collected):
     build_three(site)
     index = site.state().head_build.index
     before = site.artifact(index.base).read_bytes(), site.artifact(index.artifact).read_bytes()
     if collected:
         site.provisioner().collect(KeepPolicy(keep=1), dry_run=False)
     for name in lost:
-        damaged(site, getattr(index, name))
+        flip(site.artifact(getattr(index, name)))
     names = {"base": WHOLE, "artifact": DELTA}
     found = verify(site.layout, depth=Depth.FULL).problems
     assert {problem.subject for problem in found} == {names[name] for name in lost}
@@ -345,9 +326,7 @@ def test_collection_keeps_what_an_extended_index_needs(site):
 
 
 def test_a_base_that_was_removed_is_forgotten_with_what_stands_on_it(site):
-    build(site, 1)
-    change(site)
-    build(site, 2)
+    build_two(site)
     for place in list(site.tiles)[:12]:
         site.tiles[place] = words(f"other {place}")
     build(site, 3)
@@ -374,9 +353,7 @@ def test_a_base_that_was_removed_is_forgotten_with_what_stands_on_it(site):
 )
 def test_a_reader_refuses_a_delta_that_is_not_what_the_manifest_says(site, twist, reason, monkeypatch):
     """Even if its digest is right, as in a forged unsigned cache."""
-    build(site, 1)
-    change(site)
-    build(site, 2)
+    build_two(site)
     state = site.state()
     index = state.head_build.index
     data = twist(site.artifact(index.artifact).read_bytes())
@@ -395,14 +372,12 @@ def test_a_reader_refuses_a_delta_that_is_not_what_the_manifest_says(site, twist
 
 
 def test_repair_goes_by_the_delta_where_old_blocks_are_damaged(site):
-    build(site, 1)
-    change(site)
-    build(site, 2)
+    build_two(site)
     index, artifacts = site.state().head_build.index, Artifacts(site.layout)
     now = {row.ref for row in decode_blocks(artifacts.read(index.blocks))}
     old = decode_blocks(artifacts.read(site.events(IndexBuilt)[0].blocks))
-    damaged(site, next(row.ref for row in old if row.ref not in now))
-    damaged(site, index.base)
+    flip(site.artifact(next(row.ref for row in old if row.ref not in now)))
+    flip(site.artifact(index.base))
     site.provisioner().repair()
     assert artifacts.damage(index.base) is None
     require_found(site)
@@ -418,7 +393,7 @@ def test_a_cell_that_was_added_and_one_that_was_removed(site):
     index, artifacts = site.state().head_build.index, Artifacts(site.layout)
     assert (index.added, index.dropped) == (1, 1)
     for ref in (index.base, index.artifact):
-        damaged(site, ref)
+        flip(site.artifact(ref))
         site.provisioner().repair()
         assert artifacts.damage(ref) is None
     require_found(site, gone=[(ZOOM, 60, 60)])
@@ -462,8 +437,6 @@ def test_space_is_looked_for_as_for_a_new_index_where_the_delta_may_not_hold_all
 
 def test_a_graph_leaves_few_rows_out(site, monkeypatch):
     monkeypatch.setattr("pipeline.index.plan.MAX_LEFT_OUT_OF_GRAPH", 1)
-    build(site, 1)
-    change(site)
-    build(site, 2)
+    build_two(site)
     assert site.events(IndexExtended) == []
     require_found(site)

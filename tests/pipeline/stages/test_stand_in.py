@@ -68,10 +68,11 @@ def site(quick_path, monkeypatch):
 
 
 @pytest.fixture
-def aboard(monkeypatch):
-    """Turn this machine into the other device, with engines of the same backend."""
+def aboard(site, monkeypatch):
+    """Build, and then turn this machine into the other device, with engines of the same backend."""
 
     def board():
+        site.made()
         monkeypatch.setattr("store.runtime.backends.onnxruntime.TARGET", ELSEWHERE)
 
     return board
@@ -216,7 +217,7 @@ def test_the_ground_verifies_what_it_cannot_fly(site):
             cache.engine("place")
 
 
-def test_a_lost_stand_in_is_a_note_and_is_made_again(site):
+def test_a_lost_stand_in_is_a_note_and_is_repaired(site):
     site.made()
     site.artifact(site.state().head_build.stand_in.artifact).unlink()
     found = verify(site.layout, depth=Depth.FULL)
@@ -423,29 +424,31 @@ def fly(site, **options):
         return cache.engine("place").run(np.zeros((1, 3, 32, 32), np.float32))
 
 
-def forget(monkeypatch):
-    """Forget the parity records, as a new process would."""
-    monkeypatch.setattr(engine_parity, "_measured", {})
+@pytest.fixture
+def fly_anew(site, monkeypatch):
+    """Fly as a new process would, which knows no parity record but those of the folder."""
+
+    def flown(proofs):
+        monkeypatch.setattr(engine_parity, "_measured", {})
+        fly(site, proofs=proofs)
+
+    return flown
 
 
-def test_on_board_the_engine_is_asked_once(site, aboard, asked, quick_path, monkeypatch):
-    site.made()
+def test_on_board_the_engine_is_asked_once(site, aboard, asked, quick_path, fly_anew):
     aboard()
     kept = quick_path / "proofs"
     assert fly(site).shape == (1, DIMENSIONS)
     fly(site)
     assert len(asked) == 1
-    forget(monkeypatch)
-    fly(site, proofs=kept)
+    fly_anew(kept)
     fly(site, proofs=str(kept))
     assert len(asked) == 2
-    forget(monkeypatch)
-    fly(site, proofs=kept)
+    fly_anew(kept)
     assert len(asked) == 2
     (proof,) = kept.iterdir()
     assert proof.stat().st_mode & 0o222 == 0
-    forget(monkeypatch)
-    fly(site, proofs=quick_path / "others")
+    fly_anew(quick_path / "others")
     assert len(asked) == 3
 
 
@@ -463,8 +466,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("how", DAMAGE)
-def test_a_damaged_proof_proves_nothing(site, aboard, asked, quick_path, monkeypatch, how):
-    site.made()
+def test_a_damaged_parity_record_counts_for_nothing(site, aboard, asked, quick_path, fly_anew, how):
     aboard()
     kept = quick_path / "proofs"
     fly(site, proofs=kept)
@@ -472,47 +474,42 @@ def test_a_damaged_proof_proves_nothing(site, aboard, asked, quick_path, monkeyp
     data = path.read_bytes()
     path.unlink()
     DAMAGE[how](path, data)
-    forget(monkeypatch)
-    fly(site, proofs=kept)
+    fly_anew(kept)
     assert len(asked) == 2
     if how != "folder":
         assert path.read_bytes() == data
         assert not path.is_symlink()
-        forget(monkeypatch)
-        fly(site, proofs=kept)
+        fly_anew(kept)
         assert len(asked) == 2
     assert [each.name for each in kept.iterdir()] == [path.name]
 
 
-def test_a_proof_of_something_else_proves_nothing(site, aboard, asked, quick_path, monkeypatch):
-    site.made()
+def test_a_parity_record_of_something_else_counts_for_nothing(
+    site, aboard, asked, quick_path, monkeypatch, fly_anew
+):
     aboard()
     kept = quick_path / "proofs"
     fly(site, proofs=kept)
     (path,) = kept.iterdir()
     data = path.read_bytes()
-    forget(monkeypatch)
     monkeypatch.setattr(engine_parity, "_processor", lambda: "another one")
-    fly(site, proofs=kept)
+    fly_anew(kept)
     assert len(asked) == 2
     (other,) = [each for each in kept.iterdir() if each != path]
     other.unlink()
     other.write_bytes(data)
-    forget(monkeypatch)
-    fly(site, proofs=kept)
+    fly_anew(kept)
     assert len(asked) == 3
 
 
-def test_a_folder_that_cannot_keep_proofs_costs_no_flight(site, aboard, asked, quick_path, monkeypatch):
-    site.made()
+def test_a_folder_that_cannot_keep_parity_records_costs_no_flight(site, aboard, asked, quick_path, fly_anew):
     aboard()
     folder = quick_path / "open"
     folder.mkdir()
     folder.chmod(0o777)
     for unfit in (quick_path / "a" / "b", site.root / "camera.json", folder):
         for _ in range(2):
-            forget(monkeypatch)
-            fly(site, proofs=unfit)
+            fly_anew(unfit)
     assert len(asked) == 6
     assert list(folder.iterdir()) == []
 
@@ -520,7 +517,6 @@ def test_a_folder_that_cannot_keep_proofs_costs_no_flight(site, aboard, asked, q
 def test_an_engine_that_answers_otherwise_is_refused(site, aboard, asked, quick_path):
     """The cosine of the drifted network is about 0.98: too little by default, enough if less is required."""
     site.compiler.instead["place"] = site.write("drifted.onnx", tiny_network(drift=0.2))
-    site.made()
     aboard()
     kept = quick_path / "proofs"
     for _ in range(2):
@@ -539,7 +535,6 @@ def test_an_engine_that_answers_otherwise_is_refused(site, aboard, asked, quick_
 
 
 def test_an_engine_whose_rows_hang_on_their_neighbours_is_refused(site, aboard, monkeypatch):
-    site.made()
     aboard()
     measured = engine_parity.agreement
     calls = []
@@ -556,7 +551,6 @@ def test_an_engine_whose_rows_hang_on_their_neighbours_is_refused(site, aboard, 
 
 @pytest.mark.parametrize("how", ["flipped", "missing"])
 def test_damaged_answers_are_a_no_go(site, aboard, how):
-    site.made()
     aboard()
     path = site.artifact(site.golden())
     path.chmod(0o644)

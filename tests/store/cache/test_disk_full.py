@@ -17,6 +17,7 @@ from store.runtime.capabilities import libraries
 from store.testing import FakeClock
 from tests.played_builds import Scenario, make, play
 from tests.small_disk import free_bytes, small_disk
+from tests.store_caches import open_writer, record_builds
 
 VERSION = libraries().get("onnxruntime", "1")
 RESERVE = 256 << 10
@@ -90,8 +91,7 @@ def test_the_failure_is_written_down_and_the_head_stays(small, pages):
 def test_a_cache_can_be_opened_without_space_for_the_reserve(small):
     """Else nothing could be collected from a full disk, or rolled back on one."""
     layout = Layout(small / "cache")
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
-        play(store, FIRST)
+    record_builds(layout, FIRST)
     fill(small, 4096)
     with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=RESERVE) as store:
         assert store.state.head.number == 1
@@ -109,15 +109,14 @@ def test_a_full_disk_without_room_for_a_lock_file_can_still_be_collected(small):
         assert store.state.head.number == 1
 
 
-def test_a_cache_is_not_born_on_a_full_disk(small):
+def test_no_cache_is_created_on_a_full_disk(small):
     layout = Layout(small / "cache")
     ballast = fill(small, 8192)
     with (
         pytest.raises((DiskFullError, JournalFullError)),
-        CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0),
+        open_writer(layout),
     ):
         pytest.fail("there is no space for a journal")
     assert not layout.journal.exists()
     ballast.unlink()
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
-        play(store, FIRST)
+    record_builds(layout, FIRST)

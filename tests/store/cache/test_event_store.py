@@ -15,20 +15,20 @@ from journal.storage.environment import is_open
 from store.cache.event_mapper import fold_entries, to_record, to_recorded_events
 from store.cache.event_store import EventStore
 from store.cache.view import open_view, read_history
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CacheCreated
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, StoreError
 from store.testing import FakeClock
 from tests.played_builds import Scenario, StopDeadError, make, play
+from tests.store_caches import open_writer, record_builds
 
 
 @pytest.fixture
 def layout(tmp_path):
     """Three generations."""
     layout = Layout(tmp_path / "cache")
-    with opened(layout) as store:
+    with open_writer(layout) as store:
         for number in range(3):
             play(store, Scenario(flight=f"f{number}", tiles={(0, number): "x"}))
     return layout
@@ -42,11 +42,7 @@ def entries_of(*raws):
     return found
 
 
-def opened(layout):
-    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0)
-
-
-def open_ledger(layout):
+def open_event_store(layout):
     EventStore.open(layout, FakeClock()).close()
 
 
@@ -70,23 +66,23 @@ def test_no_segment_is_made_of_records_that_the_head_does_not_stand_on(layout):
     segment = layout.segments / layout.segment_name(1)
     rewrite_the_first_generation(layout)
     segment.unlink()
-    with pytest.raises(JournalDamagedError), opened(layout):
+    with pytest.raises(JournalDamagedError), open_writer(layout):
         pass
     assert not segment.exists()
 
 
-def test_a_segment_of_a_sound_journal_is_made_again(layout):
+def test_a_segment_of_a_sound_journal_is_written_again(layout):
     segment = layout.segments / layout.segment_name(1)
     before = segment.read_bytes()
     segment.unlink()
-    with opened(layout):
+    with open_writer(layout):
         pass
     assert segment.read_bytes() == before
 
 
-def test_a_look_a_read_and_a_writer_fold_the_same(layout):
+def test_a_view_a_history_and_a_writer_fold_the_same(layout):
     looked, whole = open_view(layout), read_history(layout)
-    with opened(layout) as store:
+    with open_writer(layout) as store:
         assert store.state == looked.state == whole.state
         ended = store.event_store.head
         store.event_store.reopen()
@@ -94,10 +90,10 @@ def test_a_look_a_read_and_a_writer_fold_the_same(layout):
         assert store.state == whole.state
 
 
-@pytest.mark.parametrize("act", [open_view, read_history, open_ledger])
+@pytest.mark.parametrize("act", [open_view, read_history, open_event_store])
 @pytest.mark.parametrize("since_the_commit", [False, True])
 def test_damage_is_found_wherever_it_is(layout, act, since_the_commit):
-    with pytest.raises(StopDeadError), opened(layout) as store:
+    with pytest.raises(StopDeadError), open_writer(layout) as store:
         play(store, Scenario(flight="dead", engine="other", die_at="index"))
     key = struct.pack(">Q", open_view(layout).head.seq if since_the_commit else 2)
     with lmdb.open(str(layout.journal), subdir=False, max_dbs=8) as environment:
@@ -111,11 +107,10 @@ def test_damage_is_found_wherever_it_is(layout, act, since_the_commit):
     assert not is_open(layout.journal)
 
 
-@pytest.mark.parametrize("act", [open_view, lambda layout: opened(layout).__enter__()])
+@pytest.mark.parametrize("act", [open_view, lambda layout: open_writer(layout).__enter__()])
 def test_a_journal_that_lost_its_tail_is_refused(layout, act):
     before = layout.journal.read_bytes()
-    with opened(layout) as store:
-        play(store, Scenario(flight="f7"))
+    record_builds(layout, Scenario(flight="f7"))
     layout.journal.write_bytes(before)
     with pytest.raises(DamagedHistoryError) as caught:
         act(layout)

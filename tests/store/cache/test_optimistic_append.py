@@ -13,7 +13,6 @@ from journal.record import Record
 from store.cache.create import ensure_cache
 from store.cache.optimistic_append import accept, open_for_append
 from store.cache.view import open_view, read_history
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import CollectionPlanned, GenerationAccepted, StepStarted
 from store.domain.state import BuildStatus
@@ -22,6 +21,7 @@ from store.testing import FakeClock
 from store.verify.coverage import walk
 from tests.played_builds import Scenario, StopDeadError, make, play
 from tests.small_builds import tree
+from tests.store_caches import open_writer, record_builds
 
 ROOT = Path(__file__).parents[3]
 START = """
@@ -51,10 +51,6 @@ def child(code, *words, **options):
     return subprocess.Popen(command, cwd=ROOT, env=environment, **options)
 
 
-def opened(layout):
-    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0)
-
-
 def say_good(layout, generation, why="flown"):
     return accept(layout, generation, why=why, host={"host": "h"}, clock=FakeClock())
 
@@ -62,7 +58,7 @@ def say_good(layout, generation, why="flown"):
 @pytest.fixture
 def layout(tmp_path):
     layout = Layout(tmp_path / "cache")
-    with opened(layout) as store:
+    with open_writer(layout) as store:
         for number in (1, 2):
             play(store, Scenario(flight=f"f{number}"))
     return layout
@@ -90,7 +86,7 @@ def test_an_unknown_generation_is_refused(layout, number):
 
 
 def test_a_collected_generation_is_refused(layout):
-    with opened(layout) as store:
+    with open_writer(layout) as store:
         store.append(make(CollectionPlanned, generations=(1,)), build=None)
     with pytest.raises(RequestRefusedError, match="generation 1 to be kept") as refused:
         say_good(layout, 1)
@@ -111,9 +107,9 @@ def test_a_cache_without_generations_has_nothing_to_accept(tmp_path):
         say_good(layout, 1)
 
 
-def test_nothing_is_recovered_beside_a_build(layout):
+def test_nothing_is_recovered_during_a_build(layout):
     """An open build may be alive: only who holds the build lock may say that it is not."""
-    with opened(layout) as store:
+    with open_writer(layout) as store:
         with pytest.raises(StopDeadError):
             play(store, Scenario(flight="f3", die_at="index"))
         (layout.scratch / "draft").write_bytes(b"of somebody")
@@ -126,8 +122,7 @@ def test_nothing_is_recovered_beside_a_build(layout):
 
 def test_a_journal_that_lost_its_tail_is_not_written_to(layout, tmp_path):
     shutil.copyfile(layout.journal, tmp_path / "old")
-    with opened(layout) as store:
-        play(store, Scenario(flight="f3"))
+    record_builds(layout, Scenario(flight="f3"))
     shutil.copyfile(tmp_path / "old", layout.journal)
     before = layout.journal.read_bytes()
     with pytest.raises(DamagedHistoryError):
@@ -159,19 +154,18 @@ def test_what_is_decided_is_decided_on_the_head_that_it_is_appended_to(layout):
 
 
 def test_many_that_accept_at_once_lose_nothing(layout):
-    with opened(layout) as store:
+    with open_writer(layout) as store:
         for number in range(3, 9):
             play(store, Scenario(flight=f"f{number}"))
     children = [child(ACCEPT, layout.root, *range(first, 9, 4)) for first in range(1, 5)]
-    with opened(layout) as store:
-        play(store, Scenario(flight="f9"))
+    record_builds(layout, Scenario(flight="f9"))
     assert [each.wait() for each in children] == [0] * 4
     state = open_view(layout).state
     assert state.accepted == frozenset(range(1, 9))
     assert state.head.number == 9
 
 
-def test_a_cache_is_born_once_however_many_are_first(tmp_path):
+def test_a_cache_is_created_once_however_many_are_first(tmp_path):
     roots = [tmp_path / f"cache-{number}" for number in range(12)]
     children = [child(START, *roots, stdin=subprocess.PIPE) for _ in range(4)]
     for each in children:
@@ -181,5 +175,5 @@ def test_a_cache_is_born_once_however_many_are_first(tmp_path):
     for root in roots:
         layout = Layout(root)
         assert open_view(layout).head.seq == 1
-        with opened(layout) as store:
+        with open_writer(layout) as store:
             assert walk(store.artifacts, {}, referenced=frozenset(), full=False).foreign_files == ()

@@ -3,9 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,12 +40,14 @@ from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.policy import rollback
 from store.policy.recovery import Abandon, ClearScratch, Project
-from store.testing import FakeClock
+from tests.child_python import run_python
+from tests.damaging import overwrite, replace_by
 from tests.played_builds import Scenario, StopDeadError, make, play
+from tests.store_caches import InterruptingClock, open_writer, tree
 
 ROOT = Path(__file__).parents[3]
 
-APPEND_BESIDE = """
+APPEND_MEANWHILE = """
 import sys
 from journal import Journal
 from journal.storage.environment import open_environment
@@ -60,28 +59,9 @@ with Journal.open(sys.argv[1]) as journal:
 """
 
 
-class BesideClock(FakeClock):
-    """A clock that lets something happen when it is looked at for the n-th time."""
-
-    due: Callable[[], None] | None = None
-    looks: int = 0
-
-    def wall_ns(self):
-        self.looks -= 1
-        if self.due is not None and self.looks <= 0:
-            due, self.due = self.due, None
-            due()
-        return super().wall_ns()
-
-
-@pytest.fixture
-def layout(tmp_path):
-    return Layout(tmp_path / "cache")
-
-
 @pytest.fixture
 def clock():
-    return BesideClock()
+    return InterruptingClock()
 
 
 @pytest.fixture
@@ -98,16 +78,6 @@ def two(opened):
     with opened() as store:
         play(store, Scenario())
         play(store, Scenario(flight="f2"))
-
-
-def tree(layout):
-    """Everything in the cache but LMDB's lock file and the lock of the artifacts."""
-    quiet = {layout.journal.with_name("journal.mdb-lock"), layout.artifacts_lock}
-    return {
-        path.relative_to(layout.root): path.read_bytes() if path.is_file() and not path.is_symlink() else None
-        for path in layout.root.rglob("*")
-        if path not in quiet
-    }
 
 
 def put_journal(layout, source):
@@ -128,8 +98,8 @@ def refused(layout, opened, kind=ErrorKind.JOURNAL_REPLACED):
     return by_store.value
 
 
-class TestBirth:
-    def test_a_cache_is_born_once(self, layout, opened):
+class TestCreation:
+    def test_a_cache_is_created_once(self, layout, opened):
         with opened() as store:
             first = store.state.cache_id
             assert len(first) == 32
@@ -186,13 +156,13 @@ class TestLostHistory:
     @pytest.mark.parametrize("generations", [1, 2, 3])
     def test_a_journal_of_another_cache(self, layout, opened, tmp_path, generations):
         other = Layout(tmp_path / "other")
-        with CacheWriter.open(other, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+        with open_writer(other) as store:
             for number in range(generations):
                 play(store, Scenario(flight=f"f{number}"))
         put_journal(layout, other.journal)
         refused(layout, opened)
 
-    def test_no_journal_beside_generations(self, layout, opened):
+    def test_generations_without_a_journal(self, layout, opened):
         layout.journal.unlink()
         error = refused(layout, opened)
         assert "c10 rebuild" in error.hint
@@ -209,43 +179,21 @@ class TestLostHistory:
         )
         assert "generation 9" in refused(layout, opened).message
 
-    @pytest.mark.parametrize("damage", ["flip", "shorten", "lengthen", "fifo", "link", "folder", "too long"])
+    @pytest.mark.parametrize("damage", ["flipped", "shorter", "longer", "pipe", "link", "folder", "too long"])
     def test_the_highest_manifest_has_to_be_the_one_committed(self, layout, opened, damage):
         path = layout.manifests / layout.manifest_name(2)
-        data = path.read_bytes()
-        path.unlink()
-        match damage:
-            case "flip":
-                path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
-            case "shorten":
-                path.write_bytes(data[:-1])
-            case "lengthen":
-                path.write_bytes(data + b"\n")
-            case "too long":
-                path.write_bytes(data + b" " * MAX_MANIFEST_BYTES)
-            case "fifo":
-                os.mkfifo(path)
-            case "folder":
-                path.mkdir()
-            case "link":
-                path.with_name("elsewhere").write_bytes(data)
-                path.symlink_to("elsewhere")
+        if damage == "too long":
+            overwrite(path, path.read_bytes() + b" " * MAX_MANIFEST_BYTES)
+        else:
+            replace_by(path, damage)
         refused(layout, opened)
 
-    @pytest.mark.parametrize("what", ["other bytes", "fifo", "folder"])
+    @pytest.mark.parametrize("what", ["flipped", "pipe", "folder"])
     def test_a_name_that_is_taken_by_other_bytes(self, layout, opened, what):
         """Projecting again meets something that this journal did not write."""
         segment = layout.segments / layout.segment_name(2)
         (layout.manifests / layout.manifest_name(2)).unlink()
-        data = segment.read_bytes()
-        segment.unlink()
-        match what:
-            case "other bytes":
-                segment.write_bytes(data[:-1] + b"x")
-            case "fifo":
-                os.mkfifo(segment)
-            case "folder":
-                segment.mkdir()
+        replace_by(segment, what)
         before = tree(layout)
         with pytest.raises(UnprojectedError) as error, opened():
             pytest.fail("another segment was taken for ours")
@@ -264,7 +212,7 @@ class TestLostHistory:
             pytest.fail("a later version's cache was opened for writing")
         assert tree(layout) == before
 
-    def test_forensics_may_look_at_what_does_not_fit(self, layout, opened):
+    def test_forensics_may_read_what_does_not_fit(self, layout, opened):
         shutil.copyfile(
             layout.manifests / layout.manifest_name(2), layout.manifests / layout.manifest_name(9)
         )
@@ -281,10 +229,10 @@ class TestLostHistory:
         assert tree(layout) == before
 
 
-class TestHealing:
+class TestRecovery:
     @pytest.mark.usefixtures("two")
     @pytest.mark.parametrize("gone", ["manifests", "segments"])
-    def test_what_is_missing_is_made_again_and_counted(self, layout, opened, gone):
+    def test_what_is_missing_is_written_again_and_counted(self, layout, opened, gone):
         files = sorted((layout.root / gone).iterdir())
         before = {path: path.read_bytes() for path in files}
         files[-1].unlink()
@@ -296,7 +244,7 @@ class TestHealing:
             assert (store.recovered, store.writes) == ((), 0)
 
     @pytest.mark.usefixtures("two")
-    def test_projections_in_the_journal_are_made_again(self, layout, opened):
+    def test_projections_in_the_journal_are_written_again(self, layout, opened):
         with Journal.open(layout.journal) as journal:
             inside = journal.projections()
             assert inside[b"manifest"] == (layout.manifests / layout.manifest_name(2)).read_bytes()
@@ -397,47 +345,46 @@ class TestCommit:
             assert entry.chain.hex() == found.envelope.before.chain
             assert generation.seq == found.envelope.before.seq + 1
 
-    @pytest.mark.parametrize("looks", [1, 2])
-    def test_another_process_appends_during_a_commit(self, layout, opened, clock, looks):
+    @pytest.mark.parametrize("reads", [1, 2])
+    def test_another_process_appends_during_a_commit(self, layout, opened, clock, reads):
         """The commit is decided again on the new head, and its manifest names the new place."""
 
-        def append_beside():
-            script = [sys.executable, "-c", APPEND_BESIDE, str(layout.journal)]
-            subprocess.run(script, cwd=ROOT, check=True, timeout=60)
+        def append_meanwhile():
+            run_python(APPEND_MEANWHILE, layout.journal, timeout=60)
 
         with opened() as store:
             play(store, Scenario())
-            clock.looks, clock.due = 10_000, append_beside
+            clock.reads, clock.due = 10_000, append_meanwhile
             number = store.state.next_build
             with pytest.raises(StopDeadError):
                 play(store, Scenario(flight="f2", die_at="commit"))
-            clock.looks = looks
+            clock.reads = reads
             shown = store.commit(number)
-            assert (clock.due is None) == (looks == 1)
-            assert store.state.accepted == ({1} if looks == 1 else frozenset())
+            assert (clock.due is None) == (reads == 1)
+            assert store.state.accepted == ({1} if reads == 1 else frozenset())
         raw = (layout.manifests / layout.manifest_name(2)).read_bytes()
         assert sha256(raw) == shown.manifest_sha256
         assert m.parse(raw).envelope.before.seq == shown.seq - 1
         view = read_history(layout)
         assert view.facts[-1].seq == shown.seq
-        assert [type(fact.event) is GenerationAccepted for fact in view.facts[-2:]] == [looks == 1, False]
+        assert [type(fact.event) is GenerationAccepted for fact in view.facts[-2:]] == [reads == 1, False]
 
     def test_others_may_append_before_any_event(self, opened, clock):
         with opened() as store:
             play(store, Scenario())
 
-            def append_beside():
+            def append_meanwhile():
                 event = make(GenerationAccepted, generation=1)
                 store.journal.append([to_record(event, build=None, wall_ns=1, mono_ns=1)])
 
-            clock.looks, clock.due = 1, append_beside
+            clock.reads, clock.due = 1, append_meanwhile
             store.append(started(), build=2)
             assert store.state.position.seq == store.journal.head.seq
             assert store.state.open_build == 2
             assert store.state.accepted == {1}
 
     @pytest.mark.parametrize("withdrawn", ["engine", "index"])
-    def test_what_was_withdrawn_beside_a_build_is_not_committed(self, layout, opened, withdrawn):
+    def test_what_was_withdrawn_during_a_build_is_not_committed(self, layout, opened, withdrawn):
         with opened() as store:
             with pytest.raises(StopDeadError):
                 play(store, Scenario(die_at="commit"))
@@ -554,9 +501,7 @@ class TestPermission:
         if closed is not None:
             (layout.root / closed).chmod(0o700)
         before = tree(layout)
-        script = [sys.executable, "-c", LOOK_AS_NOBODY, str(layout.root)]
-        done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode == 0, done.stderr
+        done = run_python(LOOK_AS_NOBODY, layout.root, timeout=60)
         seen, written = json.loads(done.stdout)
         assert seen == looking
         assert written in {"permission", "journal-permission"}

@@ -30,7 +30,9 @@ from store.verify.coverage import (
     sizes,
     walk,
 )
+from tests.damaging import flip, replace_by
 from tests.played_builds import Scenario, play, ref_of
+from tests.store_caches import open_writer
 
 SHA = hashlib.sha256(b"data").hexdigest()
 REF = ref_of(b"data")
@@ -81,10 +83,11 @@ class TestWriteOnce:
         after = (layout.segments / "x").stat()
         assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
-    @pytest.mark.parametrize("there", ["other", "longer", "folder", "fifo", "link", "dangling"])
+    @pytest.mark.parametrize("there", ["flipped", "longer", "folder", "pipe", "link", "dangling"])
     def test_a_name_that_is_taken_is_left_alone(self, layout, there):
         path = layout.segments / "x"
-        occupy(path, there)
+        path.write_bytes(b"data")
+        replace_by(path, there)
         before = describe(path)
         with pytest.raises(FileExistsError):
             write_once(layout.segments, "x", b"data", scratch=layout.scratch)
@@ -111,25 +114,6 @@ class TestWriteOnce:
         with draft(layout.scratch) as new:
             new.write(b"x" * 10_000)
         assert names(layout.scratch) == []
-
-
-def occupy(path, what):
-    match what:
-        case "other":
-            path.write_bytes(b"dat4")
-        case "longer":
-            path.write_bytes(b"data and more")
-        case "shorter":
-            path.write_bytes(b"dat")
-        case "folder":
-            path.mkdir()
-        case "fifo":
-            os.mkfifo(path)
-        case "link":
-            path.with_name("target").write_bytes(b"data")
-            path.symlink_to(path.with_name("target"))
-        case "dangling":
-            path.symlink_to("nowhere")
 
 
 def describe(path):
@@ -166,10 +150,11 @@ class TestArtifacts:
         assert describe(layout.artifact(SHA)) == before
         assert (artifacts.created, artifacts.replaced) == (1, [])
 
-    @pytest.mark.parametrize("there", ["other", "longer", "shorter", "fifo", "link", "dangling"])
+    @pytest.mark.parametrize("there", ["flipped", "longer", "shorter", "pipe", "link", "dangling"])
     def test_a_damaged_object_is_replaced_and_kept_as_evidence(self, artifacts, layout, there):
         path = layout.artifact(SHA)
-        occupy(path, there)
+        path.write_bytes(b"data")
+        replace_by(path, there)
         before = describe(path)
         assert artifacts.damage(REF)
         assert artifacts.put(b"data") == REF
@@ -192,7 +177,7 @@ class TestArtifacts:
         ]
 
     def test_a_folder_in_the_place_of_an_object(self, artifacts, layout):
-        occupy(layout.artifact(SHA), "folder")
+        replace_by(layout.artifact(SHA), "folder")
         (layout.artifact(SHA) / "within").write_bytes(b"x")
         assert artifacts.put(b"data") == REF
         assert artifacts.read(REF) == b"data"
@@ -202,20 +187,21 @@ class TestArtifacts:
         ("there", "kind", "text"),
         [
             (None, ErrorKind.ARTIFACT_MISSING, "missing"),
-            ("other", ErrorKind.ARTIFACT_DAMAGED, "other bytes"),
-            ("longer", ErrorKind.ARTIFACT_DAMAGED, "expected 4 bytes, found 13"),
+            ("flipped", ErrorKind.ARTIFACT_DAMAGED, "other bytes"),
+            ("longer", ErrorKind.ARTIFACT_DAMAGED, "expected 4 bytes, found 5"),
             ("folder", ErrorKind.ARTIFACT_DAMAGED, "not a regular file"),
-            ("fifo", ErrorKind.ARTIFACT_DAMAGED, "not a regular file"),
+            ("pipe", ErrorKind.ARTIFACT_DAMAGED, "not a regular file"),
             ("link", ErrorKind.ARTIFACT_DAMAGED, "not a regular file"),
         ],
     )
     def test_reading_what_is_not_there(self, artifacts, layout, there, kind, text):
         if there:
-            occupy(layout.artifact(SHA), there)
+            layout.artifact(SHA).write_bytes(b"data")
+            replace_by(layout.artifact(SHA), there)
         with pytest.raises(ArtifactError, match=text) as error:
             artifacts.read(REF)
         assert error.value.kind is kind
-        assert artifacts.present(REF) == (there == "other")
+        assert artifacts.present(REF) == (there == "flipped")
         assert artifacts.damage(REF)
 
     def test_collection_has_to_be_alone(self, artifacts, layout):
@@ -365,7 +351,7 @@ class TestLayout:
 @pytest.fixture
 def built(layout):
     """A cache with one generation; what its manifest names."""
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with open_writer(layout) as store:
         play(store, Scenario())
         state = store.state.copy()
     manifest = parse((layout.manifests / layout.manifest_name(1)).read_bytes())
@@ -399,9 +385,9 @@ class TestCoverage:
     def test_all_problems_in_one_pass(self, layout, built):
         by_role = {role: digest for digest, (role, _) in built[2].items()}
         layout.artifact(by_role["engine place"]).unlink()
-        shorten(layout.artifact(by_role["descriptor index"]))
+        replace_by(layout.artifact(by_role["descriptor index"]), "shorter")
         flip(layout.artifact(by_role["tile table"]))
-        replace_by(layout.artifact(by_role["calibration"]), "fifo")
+        replace_by(layout.artifact(by_role["calibration"]), "pipe")
         replace_by(layout.artifact(by_role["geographic report"]), "dangling")
         replace_by(layout.artifact(by_role["block 6/0/0"]), "folder")
         (layout.root / "stray").touch()
@@ -437,7 +423,7 @@ class TestCoverage:
             "blocks are not looked for without their table"
         )
 
-    def test_strangers_matter_when_strict(self, layout, built):
+    def test_foreign_files_matter_when_strict(self, layout, built):
         (layout.root / "stray").touch()
         found = self.walked(layout, built)
         found.require(strict=False, hint="")
@@ -449,21 +435,21 @@ class TestCoverage:
         found = self.walked(layout, built)
         assert (found.problems, found.unreferenced, found.unreferenced_size) == ((), (ref.sha256,), 9)
 
-    @pytest.mark.parametrize("what", ["folder", "fifo", "dangling"])
-    def test_a_good_name_for_no_file_is_a_stranger(self, layout, built, what):
-        occupy(layout.artifact("00" * 32), what)
+    @pytest.mark.parametrize("what", ["folder", "pipe", "dangling"])
+    def test_what_has_the_name_of_an_artifact_and_is_no_file_is_foreign(self, layout, built, what):
+        replace_by(layout.artifact("00" * 32), what)
         found = self.walked(layout, built)
         assert (len(found.foreign_files), found.unreferenced) == (1, ())
 
     def test_what_the_journal_knows_is_referenced(self, layout, built):
         with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
-            play(store, Scenario(engine="other", fail_at="index"))
+            play(store, Scenario(engine="flipped", fail_at="index"))
             state = store.state.copy()
         found = self.walked(layout, (built[0], state, built[2]))
         # The blocks of the failed build are still of use; its tile table and calibration are shared.
         assert found.problems == found.unreferenced == ()
 
-    def test_quick_look_at_blocks(self, layout, built):
+    def test_quick_check_of_blocks(self, layout, built):
         by_role = {role: digest for digest, (role, _) in built[2].items()}
         layout.artifact(by_role["block 6/1/0"]).unlink()
         assert missing_artifacts(built[0], Artifacts(layout)) == (
@@ -482,7 +468,7 @@ class TestCoverage:
         }
         assert sum(seen) == sum(ref.size for ref in refs)
         flip(layout.artifact(refs[0].sha256))
-        replace_by(layout.artifact(refs[1].sha256), "fifo")
+        replace_by(layout.artifact(refs[1].sha256), "pipe")
         assert refs[0].sha256 not in intact_artifacts(artifacts, refs)
         assert set(sizes(artifacts, refs)) == {ref.sha256 for ref in refs} - {refs[1].sha256}
 
@@ -491,21 +477,3 @@ class TestCoverage:
             files=0, size=0, damaged=(), foreign_files=(), unreferenced=("x",), unreferenced_size=1
         )
         nothing.require(strict=True, hint="")
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.unlink()
-    path.write_bytes(data)
-
-
-def shorten(path):
-    data = path.read_bytes()
-    path.unlink()
-    path.write_bytes(data[:-1])
-
-
-def replace_by(path, what):
-    path.unlink()
-    occupy(path, what)

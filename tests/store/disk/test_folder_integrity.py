@@ -18,14 +18,14 @@ from store.testing import FakeClock
 from store.transfer.mirror import mirror
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
-from tests.played_builds import Scenario, play
+from tests.played_builds import Scenario
+from tests.store_caches import record_builds
 
 
 @pytest.fixture
 def layout(tmp_path):
     layout = Layout(tmp_path / "cache")
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
-        play(store, Scenario(version=libraries().get("onnxruntime", "1")))
+    record_builds(layout, Scenario(version=libraries().get("onnxruntime", "1")))
     return layout
 
 
@@ -155,7 +155,7 @@ def test_the_lock_of_the_journal_is_no_way_out(layout, elsewhere, what):
     assert target.read_text() == "x"
 
 
-def test_a_build_lock_that_is_no_file_is_named_with_what_mends_it(layout):
+def test_a_build_lock_that_is_no_file_is_named_with_its_fix(layout):
     layout.build_lock.unlink(missing_ok=True)
     os.mkfifo(layout.build_lock)
     (problem,) = [each for each in verify(layout, depth=Depth.FULL).problems if each.path == "build.lock"]

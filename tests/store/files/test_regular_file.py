@@ -1,7 +1,6 @@
 """The two homes of opening regular files: the journal's, and the one of everything above."""
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -16,33 +15,16 @@ from store.files.regular_file import (
     read_own,
     read_regular,
 )
+from tests.damaging import replace_by
 
 HOMES = (journal.regular_file, store.files.regular_file)
-SHAPES = ("folder", "pipe", "socket", "link", "dangling link", "device")
+SHAPES = ("folder", "pipe", "socket", "link", "dangling", "device")
 
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the name of a socket must be short
     return Path("x")
-
-
-def make(path, shape):
-    match shape:
-        case "folder":
-            path.mkdir()
-        case "pipe":
-            os.mkfifo(path)
-        case "socket":
-            with socket.socket(socket.AF_UNIX) as bound:
-                bound.bind(str(path))
-        case "link":
-            Path("target").write_bytes(b"data")
-            path.symlink_to("target")
-        case "dangling link":
-            path.symlink_to("nowhere")
-        case "device":
-            path.symlink_to("/dev/zero")
 
 
 def descriptors():
@@ -53,7 +35,7 @@ def descriptors():
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("home", HOMES)
 def test_other_files_are_refused_without_waiting(path, home, shape, flags):
-    make(path, shape)
+    replace_by(path, shape)
     before = descriptors()
     with pytest.raises(OSError) as caught:  # noqa: PT011 - what kind it is, the next line asks
         home.open_regular(path, flags)
@@ -78,7 +60,8 @@ def test_a_regular_file_is_opened_and_not_inherited(path, home):
 
 
 def test_a_link_is_followed_only_on_request(path):
-    make(path, "link")
+    path.write_bytes(b"data")
+    replace_by(path, "link")
     fd = open_regular(path, follow_symlinks=True)
     assert os.read(fd, 10) == b"data"
     os.close(fd)
@@ -113,7 +96,7 @@ def test_the_file_of_another_user_is_refused(path):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_reading_neither_waits_nor_follows_links(path, shape):
-    make(path, shape)
+    replace_by(path, shape)
     before = descriptors()
     assert read_regular(path, limit=100) is None
     assert descriptors() == before

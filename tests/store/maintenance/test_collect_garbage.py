@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,9 +23,11 @@ from store.testing import FakeClock
 from store.verify.coverage import walk
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
+from tests.child_python import run_python
 from tests.played_builds import Scenario, StopDeadError, play
 from tests.small_builds import tree
 from tests.small_disk import free_bytes, small_disk
+from tests.store_caches import InterruptingClock
 
 ROOT = Path(__file__).parents[3]
 VERSION = libraries().get("onnxruntime", "1")
@@ -40,11 +40,6 @@ from store.disk.layout import Layout
 from store.testing import FakeClock
 accept(Layout(Path(sys.argv[1])), int(sys.argv[2]), why="beside", host={}, clock=FakeClock())
 """
-
-
-def in_another_process(code, *words):
-    command = [sys.executable, "-c", code, *map(str, words)]
-    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 @contextmanager
@@ -91,11 +86,6 @@ def whole(layout, generation):
         cache.verify()
     # The engine and index of a played build are words that nothing can load.
     assert [each for each in full(layout).problems if each.kind is not ProblemKind.CONTENT] == []
-
-
-@pytest.fixture
-def layout(tmp_path):
-    return Layout(tmp_path / "cache")
 
 
 @pytest.fixture
@@ -268,22 +258,10 @@ def test_collection_waits_for_writers_of_artifacts_and_then_gives_up(cache):
     assert not gc(cache).empty
 
 
-class BesideClock(FakeClock):
-    """A clock that runs a function when it is read next."""
-
-    due = None
-
-    def wall_ns(self):
-        due, self.due = self.due, None
-        if due is not None:
-            due()
-        return super().wall_ns()
-
-
 def test_a_generation_accepted_at_the_last_moment_is_kept(cache):
-    clock = BesideClock()
+    clock = InterruptingClock()
     with opened(cache, exclusive=0.2, clock=clock) as store:
-        clock.due = lambda: in_another_process(ACCEPT_BESIDE, cache.root, 1)
+        clock.due = lambda: run_python(ACCEPT_BESIDE, cache.root, 1)
         done = collect(store, ONE)
     assert done.decision.collected_generations == ()
     assert open_view(cache).state.accepted == {1}

@@ -17,7 +17,6 @@ from store.base.identity import build_identity
 from store.cache import segment
 from store.cache.event_mapper import to_record
 from store.cache.view import open_view, read_history
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.disk.quarantine import move_to_quarantine
 from store.domain.events import (
@@ -32,27 +31,21 @@ from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from store.maintenance.rebuild_journal import rebuild
 from store.policy import rollback
-from store.testing import FakeClock
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
+from tests.damaging import overwrite
 from tests.played_builds import Scenario, StopDeadError, make, play
+from tests.store_caches import open_writer, record_builds, tree
 
 LATER = Scenario(flight="f3", engine="other", fail_at="coverage")
 """A build that fails after the last commit: its records are in the journal alone."""
-
-
-def opened(layout):
-    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0)
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
     """Two generations, and a failed build after them. Never change it."""
     layout = Layout(tmp_path_factory.mktemp("pristine") / "cache")
-    with opened(layout) as store:
-        play(store, Scenario())
-        play(store, Scenario(flight="f2"))
-        play(store, LATER)
+    record_builds(layout, Scenario(), Scenario(flight="f2"), LATER)
     return layout
 
 
@@ -66,8 +59,7 @@ def layout(pristine, tmp_path):
 def fresh(tmp_path):
     """A cache that has no generation yet, and a journal with a failed build."""
     layout = Layout(tmp_path / "fresh")
-    with opened(layout) as store:
-        play(store, Scenario(fail_at="coverage"))
+    record_builds(layout, Scenario(fail_at="coverage"))
     return layout
 
 
@@ -80,26 +72,12 @@ def committed(layout):
     return segment.decode(max(layout.segments.iterdir()).read_bytes()).entries[-1].seq
 
 
-def tree(layout):
-    quiet = {layout.journal.with_name("journal.mdb-lock"), layout.artifacts_lock}
-    return {
-        path.relative_to(layout.root): path.read_bytes() if path.is_file() and not path.is_symlink() else None
-        for path in layout.root.rglob("*")
-        if path not in quiet
-    }
-
-
 def other_cache(path, builds=2):
     layout = Layout(path)
-    with opened(layout) as store:
+    with open_writer(layout) as store:
         for number in range(builds):
             play(store, Scenario(flight=f"o{number}"))
     return layout
-
-
-def overwrite(path, data):
-    path.unlink(missing_ok=True)
-    path.write_bytes(data)
 
 
 def spoil(layout, entry):
@@ -109,8 +87,7 @@ def spoil(layout, entry):
 
 def goes_on(layout):
     """The cache accepts a build, and has no problem but the device."""
-    with opened(layout) as store:
-        play(store, Scenario(flight="f9"))
+    record_builds(layout, Scenario(flight="f9"))
     found = verify(layout, depth=Depth.FULL).problems
     return all(problem.kind in {ProblemKind.DEVICE, ProblemKind.CONTENT} for problem in found)
 
@@ -139,7 +116,7 @@ class TestTheSources:
         rebuilt = rebuild(layout)
         assert rebuilt.salvaged == 0
         assert entries_of(layout) == entries
-        with opened(layout) as store:
+        with open_writer(layout) as store:
             assert (store.recovered, store.writes) == ((), 0)
             _, work = play(store, Scenario(flight="f3", engine="other"))
             assert (work.compiled, work.embedded, work.indexed) == (1, 3, 1)
@@ -153,7 +130,7 @@ class TestTheSources:
         assert caught.value.hint == f"c10 rebuild --cache {layout.root}"
         assert rebuild(layout).salvaged == len(entries) - committed(layout) > 5
         assert entries_of(layout) == entries
-        with opened(layout) as store:
+        with open_writer(layout) as store:
             assert store.state.builds[3].status is BuildStatus.FAILED
             _, work = play(store, Scenario(flight="f3", engine="other"))
             assert (work.compiled, work.embedded, work.indexed) == (0, 0, 0)
@@ -191,7 +168,7 @@ class TestTheSources:
         rebuilt = rebuild(fresh)
         assert rebuilt.salvaged == rebuilt.records == len(entries) - 2
         assert entries_of(fresh) == entries[:-2]
-        with opened(fresh) as store:
+        with open_writer(fresh) as store:
             assert store.state.builds[1].status is BuildStatus.ABANDONED
 
     @pytest.mark.parametrize("damage", ["gone", "garbage", "genesis"])
@@ -210,18 +187,17 @@ class TestTheSources:
         assert tree(fresh) == before
 
     def test_a_commit_without_its_files_is_salvaged(self, layout):
-        with opened(layout) as store:
-            play(store, Scenario(flight="f4"))
+        record_builds(layout, Scenario(flight="f4"))
         for folder in (layout.manifests, layout.segments):
             max(folder.iterdir()).unlink()
         assert len(rebuild(layout).state.generations) == 3
-        with opened(layout) as store:
+        with open_writer(layout) as store:
             assert len(store.recovered) == 1
         assert len(layout.manifest_files()) == 3
 
     def test_half_a_rollback_is_left_out(self, layout):
         """It is one transaction with its commit; alone it would belong to the next commit."""
-        with opened(layout) as store:
+        with open_writer(layout) as store:
             planned = rollback.plan(store.state, to=None, why="")
             half = RolledBack(left=planned.left, target=planned.target, requested=None, why="", host={})
             store.append(half, build=None)
@@ -403,7 +379,7 @@ def test_a_rebuild_may_be_killed_at_every_step(pristine, which, after, request, 
             with pytest.raises(DamagedHistoryError) as caught:
                 open_view(layout)
             assert caught.value.hint.startswith("c10 rebuild")
-            with pytest.raises(DamagedHistoryError), opened(layout):
+            with pytest.raises(DamagedHistoryError), open_writer(layout):
                 pytest.fail("a journal was begun anew")
         assert rebuild(layout).records == len(entries)
         assert entries_of(layout) == entries

@@ -8,7 +8,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store.cache.projections import Projections
 from store.cache.view import open_view, read_history
-from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import GenerationSigned, Repaired
@@ -27,12 +26,13 @@ from store.policy.recovery import Project, SetAside
 from store.policy.retention import KeepPolicy
 from store.reader import FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock
 from store.trust.signatures import Signer, TrustedKey, signature_file
 from store.verify.coverage import find_foreign_files
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
+from tests.damaging import replace_by
 from tests.played_builds import Scenario, StopDeadError, play
+from tests.store_caches import open_writer, record_builds
 
 FIRST = Scenario(version=libraries().get("onnxruntime", "1"))
 SECOND = replace(FIRST, flight="f2")
@@ -49,18 +49,12 @@ ALICE, BOB, CAROL = signer(1), signer(2), signer(3)
 def layout(tmp_path):
     """Two unsigned generations."""
     layout = Layout(tmp_path / "cache")
-    with opened(layout) as store:
-        play(store, FIRST)
-        play(store, SECOND)
+    record_builds(layout, FIRST, SECOND)
     return layout
 
 
-def opened(layout, **options):
-    return CacheWriter.open(layout, **({"clock": FakeClock(), "create": True, "reserve_bytes": 0} | options))
-
-
 def signed(layout, by, number=None):
-    with opened(layout) as store:
+    with open_writer(layout) as store:
         return sign(store, number, by)
 
 
@@ -108,7 +102,7 @@ def test_an_unsigned_cache_is_signed_later(layout):
 def test_a_key_that_signed_it_already_changes_nothing(layout):
     signed(layout, ALICE)
     head = open_view(layout).head
-    with opened(layout) as store:
+    with open_writer(layout) as store:
         done = sign(store, 2, ALICE)
         assert (done.changed, store.writes) == (False, 0)
     assert open_view(layout).head == head
@@ -160,12 +154,12 @@ def test_the_next_writer_writes_the_signature_file_of_a_killed_one(layout, monke
     assert signatures(layout) == ["00000002.sig"]
     assert not flies(layout, BOB.public)
     assert flies(layout, ALICE.public)
-    with opened(layout) as store:
+    with open_writer(layout) as store:
         assert store.recovered == (Project(2),)
         assert sign(store, None, BOB).changed is False
     assert signatures(layout) == ["00000002.sig", "00000002.sig2"]
     assert flies(layout, BOB.public)
-    with opened(layout) as store:
+    with open_writer(layout) as store:
         assert (store.recovered, store.writes) == ((), 0)
 
 
@@ -175,7 +169,7 @@ def test_lost_signature_files_are_written_again_without_a_key(layout):
     before = [(layout.manifests / name).read_bytes() for name in signatures(layout)]
     for name in signatures(layout):
         (layout.manifests / name).unlink()
-    with opened(layout):
+    with open_writer(layout):
         pass
     assert [(layout.manifests / name).read_bytes() for name in signatures(layout)] == before
 
@@ -215,13 +209,13 @@ def test_an_unknown_generation_is_refused(layout, number, kind):
 
 
 def test_a_cache_without_a_generation(tmp_path):
-    with opened(Layout(tmp_path / "new")) as store, pytest.raises(RequestRefusedError) as error:
+    with open_writer(Layout(tmp_path / "new")) as store, pytest.raises(RequestRefusedError) as error:
         sign(store, None, ALICE)
     assert error.value.kind is ErrorKind.NO_GENERATION
 
 
 def test_a_generation_has_a_limited_number_of_signatures(layout):
-    with opened(layout) as store:
+    with open_writer(layout) as store:
         for number in range(MAX_SIGNATURES):
             sign(store, None, signer(100 + number))
         with pytest.raises(RequestRefusedError) as error:
@@ -237,14 +231,13 @@ def test_a_collection_removes_all_signatures_and_forbids_new_ones(layout):
     for key in (ALICE, BOB):
         signed(layout, key, 1)
         signed(layout, key, 2)
-    with opened(layout) as store:
-        play(store, replace(FIRST, flight="f3"))
-    with opened(layout, create=False, exclusive_within_s=1.0) as store:
+    record_builds(layout, replace(FIRST, flight="f3"))
+    with open_writer(layout, create=False, exclusive_within_s=1.0) as store:
         done = collect(store, KeepPolicy(keep=1))
         assert done.decision.collected_generations == (1,)
     assert signatures(layout) == ["00000002.sig", "00000002.sig2"]
     assert refused(layout, number=1).kind is ErrorKind.COLLECTED
-    with opened(layout) as store:
+    with open_writer(layout) as store:
         assert store.recovered == ()
     assert wrong(layout) == []
 
@@ -252,37 +245,30 @@ def test_a_collection_removes_all_signatures_and_forbids_new_ones(layout):
 class TestInTheWay:
     """A signature file of a generation that is not committed yet."""
 
-    @pytest.mark.parametrize("shape", ["file", "link", "pipe", "folder"])
+    @pytest.mark.parametrize("shape", ["file", "dangling", "pipe", "full folder"])
     @pytest.mark.parametrize("name", ["00000003.sig", "00000003.sig2", "flight-00000007.sig"])
     def test_it_is_moved_to_quarantine_and_the_build_continues(self, layout, name, shape):
         path = layout.manifests / name
-        match shape:
-            case "file":
-                path.write_bytes(b"planted")
-            case "link":
-                path.symlink_to("/etc/passwd")
-            case "pipe":
-                os.mkfifo(path)
-            case "folder":
-                path.mkdir()
-                (path / "within").write_bytes(b"planted")
-        with opened(layout, signer=ALICE) as store:
+        path.write_bytes(b"x")
+        if shape != "file":
+            replace_by(path, shape)
+        with open_writer(layout, signer=ALICE) as store:
             assert store.recovered == (SetAside(name),)
             generation, _ = play(store, replace(FIRST, flight="f3"))
         assert generation.number == 3
         assert flies(layout, ALICE.public)
         kept = layout.quarantine / f"{name}.0"
         assert os.path.lexists(kept)
-        if shape in {"file", "folder"}:
-            assert (kept / "within" if shape == "folder" else kept).read_bytes() == b"planted"
+        if shape in {"file", "full folder"}:
+            assert (kept / "within" if shape == "full folder" else kept).read_bytes() == b"x"
         (event,) = [fact.event for fact in read_history(layout).facts if isinstance(fact.event, Repaired)]
         assert (event.subject, event.quarantine) == (f"manifests/{name}", f"quarantine/{name}.0")
         assert wrong(layout, ALICE.public) == []
-        with opened(layout) as store:
+        with open_writer(layout) as store:
             assert store.recovered == ()
 
     def test_one_that_appears_during_a_build_is_reported_with_its_fix(self, layout):
-        with opened(layout, signer=ALICE) as store:
+        with open_writer(layout, signer=ALICE) as store:
             (layout.manifests / "00000003.sig").write_bytes(b"planted")
             with pytest.raises(UnprojectedError) as error:
                 store.roll_back(rollback.plan(store.state, to=1, why=""))
@@ -294,7 +280,7 @@ class TestInTheWay:
     def test_a_manifest_or_segment_is_reported_with_its_fix(self, layout, folder, number):
         name = f"{number:08d}.{'json' if folder == 'manifests' else 'events'}"
         (layout.root / folder / name).write_bytes(b"planted")
-        for act in (lambda: open_view(layout), lambda: opened(layout).__enter__()):
+        for act in (lambda: open_view(layout), lambda: open_writer(layout).__enter__()):
             with pytest.raises(DamagedHistoryError) as error:
                 act()
             assert f"{folder}/{name}" in error.value.message

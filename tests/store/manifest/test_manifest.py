@@ -9,24 +9,21 @@ from store.base.canonical_json import decode, encode, sha256
 from store.base.identity import build_identity
 from store.base.values import GENESIS_CHAIN, ArtifactRef, Position
 from store.cache.view import open_view
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.attachments import GOLDEN, with_attached
 from store.domain.manifest_projection import body_of, head_projections, project, render
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError
 from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
-from store.testing import FakeClock
-from tests.played_builds import Scenario, play
+from tests.played_builds import Scenario
+from tests.store_caches import record_builds
 
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory):
     """State and bytes of the manifests of two builds."""
     layout = Layout(tmp_path_factory.mktemp("manifest") / "cache")
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
-        play(store, Scenario())
-        play(store, Scenario(flight="f2"))
+    record_builds(layout, Scenario(), Scenario(flight="f2"))
     names = layout.manifest_files()
     return open_view(layout).state, [(layout.manifests / names[number]).read_bytes() for number in (1, 2)]
 

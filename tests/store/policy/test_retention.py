@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildFailed, BuildStarted, CollectionPlanned, GenerationAccepted
 from store.domain.fold import fold
@@ -19,16 +18,16 @@ from store.maintenance.collect_garbage import _decide
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.policy.retention import KeepPolicy, KeepReason, OriginReason, RemovalReason, kept_origins
-from store.testing import FakeClock
 from store.verify.coverage import named_by
 from tests.played_builds import Scenario, StopDeadError, make, play
+from tests.store_caches import open_writer
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 @contextmanager
 def opened(layout):
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with open_writer(layout) as store:
         yield store
 
 
@@ -43,11 +42,6 @@ def interrupted(store, number, **changes):
         built(store, number, **changes)
     except StopDeadError:
         store._recover()
-
-
-@pytest.fixture
-def layout(tmp_path):
-    return Layout(tmp_path / "cache")
 
 
 @pytest.fixture

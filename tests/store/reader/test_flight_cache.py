@@ -10,7 +10,6 @@ import pytest
 from store.base.canonical_json import decode, encode
 from store.base.identity import build_identity, descriptor_id
 from store.base.values import ArtifactRef
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.files.sealed_memory import SealError, check_digest, open_expected, seal_file
@@ -20,15 +19,16 @@ from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.reader import ALLOW_UNSIGNED, FlightCache, Tile
 from store.runtime import ExecutionError
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock
+from tests.damaging import flip, overwrite, replace_by
 from tests.played_builds import Scenario, play, ref_of
+from tests.store_caches import open_writer
 
 VERSION = libraries().get("onnxruntime", "1")
 
 
 def build(root, *scenarios):
     layout = Layout(root)
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with open_writer(layout) as store:
         for scenario in scenarios:
             play(store, scenario)
     return layout
@@ -79,42 +79,7 @@ def path_of(layout, role):
     return layout.artifact(ref_to(layout, role).sha256)
 
 
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    rewrite(path, bytes(data))
-
-
-def rewrite(path, data):
-    path.unlink()
-    path.write_bytes(data)
-
-
-def occupy(path, what):
-    """Put something that is no regular file of the right size in the place of a file."""
-    data = path.read_bytes()
-    path.unlink()
-    match what:
-        case "fifo":
-            os.mkfifo(path)
-        case "folder":
-            path.mkdir()
-        case "link":
-            path.with_name("elsewhere").write_bytes(data)
-            path.symlink_to("elsewhere")
-        case "loop":
-            path.symlink_to(path.name)
-        case "shorter":
-            path.write_bytes(data[:-1])
-        case "longer":
-            path.write_bytes(data + b"x")
-        case "empty":
-            path.touch()
-        case "device":
-            path.symlink_to("/dev/zero")
-
-
-NO_FILES = ["missing", "fifo", "folder", "link", "loop", "shorter", "longer", "empty", "device"]
+NO_FILES = ["missing", "pipe", "folder", "link", "loop", "shorter", "longer", "empty", "device"]
 
 
 class TestGo:
@@ -161,7 +126,7 @@ class TestGo:
     def test_files_replaced_after_opening_are_not_used(self, layout):
         with fly(layout) as cache:
             for role in ("engine place", "calibration", "tile table"):
-                rewrite(path_of(layout, role), b"something else")
+                overwrite(path_of(layout, role), b"something else")
             shutil.rmtree(layout.manifests)
             assert cache.engine_bytes("place") == b"engine of net"
             assert cache.calibration() == {}
@@ -231,9 +196,9 @@ class TestNoGo:
         layout.manifests.symlink_to(tmp_path / "elsewhere")
         no_go(layout, ErrorKind.NO_GENERATION)
 
-    @pytest.mark.parametrize("what", ["fifo", "folder", "link", "loop", "device"])
+    @pytest.mark.parametrize("what", ["pipe", "folder", "link", "loop", "device"])
     def test_manifests_that_are_no_regular_files(self, layout, what):
-        occupy(layout.manifests / layout.manifest_name(2), what)
+        replace_by(layout.manifests / layout.manifest_name(2), what)
         no_go(layout, ErrorKind.NO_GENERATION)
         fly(layout, generation=1).close()
 
@@ -244,37 +209,33 @@ class TestNoGo:
             case "flip":
                 # Another flipped digit may give a consistent manifest, which only a signature would refuse.
                 identity = manifest_of(layout).identity.encode()
-                rewrite(path, path.read_bytes().replace(identity, bytes([identity[0] ^ 1]) + identity[1:]))
+                overwrite(path, path.read_bytes().replace(identity, bytes([identity[0] ^ 1]) + identity[1:]))
             case "garbage":
-                rewrite(path, os.urandom(2000))
+                overwrite(path, os.urandom(2000))
             case "other generation":
-                rewrite(path, (layout.manifests / layout.manifest_name(1)).read_bytes())
+                overwrite(path, (layout.manifests / layout.manifest_name(1)).read_bytes())
             case _:
-                occupy(path, what)
+                replace_by(path, what)
         with pytest.raises(NoGoError) as error:
             fly(layout)
         assert error.value.kind in {ErrorKind.MANIFEST_INVALID, ErrorKind.VERIFICATION}
         fly(layout, generation=1).close()
 
     def test_endless_manifests_and_signatures(self, layout):
-        rewrite(layout.manifests / layout.manifest_name(2), b" " * (MAX_MANIFEST_BYTES + 1))
+        overwrite(layout.manifests / layout.manifest_name(2), b" " * (MAX_MANIFEST_BYTES + 1))
         no_go(layout, ErrorKind.NO_GENERATION)
 
     @pytest.mark.parametrize("what", NO_FILES)
     @pytest.mark.parametrize("role", ["engine place", "descriptor index", "tile table"])
     def test_artifacts_that_are_no_regular_files(self, layout, role, what):
-        path = path_of(layout, role)
-        if what == "missing":
-            path.unlink()
-        else:
-            occupy(path, what)
+        replace_by(path_of(layout, role), what)
         (reason,) = no_go(layout, ErrorKind.ARTIFACT_DAMAGED)
         assert reason.startswith(role)
 
     def test_all_reasons_are_listed_at_once(self, layout):
         path_of(layout, "engine place").unlink()
-        occupy(path_of(layout, "calibration"), "longer")
-        occupy(path_of(layout, "block table"), "fifo")
+        replace_by(path_of(layout, "calibration"), "longer")
+        replace_by(path_of(layout, "block table"), "pipe")
         reasons = no_go(layout, ErrorKind.ARTIFACT_DAMAGED)
         assert [reason.split(":")[0] for reason in reasons] == ["calibration", "engine place", "block table"]
 
@@ -301,11 +262,7 @@ class TestNoGo:
     @pytest.mark.parametrize("what", NO_FILES)
     def test_blocks_are_verified(self, layout, what):
         (digest_of_block,) = blocks_of(layout)
-        path = layout.artifact(digest_of_block)
-        if what == "missing":
-            path.unlink()
-        else:
-            occupy(path, what)
+        replace_by(layout.artifact(digest_of_block), what)
         with fly(layout) as cache, pytest.raises(NoGoError, match="block 6/0/0"):
             cache.verify()
 
@@ -343,7 +300,7 @@ class TestHostile:
         document = decode(path.read_bytes()[:-1])
         change(document["body"])
         document["body"]["identity"] = build_identity(document["body"]["inputs"])
-        rewrite(path, encode(document) + b"\n")
+        overwrite(path, encode(document) + b"\n")
 
     @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"1", b"\xff", b"[" * 100_000, b"null"])
     def test_calibrations_that_are_no_json_object(self, layout, data):

@@ -3,14 +3,11 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from store.cache.view import open_view
-from store.cache.writer import CacheWriter
 from store.disk import artifacts as artifacts_module
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -20,11 +17,12 @@ from store.files.permissions import writable_folders_at
 from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock
 from store.verify.coverage import intact_artifacts, missing_artifacts, walk
 from store.verify.report import Finding, ProblemKind, diagnose
 from store.verify.verify import verify
-from tests.played_builds import Scenario, play
+from tests.child_python import run_python
+from tests.played_builds import Scenario
+from tests.store_caches import record_builds
 
 ROOT = Path(__file__).parents[3]
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
@@ -33,8 +31,7 @@ SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 @pytest.fixture
 def layout(tmp_path):
     layout = Layout(tmp_path / "cache")
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
-        play(store, Scenario(version=libraries().get("onnxruntime", "1")))
+    record_builds(layout, Scenario(version=libraries().get("onnxruntime", "1")))
     return layout
 
 
@@ -154,15 +151,7 @@ for act in (verified, read, opened):
 
 
 def test_any_limit_of_open_files_is_enough_or_reported(layout):
-    done = subprocess.run(
-        [sys.executable, "-c", STARVED, str(layout.root)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = run_python(STARVED, layout.root, timeout=300)
     seen = {tuple(map(str, json.loads(line))) for line in done.stdout.splitlines()}
     assert seen >= {(name, said) for name in ("verified", "read", "opened") for said in ("[]", "resources")}
     assert {said for _, said in seen} <= {"[]", "resources", "journal-io"}

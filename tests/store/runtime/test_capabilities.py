@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.manifest.manifest import parse
 from store.runtime import capabilities
@@ -13,9 +12,9 @@ from store.runtime.backends import gpu, onnxruntime, openvino, tensorrt
 from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.backends.gpu import Gpu
 from store.runtime.backends.tensorrt_library import LibraryMissingError
-from store.testing import FakeClock
 from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, foreign_engines
-from tests.played_builds import Scenario, play
+from tests.played_builds import Scenario
+from tests.store_caches import record_builds
 
 ORIN = Gpu(index=0, name="Orin", capability="sm87", memory=1 << 34, driver="12.6")
 L4 = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=1 << 34, driver="12.9")
@@ -24,8 +23,7 @@ L4 = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=1 << 34, driver="1
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     layout = Layout(tmp_path_factory.mktemp("machine") / "cache")
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
-        play(store, Scenario())
+    record_builds(layout, Scenario())
     return parse((layout.manifests / layout.manifest_name(1)).read_bytes())
 
 

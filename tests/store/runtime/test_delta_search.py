@@ -1,8 +1,5 @@
 """An index with a delta answers as one that was written anew."""
 
-import subprocess
-import sys
-
 import faiss
 import numpy as np
 import pytest
@@ -13,6 +10,7 @@ from store.formats.index_delta import Delta, Rows, delta_between, empty_delta
 from store.runtime.backends.base import IndexLoadError
 from store.runtime.delta_search import IndexWithDelta
 from store.runtime.load import load_index
+from tests.child_python import run_python
 
 DIMENSIONS = 8
 
@@ -165,9 +163,7 @@ print(len(wrong), "wrong")
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
 def test_threads_may_search_at_once(kind):
     """In a process of its own, since what one thread took from another used to kill it."""
-    done = subprocess.run(
-        [sys.executable, "-c", THREADS.format(kind=kind)], capture_output=True, text=True, check=False
-    )
+    done = run_python(THREADS.format(kind=kind), check=False)
     assert (done.returncode, done.stdout) == (0, "0 wrong\n"), done.stderr[-500:]
 
 

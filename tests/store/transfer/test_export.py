@@ -11,7 +11,6 @@ import pytest
 from journal.record import EMPTY, GENESIS, MAX_RECORD_BYTES, Entry, Record, encode, link
 from store.cache.event_mapper import to_record
 from store.cache.view import open_view, read_history
-from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import (
@@ -39,21 +38,19 @@ from store.transfer.bundle_reader import open_bundle
 from store.transfer.export import export
 from store.transfer.import_bundle import import_bundle
 from store.transfer.selection import artifacts_named, artifacts_of_failing_step, digests_collected
+from tests.damaging import replace_by
 from tests.played_builds import Scenario, make, play, ref_of
+from tests.store_caches import open_writer, record_builds
 
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 TILE = b"the tile that nobody could decode"
-
-
-def open_cache(layout, **options):
-    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, **options)
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
     """Builds 1 and 3 are generations 1 and 2; 2 and 4 failed, 4 with the tile it failed on. Never change it."""
     layout = Layout(tmp_path_factory.mktemp("pristine") / "cache")
-    with open_cache(layout) as store:
+    with open_writer(layout) as store:
         play(store, Scenario())
         play(store, Scenario(flight="f2", tiles=OTHER, fail_at="index"))
         play(store, Scenario(flight="f2", tiles=OTHER))
@@ -89,9 +86,6 @@ def pass_through(path):
 def sealed(body):
     """Return the bytes of a file with a correct trailer."""
     return body + hashlib.sha256(body).digest()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_bundle_holds_the_records_and_the_artifacts(layout, file):
@@ -153,8 +147,7 @@ def test_a_bundle_for_a_build_ends_with_it(layout, tmp_path, build, records, cho
     assert facts[header.records - 1].build == build
     assert all(fact.build != build for fact in facts[header.records :] if build != 1)
     # Later builds change nothing.
-    with open_cache(layout) as store:
-        play(store, Scenario(flight="f9"))
+    record_builds(layout, Scenario(flight="f9"))
     assert export(layout, tmp_path / "later", build=build).path.read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -198,14 +191,10 @@ def test_events_of_a_newer_version_are_exported_but_not_all_artifacts(layout, tm
     export(layout, tmp_path / "c", build=4)
 
 
-@pytest.mark.parametrize("how", ["missing", "torn", "flipped"])
+@pytest.mark.parametrize("how", ["missing", "shorter", "flipped"])
 def test_damaged_artifacts_are_left_out_and_reported(layout, tmp_path, how):
     index = open_view(layout).state.head_build.index.artifact
-    path = layout.artifact(index.sha256)
-    data = path.read_bytes()
-    path.unlink()
-    if how != "missing":
-        path.write_bytes(data[:-1] if how == "torn" else data[:-1] + bytes([data[-1] ^ 1]))
+    replace_by(layout.artifact(index.sha256), how)
     exported = export(layout, tmp_path / "b")
     assert exported.missing == (index.sha256,)
     assert not read_bundle(exported.path).holds(index)
@@ -213,7 +202,7 @@ def test_damaged_artifacts_are_left_out_and_reported(layout, tmp_path, how):
 
 
 def test_collected_artifacts_are_not_missing(layout, tmp_path):
-    with open_cache(layout, exclusive_within_s=1.0) as store:
+    with open_writer(layout, exclusive_within_s=1.0) as store:
         play(store, Scenario(flight="f5", engine="e5", tiles={(0, 0): "x"}))
         done = collect(store, KeepPolicy(keep=1, unfinished=False))
     assert done.done
@@ -277,7 +266,6 @@ def test_a_cache_that_lost_its_newest_records_is_not_exported_with_all_artifacts
     export(layout, tmp_path / "b", choice=Choice.NONE)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Hostile files.
 
 
@@ -494,7 +482,7 @@ def test_a_collection_during_an_export_is_noticed(layout, tmp_path, monkeypatch,
     def collected():
         if not calls:
             calls.append(when)
-            with open_cache(layout, exclusive_within_s=1.0) as store:
+            with open_writer(layout, exclusive_within_s=1.0) as store:
                 play(store, Scenario(flight="f5", engine="e5", tiles={(0, 0): "x"}))
                 assert collect(store, KeepPolicy(keep=1, unfinished=False)).done
 

@@ -4,14 +4,12 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from journal import Journal, JournalFilesystemError
 from journal.record import GENESIS, Entry, Record, encode, link
 from store.cache.event_mapper import to_record
 from store.cache.projections import Projections
 from store.cache.view import open_view, read_history
-from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import BuildCommitted, Imported
@@ -35,25 +33,19 @@ from store.transfer.bundle_reader import open_bundle
 from store.transfer.export import export
 from store.transfer.import_bundle import ImportOutcome, import_bundle
 from store.transfer.mirror import mirror
-from store.trust.signatures import Signer
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
 from tests.played_builds import Scenario, StopDeadError, play, ref_of
+from tests.store_caches import ALICE, BOB, open_writer, record_builds
 
-SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
-STRANGER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
-
-
-def open_cache(layout, **options):
-    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, **options)
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
     """Two signed generations, with a failed build between them and an open one after. Never change it."""
     layout = Layout(tmp_path_factory.mktemp("pristine") / "cache")
-    with open_cache(layout, signer=SIGNER) as store:
+    with open_writer(layout, signer=ALICE) as store:
         play(store, Scenario())
         play(store, Scenario(flight="f2", tiles=OTHER, fail_at="index"))
         play(store, Scenario(flight="f2", tiles=OTHER))
@@ -84,7 +76,7 @@ def take(layout, file, **options):
 
 def whole(layout):
     """Return all problems of a cache but the contents of played engines and indexes."""
-    found = verify(layout, depth=Depth.FULL, trusted_keys=[SIGNER.public]).problems
+    found = verify(layout, depth=Depth.FULL, trusted_keys=[ALICE.public]).problems
     return [problem for problem in found if problem.kind not in {ProblemKind.DEVICE, ProblemKind.CONTENT}]
 
 
@@ -92,11 +84,8 @@ def chains(layout):
     return [entry.chain for entry in read_history(layout).entries]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def test_an_import_to_a_new_folder(source, new, file):
-    done = take(new, file, trusted_keys=[SIGNER.public])
+    done = take(new, file, trusted_keys=[ALICE.public])
     assert (done.outcome, done.header.records) == (ImportOutcome.IMPORTED, len(chains(source)))
     view = read_history(new)
     assert chains(new)[:-1] == chains(source)
@@ -116,7 +105,7 @@ def test_an_import_to_a_new_folder(source, new, file):
         for path in (source.root / name).iterdir():
             assert (new.root / name / path.name).read_bytes() == path.read_bytes()
     # The build that was open in the source ends here, and its engine is reused.
-    with open_cache(new) as store:
+    with open_writer(new) as store:
         assert store.state.builds[4].status is BuildStatus.ABANDONED
         generation, work = play(store, Scenario(flight="f3", engine="e3"))
     assert (generation.number, work.compiled) == (3, 0)
@@ -129,7 +118,7 @@ def test_a_copy_that_follows(source, new, tmp_path):
     assert chains(new) == chains(source)[: len(chains(new))]
     assert open_view(new).state.head.number == 1
     inode = new.journal.stat().st_ino
-    done = take(new, export(source, tmp_path / "2").path, follows=True, trusted_keys=[SIGNER.public])
+    done = take(new, export(source, tmp_path / "2").path, follows=True, trusted_keys=[ALICE.public])
     assert (done.outcome, done.state.head.number) == (ImportOutcome.ADVANCED, 2)
     assert chains(new) == chains(source)
     assert new.journal.stat().st_ino == inode
@@ -140,18 +129,15 @@ def test_a_copy_that_follows(source, new, tmp_path):
     # From here on it has a history of its own: after a build, or an import that does not follow.
     own = Layout(tmp_path / "own")
     take(own, first, follows=True)
-    with open_cache(own) as store:
-        play(store, Scenario(flight="own"))
+    record_builds(own, Scenario(flight="own"))
     with pytest.raises(RequestRefusedError, match=r"goes its own way from there$") as caught:
         take(own, tmp_path / "2", follows=True)
     assert caught.value.hint == "c10 import FILE --cache DIR, with a new DIR"
-    with open_cache(source) as store:
-        play(store, Scenario(flight="f7"))
+    record_builds(source, Scenario(flight="f7"))
     done = take(new, export(source, tmp_path / "3").path)
     assert done.state.generations.keys() == {1, 2, 3}
     assert read_history(new).facts[-1].event.generations == (3,)
-    with open_cache(source) as store:
-        play(store, Scenario(flight="f8"))
+    record_builds(source, Scenario(flight="f8"))
     with pytest.raises(RequestRefusedError, match=r"goes its own way.* imported without --follow$") as caught:
         take(new, export(source, tmp_path / "4").path, follows=True)
     assert caught.value.kind == ErrorKind.OWN_HISTORY
@@ -184,8 +170,7 @@ def test_an_import_replaces_missing_and_damaged_artifacts(new, file):
 
 
 def test_another_cache_is_refused(new, file):
-    with open_cache(new) as store:
-        play(store, Scenario())
+    record_builds(new, Scenario())
     before = chains(new)
     with pytest.raises(RequestRefusedError, match="another cache"):
         take(new, file)
@@ -224,31 +209,27 @@ def test_folders_that_are_no_cache_are_refused(new, file, there):
     assert not new.journal.exists()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Whose word counts.
 
 
 def test_signatures(source, new, file, tmp_path):
     with pytest.raises(NoGoError) as caught:
-        take(new, file, trusted_keys=[STRANGER.public])
+        take(new, file, trusted_keys=[BOB.public])
     assert caught.value.kind == ErrorKind.SIGNATURE
     with pytest.raises(NoGoError):
         take(new, file, trusted_keys=[b"short"])
     assert not new.root.exists()
-    take(new, file, trusted_keys=[STRANGER.public, SIGNER.public])
+    take(new, file, trusted_keys=[BOB.public, ALICE.public])
     unsigned = tmp_path / "unsigned"
-    with open_cache(Layout(unsigned)) as store:
-        play(store, Scenario(fail_at="index"))
+    record_builds(Layout(unsigned), Scenario(fail_at="index"))
     for fail in (True, False):
         path = export(Layout(unsigned), tmp_path / f"unsigned {fail}").path
         with pytest.raises(NoGoError):
-            take(Layout(tmp_path / "other"), path, trusted_keys=[SIGNER.public])
-        with open_cache(Layout(unsigned)) as store:
-            play(store, Scenario())
+            take(Layout(tmp_path / "other"), path, trusted_keys=[ALICE.public])
+        record_builds(Layout(unsigned), Scenario())
     take(Layout(tmp_path / "other"), path, trusted_keys=ALLOW_UNSIGNED)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # What is not whole.
 
 
@@ -267,8 +248,7 @@ def test_a_bundle_for_forensics_is_no_cache(source, new, tmp_path, choice):
 
 def test_a_bundle_need_not_hold_artifacts_that_the_cache_has(source, new, tmp_path):
     take(new, export(source, tmp_path / "1").path, follows=True)
-    with open_cache(source, signer=SIGNER) as store:
-        play(store, Scenario(flight="f9"))
+    record_builds(source, Scenario(flight="f9"), signer=ALICE)
     done = take(new, export(source, tmp_path / "records", choice=Choice.NONE).path, follows=True)
     assert (done.outcome, done.stored, done.state.head.number) == (ImportOutcome.ADVANCED, (), 3)
     assert not whole(new)
@@ -289,7 +269,6 @@ def test_a_damaged_bundle_leaves_no_journal(new, file, tmp_path):
     assert not whole(new)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Hostile records: the chain is right, and so is the trailer.
 
 
@@ -364,7 +343,7 @@ def test_a_rollback_without_its_commit(source, new, tmp_path):
     from store.domain.events import RolledBack
     from store.policy import rollback
 
-    with open_cache(source) as store:
+    with open_writer(source) as store:
         store.roll_back(rollback.plan(store.state, to=None, why=""))
         play(store, Scenario(flight="f9"))
     entries = [
@@ -408,7 +387,6 @@ def test_an_artifact_of_other_bytes(source, file, new, tmp_path):
     assert not new.artifact(index.sha256).exists()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Cut short.
 
 

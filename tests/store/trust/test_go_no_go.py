@@ -2,12 +2,11 @@ from dataclasses import replace
 
 import pytest
 
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
-from store.testing import FakeClock
 from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, check_flightworthy, foreign_engines
 from tests.played_builds import Scenario, play
+from tests.store_caches import open_writer
 
 HERE = Policy(
     trusted_keys=ALLOW_UNSIGNED,
@@ -20,7 +19,7 @@ HERE = Policy(
 def cache(tmp_path_factory):
     """Bytes of a manifest of generation 2, and its cache id."""
     layout = Layout(tmp_path_factory.mktemp("verdict") / "cache")
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with open_writer(layout) as store:
         play(store, Scenario())
         play(store, Scenario(flight="f2"))
         cache_id = store.state.cache_id

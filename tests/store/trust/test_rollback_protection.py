@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.trust.rollback_protection import LINE_BYTES, RollbackProtection
+from tests.damaging import replace_by
 
 A, B = "a" * 32, "b" * 32
 ROOT = Path(__file__).parents[3]
@@ -133,18 +134,9 @@ def test_foreign_files_are_damage(path, content):
     damaged(path)
 
 
-@pytest.mark.parametrize("what", ["folder", "fifo", "huge", "device"])
+@pytest.mark.parametrize("what", ["folder", "pipe", "sparse", "device"])
 def test_a_path_that_is_no_file(path, what):
-    match what:
-        case "folder":
-            path.mkdir()
-        case "fifo":
-            os.mkfifo(path)
-        case "huge":
-            path.touch()
-            os.truncate(path, 1 << 40)
-        case "device":
-            path.symlink_to("/dev/zero")
+    replace_by(path, what)
     damaged(path)
     with pytest.raises(StoreError):
         RollbackProtection(path).adopt(A, 1)

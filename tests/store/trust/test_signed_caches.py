@@ -1,40 +1,26 @@
 """Caches that are signed: commits, healing, keys that change, and ground verification."""
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store.cache.view import open_view, read_history
-from store.cache.writer import CacheWriter
-from store.disk.layout import Layout
 from store.domain.events import BuildCommitted, GenerationAccepted
 from store.errors import ErrorKind, NoGoError
 from store.policy import rollback
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock
-from store.trust.signatures import Signer, TrustedKey, signature_file
+from store.trust.signatures import TrustedKey, signature_file
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
+from tests.child_python import run_python
 from tests.played_builds import Scenario, make, play
+from tests.store_caches import ALICE, BOB, open_writer, record_builds
 
 ROOT = Path(__file__).parents[3]
 VERSION = libraries().get("onnxruntime", "1")
-ALICE, BOB = (Signer.of(Ed25519PrivateKey.from_private_bytes(name * 32)) for name in (b"a", b"b"))
-
-
-@pytest.fixture
-def layout(tmp_path):
-    return Layout(tmp_path / "cache")
-
-
-def opened(layout, signer=None):
-    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=signer)
 
 
 def fly(layout, *keys, **changes):
@@ -53,7 +39,7 @@ FIRST, SECOND = Scenario(version=VERSION), Scenario(version=VERSION, flight="f2"
 
 class TestCommit:
     def test_builds_and_rollbacks_are_signed(self, layout):
-        with opened(layout, ALICE) as store:
+        with open_writer(layout, signer=ALICE) as store:
             play(store, FIRST)
             play(store, SECOND)
             store.roll_back(rollback.plan(store.state, to=None, why=""))
@@ -65,21 +51,20 @@ class TestCommit:
         assert len({event.signature for event in events}) == 3
         assert verify(layout, depth=Depth.FULL, trusted_keys=[ALICE.public]).signed_by == ALICE.key_id
 
-    def test_healing_needs_no_private_key(self, layout):
-        with opened(layout, ALICE) as store:
-            play(store, FIRST)
+    def test_recovery_needs_no_private_key(self, layout):
+        record_builds(layout, FIRST, signer=ALICE)
         path = layout.manifests / "00000001.sig"
         before = path.read_bytes()
         path.unlink()
         no_go(layout, ALICE.public)
-        with opened(layout) as store:
+        with open_writer(layout) as store:
             assert len(store.recovered) == 1
         assert path.read_bytes() == before
         fly(layout, ALICE.public).close()
 
     def test_a_head_that_moved_is_signed_again(self, layout):
         """Somebody appends between signing and committing: the manifest is another then, and so is its signature."""
-        with opened(layout) as store:
+        with open_writer(layout) as store:
 
             class Slow:
                 count = 0
@@ -99,36 +84,29 @@ class TestCommit:
 
     def test_names_of_manifests_do_not_matter(self, layout):
         renamed = replace(layout, manifest_filename="flight-{generation:08d}.json")
-        with opened(renamed, ALICE) as store:
-            play(store, FIRST)
+        record_builds(renamed, FIRST, signer=ALICE)
         assert (layout.manifests / "flight-00000001.sig").exists()
         fly(layout, ALICE.public).close()
 
     def test_signed_and_unsigned_generations_in_one_cache(self, layout):
         for signer, scenario in ((None, FIRST), (ALICE, SECOND)):
-            with opened(layout, signer) as store:
-                play(store, scenario)
+            record_builds(layout, scenario, signer=signer)
         fly(layout, ALICE.public).close()
         assert "found no regular file" in no_go(layout, ALICE.public, generation=1)[0]
         assert verify(layout, trusted_keys=[ALICE.public]).go
 
     def test_keys_are_exchanged_by_generation(self, layout):
-        with opened(layout, ALICE) as store:
-            play(store, FIRST)
+        record_builds(layout, FIRST, signer=ALICE)
         keys = (TrustedKey(ALICE.public, 1), TrustedKey(BOB.public))
         fly(layout, *keys).close()
-        with opened(layout, ALICE) as store:
-            play(store, SECOND)
+        record_builds(layout, SECOND, signer=ALICE)
         assert "not_after" in no_go(layout, *keys)[0]
-        with opened(layout, BOB) as store:
-            play(store, replace(SECOND, flight="f3"))
+        record_builds(layout, replace(SECOND, flight="f3"), signer=BOB)
         fly(layout, *keys).close()
 
     def test_another_name_does_not_stretch_a_bound(self, layout):
         """The bound is held to the file's name before parsing, and the name to the content after it."""
-        with opened(layout, ALICE) as store:
-            play(store, FIRST)
-            play(store, SECOND)
+        record_builds(layout, FIRST, SECOND, signer=ALICE)
         for name in ("json", "sig"):
             path = layout.manifests / f"00000001.{name}"
             path.unlink()
@@ -139,8 +117,7 @@ class TestCommit:
 
 class TestGround:
     def test_ground_and_aircraft_agree(self, layout):
-        with opened(layout) as store:
-            play(store, FIRST)
+        record_builds(layout, FIRST)
         result = verify(layout, trusted_keys=[ALICE.public])
         assert [problem.kind for problem in result.problems] == [ProblemKind.SIGNATURE]
         assert "signing_key" in result.problems[0].fix
@@ -148,8 +125,7 @@ class TestGround:
         assert str(result.problems[0]) == no_go(layout, ALICE.public)[0]
 
     def test_what_was_not_checked_is_said(self, layout):
-        with opened(layout, ALICE) as store:
-            play(store, FIRST)
+        record_builds(layout, FIRST, signer=ALICE)
         result = verify(layout, trusted_keys=ALLOW_UNSIGNED)
         assert (result.go, result.signed_by) == (True, None)
         assert any("signatures were not checked" in note for note in result.notes)
@@ -160,9 +136,7 @@ class TestGround:
 
     @pytest.mark.parametrize("change", ["flip", "other", "raw", "empty"])
     def test_a_damaged_signature_file_is_found(self, layout, change):
-        with opened(layout, ALICE) as store:
-            play(store, FIRST)
-            play(store, SECOND)
+        record_builds(layout, FIRST, SECOND, signer=ALICE)
         path = layout.manifests / "00000002.sig"
         data = path.read_bytes()
         path.unlink()
@@ -180,39 +154,33 @@ class TestGround:
             assert (problem.kind, problem.path) == (ProblemKind.PROJECTION_DAMAGED, "manifests/00000002.sig")
 
     def test_a_signature_that_nobody_made(self, layout):
-        with opened(layout) as store:
-            play(store, FIRST)
+        record_builds(layout, FIRST)
         (layout.manifests / "00000001.sig").write_bytes(signature_file(ALICE.sign(b"other")))
         (problem,) = verify(layout).problems
         assert (problem.kind, problem.path) == (ProblemKind.STRANGER, "manifests/00000001.sig")
 
     def test_a_signed_cache_of_another_device_is_still_signed(self, layout):
-        with opened(layout, ALICE) as store:
-            play(store, replace(FIRST, target="orin"))
+        record_builds(layout, replace(FIRST, target="orin"), signer=ALICE)
         result = verify(layout, trusted_keys=[ALICE.public])
         assert (result.only_device, result.signed_by) == (True, ALICE.key_id)
 
 
-def python(code, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
-
-
 def test_cryptography_is_imported_only_if_keys_are_given(layout):
-    with opened(layout, ALICE) as store:
-        play(store, FIRST)
+    record_builds(layout, FIRST, signer=ALICE)
     code = (
         "import sys; from store.reader import FlightCache, ALLOW_UNSIGNED\n"
         "FlightCache.open(sys.argv[1], trusted_keys=ALLOW_UNSIGNED).close(); print('cryptography' in sys.modules)\n"
         "FlightCache.open(sys.argv[1], trusted_keys=[bytes.fromhex(sys.argv[2])]).close()\n"
         "print('cryptography' in sys.modules, 'journal' in sys.modules)"
     )
-    assert python(code, str(layout.root), ALICE.public.hex()).split() == ["False", "True", "False"]
+    assert run_python(code, str(layout.root), ALICE.public.hex()).stdout.strip().split() == [
+        "False",
+        "True",
+        "False",
+    ]
     code = (
         "import sys; from tools.cli import cli\n"
         "try:\n    cli.main(['status', '--cache', sys.argv[1]])\n"
         "except SystemExit as end:\n    print(end.code, 'cryptography' in sys.modules)"
     )
-    assert python(code, str(layout.root)).split("\n")[-1] == "0 False"
+    assert run_python(code, str(layout.root)).stdout.strip().split("\n")[-1] == "0 False"

@@ -14,6 +14,7 @@ from store.verify.coverage import walk
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
 from tests.played_builds import Scenario, StopDeadError, play
+from tests.store_caches import open_writer
 
 VERSION = libraries().get("onnxruntime", "1")
 LATE_S = 0.15
@@ -27,7 +28,7 @@ def layout(tmp_path):
         raise StopDeadError
 
     layout = Layout(tmp_path / "cache")
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with open_writer(layout) as store:
         play(store, Scenario(version=VERSION))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Projections, "write", dies)

@@ -1,4 +1,3 @@
-import os
 import shutil
 
 import pytest
@@ -18,7 +17,9 @@ from store.policy import rollback
 from store.testing import FakeClock
 from store.verify.report import Depth, Finding, HashedAmount, ProblemKind, VerifyReport, diagnose
 from store.verify.verify import verify
+from tests.damaging import replace_by
 from tests.played_builds import Scenario, StopDeadError, play
+from tests.store_caches import open_writer, record_builds
 
 FIRST = Scenario()
 SECOND = Scenario(tiles={(0, 0): "a", (1, 0): "B", (20, 3): "c"})
@@ -28,9 +29,7 @@ SECOND = Scenario(tiles={(0, 0): "a", (1, 0): "B", (20, 3): "c"})
 def pristine(tmp_path_factory):
     """Generation 1: build 1. Generation 2: build 2 with one other cell. Never change it."""
     layout = Layout(tmp_path_factory.mktemp("pristine") / "cache")
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
-        play(store, FIRST)
-        play(store, SECOND)
+    record_builds(layout, FIRST, SECOND)
     return layout
 
 
@@ -160,16 +159,8 @@ def test_the_blocks_of_a_broken_block_table_are_not_checked_and_a_note_says_so(l
 
 
 @pytest.mark.parametrize("replacement", ["folder", "link", "pipe"])
-def test_an_artifact_that_is_no_regular_file_is_damaged(layout, tmp_path, replacement):
-    path = layout.artifact(manifest_of(layout, 2).calibration.sha256)
-    copy = tmp_path / "elsewhere"
-    copy.write_bytes(path.read_bytes())
-    path.unlink()
-    {
-        "folder": path.mkdir,
-        "link": lambda: path.symlink_to(copy),
-        "pipe": lambda: os.mkfifo(path),
-    }[replacement]()
+def test_an_artifact_that_is_no_regular_file_is_damaged(layout, replacement):
+    replace_by(layout.artifact(manifest_of(layout, 2).calibration.sha256), replacement)
     (problem,) = problems_of(verify(layout))
     assert problem.subject == "calibration"
 
@@ -202,8 +193,7 @@ def test_changed_projections_are_found_by_a_full_run(layout, name):
 
 def test_a_segment_of_another_cache_is_found(layout, tmp_path):
     other = Layout(tmp_path / "other")
-    with CacheWriter.open(other, clock=FakeClock(), create=True, reserve_bytes=0) as store:
-        play(store, FIRST)
+    record_builds(other, FIRST)
     name = layout.segment_name(1)
     rewrite(layout.segments / name, lambda _: (other.segments / name).read_bytes())
     (problem,) = problems_of(verify(layout, depth=Depth.FULL))
@@ -243,8 +233,7 @@ def test_a_damaged_newest_manifest_is_no_replaced_journal(layout):
 
 def test_a_journal_that_lost_its_newest_records_is_damaged(layout, tmp_path):
     older = Layout(tmp_path / "older")
-    with CacheWriter.open(older, clock=FakeClock(), create=True, reserve_bytes=0) as store:
-        play(store, FIRST)
+    record_builds(older, FIRST)
     shutil.copy(older.journal, layout.journal)
     with pytest.raises(DamagedHistoryError, match="lost its newest records") as damaged:
         verify(layout)
@@ -262,8 +251,7 @@ def test_without_a_commit_there_is_nothing_to_fly(tmp_path):
     layout = Layout(tmp_path / "cache")
     with pytest.raises(RequestRefusedError):
         verify(layout)
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
-        play(store, Scenario(fail_at="engine"))
+    record_builds(layout, Scenario(fail_at="engine"))
     with pytest.raises(NoGoError, match="committed generation"):
         verify(layout)
 
@@ -298,7 +286,7 @@ def wide(tmp_path_factory):
     """A cache of 16 blocks, all of them damaged. Never change it."""
     layout = Layout(tmp_path_factory.mktemp("wide") / "cache")
     tiles = {(16 * column, 16 * row): f"{column} {row}" for column in range(4) for row in range(4)}
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with open_writer(layout) as store:
         play(store, Scenario(tiles=tiles))
         blocks = [
             event.block

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
-from store.testing import FakeClock
-from tests.played_builds import Scenario, play
+from tests.played_builds import Scenario
+from tests.store_caches import record_builds
 from tests.tools.conftest import World, picture
 
 
@@ -24,12 +23,12 @@ def test_the_log_is_newest_first(built):
 
 def test_the_log_tells_neither_nearly_all_as_all_nor_little_as_nothing(tmp_path):
     tiles = {(x, y): "a" for x in range(16) for y in range(16)}
-    with CacheWriter.open(
-        Layout(tmp_path / "cache"), clock=FakeClock(), create=True, reserve_bytes=0
-    ) as store:
-        play(store, Scenario(tiles={**tiles, (20, 0): "a"}))
-        play(store, Scenario(flight="f2", tiles={**tiles, (20, 0): "b"}))
-        play(store, Scenario(flight="f3", tiles={**dict.fromkeys(tiles, "c"), (20, 0): "b"}))
+    record_builds(
+        Layout(tmp_path / "cache"),
+        Scenario(tiles={**tiles, (20, 0): "a"}),
+        Scenario(flight="f2", tiles={**tiles, (20, 0): "b"}),
+        Scenario(flight="f3", tiles={**dict.fromkeys(tiles, "c"), (20, 0): "b"}),
+    )
     lines = World(tmp_path).run("log").stdout.splitlines()
     assert [" ".join(line.split()[6:8]) for line in lines[1:4]] == ["0.4 %", "99.6 %", "0 %"]
 

@@ -1,12 +1,11 @@
 """What all commands that only read have in common."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.child_python import run_python
 from tests.tools.conftest import fingerprint
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -14,7 +13,7 @@ HEAVY = ("numpy", "faiss", "onnxruntime", "onnx", "rich", "PIL", "mercantile", "
 
 
 @pytest.mark.parametrize("command", [("status",), ("log",), ("show", "1"), ("manifest",), ("doctor",)])
-def test_a_look_imports_nothing_heavy(built, command):
+def test_reading_imports_nothing_heavy(built, command):
     # The table of tile sources, which the doctor reads, is a small part of a package whose parts are heavy.
     heavy = [
         name if command != ("doctor",) else name.replace("pipeline", "pipeline.request.request")
@@ -26,22 +25,21 @@ def test_a_look_imports_nothing_heavy(built, command):
         f"    heavy = [name for name in {heavy!r} if name in sys.modules]\n"
         "    sys.exit(f'{end.code} {heavy}' if end.code or heavy else 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
+    run_python(code)
 
 
 @pytest.mark.parametrize(
     "command",
     [("status",), ("log",), ("show", "2"), ("manifest",), ("doctor",), ("verify",), ("verify", "--full")],
 )
-def test_looking_writes_nothing(world, command):
+def test_reading_writes_nothing(world, command):
     before = fingerprint(world.cache)
     assert world.run(*command).exit_code == 0
     assert fingerprint(world.cache) == before
 
 
 @pytest.mark.parametrize("command", [("status",), ("log",), ("show", "1"), ("manifest",), ("verify",)])
-def test_without_a_cache_looking_is_refused_and_makes_none(empty, command):
+def test_without_a_cache_reading_is_refused_and_creates_none(empty, command):
     result = empty.run(*command, "--json")
     assert result.exit_code == 2
     document = json.loads(result.stdout)

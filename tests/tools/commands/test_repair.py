@@ -12,24 +12,13 @@ from click.testing import CliRunner
 from journal import Journal
 from store.cache.view import open_view, read_history
 from store.disk.layout import Layout
+from tests.damaging import flip, overwrite
 from tests.tools.conftest import picture
 from tools.cli import cli
 
 
-def flip(path, place=None):
-    data = bytearray(path.read_bytes())
-    place = len(data) // 2 if place is None else place
-    data[place] ^= 1
-    overwrite(path, bytes(data))
-
-
 def repaint(path, seed):
     picture(np.random.default_rng(seed)).save(path)
-
-
-def overwrite(path, data):
-    path.unlink(missing_ok=True)
-    path.write_bytes(data)
 
 
 def body(world):
@@ -107,7 +96,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_the_command_that_verify_names_mends_it(world, damage):
+def test_the_command_that_verify_names_repairs_it(world, damage):
     DAMAGES[damage](world)
     result = world.run("verify", "--full", "--json")
     document = json.loads(result.stdout)
@@ -154,7 +143,7 @@ def test_repair_as_json(world):
     assert "nothing to repair" in world.run("repair").stdout
 
 
-def test_what_cannot_be_healed_is_exit_5_and_named(world):
+def test_what_cannot_be_repaired_is_exit_5_and_named(world):
     layout, path = Layout(world.cache), artifact(world, "engine")
     base = open_view(layout).state.head_build.host["request"]["base"]
     flip(path)
@@ -178,7 +167,7 @@ def tables(world, generation):
     return [world.artifact(ref["sha256"]) for ref in (found["tiles"]["table"], found["index"]["blocks"])]
 
 
-def mends_of(world):
+def fixes_of(world):
     document = world.json("verify", "--full", code=5)
     assert all(3 not in problem["generations"] for problem in document["problems"])
     return {problem["mend"] for problem in document["problems"]}
@@ -190,11 +179,11 @@ def run_as_printed(command):
     return CliRunner().invoke(cli, words)
 
 
-def test_an_earlier_generation_that_cannot_be_made_again_is_no_loop_of_hints(world):
+def test_an_earlier_generation_that_cannot_be_repaired_is_no_loop_of_hints(world):
     """Generation 2 was built from another tile than lies there now."""
     for path in tables(world, 2):
         path.unlink()
-    mends = mends_of(world)
+    mends = fixes_of(world)
     assert len(mends) == 2
     for mend in mends:
         command, _, rest = mend.partition(" (once; where it cannot make this again: ")
@@ -236,11 +225,11 @@ def test_what_a_rollback_would_show_is_given_up_after_the_next_build(world):
     assert world.json("verify", "--full")["go"] is True
 
 
-def test_a_copy_in_its_place_mends_an_earlier_generation(world):
+def test_a_copy_in_its_place_repairs_an_earlier_generation(world):
     path = tables(world, 2)[0]
     data = path.read_bytes()
     path.unlink()
-    (mend,) = mends_of(world)
+    (mend,) = fixes_of(world)
     assert f"copy {path.relative_to(world.cache)} from " in mend
     path.write_bytes(data)
     assert world.json("verify", "--full")["go"] is True
@@ -264,7 +253,7 @@ def test_a_rebuild_without_its_segments_is_exit_7_and_changes_nothing(world):
     assert (world.cache / "journal.mdb").read_bytes() == b"garbage"
 
 
-def test_rebuild_mends_what_lies_beside_the_journal_too(world):
+def test_rebuild_repairs_the_files_beside_the_journal_too(world):
     overwrite(world.cache / "journal.mdb", b"garbage")
     flip(world.manifest_file(3))
     document = world.json("rebuild")

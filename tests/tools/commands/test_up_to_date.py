@@ -2,11 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
+from datetime import date
 
 from pipeline import BuildRequest, C10ProvisionerConfig, build_cache_provisioner
-from tests.small_builds import WORLD, ZOOM, Site, spread
+from pipeline.request.options import CoverageOptions, IndexKind, IndexOptions
+from tests.child_python import run_python
+from tests.small_builds import Site, spread
 
 ONLY_FOR_WORK = (
     *("faiss", "onnxruntime", "onnx", "PIL", "ray", "sqlite3", "rich", "cryptography"),
@@ -22,32 +23,15 @@ finally:
     print(*(name for name in {ONLY_FOR_WORK!r} if name in sys.modules), file=sys.stderr)
 """
 
-REQUEST = f"""
-flight_id = "f1"
-sector = "stable_rear"
-bbox = {list(WORLD)}
-zoom = [{ZOOM}, {ZOOM}]
-origin = [0.0, 0.0, 100.0]
-calibration = "camera.json"
-[tiles]
-source = "tiles/{{z}}/{{x}}/{{y}}.png"
-captured = 2026-01-01
-as_of = 2026-02-01
-[[models]]
-name = "place"
-role = "descriptor"
-onnx = "net.onnx"
-[index]
-kind = "flat"
-[coverage]
-min_fraction = 0.0
-"""
-
 
 def test_a_build_that_finds_nothing_to_do_loads_nothing_that_only_work_needs(tmp_path, monkeypatch):
     site = Site(tmp_path / "site")
     site.write_tiles(spread())
-    path = site.write("request.toml", REQUEST.encode())
+    path = site.write_request(
+        tiles={"captured": date(2026, 1, 1), "as_of": date(2026, 2, 1)},
+        index=IndexOptions(kind=IndexKind.FLAT),
+        coverage=CoverageOptions(min_fraction=0.0),
+    )
     home = tmp_path / "home"
     # Files that were just written are remembered, too: nothing writes to these again.
     for module in ("pipeline.tiles.digest_cache", "pipeline.engines.models.network_cache"):
@@ -56,14 +40,15 @@ def test_a_build_that_finds_nothing_to_do_loads_nothing_that_only_work_needs(tmp
     report = build_cache_provisioner(config).build_cache_artifacts(BuildRequest.load(path))
     assert report.error is None
 
-    done = subprocess.run(
-        [sys.executable, "-c", COMMAND, "build", str(path), "--cache", str(site.cache), "--json"],
+    done = run_python(
+        COMMAND,
+        "build",
+        path,
+        "--cache",
+        site.cache,
+        "--json",
         env=os.environ | {"XDG_CACHE_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert (answer["outcome"], answer["writes"], answer["tiles"]) == ("reused", 0, 40)
     assert done.stderr.splitlines()[-1] == ""

@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import mercantile
@@ -11,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from store.reader import ALLOW_UNSIGNED, FlightCache
+from tests.child_python import run_python
 from tests.tools.conftest import ACROSS, DOWN, LEFT, ROOT, TOP, ZOOM
 from tools.cli import cli
 
@@ -46,14 +45,9 @@ def test_opened_together_they_answer_as_the_whole(regions, built):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)
     for column in range(ACROSS):
         picture = built.tile(LEFT + column, TOP + 1)
-        done = subprocess.run(
-            [sys.executable, "-c", code.replace('"place"', '"tiny"'), str(picture), *map(str, regions)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
+        done = run_python(
+            code.replace('"place"', '"tiny"'), picture, *regions, env={**os.environ, "PYTHONPATH": str(ROOT)}
         )
-        assert done.returncode == 0, done.stderr
         found = [line.split() for line in done.stdout.splitlines()]
         assert found[0][1:] == [f"{ZOOM}/{LEFT + column}/{TOP + 1}", str(regions[column >= 2])]
         hits = built.json("query", str(picture), "--top", "3")["hits"]

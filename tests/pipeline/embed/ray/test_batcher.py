@@ -17,14 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import onnxruntime
 import pytest
 
 from pipeline.build.report import BuildOutcome
 from pipeline.composition import build_cache_provisioner
 from pipeline.config import C10ProvisionerConfig
-from pipeline.embed.batcher import EngineSpec, LocalDescriptorBatcher, worker_setup
-from pipeline.embed.cells import group_cells, plan_windows, shared_digests
+from pipeline.embed.batcher import LocalDescriptorBatcher, worker_setup
+from pipeline.embed.cells import plan_windows
 from pipeline.embed.ray.actor import TileEmbedder, decode_frame, software
 from pipeline.embed.ray.batcher import ATTEMPTS, RayDescriptorBatcher
 from pipeline.embed.ray.cluster import (
@@ -40,35 +39,25 @@ from pipeline.errors import EmbedError, ErrorKind, RequestError
 from pipeline.processes.framing import encode
 from pipeline.processes.serve import FAILED, FINISHED
 from pipeline.testing import FakeTiles
-from pipeline.tiles.tile import SourceTile
-from store.base.preprocessing import Preprocessing
 from store.cache.view import read_history
 from store.domain.event_codec import encode as encode_event
 from store.domain.events import BuildFailed, CellEmbedded, StepRetried
 from store.policy.retention import KeepPolicy
 from store.verify.verify import Depth, verify
-from tests.small_builds import WORLD, ZOOM, FakeSite, Site, picture, spread, tree
-from tests.toy_networks import DIMENSIONS, toy_network
+from tests.embedding import (
+    PREPROCESSING,
+    embed,
+    picture,
+    rows_by_digest,
+    windows_of,
+    write_engine,
+    write_pictures,
+)
+from tests.small_builds import FakeSite, Site, spread, tree
+from tests.toy_networks import DIMENSIONS
 from tools.exit_codes import CODES
 
-BATCH = 4
-PREPROCESSING = Preprocessing(size=(32, 32), mean=(100.0, 110.0, 120.0), std=(50.0, 51.0, 52.0))
 MARK = "C10_TEST_CLUSTER"
-
-REQUEST = f"""\
-flight_id = "f1"
-sector = "stable_rear"
-bbox = {list(WORLD)}
-zoom = [{ZOOM}, {ZOOM}]
-origin = [0.0, 0.0, 100.0]
-calibration = "camera.json"
-[tiles]
-source = "tiles/{{z}}/{{x}}/{{y}}.png"
-[[models]]
-name = "place"
-role = "descriptor"
-onnx = "net.onnx"
-"""
 
 on_ray = [
     pytest.mark.ray,
@@ -90,40 +79,12 @@ def ray_test(function):
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    path = tmp_path_factory.mktemp("engine") / "engine.onnx"
-    data = toy_network(batch=BATCH, size=(32, 32)).SerializeToString()
-    path.write_bytes(data)
-    return EngineSpec(
-        path=str(path),
-        sha256=hashlib.sha256(data).hexdigest(),
-        backend="onnxruntime",
-        version=onnxruntime.__version__,
-        input="input",
-        output="descriptor",
-        batch=BATCH,
-        dimensions=DIMENSIONS,
-    )
+    return write_engine(tmp_path_factory.mktemp("engine"))
 
 
 @pytest.fixture
 def tiles(tmp_path):
-    out = []
-    for number in range(60):
-        content = picture(number)
-        path = tmp_path / f"{number}.tile"
-        path.write_bytes(content)
-        out.append(
-            SourceTile(
-                z=12,
-                x=16 * (number // 5),
-                y=number % 5,
-                sha256=hashlib.sha256(content).hexdigest(),
-                size=len(content),
-                captured=None,
-                locator=("file", str(path)),
-            )
-        )
-    return out
+    return write_pictures(tmp_path, 60)
 
 
 @contextlib.contextmanager
@@ -154,41 +115,24 @@ def cluster(monkeypatch):
         yield made
 
 
-def actor_pids(node=None):
-    """Return the actors of clusters that this process started, or those on one node."""
-    found = []
+def processes():
+    """Yield each process's number, command, status and environment."""
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            environ = (folder / "environ").read_bytes().split(b"\0")
-            mine = f"{MARK}={os.getpid()}".encode() in environ
-            if node:
-                (raylet,) = node.all_processes["raylet"]
-                status = (folder / "status").read_text()
-                mine = mine and f"PPid:\t{raylet.process.pid}\n" in status
-            if mine and (folder / "cmdline").read_bytes().startswith(b"ray::TileEmbedder"):
-                found.append(int(folder.name))
-    return found
+            command, environ = ((folder / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
+            yield int(folder.name), command, (folder / "status").read_text(), environ
 
 
-def windows_of(tiles, size=5):
-    cells = group_cells(tiles)
-    return plan_windows(cells, shared=shared_digests(cells), size=size)
-
-
-def embed(batcher, tiles, engine, size=5, **callbacks):
-    return list(
-        batcher.embed(windows_of(tiles, size), engine=engine, preprocessing=PREPROCESSING, **callbacks)
-    )
-
-
-def by_digest(results):
-    rows = [
-        (tile.sha256, (vector.tobytes(), texture.tobytes()))
-        for result in results
-        for tile, vector, texture in zip(result.tiles, result.vectors, result.texture, strict=True)
+def actor_pids(node=None):
+    """Return the actors of clusters that this process started, or those on one node."""
+    parent = f"PPid:\t{node.all_processes['raylet'][0].process.pid}\n" if node else ""
+    return [
+        pid
+        for pid, command, status, environ in processes()
+        if command[0].startswith(b"ray::TileEmbedder")
+        and f"{MARK}={os.getpid()}".encode() in environ
+        and parent in status
     ]
-    assert len(dict(rows)) == len(rows), "a window came back twice"
-    return dict(rows)
 
 
 def bad_of(results):
@@ -209,8 +153,8 @@ def test_rows_and_bad_tiles_are_those_of_local_workers(tiles, engine, cluster):
         on_dispatch=dispatched.append,
         on_progress=done.append,
     )
-    assert by_digest(remote) == by_digest(local)
-    assert len(by_digest(remote)) == 58
+    assert rows_by_digest(remote) == rows_by_digest(local)
+    assert len(rows_by_digest(remote)) == 58
     assert (
         bad_of(remote)
         == bad_of(local)
@@ -233,9 +177,29 @@ def test_a_killed_worker_costs_its_window_and_is_replaced(tiles, engine, cluster
         RayDescriptorBatcher(address="auto"), tiles, engine, on_dispatch=kill_one, on_retry=retries.append
     )
     assert len(killed) == 1
-    assert len(by_digest(results)) == 60
+    assert len(rows_by_digest(results)) == 60
     assert [retry.attempt for retry in retries] == [1]
     assert "ActorDiedError" in retries[0].why
+
+
+@pytest.fixture
+def after_sending(monkeypatch):
+    """Have something done with the reference of every window, right after it was sent to an actor."""
+
+    def patch(act):
+        import ray
+
+        send = ray.actor.ActorHandle._actor_method_call
+
+        def sent(self, method, *rest, **named):
+            ref = send(self, method, *rest, **named)
+            if method == "embed":
+                act(ref)
+            return ref
+
+        monkeypatch.setattr(ray.actor.ActorHandle, "_actor_method_call", sent)
+
+    return patch
 
 
 def all_up(count):
@@ -311,7 +275,7 @@ def test_the_only_worker_hangs_and_is_replaced(tiles, engine, monkeypatch):
         results = embed(
             RayDescriptorBatcher(address="auto"), tiles, engine, on_dispatch=stop, on_retry=retries.append
         )
-        assert len(by_digest(results)) == 60
+        assert len(rows_by_digest(results)) == 60
         assert [(retry.attempt, retry.workers) for retry in retries] == [(1, 0)]
 
 
@@ -404,57 +368,41 @@ def test_an_answer_that_cannot_be_fetched_costs_its_window_and_no_worker(tiles, 
             raise pending.pop()
         return fetched(refs, **named)
 
-    def slow():
-        pending.append(kinds.GetTimeoutError("the network is slow"))
-
-    def lost():
-        pending.append(kinds.ObjectLostError("ab" * 14, None, ""))
-
-    def late():
-        pending.append(kinds.ObjectFetchTimedOutError("ab" * 14, None, ""))
-
-    def away():
-        pending.append(kinds.ActorUnavailableError("a blip", b"x" * 16))
-        since.append(time.monotonic())
+    faults = {
+        20: kinds.GetTimeoutError("the network is slow"),
+        40: kinds.ObjectLostError("ab" * 14, None, ""),
+        60: kinds.ObjectFetchTimedOutError("ab" * 14, None, ""),
+        80: kinds.ActorUnavailableError("a blip", b"x" * 16),
+    }
 
     def over():
         return since and time.monotonic() - since[0] > 8 and left.append(len(actor_pids())) is None
 
-    at = {5: lambda: all_up(4), 20: slow, 40: lost, 60: late, 80: away}
+    at = {number: functools.partial(pending.append, error) for number, error in faults.items()}
+    at |= {5: lambda: all_up(4), 81: lambda: since.append(time.monotonic())}
     monkeypatch.setattr("ray.get", get)
     with cluster_of([{"num_cpus": 4}], monkeypatch):
         embed_until(until(over, window, at), engine, on_retry=retries.append)
         assert [retry.why.split(":")[:2] for retry in retries] == [
-            ["lost", f" {name}"]
-            for name in (
-                "GetTimeoutError",
-                "ObjectLostError",
-                "ObjectFetchTimedOutError",
-                "ActorUnavailableError",
-            )
+            ["lost", f" {type(error).__name__}"] for error in faults.values()
         ]
         assert left == [4]
 
 
 @ray_test
-def test_a_window_whose_answers_are_lost_too_often_fails_the_build(tiles, engine, cluster, monkeypatch):
+def test_a_window_whose_answers_are_lost_too_often_fails_the_build(
+    tiles, engine, cluster, monkeypatch, after_sending
+):
     import ray
 
-    fetched, taken = ray.get, ray.actor.ActorHandle._actor_method_call
-    asked = set()
-
-    def sent(self, method, *rest, **named):
-        ref = taken(self, method, *rest, **named)
-        if method == "embed":
-            asked.add(ref)
-        return ref
+    fetched, asked = ray.get, set()
 
     def get(ref, **named):
         if ref in asked:
             raise ray.exceptions.ObjectLostError("ab" * 14, None, "")
         return fetched(ref, **named)
 
-    monkeypatch.setattr(ray.actor.ActorHandle, "_actor_method_call", sent)
+    after_sending(asked.add)
     monkeypatch.setattr("ray.get", get)
     with pytest.raises(EmbedError, match="found: lost: ObjectLostError") as caught:
         embed(RayDescriptorBatcher(address="auto"), tiles, engine, size=60)
@@ -491,20 +439,15 @@ def test_time_outside_of_the_batcher_does_not_count_for_the_timeout(tiles, engin
     ],
 )
 def test_an_error_of_ray_itself_fails_the_build_and_says_what_to_do(
-    tmp_path, cluster, monkeypatch, where, error, kind, said
+    tmp_path, cluster, monkeypatch, after_sending, where, error, kind, said
 ):
     import ray
 
     def broken(*_, **__):
         raise getattr(ray.exceptions, error)("no more")
 
-    taken = ray.actor.ActorHandle._actor_method_call
-
-    def sent(self, method, *rest, **named):
-        return broken() if method == "embed" else taken(self, method, *rest, **named)
-
     if where == "embed":
-        monkeypatch.setattr(ray.actor.ActorHandle, "_actor_method_call", sent)
+        after_sending(broken)
     else:
         monkeypatch.setattr(f"ray.{where}", broken)
     site = Site(tmp_path)
@@ -520,22 +463,12 @@ def test_an_error_of_ray_itself_fails_the_build_and_says_what_to_do(
 
 
 @ray_test
-def test_a_window_that_ends_every_worker_fails_the_build(tiles, engine, cluster, monkeypatch):
+def test_a_window_that_ends_every_worker_fails_the_build(tiles, engine, cluster, after_sending):
     retries = []
     results = RayDescriptorBatcher(address="auto", workers=1).embed(
         windows_of(tiles, 60), engine=engine, preprocessing=PREPROCESSING, on_retry=retries.append
     )
-    import ray
-
-    taken = ray.actor.ActorHandle._actor_method_call
-
-    def fatal(self, method, *rest, **named):
-        ref = taken(self, method, *rest, **named)
-        if method == "embed":
-            os.kill(actor_pids()[0], signal.SIGKILL)
-        return ref
-
-    monkeypatch.setattr(ray.actor.ActorHandle, "_actor_method_call", fatal)
+    after_sending(lambda _: os.kill(actor_pids()[0], signal.SIGKILL))
     with pytest.raises(EmbedError) as caught:
         list(results)
     assert caught.value.kind is ErrorKind.WORKER_DIED
@@ -563,7 +496,7 @@ def test_an_address_without_a_cluster_is_reported(tiles, engine):
 def test_a_build_that_is_terminated_while_ray_starts_records_it(tmp_path, after):
     site = Site(tmp_path)
     site.write_tiles(spread())
-    site.write("request.toml", REQUEST.encode())
+    site.write_request()
     with started(site, "build", "request.toml", "--executor", "ray", "--workers", "1") as build:
         for line in build.stderr:
             if line.startswith("embed: "):
@@ -583,14 +516,11 @@ class InterruptedStart(KeyboardInterrupt):
 
 def ray_processes():
     """Return the commands of Ray's child processes of this process."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            mine = f"PPid:\t{os.getpid()}\n" in (folder / "status").read_text()
-            command = (folder / "cmdline").read_bytes()
-            if mine and b"/ray/" in command:
-                found.append(command.split(b"\0")[0])
-    return found
+    return [
+        command[0]
+        for _, command, status, _ in processes()
+        if f"PPid:\t{os.getpid()}\n" in status and any(b"/ray/" in word for word in command)
+    ]
 
 
 @ray_test
@@ -702,7 +632,7 @@ def test_commands_build_plan_and_repair_on_the_named_cluster(tmp_path, cluster):
     made, _ = cluster
     site = Site(tmp_path)
     site.write_tiles(spread())
-    site.write("request.toml", REQUEST.encode())
+    site.write_request()
     there = ("--executor", "ray", "--ray-address", made.address)
     assert command(site, "plan", "request.toml", *there)["to_embed"] == 40
     assert command(site, "build", "request.toml", "--dry-run", *there)["to_embed"] == 40
@@ -720,7 +650,7 @@ def test_commands_build_plan_and_repair_on_the_named_cluster(tmp_path, cluster):
 def test_an_address_without_a_cluster_fails_the_build(tmp_path):
     site = Site(tmp_path)
     site.write_tiles(spread(2, 2))
-    site.write("request.toml", REQUEST.encode())
+    site.write_request()
     nowhere = ("--executor", "ray", "--ray-address", "127.0.0.1:1")
     error = command(site, "build", "request.toml", *nowhere, code=3)["error"]
     assert (error["kind"], error["step"]) == ("backend-unavailable", "cells")

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,67 +14,19 @@ from onnx.external_data_helper import set_external_data
 
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.onnx.file import onnx_digest, parse_declaration, read_onnx
-from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, ErrorKind
-from store.base.canonical_json import encode
 from store.runtime.golden_vectors import batch_invariance, golden_images, golden_inputs, parity
-from store.runtime.load import load_engine
+from tests.engine_jobs import SAMPLE, job_for, job_of, load_compiled
 from tests.toy_networks import DIMENSIONS, batch_coupled_network, toy_network
-
-SAMPLE = (3, 64, 64)
 
 
 @pytest.fixture
 def job(tmp_path):
-    path = tmp_path / "toy.onnx"
-    path.write_bytes(toy_network().SerializeToString())
-    return job_of(path)
-
-
-def job_of(path, **fields):
-    settings = {
-        "model": "toy",
-        "role": "descriptor",
-        "onnx": path,
-        "onnx_sha256": onnx_digest(path),
-        "input": "input",
-        "output": "descriptor",
-        "sample_shape": SAMPLE,
-        "target": "cpu",
-    } | fields
-    return EngineJob(**settings)
+    return job_of(tmp_path, toy_network())
 
 
 def load(engine, *, batch=8):
-    version = OnnxRuntimeCompiler().version
-    return load_engine(
-        engine.path.read_bytes(),
-        backend="onnxruntime",
-        version=version,
-        input=engine.signature.input,
-        output=engine.signature.output,
-        batch=batch,
-    )
-
-
-def reference(path):
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda samples: session.run(["descriptor"], {"input": samples})[0]
-
-
-def test_an_engine_is_compiled_runs_and_agrees_with_its_network(job, tmp_path):
-    seen = []
-    engine = OnnxRuntimeCompiler().compile(job, scratch=tmp_path, on_progress=seen.append)
-    assert engine.signature.input_shape == (8, *SAMPLE)
-    assert engine.signature.output_shape == (8, DIMENSIONS)
-    assert engine.signature.dimensions == DIMENSIONS
-    assert [step["done"] for step in seen] == [0, 1, 2, 3]
-    run = load(engine).run
-    inputs = golden_inputs((11, *SAMPLE))
-    assert parity(run, reference(job.onnx), inputs) > 0.999999
-    assert batch_invariance(run, inputs) == 0
+    return load_compiled(OnnxRuntimeCompiler(), engine.path.read_bytes(), batch=batch)
 
 
 def test_two_compiles_give_the_same_bytes(job, tmp_path):
@@ -89,53 +40,26 @@ def test_two_compiles_give_the_same_bytes(job, tmp_path):
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_the_batch_is_the_one_asked_for(tmp_path, batch):
-    path = tmp_path / "fixed.onnx"
-    path.write_bytes(toy_network(batch=batch).SerializeToString())
-    engine = OnnxRuntimeCompiler().compile(job_of(path, batch=batch), scratch=tmp_path)
+    engine = OnnxRuntimeCompiler().compile(
+        job_of(tmp_path, toy_network(batch=batch), batch=batch), scratch=tmp_path
+    )
     assert engine.signature.input_shape == (batch, *SAMPLE)
     assert load(engine, batch=batch).run(golden_inputs((5, *SAMPLE))).shape == (5, DIMENSIONS)
 
 
 def test_open_sizes_are_fixed_and_other_outputs_are_left_out(tmp_path):
-    path = tmp_path / "open.onnx"
-    path.write_bytes(toy_network(size=("h", None), extra_output=True).SerializeToString())
-    engine = OnnxRuntimeCompiler().compile(job_of(path, sample_shape=(3, 48, 32)), scratch=tmp_path)
+    engine = OnnxRuntimeCompiler().compile(
+        job_of(tmp_path, toy_network(size=("h", None), extra_output=True), sample_shape=(3, 48, 32)),
+        scratch=tmp_path,
+    )
     assert engine.signature.input_shape == (8, 3, 48, 32)
     assert [value.name for value in onnx.load(engine.path).graph.output] == ["descriptor"]
 
 
 def test_a_fixed_batch_other_than_the_one_asked_for_is_refused(tmp_path):
-    path = tmp_path / "fixed.onnx"
-    path.write_bytes(toy_network(batch=1).SerializeToString())
     with pytest.raises(CompileError, match=r"batch of 8, found 1.*engine.batch = 1") as caught:
-        OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
+        OnnxRuntimeCompiler().compile(job_of(tmp_path, toy_network(batch=1)), scratch=tmp_path)
     assert caught.value.kind is ErrorKind.BAD_MODEL
-
-
-def test_an_auxiliary_network_is_compiled_as_it_is(tmp_path):
-    path = tmp_path / "aux.onnx"
-    path.write_bytes(toy_network(rank_out=4, size=(None, None), channels=1).SerializeToString())
-    engine = OnnxRuntimeCompiler().compile(job_of(path, role="auxiliary", sample_shape=()), scratch=tmp_path)
-    assert engine.signature.input_shape == (-1, 1, -1, -1)
-
-
-def test_the_key_names_what_matters_and_no_path(job, tmp_path):
-    compiler = OnnxRuntimeCompiler()
-    key = compiler.key_components(job)
-    encode(key)
-    assert str(tmp_path) not in repr(key)
-    assert key["onnx"] == hashlib.sha256(job.onnx.read_bytes()).hexdigest()
-    elsewhere = replace(
-        job, onnx=Path("/other/name.onnx"), timeout_s=1.0, workspace_mb=5, tf32=True, model="renamed"
-    )
-    assert compiler.key_components(elsewhere) == key
-    for field, value in {
-        "batch": 4,
-        "output": "relu",
-        "sample_shape": (3, 32, 32),
-        "onnx_sha256": "00" * 32,
-    }.items():
-        assert compiler.key_components(replace(job, **{field: value})) != key
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -182,19 +106,11 @@ def test_a_precision_of_other_backends_names_those(job, precision, backends):
     assert caught.value.hint == f'set engine.precision = "fp32", or choose engine.backend = {backends}'
 
 
-def test_a_network_that_changed_after_it_was_hashed_is_refused(job, tmp_path):
-    job.onnx.write_bytes(toy_network(seed=1).SerializeToString())
-    with pytest.raises(CompileError, match=f"SHA-256 {job.onnx_sha256}, found .*changed"):
-        OnnxRuntimeCompiler().compile(job, scratch=tmp_path)
-
-
 def test_an_unknown_operator_fails_the_compile(tmp_path):
     model = toy_network()
     model.graph.node[1].op_type = "NetVLAD"
-    path = tmp_path / "unknown.onnx"
-    path.write_bytes(model.SerializeToString())
     with pytest.raises(CompileError, match="NetVLAD") as caught:
-        OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
+        OnnxRuntimeCompiler().compile(job_of(tmp_path, model), scratch=tmp_path)
     assert caught.value.kind is ErrorKind.COMPILE_FAILED
 
 
@@ -205,10 +121,8 @@ def test_an_unknown_operator_is_named_with_its_node(tmp_path, domain):
     node.op_type, node.name, node.domain = "NetVLAD", "pool/1", domain
     if domain:
         model.opset_import.add(domain=domain, version=1)
-    path = tmp_path / "unknown.onnx"
-    path.write_bytes(model.SerializeToString())
     with pytest.raises(CompileError, match=r"NetVLAD.*pool/1|pool/1.*NetVLAD"):
-        OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
+        OnnxRuntimeCompiler().compile(job_of(tmp_path, model), scratch=tmp_path)
 
 
 def test_weights_that_are_listed_as_inputs_are_still_known_to_the_compiler(tmp_path):
@@ -229,34 +143,15 @@ def test_weights_that_are_listed_as_inputs_are_still_known_to_the_compiler(tmp_p
     path = tmp_path / "early.onnx"
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 8)], ir_version=3)
     path.write_bytes(model.SerializeToString())
-    engine = OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
+    engine = OnnxRuntimeCompiler().compile(job_for(path), scratch=tmp_path)
     assert load(engine).run(golden_inputs((2, *SAMPLE))).shape == (2, 3)
 
 
 def test_a_tensor_that_nothing_makes_is_named_with_its_node(tmp_path):
     model = toy_network()
     model.graph.node[0].name, model.graph.node[0].input[1] = "first", "nowhere"
-    path = tmp_path / "loose.onnx"
-    path.write_bytes(model.SerializeToString())
     with pytest.raises(CompileError, match=r"'nowhere'.* at node Conv 'first'"):
-        OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
-
-
-def test_a_network_that_gives_infinities_is_refused(tmp_path):
-    model = toy_network()
-    weights = model.graph.initializer[0]
-    weights.raw_data = np.full((DIMENSIONS, 3, 3, 3), 3e38, np.float32).tobytes()
-    path = tmp_path / "huge.onnx"
-    path.write_bytes(model.SerializeToString())
-    with pytest.raises(CompileError, match="finite descriptors") as caught:
-        OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
-    assert caught.value.kind is ErrorKind.BAD_VECTORS
-
-
-def test_a_compile_that_takes_too_long_is_a_timeout(job, tmp_path):
-    with pytest.raises(CompileError, match=r"within 0.01 s.*timeout_s") as caught:
-        OnnxRuntimeCompiler().compile(replace(job, timeout_s=0.01), scratch=tmp_path)
-    assert caught.value.kind is ErrorKind.COMPILE_TIMEOUT
+        OnnxRuntimeCompiler().compile(job_of(tmp_path, model), scratch=tmp_path)
 
 
 def signature_of(data, **options):
@@ -337,7 +232,7 @@ def test_external_weights_enter_the_digest_and_are_compiled(job, tmp_path):
     (tmp_path / "weights.bin").write_bytes(bytes(64) + content)
     before = onnx_digest(path)
     assert before != hashlib.sha256(path.read_bytes()).hexdigest()
-    engine = OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
+    engine = OnnxRuntimeCompiler().compile(job_for(path), scratch=tmp_path)
     (tmp_path / "inline").mkdir()
     inline = OnnxRuntimeCompiler().compile(job, scratch=tmp_path / "inline")
     assert engine.path.read_bytes() == inline.path.read_bytes()
@@ -400,7 +295,7 @@ def test_external_weights_in_the_default_of_a_function_count_too(tmp_path, monke
     before = onnx_digest(path)
     model = read_onnx(path, expected_sha256=before)
     assert b"weights.bin" not in model.SerializeToString()
-    OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
+    OnnxRuntimeCompiler().compile(job_for(path), scratch=tmp_path)
     (tmp_path / "weights.bin").write_bytes(bytes(len(content)))
     assert onnx_digest(path) != before
 
@@ -467,10 +362,10 @@ def test_parity_is_the_worst_cosine():
 
 
 def test_a_network_whose_rows_depend_on_each_other_is_detected(tmp_path):
-    path = tmp_path / "coupled.onnx"
-    path.write_bytes(batch_coupled_network().SerializeToString())
     inputs = golden_inputs((3, *SAMPLE))
-    engine = OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
+    engine = OnnxRuntimeCompiler().compile(job_of(tmp_path, batch_coupled_network()), scratch=tmp_path)
     assert batch_invariance(load(engine).run, inputs) > 0.01
-    alone = OnnxRuntimeCompiler().compile(job_of(path, batch=1), scratch=tmp_path)
+    alone = OnnxRuntimeCompiler().compile(
+        job_of(tmp_path, batch_coupled_network(), batch=1), scratch=tmp_path
+    )
     assert batch_invariance(load(alone, batch=1).run, inputs) == 0

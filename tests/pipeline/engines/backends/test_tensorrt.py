@@ -11,15 +11,14 @@ import pytest
 from pipeline.engines.backends import tensorrt as backend
 from pipeline.engines.backends.registry import engine_compiler
 from pipeline.engines.backends.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtCompiler
-from pipeline.engines.onnx.file import onnx_digest
-from pipeline.engines.port import EngineJob, ShapeRange
+from pipeline.engines.port import ShapeRange
 from pipeline.errors import CompileError, ErrorKind
 from store.base.identity import difference, engine_key
 from store.runtime.backends import tensorrt_library
 from store.runtime.backends.gpu import Gpu
+from tests.engine_jobs import SAMPLE, job_of
 from tests.toy_networks import DIMENSIONS, toy_network
 
-SAMPLE = (3, 64, 64)
 ORIN = Gpu(index=0, name="Orin", capability="sm87", memory=1 << 34, driver="12.6")
 L4 = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=1 << 34, driver="13.0")
 FAKE = Path(__file__).resolve().parents[3] / "fake_tensorrt"
@@ -53,18 +52,7 @@ def compiler():
 
 @pytest.fixture
 def job(tmp_path):
-    path = tmp_path / "toy.onnx"
-    path.write_bytes(toy_network().SerializeToString())
-    return EngineJob(
-        model="toy",
-        role="descriptor",
-        onnx=path,
-        onnx_sha256=onnx_digest(path),
-        input="input",
-        output="descriptor",
-        sample_shape=SAMPLE,
-        target="sm87:Orin",
-    )
+    return job_of(tmp_path, toy_network(), target="sm87:Orin")
 
 
 def asked(engine):

@@ -11,8 +11,7 @@ from onnx import TensorProto, helper
 from pipeline.build.report import BuildOutcome
 from pipeline.builtin_model import place
 from pipeline.engines.backends.tensorrt import TENSORRT_RTX, TensorRtCompiler
-from pipeline.engines.onnx.file import onnx_digest
-from pipeline.engines.port import EngineJob, ShapeRange
+from pipeline.engines.port import ShapeRange
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.request.options import EngineOptions, ModelRole, ModelSpec, ShapeProfile
 from store.base.identity import difference, engine_key
@@ -22,6 +21,8 @@ from store.runtime.backends.base import EngineLoadError, RuntimeUnavailableError
 from store.runtime.backends.tensorrt_library import engine_version
 from store.runtime.load import load_engine
 from store.verify.verify import Depth, verify
+from tests import engine_jobs
+from tests.engine_jobs import SAMPLE
 from tests.networks import checked, mobilenet, quantised, resnet50, unsupported, vit_b14, with_open_size
 from tests.small_builds import Site, spread, tiny_network
 from tests.toy_networks import toy_network
@@ -30,24 +31,11 @@ pytest.importorskip("tensorrt_rtx", reason="needs TensorRT for RTX: pip install 
 pytestmark = pytest.mark.rtx
 
 COMPILER = TensorRtCompiler(TENSORRT_RTX)
-SAMPLE = (3, 64, 64)
 CAPABILITIES = struct.Struct("<I")
 
 
-def job_of(folder, model, **fields):
-    path = folder / "network.onnx"
-    path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-    settings = {
-        "model": "net",
-        "role": "descriptor",
-        "onnx": path,
-        "onnx_sha256": onnx_digest(path),
-        "input": "input",
-        "output": "descriptor",
-        "sample_shape": SAMPLE,
-        "target": "portable",
-    } | fields
-    return EngineJob(**settings)
+def job_of(folder, network, /, **fields):
+    return engine_jobs.job_of(folder, network, **({"model": "net", "target": "portable"} | fields))
 
 
 def compiled(folder, model, **fields):
