@@ -40,7 +40,7 @@ class JournalError(Exception):
     """
 
     kind: ClassVar[ErrorKind] = ErrorKind.JOURNAL
-    category: ClassVar[str] = "damaged"
+    category: str = "damaged"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -167,6 +167,6 @@ class JournalIOError(JournalError):
 
 
 class RecordError(JournalError):
-    """The bytes are no canonical record, or a record cannot hold a value."""
+    """The bytes are no canonical record, or a record cannot hold a value, whose category is then "refused"."""
 
     kind = ErrorKind.RECORD

@@ -193,8 +193,7 @@ def _find_unnamed_files(
         text = f"{UNREADABLE} ({cause.strerror}): nobody knows what is in it"
         findings.append(Finding(kind=ProblemKind.STRANGER, subject=path, found=text, path=path))
         return 0, 0
-    for line in found.foreign_files:
-        path, _, text = line.partition(": ")
+    for path, text in found.foreign_files:
         findings.append(Finding(kind=ProblemKind.STRANGER, subject=path, found=text, path=path))
     return len(found.unreferenced), found.unreferenced_size
 
