@@ -67,6 +67,7 @@ def verify(
     Raises:
         NoGoError: There is no committed generation.
         RequestRefusedError: There is no cache.
+        ArtifactsBusyError: A writer committed and did not write the files in time.
         DamagedHistoryError, journal.JournalError: The journal cannot be trusted.
     """
     options = _Options(depth, budget_s, seed, trusted_keys, monotonic, on_total, on_bytes)
