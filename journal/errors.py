@@ -4,9 +4,16 @@ Every error has a `kind`, a short name that never changes once it was released. 
 class, never on the text. `message` says what was expected and what was found, `hint` how to fix it.
 """
 
+import errno
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final
+
+_SHORTAGES: Final = frozenset({errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_MAKE_ROOM: Final = (
+    "end other programs or raise the limits (ulimit; a journal takes 64 GiB of address space, which is no memory),"
+    " then run it again"
+)
 
 
 class ErrorKind(StrEnum):
@@ -26,6 +33,7 @@ class ErrorKind(StrEnum):
     CLOSED = "journal-closed"
     IO = "journal-io"
     RECORD = "journal-record"
+    RESOURCES = "resources"
 
 
 class JournalError(Exception):
@@ -40,7 +48,7 @@ class JournalError(Exception):
     """
 
     kind: ClassVar[ErrorKind] = ErrorKind.JOURNAL
-    category: ClassVar[str] = "damaged"
+    category: str = "damaged"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -166,7 +174,23 @@ class JournalIOError(JournalError):
     category = "refused"
 
 
+class JournalResourcesError(JournalIOError):
+    """This process lacks memory, address space, open files, processes or time. That says nothing of the journal."""
+
+    kind = ErrorKind.RESOURCES
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint or _MAKE_ROOM)
+
+
+def io_error(message: str, cause: OSError | MemoryError, *, hint: str = "") -> JournalIOError:
+    """Return the error for what the system refused to do; `hint` is for a cause that is no shortage."""
+    if isinstance(cause, MemoryError) or cause.errno in _SHORTAGES:
+        return JournalResourcesError(message)
+    return JournalIOError(message, hint=hint)
+
+
 class RecordError(JournalError):
-    """The bytes are no canonical record, or a record cannot hold a value."""
+    """The bytes are no canonical record, or a record cannot hold a value, whose category is then "refused"."""
 
     kind = ErrorKind.RECORD

@@ -247,7 +247,7 @@ def _cannot_open(path: Path, error: OSError) -> errors.JournalError:
         case errno.ENOSPC | errno.EDQUOT:
             return errors.JournalFullError(f"{path}: no space for the lock file", hint="free some space")
         case _:
-            return errors.JournalIOError(f"{path}: the lock file cannot be opened: {error.strerror}")
+            return errors.io_error(f"{path}: the lock file cannot be opened: {error.strerror}", error)
 
 
 def _is_still_at(fd: int, path: Path) -> bool:

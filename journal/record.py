@@ -111,6 +111,14 @@ def encode(record: Record) -> bytes:
     Raises:
         RecordError: A field is out of range, the payload is no `Payload`, or the record is too big.
     """
+    try:
+        return _encode(record)
+    except RecordError as error:
+        error.category = "refused"  # nothing is damaged: the caller gave what no record holds
+        raise
+
+
+def _encode(record: Record) -> bytes:
     _check_envelope(record.tag, record.version, record.build, record.wall_ns, record.mono_ns)
     payload = _to_canonical(record.payload, 1)
     raw = _pack([record.tag, record.version, record.build, record.wall_ns, record.mono_ns, payload])
@@ -165,7 +173,7 @@ def decode_fields(raw: bytes, *, canonical: bool = True) -> tuple[str, int, int 
         record = Record(
             tag=tag, version=version, build=build, wall_ns=wall_ns, mono_ns=mono_ns, payload=payload
         )
-        if encode(record) != raw:
+        if _encode(record) != raw:
             raise RecordError(
                 f"record bytes of tag {tag!r} are not canonical: the same record encodes to other bytes"
             )

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 60.0
 
 _ATTEMPTS: Final = 3
+_WALL_TIMES: Final = 5
+"""A child may take this many times its processor time: a busy or suspended machine says nothing of a file."""
+
+_SIGNALS_OF_DAMAGE: Final = frozenset(
+    {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGXCPU}
+)
+"""What ends a process that reads a damaged file; other signals come from outside."""
+
 _ERRORS: Final[dict[str, type[errors.JournalError]]] = {
     error.kind: error
     for error in (
@@ -37,6 +45,7 @@ _ERRORS: Final[dict[str, type[errors.JournalError]]] = {
         errors.JournalMissingError,
         errors.JournalIOError,
         errors.JournalFullError,
+        errors.JournalResourcesError,
     )
 }
 _START_CHILD: Final = (
@@ -69,13 +78,14 @@ def snapshot(path: Path | str, *, foreign: bool = False, timeout_s: float = TIME
         path: The file.
         foreign: The file comes from elsewhere and nobody writes it: its lock file is not trusted, and it is
             never mapped into this process.
-        timeout_s: Limit for a child process, in seconds of wall time and of processor time.
+        timeout_s: Limit of processor time for a child process, in seconds; of wall time it has five times that.
 
     Raises:
         JournalMissingError: There is no such file.
         JournalPermissionError: This user may not read it.
-        JournalDamagedError: The structure or the chain is damaged, or reading killed the child or took too
-            long. The loss of the newest records cannot be noticed; compare `head` with one kept elsewhere.
+        JournalResourcesError: There was too little memory or time, or too few processes to read it.
+        JournalDamagedError: The structure or the chain is damaged, or reading killed the child or took too much
+            processor time. The loss of the newest records cannot be noticed; compare `head` with one kept elsewhere.
     """
     path = Path(path)
     if foreign:
@@ -107,7 +117,7 @@ def salvage_records(
     Args:
         path: The file; neither it nor its lock file is written.
         after: The trusted head; `EMPTY` for the beginning of a journal.
-        timeout_s: Limit for the child process, in seconds of wall time and of processor time.
+        timeout_s: Limit for the child process, as for `snapshot`.
 
     Returns:
         The entries after `after`, as far as they can be read and the chain holds; none if nothing can be
@@ -132,30 +142,12 @@ def salvage_records(
 
 def _salvage_in_child(path: Path, after: Head, timeout_s: float) -> bytes:
     """Return the output of a child process, which the damaged file may have ended at any point."""
-    import subprocess  # noqa: PLC0415 - as in `_run_child`
-
-    retried = False
-    while True:
-        try:
-            child = _run_child(path, after, "salvage", timeout_s)
-        except subprocess.TimeoutExpired as error:
-            return error.stdout or b""
-        except OSError as error:
-            raise errors.JournalIOError(
-                f"{path}: a child process to read it expected, found: {error}"
-            ) from error
-        if child.returncode == STATUS_ERROR:
-            found = _child_error(path, child.stderr)
-            if not isinstance(found, errors.JournalDamagedError):
-                raise found
-        elif child.returncode > 0:
-            raise errors.JournalIOError(
-                f"{path}: reading it in a child process failed: {child.stderr[-200:]!r}"
-            )
-        # SIGKILL may mean a lack of memory or, on a tree with a cycle, of processor time; so try once more.
-        if retried or child.returncode != -signal.SIGKILL:
-            return child.stdout
-        retried = True
+    child = _run_child(path, after, "salvage", timeout_s)
+    if child.returncode == STATUS_ERROR:
+        found = _child_error(path, child.stderr)
+        if not isinstance(found, errors.JournalDamagedError):
+            raise found
+    return child.stdout
 
 
 def _whole_records(written: bytes) -> Iterator[tuple[int, bytes]]:
@@ -171,13 +163,17 @@ def _whole_records(written: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _read_here(path: Path) -> Snapshot:
-    environment = open_environment(path, readonly=True)
     try:
-        with environment.read() as reader:
-            values = list(reader.records(1))
-            packed = list(reader.projections())
-    finally:
-        environment.close()
+        environment = open_environment(path, readonly=True)
+        try:
+            with environment.read() as reader:
+                values = list(reader.records(1))
+                packed = list(reader.projections())
+        finally:
+            environment.close()
+    except errors.JournalFilesystemError:
+        # In two containers LMDB takes two processes of the same number for one. A child has another number.
+        return _read_in_child(path, foreign=False, timeout_s=TIMEOUT_S)
     return _verify(values, packed)
 
 
@@ -206,14 +202,7 @@ def _read_with_retry(path: Path, *, foreign: bool, timeout_s: float) -> Snapshot
 
 
 def _read_in_child(path: Path, *, foreign: bool, timeout_s: float) -> Snapshot:
-    import subprocess  # noqa: PLC0415 - as in `_run_child`
-
-    try:
-        child = _run_child(path, EMPTY, "foreign" if foreign else "live", timeout_s)
-    except subprocess.TimeoutExpired as error:
-        raise errors.JournalDamagedError(
-            f"{path}: reading it within {timeout_s:g} s expected, it took longer"
-        ) from error
+    child = _run_child(path, EMPTY, "foreign" if foreign else "live", timeout_s)
     if child.returncode < 0:
         name = signal.strsignal(-child.returncode) or f"signal {-child.returncode}"
         raise errors.JournalDamagedError(f"{path}: reading it ended the child process: {name}")
@@ -221,12 +210,18 @@ def _read_in_child(path: Path, *, foreign: bool, timeout_s: float) -> Snapshot:
         raise _child_error(path, child.stderr)
     values, packed, head = _parse_frames(path, child.stdout, child.stderr)
     found = _verify(values, packed)
-    if child.returncode != 0 or found.head != head:
+    if found.head != head:
         raise errors.JournalDamagedError(f"{path}: reading it in a child process gave no complete answer")
     return found
 
 
 def _run_child(path: Path, after: Head, mode: str, timeout_s: float) -> "subprocess.CompletedProcess[bytes]":
+    """Run a child process until it ends by itself or by the file that it reads.
+
+    Raises:
+        JournalResourcesError: It took too long, was ended from outside (twice), or could not work.
+        JournalIOError: It could not be started for another reason.
+    """
     import subprocess  # noqa: PLC0415 - not needed for a journal that is read in this process
 
     arguments = [
@@ -234,14 +229,28 @@ def _run_child(path: Path, after: Head, mode: str, timeout_s: float) -> "subproc
         *(str(path.absolute()), mode, str(after.seq), after.chain.hex()),
         *(str(math.ceil(timeout_s)), str(os.getpid())),
     ]
-    return subprocess.run(
-        arguments,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=timeout_s,
-        check=False,
-        close_fds=True,
-    )
+    ended = ""
+    for _ in range(2):
+        try:
+            child = subprocess.run(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_WALL_TIMES * timeout_s,
+                check=False,
+                close_fds=True,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise errors.JournalResourcesError(
+                f"{path}: reading it within {_WALL_TIMES * timeout_s:g} s expected, it took longer"
+            ) from error
+        except (MemoryError, OSError) as error:
+            what = f"{path}: a child process to read it expected, found: {error}"
+            raise errors.io_error(what, error, hint=f"check the permissions of {sys.executable}") from error
+        if child.returncode in {0, STATUS_ERROR} or -child.returncode in _SIGNALS_OF_DAMAGE:
+            return child
+        ended = f"{child.returncode}, {child.stderr[-200:]!r}"
+    raise errors.JournalResourcesError(f"{path}: a child process that reads it was ended: {ended}")
 
 
 def _child_error(path: Path, text: bytes) -> errors.JournalError:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from journal.errors import JournalDamagedError, JournalError
+from journal.errors import JournalDamagedError, JournalError, io_error
 from journal.record import EMPTY, Chain, Head, stored_bytes, verify_chain
 from journal.storage.environment import open_environment
 from journal.storage.open_environment import MAP_BYTES
@@ -45,27 +45,41 @@ def main(arguments: list[str]) -> int:
             _salvage(Path(path), Head(int(seq), Chain(bytes.fromhex(chain))))
         else:
             _read(Path(path), foreign=mode == "foreign")
+        sys.stdout.buffer.flush()
     except JournalError as error:
-        import json  # noqa: PLC0415 - as in `_limit_resources`
-
-        place = error.seq if isinstance(error, JournalDamagedError) else None
-        sys.stderr.write(
-            json.dumps({"kind": error.kind, "message": error.message, "hint": error.hint, "seq": place})
-        )
-        return STATUS_ERROR
-    sys.stdout.buffer.flush()
+        return _report(error)
+    except (MemoryError, OSError) as error:
+        return _report(io_error(f"{path}: reading it failed: {type(error).__name__}: {error}", error))
+    except Exception as error:  # noqa: BLE001  (damaged bytes may raise anything)
+        return _report(JournalDamagedError(f"reading it failed: {type(error).__name__}: {error}"))
     return 0
 
 
+def _report(error: JournalError) -> int:
+    import json  # noqa: PLC0415 - as in `_limit_resources`
+
+    place = error.seq if isinstance(error, JournalDamagedError) else None
+    sys.stderr.write(
+        json.dumps({"kind": error.kind, "message": error.message, "hint": error.hint, "seq": place})
+    )
+    return STATUS_ERROR
+
+
 def _limit_resources(seconds: int, parent: int) -> None:
-    """End this process with its parent, write no core file, and limit processor time and memory."""
+    """End this process with its parent, write no core file, and limit processor time and memory.
+
+    At the limit of processor time SIGXCPU ends this process. So SIGKILL always came from outside.
+    """
     import ctypes  # noqa: PLC0415 - the parent imports this module too, and does not need it
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(STATUS_ERROR)  # the parent died before the line above
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (seconds if hard == resource.RLIM_INFINITY else min(seconds, hard), hard)
+    )
     for which, limit in (
-        (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_AS, MAP_BYTES + _HEAP_BYTES),
         (resource.RLIMIT_FSIZE, _WRITE_BYTES),

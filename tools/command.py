@@ -173,6 +173,7 @@ def shared_options(*, cache: bool = True) -> Callable[[Command], Command]:
         def called(
             context: click.Context, /, *, config: Path | None, as_json: bool, **rest: object
         ) -> object:
+            _require_utf8(rest)
             environ: Mapping[str, str] = context.obj if isinstance(context.obj, Mapping) else {}
             folder = rest.pop("cache", None) or _path(environ.get("C10_CACHE"))
             call = Call(
@@ -193,6 +194,19 @@ def shared_options(*, cache: bool = True) -> Callable[[Command], Command]:
         return done
 
     return decorate
+
+
+def _require_utf8(values: Mapping[str, object]) -> None:
+    """Refuse text that is no UTF-8, which no record can hold. Paths may be any bytes.
+
+    Raises:
+        click.UsageError: One of the values is such a text.
+    """
+    for name, value in values.items():
+        try:
+            _ = isinstance(value, str) and value.encode()
+        except UnicodeEncodeError as error:
+            raise click.UsageError(f"expected UTF-8 as {name}, found {value!a}") from error
 
 
 def trust_options(command: Command) -> Command:

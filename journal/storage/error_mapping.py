@@ -28,6 +28,7 @@ def translating_errors(path: Path, doing: str) -> Iterator[None]:
         JournalDamagedError: LMDB found damage.
         JournalFilesystemError: Locks do not work here.
         JournalMissingError: No such file.
+        JournalResourcesError: Too little memory or address space, or too few open files.
         JournalIOError: Any other error.
     """
     try:
@@ -42,7 +43,8 @@ def to_journal_error(error: Exception, path: Path, doing: str) -> tuple[errors.J
     match error:
         case lmdb.MapFullError():
             return errors.JournalFullError(
-                what, hint="the reserved map is full: export the journal into a new one"
+                what,
+                hint="a journal holds at most 64 GiB: build into a new cache; this one can still be read",
             ), False
         case (
             lmdb.CorruptedError()
@@ -66,7 +68,13 @@ def to_journal_error(error: Exception, path: Path, doing: str) -> tuple[errors.J
             return errors.JournalPermissionError(
                 what, hint="run as the owner of the cache, on a writable file system"
             ), False
-        case lmdb.LockError() | lmdb.BadRslotError() | lmdb.ReadersFullError() | lmdb.TlsFullError():
+        case lmdb.LockError():
+            return errors.JournalFilesystemError(
+                what,
+                hint="end processes that use the journal; containers that share it need one PID namespace, because"
+                " LMDB knows processes by their numbers",
+            ), False
+        case lmdb.BadRslotError() | lmdb.ReadersFullError() | lmdb.TlsFullError():
             return errors.JournalFilesystemError(
                 what, hint="end processes that read the journal, or check its lock file"
             ), False
@@ -75,13 +83,13 @@ def to_journal_error(error: Exception, path: Path, doing: str) -> tuple[errors.J
         case lmdb.Error() | OSError():
             # An lmdb.Error that the Python binding raised itself has no code.
             code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
-            return _by_errno(code or 0, what, path)
+            return _by_errno(OSError(code or 0, what), what, path)
         case _:
             return errors.JournalIOError(what), True
 
 
-def _by_errno(code: int, what: str, path: Path) -> tuple[errors.JournalError, bool]:
-    match code:
+def _by_errno(error: OSError, what: str, path: Path) -> tuple[errors.JournalError, bool]:
+    match error.errno:
         case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
             return _full(what), True
         case errno.EIO if _nearly_full(path):
@@ -96,7 +104,8 @@ def _by_errno(code: int, what: str, path: Path) -> tuple[errors.JournalError, bo
         case errno.ENOLCK | errno.EOPNOTSUPP:
             return errors.JournalFilesystemError(what, hint="put the cache on a local disk"), False
         case _:
-            return errors.JournalIOError(what, hint="check the system log for disk errors"), True
+            ours = errors.io_error(what, error, hint="check the system log for disk errors")
+            return ours, not isinstance(ours, errors.JournalResourcesError)
 
 
 def _full(what: str) -> errors.JournalFullError:

@@ -1,4 +1,4 @@
-"""Refuse file systems that cannot hold a journal.
+"""Know file systems: refuse those that cannot hold a journal, and tell which keep change times.
 
 LMDB needs one coherent page cache and working locks; the journal needs durable file names and hard links.
 Local file systems known to have these are allowed. Remote ones are refused. Others were never tested and need
@@ -11,6 +11,8 @@ from typing import Final
 
 from journal.errors import JournalFilesystemError
 
+_OVERLAY: Final = 0x794C7630
+
 # From linux/magic.h; f_type of statfs(2).
 _ALLOWED: Final = {
     0xEF53: "ext4",
@@ -18,7 +20,7 @@ _ALLOWED: Final = {
     0x9123683E: "btrfs",
     0xF2F52010: "f2fs",
     0x01021994: "tmpfs",
-    0x794C7630: "overlay",
+    _OVERLAY: "overlay",
 }
 _REMOTE: Final = {
     0x6969: "nfs",
@@ -54,6 +56,21 @@ def filesystem_type(path: Path) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), str(path))
     return int.from_bytes(buffer.raw[:_TYPE_BYTES], "little") & 0xFFFFFFFF
+
+
+def keeps_change_times(path: Path) -> bool:
+    """Tell whether every change of the file at a path must give it another change time.
+
+    Local file systems do that, since no program can set a change time. Images (squashfs, erofs, ISO, ext4
+    mounted read-only) show the times that their maker wrote, often the same ones in each release. Servers
+    show what they like. The files of an overlay may come from an image.
+    """
+    try:
+        read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+        number = filesystem_type(path)
+    except OSError:
+        return False
+    return not read_only and number in _ALLOWED and number != _OVERLAY
 
 
 def require_supported_filesystem(number: int, path: Path, *, allow_unknown: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from lmdb import verify
 
-from journal.errors import JournalDamagedError, JournalIOError
+from journal.errors import JournalDamagedError, io_error
 from journal.storage.meta_pages import open_journal, read_open_meta_pages
 
 _ATTEMPTS: Final = 3
@@ -44,10 +44,8 @@ def check_structure(path: Path, *, attempts: int = _ATTEMPTS) -> tuple[str, ...]
                 problems = _find_problems(fd)
             except (OSError, MemoryError) as error:
                 # A shortage says nothing about the file: a sound journal must not be called damaged for it.
-                raise JournalIOError(
-                    f"{path}: its structure could not be checked: {type(error).__name__}: {error}",
-                    hint="check memory, open files and the system log, then run it again",
-                ) from error
+                what = f"{path}: its structure could not be checked: {type(error).__name__}: {error}"
+                raise io_error(what, error, hint="check the system log for disk errors") from error
             if read_open_meta_pages(fd, path) == before:
                 return problems
     return None

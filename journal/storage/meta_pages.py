@@ -105,7 +105,7 @@ def open_journal(path: Path) -> Iterator[int]:
                     f"{path}: a regular file expected, found a symbolic link, a pipe or a socket"
                 ) from error
             case _:
-                raise errors.JournalIOError(f"{path}: cannot be opened: {error.strerror}") from error
+                raise errors.io_error(f"{path}: cannot be opened: {error.strerror}", error) from error
     try:
         yield fd
     finally:

@@ -26,6 +26,7 @@ from pipeline.tiles.sources.read_tile import read_tile
 from store.base import canonical_json
 from store.base.identity import descriptor_id
 from store.base.values import ArtifactRef
+from store.domain import problem_lines
 from store.domain.attachments import ATTACHED
 from store.domain.events import BuildFailed
 from store.domain.state import STAND_IN
@@ -47,7 +48,6 @@ MAX_BYTES: Final = 1 << 20
 MAX_WINDOW_BYTES: Final = 1 << 24
 """Largest window that is stored."""
 
-_MAX_PROBLEMS: Final = 100
 _MAX_LOCATORS: Final = 1 << 17
 _MAX_RECORDED: Final = 1 << 19
 """Largest recorded inputs in bytes; a record has at most 1 MiB, and the traceback needs some of it."""
@@ -161,7 +161,7 @@ class _FailedStep:
         if self.run.geography is not None and self.failure.step == "coverage":
             self.attached["geography"] = self.run.geography.encoded()
         if isinstance(self.error, ManifestCoverageError):
-            return {"problems": [problem[:500] for problem in self.error.problems[:_MAX_PROBLEMS]]}
+            return {"problems": problem_lines.shorten(self.error.problems)}
         return {}
 
     def engine(self) -> dict[str, Any]:

@@ -185,9 +185,8 @@ def _wrong_files(layout: Layout, view: HistoryView) -> Iterator[tuple[str, str, 
     for finding in projection_findings(view, view.chains):
         yield finding.path, finding.found, finding.kind
     walked = coverage.walk(Artifacts(layout), {}, referenced=frozenset(), full=False)
-    for stranger in walked.foreign_files:
-        path, expected, text = stranger.rpartition(": expected ")
-        yield path, f"{expected}{text}".removeprefix(": "), ProblemKind.STRANGER
+    for path, expected in walked.foreign_files:
+        yield path, expected, ProblemKind.STRANGER
 
 
 def _kept_builds(state: State) -> Iterator[tuple[Manifest, Build]]:

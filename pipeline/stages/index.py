@@ -21,6 +21,7 @@ from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts, ref_of_draft
 from store.disk.write_once import Draft
+from store.domain import problem_lines
 from store.domain.attachments import GOLDEN, attached
 from store.domain.events import CheckFailed, CoverageWalked, Index, IndexBuilt, StepStarted
 from store.domain.index_files import named
@@ -277,7 +278,7 @@ def walk_coverage(
             files=found.files,
             size=found.size,
             unreferenced=len(found.unreferenced),
-            problems=found.foreign_files,
+            problems=problem_lines.shorten([str(each) for each in found.foreign_files]),
             geography=report,
             wanted=geography.wanted,
             present=geography.present,

@@ -7,6 +7,9 @@ times are at least `RACY_NS` older than the start of the scan: a later write the
 file that is mapped for writing during the scan is not safe: it gets its new times when the system writes the
 page back.
 
+All this rests on a change time that no program can set. `shows_changes` tells for which files it can be
+relied on; the others are hashed in each build.
+
 The cache is one binary file, written anew when there are new digests. When its checksum does not fit (cut
 off, damaged, foreign, of another version), a reader ignores it, and every tile is hashed again.
 
@@ -25,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from journal.storage.filesystem import keeps_change_times
 from pipeline.tiles.tile_columns import Digests
 from store.base.valueclass import valueclass
 from store.files.regular_file import read_own
@@ -60,6 +64,26 @@ class Fingerprint(NamedTuple):
         """Return the fingerprint in a stat result."""
         device, inode = _signed(status.st_dev), _signed(status.st_ino)
         return cls(device, inode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def shows_changes(keys: Keys, path_of_row: Callable[[int], str | Path]) -> npt.NDArray[np.bool_]:
+    """Tell for which files a later change must show in the fingerprint.
+
+    That takes a file system that keeps change times. On such a one a clock of nanoseconds sets them: a change
+    time of whole seconds was written by the program that made an image of a file system.
+
+    Args:
+        keys: Fingerprints, int64 [n, 5].
+        path_of_row: Where the file of a fingerprint is. Asked once for each device.
+
+    Returns:
+        bool [n].
+    """
+    shown: npt.NDArray[np.bool_] = keys[:, 4] % 1_000_000_000 != 0
+    for device, row in zip(*np.unique(keys[:, 0], return_index=True), strict=True):
+        if not keeps_change_times(Path(path_of_row(int(row)))):
+            shown &= keys[:, 0] != device
+    return shown
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)

@@ -119,7 +119,10 @@ def _plain(value: object) -> object:
         case tuple() | list():
             return [_plain(item) for item in value]
         case Mapping():
-            return {key: _plain(item) for key, item in value.items()}
+            return {_plain(key): _plain(item) for key, item in value.items()}
+        case str() if not value.isascii():
+            # Names of files may be bytes that are no UTF-8, which no record can hold: these become escapes.
+            return value.encode("utf-8", "backslashreplace").decode("utf-8")
         case _:
             return value
 

@@ -281,7 +281,7 @@ def _imported(  # noqa: PLR0917 - the fields of the event
 ) -> Imported:
     known = max(history.known, 0)
     return Imported(
-        source=path.name.encode("utf-8", "backslashreplace").decode("utf-8"),
+        source=path.name,
         cache_id=header.cache_id,
         bundle=file,
         generations=tuple(number for number, found in history.state.generations.items() if found.seq > known),

@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
@@ -30,8 +30,21 @@ _THREADS_FROM = 32 << 20
 """Fewer bytes than these are hashed sooner than threads start."""
 
 
+_NO_SUCH_NAME = "expected nothing of this name"
+
 CHANGED = "changed while it was looked at"
 """Said of an artifact that was wrong, and a moment later was not."""
+
+
+class ForeignFile(NamedTuple):
+    """Something in the cache that is not C10's: its path, relative to the cache, and what was expected there."""
+
+    path: str
+    expected: str
+
+    def __str__(self) -> str:
+        """One line. Do not split it: a path may hold any characters."""
+        return f"{self.path}: {self.expected}"
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +54,14 @@ class Coverage:
     files: int
     size: int
     damaged: tuple[str, ...]
-    foreign_files: tuple[str, ...]
+    foreign_files: tuple[ForeignFile, ...]
     unreferenced: tuple[str, ...]
     unreferenced_size: int
 
     @property
     def problems(self) -> tuple[str, ...]:
         """All damaged artifacts and foreign files."""
-        return (*self.damaged, *self.foreign_files)
+        return (*self.damaged, *map(str, self.foreign_files))
 
     def require(self, *, strict: bool, hint: str) -> None:
         """Raise if an artifact is damaged, or, when strict, if there are foreign files.
@@ -121,9 +134,11 @@ def walk(
     unreferenced, unreferenced_size = list[str](), 0
     for digest, found, path in entries:
         if not digest:
-            foreign.append(f"{path.relative_to(artifacts.layout.root)}: expected nothing of this name")
+            foreign.append(ForeignFile(str(path.relative_to(artifacts.layout.root)), _NO_SUCH_NAME))
         elif digest not in named and not stat.S_ISREG(found.st_mode):
-            foreign.append(f"{path.relative_to(artifacts.layout.root)}: expected a regular file")
+            foreign.append(
+                ForeignFile(str(path.relative_to(artifacts.layout.root)), "expected a regular file")
+            )
         elif digest not in named and digest not in referenced:
             unreferenced.append(digest)
             unreferenced_size += found.st_size
@@ -190,8 +205,8 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def find_foreign_files(artifacts: Artifacts) -> tuple[str, ...]:
-    """Return a line for each file in the cache that is not C10's.
+def find_foreign_files(artifacts: Artifacts) -> tuple[ForeignFile, ...]:
+    """Return each file in the cache that is not C10's.
 
     Raises:
         CacheUnusableError: A folder cannot be read.
@@ -200,16 +215,15 @@ def find_foreign_files(artifacts: Artifacts) -> tuple[str, ...]:
         return tuple(_foreign_files(artifacts))
 
 
-def refuse_foreign_files(found: Sequence[str]) -> None:
+def refuse_foreign_files(found: Sequence[ForeignFile]) -> None:
     """Raise if there are foreign files.
 
     Raises:
         ManifestCoverageError: With all of them.
     """
     if found:
-        name = found[0].partition(":")[0]
-        hint = f"move {name} out of the cache, or set coverage_strict = false"
-        raise ManifestCoverageError(found, hint=hint)
+        hint = f"move {found[0].path} out of the cache, or set coverage_strict = false"
+        raise ManifestCoverageError([str(each) for each in found], hint=hint)
 
 
 def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> frozenset[str]:
@@ -242,15 +256,15 @@ def _size_problem(artifacts: Artifacts, ref: ArtifactRef) -> str | None:
     return None if size == ref.size else f"expected {ref.size} bytes, found {size}"
 
 
-def _foreign_files(artifacts: Artifacts) -> Iterator[str]:
+def _foreign_files(artifacts: Artifacts) -> Iterator[ForeignFile]:
     layout = artifacts.layout
     for entry in sorted(os.scandir(layout.root), key=lambda found: found.name):
         if entry.name not in KNOWN_ENTRIES:
-            yield f"{entry.name}: expected nothing of this name"
+            yield ForeignFile(entry.name, _NO_SUCH_NAME)
         elif entry.name in FOLDERS and not entry.is_dir(follow_symlinks=False):
-            yield f"{entry.name}: expected a folder of the cache, found something else"
+            yield ForeignFile(entry.name, "expected a folder of the cache, found something else")
         elif entry.name in LOCKS and not entry.is_file(follow_symlinks=False):
-            yield f"{entry.name}: expected a regular file, found something else"
+            yield ForeignFile(entry.name, "expected a regular file, found something else")
     expected = {
         layout.manifests: {*layout.manifest_files().values()},
         layout.segments: {*layout.segment_files().values()},
@@ -261,4 +275,4 @@ def _foreign_files(artifacts: Artifacts) -> Iterator[str]:
         for entry in sorted(os.scandir(folder), key=lambda found: found.name):
             signed = parse_signature_name(entry.name)
             if entry.name not in names and (signed is None or signed[0] not in names):
-                yield f"{folder.name}/{entry.name}: expected nothing of this name"
+                yield ForeignFile(f"{folder.name}/{entry.name}", _NO_SUCH_NAME)

@@ -1,16 +1,18 @@
 """Read a cache while another process may write it.
 
 A commit comes before its files, so that a reader may see a generation without manifest. That is no damage:
-while somebody holds the build lock, the reader waits for absent files.
+while somebody holds the build lock, the reader waits for absent files, and does not judge a cache whose writer is
+slow or suspended.
 """
 
+import os
 import time
 
 from journal.lock import lock_holder
 from store.cache import journal_consistency
 from store.cache.view import View, open_view, read_history
 from store.disk.layout import Layout
-from store.errors import DamagedHistoryError, ErrorKind
+from store.errors import ArtifactsBusyError, DamagedHistoryError, ErrorKind
 
 _ATTEMPTS, _PAUSE_S = 20, 0.05
 
@@ -28,16 +30,27 @@ def stable_view(layout: Layout, *, whole: bool) -> View:
 
     Raises:
         RequestRefusedError: There is no cache.
+        ArtifactsBusyError: A writer committed and did not write the files in time.
         DamagedHistoryError, journal.JournalError: The journal cannot be trusted.
     """
     attempt = 1
     while True:
         view = _read_view(layout, whole=whole)
-        if attempt == _ATTEMPTS or not _lacks_manifest(view):
+        if not _lacks_manifest(view):
             return view
         # Read twice in any case: the writer may have written the files and ended since the first began.
-        if attempt > 1 and lock_holder(layout.build_lock) is None:
+        holder = lock_holder(layout.build_lock)
+        if attempt > 1 and holder is None:
             return view
+        if attempt == _ATTEMPTS:
+            if holder and holder.get("pid") == os.getpid():
+                return view
+            raise ArtifactsBusyError(
+                f"expected the process that holds {layout.build_lock} to write the manifest of the generation that it"
+                " committed, found none yet",
+                kind=ErrorKind.BUSY,
+                hint="wait for that process, which may be suspended, or end it; then run this again",
+            )
         time.sleep(_PAUSE_S)
         attempt += 1
 

@@ -68,6 +68,7 @@ def verify(
     Raises:
         NoGoError: There is no committed generation.
         RequestRefusedError: There is no cache.
+        ArtifactsBusyError: A writer committed and did not write the files in time.
         DamagedHistoryError, journal.JournalError: The journal cannot be trusted.
     """
     options = _Options(depth, budget_s, seed, trusted_keys, monotonic, on_total, on_bytes)
@@ -195,8 +196,7 @@ def _find_unnamed_files(
         text = f"{UNREADABLE} ({cause.strerror}): nobody knows what is in it"
         findings.append(Finding(kind=ProblemKind.STRANGER, subject=path, found=text, path=path))
         return 0, 0
-    for line in found.foreign_files:
-        path, _, text = line.partition(": ")
+    for path, text in found.foreign_files:
         findings.append(Finding(kind=ProblemKind.STRANGER, subject=path, found=text, path=path))
     return len(found.unreferenced), found.unreferenced_size
 

@@ -16,6 +16,7 @@ TREE = {
     "JournalMisuseError": ("JournalError", "journal-misuse"),
     "JournalClosedError": ("JournalMisuseError", "journal-closed"),
     "JournalIOError": ("JournalError", "journal-io"),
+    "JournalResourcesError": ("JournalIOError", "resources"),
     "RecordError": ("JournalError", "journal-record"),
 }
 

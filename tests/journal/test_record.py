@@ -155,8 +155,9 @@ def test_mutated_records_are_refused_or_canonical():
     ids=lambda value: repr(value)[:20],
 )
 def test_payload_that_no_record_can_hold_is_refused(payload):
-    with pytest.raises(RecordError):
+    with pytest.raises(RecordError) as caught:
         encode(with_payload(payload))
+    assert caught.value.category == "refused"
 
 
 @pytest.mark.parametrize(
@@ -210,8 +211,9 @@ def test_envelope_out_of_range_is_refused_by_name(field, value):
     ],
 )
 def test_hostile_bytes_are_refused(data):
-    with pytest.raises(RecordError):
+    with pytest.raises(RecordError) as caught:
         decode(data)
+    assert caught.value.category == "damaged"
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import subprocess
@@ -5,13 +6,16 @@ import sys
 import time
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from journal import Journal, JournalDamagedError, JournalMissingError, safe_reader
+from journal.errors import JournalIOError, JournalResourcesError
 from journal.record import EMPTY, encode, extend, link
 from journal.safe_reader import head_in_child, snapshot
 from journal.safe_reader_child import HEAD, RECORD
 from journal.storage.environment import open_environment
+from journal.storage.error_mapping import to_journal_error
 from journal.storage.integrity import check_structure
 from journal.testing import sample_record
 from tests.child_python import run_python
@@ -113,9 +117,71 @@ def test_changed_projection_is_found_across_the_pipe(path):
         assert b"name" not in found.projections
 
 
-def test_child_that_takes_too_long(path):
-    with pytest.raises(JournalDamagedError, match="took longer"):
-        snapshot(path, foreign=True, timeout_s=0.001)
+def read(path):
+    return snapshot(path, foreign=True, timeout_s=0.2)
+
+
+def salvage(path):
+    return safe_reader.salvage_records(path, timeout_s=0.2)
+
+
+@pytest.mark.parametrize("use", [read, salvage])
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("import time; time.sleep(60)", "took longer"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "took longer"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "was ended: -9"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "was ended: -15"),
+        ("raise MemoryError", "MemoryError"),
+        ("import sys; sys.exit('cannot map libc.so.6')", "cannot map"),
+        (
+            """from journal import safe_reader_child as child
+child.open_environment = lambda *_, **__: [0] * (1 << 62)
+sys.exit(child.main(sys.argv[2:]))""",
+            "MemoryError",
+        ),
+    ],
+)
+def test_a_shortage_of_time_or_memory_is_no_damage(path, monkeypatch, use, script, says):
+    start = "import sys; sys.path.insert(0, sys.argv[1])\n"
+    monkeypatch.setattr(safe_reader, "_START_CHILD", start + script)
+    with pytest.raises(JournalResourcesError, match=says):
+        use(path)
+
+
+@pytest.mark.parametrize("use", [read, salvage])
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(errno.EAGAIN, "resources"), (errno.ENOMEM, "resources"), (errno.EACCES, "journal-io")],
+)
+def test_a_child_that_cannot_be_started_is_no_damage(path, monkeypatch, use, code, kind):
+    def refused(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(subprocess, "run", refused)
+    with pytest.raises(JournalIOError, match="a child process") as caught:
+        use(path)
+    assert caught.value.kind == kind
+
+
+def test_a_file_that_never_ends_is_damaged(path, monkeypatch):
+    endless = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from journal.safe_reader_child import _limit_resources\n"
+        "_limit_resources(1, int(sys.argv[-1]))\n"
+        "while True: pass"
+    )
+    monkeypatch.setattr(safe_reader, "_START_CHILD", endless)
+    with pytest.raises(JournalDamagedError, match="CPU time limit exceeded"):
+        snapshot(path, foreign=True)
+
+
+def test_a_process_whose_number_another_container_uses_reads_in_a_child(path, monkeypatch):
+    def refused(*_, **__):
+        raise to_journal_error(lmdb.LockError("Resource temporarily unavailable"), path, "reading")[0]
+
+    monkeypatch.setattr(safe_reader, "open_environment", refused)
+    assert snapshot(path).head.seq == 200
 
 
 @pytest.mark.parametrize(
@@ -130,7 +196,6 @@ def test_child_that_takes_too_long(path):
         ("import sys; sys.stdout.write('P' * 50)", "no complete answer"),
         ("import sys; sys.stdout.write('H' * 50)", "no complete answer"),
         ("import sys; sys.stdout.write('H' * 41); sys.exit(0)", "no complete answer"),
-        ("raise MemoryError", "no complete answer"),
     ],
 )
 def test_every_end_of_the_child_has_an_error(path, monkeypatch, script, says):

@@ -266,3 +266,11 @@ def test_click_errors_never_reach_the_shell_raw():
     result = CliRunner().invoke(cli, ["build", "--nonsense"])
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 2
+
+
+@pytest.mark.parametrize("command", [["accept", "1"], ["rollback"]])
+def test_text_that_is_no_utf8_is_refused(tmp_path, command):
+    why = os.fsdecode(b"caf\xe9")
+    result = CliRunner().invoke(cli, [*command, "--cache", str(tmp_path), "--why", why])
+    assert result.exit_code == 2
+    assert "expected UTF-8 as why" in result.stderr

@@ -229,7 +229,7 @@ def _inputs(
     problems = recorded.get("problems")
     if isinstance(problems, Sequence):
         for problem in islice(problems, MAX_PICTURES):
-            name, _, wrong = str(problem).partition(": ")
+            name, wrong = (*str(problem).rsplit(": ", 1), "")[:2]
             yield _input("artifact", name, found=wrong)
 
 

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from store.domain import events as e
+from store.domain import problem_lines
 from tools.forensics.cost import Rates, duration, is_slow, normal_ms
 from tools.forensics.records import DecodedRecord, RecordHistory
 from tools.forensics.state_at import FoldedState
@@ -167,7 +168,10 @@ def _checks(timeline: BuildTimeline) -> Iterator[dict[str, Any]]:
                 message = f"{event.subject} {event.sha256[:12]} was damaged: {event.action}"
                 yield make_finding("repaired", "warning", record.seq, message)
             case e.CoverageWalked(problems=problems) if problems:
-                message = f"{render.plural(len(problems), 'stranger')} in the cache: {join_first(problems)}"
+                total = problem_lines.count(problems)
+                message = (
+                    f"{render.plural(total, 'stranger')} in the cache: {join_first(problems, total=total)}"
+                )
                 yield make_finding("strangers", "warning", record.seq, message)
             case e.TilesSelected(warnings=warnings):
                 for warning in warnings[:_MAX_EACH]:

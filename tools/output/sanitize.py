@@ -84,11 +84,12 @@ def _more(count: int) -> str:
     return f"{_CUT} ({count - MAX_MEMBERS:,} more)"
 
 
-def join_first(parts: Iterable[str], limit: int = 3) -> str:
-    """Return the first few of some names, and how many more there are."""
+def join_first(parts: Iterable[str], limit: int = 3, *, total: int | None = None) -> str:
+    """Return the first few of some names, and how many more there are, of `total` if not all are given."""
     names = list(parts)
+    count = len(names) if total is None else total
     shown = ", ".join(safe_text(name, 100) for name in names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"
+    return shown if count <= limit else f"{shown} and {count - limit:,} more"
 
 
 def is_number(word: str, digits: int = 18) -> bool:

@@ -1,7 +1,7 @@
 """Cache what network files declare, so that an up-to-date build neither reads nor hashes them. Disposable.
 
 An entry is valid while `stat` shows the network's file and its weight files unchanged;
-`pipeline.tiles.digest_cache` explains how racy writes are excluded. Whether an engine can be made of the
+`pipeline.tiles.digest_cache` explains for which files that is enough. Whether an engine can be made of the
 network is checked each time, and the compiler reads the file again and refuses other bytes. Links have no
 entry: their targets may change.
 
@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgpack
+import numpy as np
 
 from pipeline.engines.onnx.declaration import Declaration, TensorInfo
-from pipeline.tiles.digest_cache import RACY_NS, Fingerprint
+from pipeline.tiles.digest_cache import RACY_NS, Fingerprint, shows_changes
 from store.base.valueclass import valueclass
 from store.files.regular_file import read_own
 
@@ -86,7 +87,7 @@ class NetworkCache:
 
 
 def _fingerprints(path: Path, declared: Declaration) -> Fingerprints | None:
-    """Return the fingerprints of a network's files; None if one of them is no regular file."""
+    """Return the fingerprints of a network's files; None if one of them is no regular file, or unreliable."""
     found = [_fingerprint(path), *(_fingerprint(path.parent / name) for name in declared.external)]
     regular = tuple(each for each in found if each is not None)
     return regular if len(regular) == len(found) else None
@@ -97,7 +98,9 @@ def _fingerprint(path: Path) -> Fingerprint | None:
         status = path.lstat()
     except OSError:
         return None
-    return Fingerprint.of(status) if stat.S_ISREG(status.st_mode) else None
+    fingerprint = Fingerprint.of(status)
+    reliable = stat.S_ISREG(status.st_mode) and shows_changes(np.array([fingerprint]), lambda _: path).all()
+    return fingerprint if reliable else None
 
 
 def _is_settled(fingerprints: Fingerprints, began_ns: int) -> bool:

@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_cache import ArchiveCache, TileListing
-from pipeline.tiles.digest_cache import Fingerprint
+from pipeline.tiles.digest_cache import Fingerprint, shows_changes
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.sources.read_tile import source_changed
 from pipeline.tiles.tile import Locator, ZoomRange
@@ -33,8 +35,9 @@ class TileArchive(ABC):
 
     def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> TileColumns:
         """See `TileMetadataStore.query_by_bbox`."""
+        reliable = shows_changes(np.array([self._fingerprint]), lambda _: self._path).all()
         cache = ArchiveCache(
-            self._digest_cache_folder,
+            self._digest_cache_folder if reliable else None,
             subject=f"{self.kind}:{self._path}",
             fingerprint=self._fingerprint,
             now_ns=self._now_ns,

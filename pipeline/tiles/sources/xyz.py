@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from pipeline.errors import ErrorKind, RequestError
 from pipeline.request.geometry import BoxE7
-from pipeline.tiles.digest_cache import DigestCache, Fingerprint
+from pipeline.tiles.digest_cache import DigestCache, Fingerprint, shows_changes
 from pipeline.tiles.grid import TileRange, range_box_e7, tile_ranges
 from pipeline.tiles.image_header import IMAGE_EXTENSIONS
 from pipeline.tiles.sources.archive import bad_archive
@@ -127,12 +127,14 @@ class XYZFolder:
         # A folder lists its files in no order.
         order = np.lexsort(places.T[::-1])
         places, keys = places[order], files.keys[order]
+        reliable = shows_changes(keys, lambda row: self._path_of(*places[row].tolist()))
         digests, known = cache.lookup(keys)
+        known &= reliable
         for row in np.flatnonzero(~known).tolist():
             digest = _hash_file(self._path_of(*places[row].tolist()), Fingerprint(*keys[row].tolist()))
             digests[row] = np.frombuffer(digest, dtype=np.uint8)
         if not known.all():
-            settled = keys[:, 3:].max(axis=1) < cache.racy_from_ns
+            settled = reliable & (keys[:, 3:].max(axis=1) < cache.racy_from_ns)
             if (settled & ~known).any():
                 cache.store(keys[settled], digests[settled])
 

@@ -202,3 +202,21 @@ def test_unreadable_file(path):
     path.chmod(0)
     with pytest.raises(JournalPermissionError):
         read_meta_pages(path)
+
+
+def test_too_little_address_space_is_a_shortage(tmp_path):
+    Journal.open(tmp_path / "journal.mdb").close()
+    script = """
+import resource, sys
+from journal import Journal
+from journal.errors import JournalResourcesError
+resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
+try:
+    Journal.open(sys.argv[1])
+except JournalResourcesError as error:
+    print(error.kind, error.category, error.hint)
+"""
+    command = [sys.executable, "-c", script, tmp_path / "journal.mdb"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("resources refused")
+    assert "ulimit" in done.stdout

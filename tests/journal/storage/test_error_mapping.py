@@ -9,7 +9,7 @@ from journal import (
     JournalFullError,
     JournalMissingError,
 )
-from journal.errors import JournalIOError, JournalPermissionError
+from journal.errors import JournalIOError, JournalPermissionError, JournalResourcesError
 from journal.storage import error_mapping as foreign_module
 from journal.storage.error_mapping import to_journal_error, translating_errors
 
@@ -33,6 +33,8 @@ def coded(code):
         (coded(errno.EDQUOT), JournalFullError, True),
         (coded(errno.EIO), JournalIOError, True),
         (coded(errno.EACCES), JournalPermissionError, False),
+        (coded(errno.ENOMEM), JournalResourcesError, False),
+        (OSError(errno.EMFILE, "x"), JournalResourcesError, False),
         (lmdb.ReadonlyError("x"), JournalPermissionError, False),
         (lmdb.CorruptedError("x"), JournalDamagedError, True),
         (lmdb.PanicError("x"), JournalDamagedError, True),

@@ -4,7 +4,7 @@ import struct
 import pytest
 
 from journal import Journal, JournalDamagedError, JournalMissingError
-from journal.errors import JournalIOError
+from journal.errors import JournalResourcesError
 from journal.safe_reader import snapshot
 from journal.storage import integrity
 from journal.storage.environment import open_environment
@@ -96,5 +96,5 @@ def test_a_shortage_during_the_check_is_no_damage(path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(integrity.verify, "verify", fall)
-    with pytest.raises(JournalIOError, match="could not be checked"):
+    with pytest.raises(JournalResourcesError, match="could not be checked"):
         check_structure(path)

@@ -1,6 +1,8 @@
 """Whatever fails, the head stays and the journal records the failure."""
 
+import os
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from pipeline.request.options import CheckOptions, CoverageOptions
 from pipeline.stages import checks
 from pipeline.testing import raising
 from store.base.canonical_json import decode
+from store.domain import problem_lines
 from store.domain.events import BuildFailed, CheckFailed, CheckPassed, CoverageWalked, EngineCompiled
 from store.domain.state import BuildStatus
 from store.reader import ALLOW_UNSIGNED, FlightCache
@@ -340,6 +343,24 @@ def test_foreign_files_are_recorded_but_no_obstacle_unless_strict(site):
     report = site.provisioner(coverage_strict=False).build_cache_artifacts(site.request(flight_id="f2"))
     assert report.outcome is BuildOutcome.BUILT
     assert "notes.txt" in site.events(CoverageWalked)[-1].problems[0]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [[b"caf\xe9.jpg"], [b"%06d" % number + b"x" * 190 for number in range(6_000)]],
+    ids=["no UTF-8", "more than a record holds"],
+)
+def test_a_build_records_whatever_foreign_files_there_are(site, names):
+    site.build()
+    folder = os.fsencode(site.layout.artifacts / "00")
+    for name in names:
+        Path(os.fsdecode(folder + b"/" + name)).touch()
+    report = site.provisioner(coverage_strict=False).build_cache_artifacts(site.request(flight_id="f2"))
+    assert report.outcome is BuildOutcome.BUILT
+    assert problem_lines.count(site.events(CoverageWalked)[-1].problems) == len(names)
+    site.build(flight_id="f3")
+    assert site.state().builds[3].failure.kind == "coverage"
+    assert problem_lines.count(site.state().builds[3].failure.inputs["problems"]) == len(names)
 
 
 def test_an_engine_that_was_never_checked_is_checked_by_the_next_build(site, monkeypatch):

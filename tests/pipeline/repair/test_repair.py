@@ -323,6 +323,8 @@ class TestBesideTheJournal:
     def test_foreign_files_are_set_aside(self, two):
         before = content(two)
         (two.cache / "notes: expected.txt").write_text("hello")
+        latin = os.fsdecode(b"caf\xe9.jpg")
+        (two.layout.artifacts / "ab" / latin).touch()
         (two.layout.artifacts / "ab" / "draft").write_text("hello")
         (two.layout.artifacts / "zzz").mkdir()
         (two.layout.manifests / "00000009.json").write_text("{}")
@@ -330,9 +332,11 @@ class TestBesideTheJournal:
         (two.layout.artifacts / "00").rmdir()
         (two.layout.artifacts / "00").symlink_to("/nowhere")
         report = two.provisioner().repair()
-        assert len(report.actions) == 6
+        assert len(report.actions) == 7
         assert report.go
         assert report.left == ()
+        assert (two.layout.quarantine / f"{latin}.0").exists()
+        assert any("caf" in event.subject for event in two.events(Repaired))
         assert is_go(two)
         assert content(two) == before
         assert (two.layout.quarantine / "notes: expected.txt.0").read_text() == "hello"

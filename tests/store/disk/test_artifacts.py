@@ -404,7 +404,7 @@ class TestCoverage:
             "geographic report",
             "block 6/0/0",
         }
-        assert {problem.split(":")[0] for problem in found.foreign_files} == {
+        assert {path for path, _ in found.foreign_files} == {
             "stray",
             "manifests/stray",
             "manifests/00000002.sig",

@@ -255,3 +255,13 @@ def test_documents_nest_only_so_deep():
             1,
             {"identity": None, "inputs": deep, "calibration": None, "again": False, "host": {}},
         )
+
+
+def test_text_that_is_no_utf8_is_recorded_as_escapes():
+    name = b"caf\xe9 \xc3\xa9".decode("utf-8", "surrogateescape")
+    event = GenerationAccepted(generation=1, why=name, host={name: [{"file": name}]})
+    record = to_record(event, build=None, wall_ns=0, mono_ns=0)
+    escaped = "caf\\udce9 \xe9"
+    raw = encode(record)
+    found = to_recorded_event(Entry(seq=1, chain=link(GENESIS, raw), raw=raw)).event
+    assert found == GenerationAccepted(generation=1, why=escaped, host={escaped: [{"file": escaped}]})

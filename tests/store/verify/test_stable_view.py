@@ -1,5 +1,8 @@
 """A commit comes before its files: a verification in between waits for a living writer, and for no other."""
 
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -8,6 +11,7 @@ from journal.lock import BuildLock
 from store.cache.projections import Projections
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
+from store.errors import ArtifactsBusyError
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock
 from store.verify.coverage import walk
@@ -50,6 +54,17 @@ def test_a_verification_waits_for_a_living_writer(layout):
         late.join()
     assert found.go
     assert found.generation == 2
+
+
+def test_a_suspended_writer_is_no_damage(layout):
+    hold = "import sys, time; from journal.lock import BuildLock\nwith BuildLock(sys.argv[1]): print(1, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", hold, layout.build_lock], stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        writer.send_signal(signal.SIGSTOP)
+        with pytest.raises(ArtifactsBusyError, match="found none yet"):
+            verify(layout)
+        writer.kill()
+    assert not verify(layout).go
 
 
 def test_files_that_no_writer_will_write_are_absent(layout):

@@ -7,14 +7,22 @@ from hypothesis import strategies as st
 from journal.errors import JournalDamagedError
 from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
+from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import CellEmbedded
 from store.domain.manifest_projection import project
 from store.domain.state import BuildStatus
-from store.errors import DamagedHistoryError, IncompatibleDeviceError, NoGoError, RequestRefusedError
+from store.errors import (
+    DamagedHistoryError,
+    IncompatibleDeviceError,
+    ManifestCoverageError,
+    NoGoError,
+    RequestRefusedError,
+)
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.testing import FakeClock
+from store.verify.coverage import find_foreign_files, refuse_foreign_files
 from store.verify.report import Depth, Finding, HashedAmount, ProblemKind, VerifyReport, diagnose
 from store.verify.verify import verify
 from tests.damaging import replace_by
@@ -209,12 +217,15 @@ def test_a_folder_that_cannot_be_read_is_no_go(layout):
 
 
 def test_foreign_files_are_no_go_and_unreferenced_artifacts_are_not(layout):
-    (layout.root / "notes.txt").write_text("hello")
+    (layout.root / "notes: b.txt").write_text("hello")
     (layout.artifacts / "ab" / "draft").write_text("hello")
     orphan = "ab" + "0" * 62
     (layout.artifacts / "ab" / orphan).write_text("hello")
     result = verify(layout, depth=Depth.FULL)
-    assert {problem.subject for problem in problems_of(result)} == {"notes.txt", "artifacts/ab/draft"}
+    assert {problem.subject for problem in problems_of(result)} == {"notes: b.txt", "artifacts/ab/draft"}
+    with pytest.raises(ManifestCoverageError) as refused:
+        refuse_foreign_files(find_foreign_files(Artifacts(layout)))
+    assert refused.value.hint.startswith("move notes: b.txt out of the cache")
     assert all(problem.generations == () for problem in problems_of(result))
     assert (result.unreferenced, result.unreferenced_size) == (1, 5)
 

@@ -86,6 +86,18 @@ def test_a_network_that_was_just_written_is_not_cached(desk):
     assert desk.kept() == []
 
 
+def test_a_network_on_a_file_system_without_change_times_is_read_each_time(desk, monkeypatch):
+    squashfs = 0x73717368
+    desk.look()
+    monkeypatch.setattr("journal.storage.filesystem.filesystem_type", lambda _: squashfs)
+    desk.look()
+    assert desk.read == 2
+    (kept,) = desk.kept()
+    kept.unlink()
+    desk.look()
+    assert desk.kept() == []
+
+
 def test_a_network_that_changes_while_it_is_read_is_not_cached(desk, monkeypatch):
     def replaced(path):
         found = onnx_digest(path)
