@@ -7,7 +7,8 @@ it to sealed memory, and that memory is what the libraries get. It refuses a new
 with all reasons, and uses an older one only if the caller names it.
 
 The reader needs neither journal nor LMDB and never writes to the cache. It raises `NoGoError` for whatever is
-wrong with a cache, and `store.runtime.ExecutionError` where an engine's library is missing or fails.
+wrong with a cache, `CacheUnusableError` for what this process lacks, and `store.runtime.ExecutionError` where an
+engine's library is missing or fails; all of them are a `StoreError`.
 """
 
 import json
@@ -45,7 +46,7 @@ from store.runtime.load import DescriptorIndex, Engine, load_engine, load_index
 from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, TrustedKeys, check_flightworthy, foreign_engines
 from store.trust.signatures import TrustedKey
 
-__all__ = ["ALLOW_UNSIGNED", "FlightCache", "NoGoError", "Tile", "TrustedKey", "Verification"]
+__all__ = ["ALLOW_UNSIGNED", "FlightCache", "LoadedCache", "NoGoError", "Tile", "TrustedKey", "Verification"]
 
 
 @dataclass(slots=True, repr=False)
@@ -62,6 +63,7 @@ class FlightCache:
     _files: ArtifactFiles
     _tiles: TileTable | None = None
     _proofs: Path | None = None
+    _loaded: LoadedCache | None = None
     elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -239,6 +241,8 @@ class FlightCache:
             store.runtime.ExecutionError: Its library is missing, of another version, or refuses it.
         """
         entry = self._entry(name)
+        if self._loaded is not None and self._loaded.threads == threads:
+            return self._loaded.engines[name]
         if name in self.elsewhere:
             raise IncompatibleDeviceError([self.elsewhere[name]], hint="load it on its own device")
         names = [entry.signature.get(end) for end in ("input", "output")]
@@ -277,6 +281,8 @@ class FlightCache:
             NoGoError: The file is damaged.
             store.runtime.ExecutionError: faiss is missing, or the index is not what the manifest says.
         """
+        if self._loaded is not None and self._loaded.threads == threads:
+            return self._loaded.index
         index = self.manifest.index
         sealed = self._files.seal(WHOLE, index.artifact)
         return load_index(
@@ -293,7 +299,7 @@ class FlightCache:
         """Load all engines, the index, the tile table and the calibration, and run each engine once.
 
         Call it before take-off: afterwards nothing of the cache is read from the medium any more, and no library
-        is loaded.
+        is loaded. `engine` and `descriptor_index` then return what was loaded, for that number of threads.
 
         Args:
             threads: Threads within one run of an engine, and of a search.
@@ -310,9 +316,11 @@ class FlightCache:
                 },
                 index=self.descriptor_index(threads=threads),
                 calibration=self.calibration(),
+                threads=threads,
             )
             loaded.run_once(self.manifest.descriptor_engine.model)
-            return loaded
+        self._loaded = loaded
+        return loaded
 
     def calibration(self) -> dict[str, Any]:
         """Return the camera calibration, as given in the request.

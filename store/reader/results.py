@@ -35,11 +35,13 @@ class LoadedCache:
         engines: Model name to its engine.
         index: The descriptor index.
         calibration: The camera calibration, as given in the request.
+        threads: Threads within one run of an engine, and of a search.
     """
 
     engines: Mapping[str, Engine]
     index: DescriptorIndex
     calibration: Mapping[str, Any]
+    threads: int
 
     def run_once(self, descriptor_model: str) -> None:
         """Run each engine on one sample of zeros, and search the index once, so that nothing is loaded later.
