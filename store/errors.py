@@ -5,6 +5,7 @@ action that fixes it. Kinds are added, never changed, because scripts match on t
 """
 
 import errno
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -61,6 +62,14 @@ class ErrorKind(StrEnum):
     DEVICE = "device"
     PARITY = "parity"
     BUNDLE = "bundle"
+    PACKAGE = "package"
+    CLOSED = "closed"
+    EXECUTION = "execution"
+    RUNTIME_UNAVAILABLE = "runtime-unavailable"
+    ENGINE_LOAD = "engine-load"
+    ENGINE_RUN = "engine-run"
+    INDEX_LOAD = "index-load"
+    INDEX_SEARCH = "index-search"
     OWN_HISTORY = "own-history"
 
 
@@ -183,11 +192,27 @@ FAILING = "cannot be read"
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+_LACKS_RESOURCES = re.compile(
+    r"bad_alloc|(allocate|map) (memory|segment|buffer)|failed to allocate|start new thread|too many open files",
+    re.IGNORECASE,
+)
+"""What the loader, ONNX Runtime, OpenVINO, FAISS and Python say; none of them has an error class for it."""
 
 
 def is_shortage(error: OSError) -> bool:
     """Return whether this process lacks memory or open files, or was interrupted."""
     return error.errno in _SHORTAGES
+
+
+def lacks_resources(error: BaseException) -> bool:
+    """Return whether an error, also one of a library, says that this process lacks memory, threads or open files."""
+    if isinstance(error, OSError):
+        return is_shortage(error)
+    if isinstance(error, StoreError) and error.kind is ErrorKind.RESOURCES:
+        return False
+    return isinstance(error, MemoryError) or (
+        isinstance(error, Exception) and _LACKS_RESOURCES.search(str(error)) is not None
+    )
 
 
 def lacks_threads(error: BaseException) -> bool:
@@ -221,11 +246,7 @@ def from_os_error(error: OSError, what: str) -> StoreError:
     """Return the store's error for an error of the operating system; `what` names the file or action."""
     found = f"{what}: {error.strerror or error}"
     if is_shortage(error):
-        return CacheUnusableError(
-            f"expected enough memory and open files for this process, found {found}",
-            kind=ErrorKind.RESOURCES,
-            hint="raise the limit (ulimit -n) or end other programs, then run it again",
-        )
+        return _shortage(found)
     if error.errno in _DISK_FULL:
         return DiskFullError(
             f"no space left: {found}", kind=ErrorKind.DISK_FULL, hint="free disk space, then run it again"
@@ -253,3 +274,34 @@ class TranslateOSErrors:
     def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
             raise from_os_error(error, self._what) from error
+
+
+class TranslateShortages:
+    """Raise errors inside of a `with` block that are shortages (`lacks_resources`) as such; `what` is in the message."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
+        if error is not None and lacks_resources(error):
+            raise _shortage(f"{self._what}: {str(error) or type(error).__name__}") from error
+
+
+def _shortage(found: str) -> CacheUnusableError:
+    return CacheUnusableError(
+        f"expected enough memory and open files for this process, found {found}",
+        kind=ErrorKind.RESOURCES,
+        hint="raise the limit (ulimit -n, ulimit -v) or end other programs, then run it again",
+    )
+
+
+def missing_package(name: str, does: str, error: ImportError | None = None) -> CacheUnusableError:
+    """Return the error of a Python package that is not installed, or does not load; `does` is what it is for."""
+    return CacheUnusableError(
+        f"expected the Python package {name}, which {does}, found none{f': {error}' if error else ''}",
+        kind=ErrorKind.PACKAGE,
+        hint=f"pip install {name}",
+    )

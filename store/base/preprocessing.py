@@ -95,6 +95,10 @@ class Preprocessing:
         Raises:
             ValueError: The image has another shape or type.
         """
+        if not isinstance(image, np.ndarray):
+            raise ValueError(  # noqa: TRY004 - one error for all that is no picture
+                f"expected a picture uint8 [h, w, 3], found {type(image).__name__}"
+            )
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"expected a picture uint8 [h, w, 3], found {image.dtype} {list(image.shape)}")
         resized = resample(image, self.size)

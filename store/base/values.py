@@ -1,5 +1,7 @@
 """Values that events, state and manifests share: artifact references and journal positions. Pure."""
 
+import operator
+
 from store.base.valueclass import valueclass
 
 
@@ -20,3 +22,11 @@ class Position:
 
     seq: int = 0
     chain: str = GENESIS_CHAIN
+
+
+def whole_number(value: object) -> int | None:
+    """Return a whole number, of numpy too, as `int`; None for anything else, and for a truth value."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None

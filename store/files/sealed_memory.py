@@ -20,9 +20,17 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 
 class SealError(Exception):
-    """The file is not the expected one; the message says what was expected and found."""
+    """The file is not the expected one; the message says what was expected and found.
+
+    Attributes:
+        denied: Whether this user may not read it, so that its content is unknown.
+    """
 
     category = Category.NO_GO
+
+    def __init__(self, message: str, *, denied: bool = False) -> None:
+        super().__init__(message)
+        self.denied = denied
 
 
 @dataclass(slots=True)
@@ -74,7 +82,8 @@ def open_expected(name: str, *, folder: int, size: int | None = None, limit: int
         raise SealError("expected a regular file, found something else") from error
     except OSError as error:
         _raise_if_shortage(error, name)
-        raise SealError(f"expected a regular file, found: {error.strerror}") from error
+        denied = isinstance(error, PermissionError)
+        raise SealError(f"expected a regular file, found: {error.strerror}", denied=denied) from error
     found, wrong = os.fstat(fd).st_size, ""
     if size is not None and found != size:
         wrong = f"expected {size} bytes, found {found}"

@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from store.reader.flight_cache import (
         ALLOW_UNSIGNED,
         FlightCache,
+        LoadedCache,
         NoGoError,
         Tile,
         TrustedKey,
         Verification,
     )
 
-__all__ = ["ALLOW_UNSIGNED", "FlightCache", "NoGoError", "Tile", "TrustedKey", "Verification"]
+__all__ = ["ALLOW_UNSIGNED", "FlightCache", "LoadedCache", "NoGoError", "Tile", "TrustedKey", "Verification"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type checker sees the imports above

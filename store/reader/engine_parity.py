@@ -26,11 +26,13 @@ import numpy as np
 from store.base.canonical_json import CanonicalError, Value, decode, digest, encode
 from store.base.preprocessing import Preprocessing
 from store.base.valueclass import valueclass
-from store.errors import CacheUnusableError, ErrorKind, NoGoError
+from store.errors import ArtifactError, CacheUnusableError, ErrorKind, NoGoError
 from store.files.sealed_memory import SealError, open_expected
+from store.manifest.manifest import EngineEntry, StandInEntry
+from store.reader.manifest_files import damaged
 from store.runtime.backends.gpu import exact_target, gpus
 from store.runtime.backends.registry import BACKENDS
-from store.runtime.golden_vectors import Run, Vectors, agreement, golden_samples
+from store.runtime.golden_vectors import Run, Vectors, agreement, decode_answers, golden_samples
 
 _BILLION: Final = 1_000_000_000
 _DOMAIN: Final = b"c10/proof/1\0"
@@ -84,6 +86,53 @@ def describe_device(backend: str) -> str:
         found = gpus()
         return f"{exact_target(found[0])}, CUDA {found[0].driver}" if found else "no GPU"
     return f"{platform.machine()}: {_processor()}"
+
+
+def require_stand_in_parity(
+    stand_in: StandInEntry,
+    entry: EngineEntry,
+    run: Run,
+    *,
+    preprocessing: Preprocessing,
+    golden: Callable[[], memoryview],
+    folder: Path | None,
+) -> None:
+    """Make sure that the engine of an entry answers as its stand-in did; see `require_parity`.
+
+    Args:
+        stand_in: The engine that embedded the tiles.
+        entry: The engine that flies.
+        run: Runs the engine that flies.
+        preprocessing: The image contract.
+        golden: Returns the artifact of the stand-in's answers.
+        folder: Where records are kept; None for this process alone.
+
+    Raises:
+        NoGoError: It answers otherwise, or the stand-in's answers are damaged.
+        ExecutionError: It does not run.
+    """
+    key = parity_key(
+        engine=entry.artifact.sha256,
+        golden=stand_in.golden.sha256,
+        backend=entry.backend,
+        version=entry.version,
+        preprocessing=preprocessing,
+    )
+
+    def answers() -> Vectors:
+        try:
+            return decode_answers(golden())
+        except ArtifactError as error:
+            raise damaged([error.message]) from error
+
+    require_parity(
+        key,
+        run,
+        answers=answers,
+        preprocessing=preprocessing,
+        least_cosine=stand_in.least_cosine,
+        folder=folder,
+    )
 
 
 def require_parity(

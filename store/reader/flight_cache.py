@@ -7,65 +7,49 @@ it to sealed memory, and that memory is what the libraries get. It refuses a new
 with all reasons, and uses an older one only if the caller names it.
 
 The reader needs neither journal nor LMDB and never writes to the cache. It raises `NoGoError` for whatever is
-wrong with a cache, and `store.runtime.ExecutionError` where an engine's library is missing or fails.
+wrong with a cache, `CacheUnusableError` for what this process lacks, and `store.runtime.ExecutionError` where an
+engine's library is missing or fails; all of them are a `StoreError`.
 """
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from store.base.identity import tile_of
 from store.base.preprocessing import Preprocessing
-from store.base.valueclass import valueclass
-from store.base.values import ArtifactRef
+from store.base.values import whole_number
 from store.errors import (
     ArtifactError,
-    ErrorKind,
     IncompatibleDeviceError,
     NoGoError,
-    from_os_error,
+    TranslateShortages,
     is_shortage,
 )
-from store.files.sealed_memory import SealedMemory, SealError, check_digest, open_expected, seal_file
+from store.files.sealed_memory import SealError
 from store.formats.index_delta import Delta
 from store.formats.tables import BlockRow, TileTable, decode_tiles
 from store.manifest.manifest import EngineEntry, Manifest
 from store.manifest.roles import DELTA, TABLE, WHOLE
 from store.reader import table_checks
-from store.reader.engine_parity import parity_key, require_parity
-from store.reader.manifest_files import no_cache, read_manifest, refuse_world_writable
+from store.reader.arguments import as_floor, as_generation, require_pillow
+from store.reader.artifact_files import ArtifactFiles
+from store.reader.engine_parity import require_stand_in_parity
+from store.reader.manifest_files import damaged, denied, no_cache, read_manifest, refuse_world_writable
+from store.reader.results import LoadedCache, Tile, Verification
 from store.runtime import capabilities
-from store.runtime.golden_vectors import Vectors, decode_answers
 from store.runtime.load import DescriptorIndex, Engine, load_engine, load_index
 from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, TrustedKeys, check_flightworthy, foreign_engines
 from store.trust.signatures import TrustedKey
 
-__all__ = ["ALLOW_UNSIGNED", "FlightCache", "NoGoError", "Tile", "TrustedKey", "Verification"]
+__all__ = ["ALLOW_UNSIGNED", "FlightCache", "LoadedCache", "NoGoError", "Tile", "TrustedKey", "Verification"]
 
 
-class Tile(NamedTuple):
-    """One tile of the cache: XYZ scheme, `y` grows southwards; SHA-256 of its encoded bytes."""
-
-    z: int
-    x: int
-    y: int
-    sha256: str
-
-
-@valueclass(frozen=True, slots=True, kw_only=True)
-class Verification:
-    """How much was hashed and is not damaged. Size in bytes."""
-
-    files: int
-    size: int
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class FlightCache:
     """One verified generation of a flight cache. Use it in a `with` statement; not for two threads at once.
 
@@ -76,11 +60,10 @@ class FlightCache:
     """
 
     manifest: Manifest
-    _folder: int
-    _files: dict[str, int] = field(default_factory=dict)
-    _sealed: dict[str, SealedMemory] = field(default_factory=dict)
+    _files: ArtifactFiles
     _tiles: TileTable | None = None
     _proofs: Path | None = None
+    _loaded: LoadedCache | None = None
     elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -106,19 +89,46 @@ class FlightCache:
             proofs: A folder outside of the cache for parity records, which save later checks that an engine
                 answers here as its stand-in did on the ground (`store.reader.engine_parity`). Only its owner
                 may write to it; it is created if it does not exist.
-            flown: False for a check on the ground: engines for other devices are then no reason to refuse the
-                cache, and are not handed out.
+            flown: False for a look from the ground: engines for other devices or library versions are then no
+                reason to refuse the cache, and are not handed out; nor is a missing Pillow.
 
         Raises:
             NoGoError: It may not be flown; with every reason.
-            IncompatibleDeviceError: The cache is sound but for another device.
-            CacheUnusableError: This process lacks memory or open files; that says nothing about the cache.
+            IncompatibleDeviceError: The cache is sound but for another device or library version.
+            CacheUnusableError: This process lacks memory or open files, or a Python package that scales frames
+                (Pillow) or checks signatures (cryptography); that says nothing about the cache.
+            TypeError: `floor` or `generation` is no whole number.
         """
+        with TranslateShortages(f"cache {os.fspath(root)!r}"):
+            return cls._open(
+                root,
+                trusted_keys=trusted_keys,
+                floor=as_floor(floor),
+                generation=as_generation(generation),
+                proofs=proofs,
+                flown=flown,
+            )
+
+    @classmethod
+    def _open(
+        cls,
+        root: str | os.PathLike[str],
+        *,
+        trusted_keys: TrustedKeys,
+        floor: int | Mapping[str, int] | None,
+        generation: int | None,
+        proofs: str | os.PathLike[str] | None,
+        flown: bool,
+    ) -> "FlightCache":
+        if flown:
+            require_pillow()
         try:
             folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError as error:
+            raise denied([f"cache: expected a folder to read, found: {error.strerror}"]) from error
         except OSError as error:
             if is_shortage(error):
-                raise from_os_error(error, f"cache {os.fspath(root)}") from error
+                raise
             raise no_cache(f"expected the folder of a cache, found: {error.strerror}") from error
         try:
             refuse_world_writable(folder)
@@ -131,27 +141,26 @@ class FlightCache:
                 device=capabilities.device,
                 flown=flown,
             )
-            cache = cls(check_flightworthy(raw, signatures, generation=number, policy=policy), folder)
+            manifest = check_flightworthy(raw, signatures, generation=number, policy=policy)
         except BaseException:
             os.close(folder)
             raise
-        cache._proofs = None if proofs is None else Path(proofs)
-        cache.elsewhere = foreign_engines(cache.manifest, policy)
-        try:
-            cache._open_artifacts()
-        except BaseException:
-            cache.close()
-            raise
-        return cache
+        return cls(
+            manifest,
+            ArtifactFiles.open(folder, manifest),
+            _proofs=None if proofs is None else Path(proofs),
+            elsewhere=foreign_engines(manifest, policy),
+        )
 
     def close(self) -> None:
         """Close all files. Engines and indexes that were handed out keep working."""
-        for fd in (*self._files.values(), self._folder):
-            if fd >= 0:
-                os.close(fd)
-        for sealed in self._sealed.values():
-            sealed.close()
-        self._files, self._sealed, self._folder = {}, {}, -1
+        self._files.close()
+
+    def __repr__(self) -> str:
+        """Return which generation of which cache it is, and whether it is open."""
+        envelope = self.manifest.envelope
+        state = "closed" if self._files.closed else "open"
+        return f"FlightCache(generation {envelope.generation} of cache {envelope.cache_id[:12]}, {state})"
 
     def __enter__(self) -> Self:
         """Use the cache in a `with` statement."""
@@ -173,7 +182,7 @@ class FlightCache:
         try:
             return Preprocessing.from_document(self.manifest.descriptor_engine.preprocessing)
         except ValueError as error:
-            raise _damaged([f"preprocessing: {error}"]) from error
+            raise damaged([f"preprocessing: {error}"]) from error
 
     def verify(self) -> Verification:
         """Hash all files that the manifest names, blocks included, and compare its tables with it.
@@ -181,27 +190,33 @@ class FlightCache:
         Raises:
             NoGoError: With every problem found.
         """
+        with TranslateShortages("verifying the cache"):
+            return self._verify()
+
+    def _verify(self) -> Verification:
         problems, files, size = dict[str, str](), 0, 0
         for role, ref in self.manifest.artifacts():
             files, size = files + 1, size + ref.size
             with _collect_problem(problems, role):
-                check_digest(self._files[ref.sha256], ref)
+                self._files.check(ref)
         if "tile table" not in problems:
             with _collect_problem(problems, "tile table"):
-                table_checks.tiles_of(self.manifest, self._view("tile table", self.manifest.tiles))
+                table_checks.tiles_of(self.manifest, self._files.view("tile table", self.manifest.tiles))
         if DELTA not in problems:
             with _collect_problem(problems, DELTA):
                 self._delta()
         rows: tuple[BlockRow, ...] = ()
         if TABLE not in problems:
             with _collect_problem(problems, TABLE):
-                rows = table_checks.blocks_of(self.manifest, self._view(TABLE, self.manifest.index.blocks))
+                rows = table_checks.blocks_of(
+                    self.manifest, self._files.view(TABLE, self.manifest.index.blocks)
+                )
         for row in rows:
             files, size = files + 1, size + row.ref.size
             with _collect_problem(problems, f"block {row.zoom}/{row.cell_x}/{row.cell_y}"):
-                self._hash_block(row.ref)
+                self._files.check_block(row.ref)
         if problems:
-            raise _damaged([*problems.values()])
+            raise damaged([*problems.values()])
         return Verification(files=files, size=size)
 
     def engine_bytes(self, name: str) -> bytes:
@@ -211,7 +226,7 @@ class FlightCache:
             KeyError: No model has this name.
             NoGoError: The file is damaged.
         """
-        return bytes(self._view(f"engine {name}", self._entry(name).artifact))
+        return bytes(self._files.view(f"engine {name}", self._entry(name).artifact))
 
     def engine(self, name: str, *, threads: int = 1) -> Engine:
         """Return an engine, loaded and ready to run.
@@ -226,13 +241,15 @@ class FlightCache:
             store.runtime.ExecutionError: Its library is missing, of another version, or refuses it.
         """
         entry = self._entry(name)
+        if self._loaded is not None and self._loaded.threads == threads:
+            return self._loaded.engines[name]
         if name in self.elsewhere:
             raise IncompatibleDeviceError([self.elsewhere[name]], hint="load it on its own device")
         names = [entry.signature.get(end) for end in ("input", "output")]
         if not all(isinstance(end, str) for end in names):
-            raise _damaged([f"engine {name}: expected the names of its input and output, found {names}"])
+            raise damaged([f"engine {name}: expected the names of its input and output, found {names}"])
         engine = load_engine(
-            self._view(f"engine {name}", entry.artifact),
+            self._files.view(f"engine {name}", entry.artifact),
             backend=entry.backend,
             version=entry.version,
             input=str(names[0]),
@@ -242,19 +259,32 @@ class FlightCache:
             target=entry.target,
             precision=entry.precision,
         )
-        if entry is self.manifest.descriptor_engine:
-            self._require_parity(entry, engine)
+        stand_in = self.manifest.stand_in
+        if stand_in is not None and entry is self.manifest.descriptor_engine:
+            require_stand_in_parity(
+                stand_in,
+                entry,
+                engine.run,
+                preprocessing=self.preprocessing,
+                golden=lambda: self._files.view("golden answers", stand_in.golden),
+                folder=self._proofs,
+            )
         return engine
 
-    def descriptor_index(self) -> DescriptorIndex:
+    def descriptor_index(self, *, threads: int = 1) -> DescriptorIndex:
         """Return the index, loaded from sealed memory and checked against the manifest.
+
+        Args:
+            threads: Threads of a search; more than one pays for many queries at once, not for one.
 
         Raises:
             NoGoError: The file is damaged.
             store.runtime.ExecutionError: faiss is missing, or the index is not what the manifest says.
         """
+        if self._loaded is not None and self._loaded.threads == threads:
+            return self._loaded.index
         index = self.manifest.index
-        sealed = self._seal_file(WHOLE, index.artifact)
+        sealed = self._files.seal(WHOLE, index.artifact)
         return load_index(
             sealed.path,
             kind=index.kind,
@@ -262,7 +292,35 @@ class FlightCache:
             ntotal=index.whole_rows,
             metric=index.metric,
             delta=self._delta(),
+            threads=threads,
         )
+
+    def load_all(self, *, threads: int = 1) -> LoadedCache:
+        """Load all engines, the index, the tile table and the calibration, and run each engine once.
+
+        Call it before take-off: afterwards nothing of the cache is read from the medium any more, and no library
+        is loaded. `engine` and `descriptor_index` then return what was loaded, for that number of threads.
+
+        Args:
+            threads: Threads within one run of an engine, and of a search.
+
+        Raises:
+            NoGoError, store.runtime.ExecutionError, CacheUnusableError: As for `engine` and `descriptor_index`.
+        """
+        require_pillow(load=True)
+        with TranslateShortages("loading the cache"):
+            self._tile_table()
+            loaded = LoadedCache(
+                engines={
+                    entry.model: self.engine(entry.model, threads=threads) for entry in self.manifest.engines
+                },
+                index=self.descriptor_index(threads=threads),
+                calibration=self.calibration(),
+                threads=threads,
+            )
+            loaded.run_once(self.manifest.descriptor_engine.model)
+        self._loaded = loaded
+        return loaded
 
     def calibration(self) -> dict[str, Any]:
         """Return the camera calibration, as given in the request.
@@ -270,13 +328,13 @@ class FlightCache:
         Raises:
             NoGoError: The file is damaged, or no JSON object.
         """
-        data = self._view("calibration", self.manifest.calibration)
+        data = self._files.view("calibration", self.manifest.calibration)
         try:
             calibration = json.loads(bytes(data))
         except (ValueError, RecursionError) as error:
-            raise _damaged([f"calibration: expected JSON, found: {error}"]) from error
+            raise damaged([f"calibration: expected JSON, found: {error}"]) from error
         if not isinstance(calibration, dict):
-            raise _damaged([f"calibration: expected a JSON object, found {type(calibration).__name__}"])
+            raise damaged([f"calibration: expected a JSON object, found {type(calibration).__name__}"])
         return calibration
 
     def tile(self, descriptor_id: int) -> Tile:
@@ -284,18 +342,28 @@ class FlightCache:
 
         Raises:
             KeyError: The cache holds no such tile.
+            TypeError: The id is no whole number.
             NoGoError: The tile table is damaged.
         """
+        self._files.require_open()
+        number = whole_number(descriptor_id)
+        if number is None:
+            raise TypeError(
+                f"expected a descriptor id as a whole number, found {type(descriptor_id).__name__}"
+            )
+        found = self._tile_table().digest(number) if 0 <= number < 1 << 64 else None
+        if found is None:
+            raise KeyError(f"no tile with the descriptor id {number} in this cache")
+        zoom, x, y, _ = tile_of(number)
+        return Tile(zoom, x, y, found)
+
+    def _tile_table(self) -> TileTable:
         if self._tiles is None:
             try:
-                self._tiles = decode_tiles(self._view("tile table", self.manifest.tiles))
+                self._tiles = decode_tiles(self._files.view("tile table", self.manifest.tiles))
             except ArtifactError as error:
-                raise _damaged([f"tile {error.message}"]) from error
-        zoom, x, y, _ = tile_of(descriptor_id)
-        found = self._tiles.digest(descriptor_id) if descriptor_id >= 0 else None
-        if found is None:
-            raise KeyError(f"no tile {zoom}/{x}/{y} in this cache")
-        return Tile(zoom, x, y, found)
+                raise damaged([f"tile {error.message}"]) from error
+        return self._tiles
 
     def _entry(self, name: str) -> EngineEntry:
         for entry in self.manifest.engines:
@@ -305,72 +373,14 @@ class FlightCache:
             f"no engine {name!r} in this cache, only {[entry.model for entry in self.manifest.engines]}"
         )
 
-    def _require_parity(self, entry: EngineEntry, engine: Engine) -> None:
-        stand_in = self.manifest.stand_in
-        if stand_in is None:
-            return
-        preprocessing = self.preprocessing
-        key = parity_key(
-            engine=entry.artifact.sha256,
-            golden=stand_in.golden.sha256,
-            backend=entry.backend,
-            version=entry.version,
-            preprocessing=preprocessing,
-        )
-
-        def answers() -> Vectors:
-            try:
-                return decode_answers(self._view("golden answers", stand_in.golden))
-            except ArtifactError as error:
-                raise _damaged([error.message]) from error
-
-        require_parity(
-            key,
-            engine.run,
-            answers=answers,
-            preprocessing=preprocessing,
-            least_cosine=stand_in.least_cosine,
-            folder=self._proofs,
-        )
-
-    def _open_artifacts(self) -> None:
-        problems = list[str]()
-        for role, ref in self.manifest.artifacts():
-            try:
-                if ref.sha256 not in self._files:
-                    path = _artifact_path(ref)
-                    self._files[ref.sha256] = open_expected(path, folder=self._folder, size=ref.size)
-            except SealError as error:
-                problems.append(f"{role}: {error}")
-        if problems:
-            raise _damaged(problems)
-
-    def _seal_file(self, role: str, ref: ArtifactRef) -> SealedMemory:
-        if ref.sha256 not in self._sealed:
-            try:
-                self._sealed[ref.sha256] = seal_file(self._files[ref.sha256], ref)
-            except SealError as error:
-                raise _damaged([f"{role}: {error}"]) from error
-        return self._sealed[ref.sha256]
-
-    def _view(self, role: str, ref: ArtifactRef) -> memoryview:
-        return self._seal_file(role, ref).view()
-
     def _delta(self) -> Delta | None:
         entry = self.manifest.index.delta
         if entry is None:
             return None
         try:
-            return table_checks.delta_of(self.manifest, self._view(DELTA, entry.artifact))
+            return table_checks.delta_of(self.manifest, self._files.view(DELTA, entry.artifact))
         except ArtifactError as error:
-            raise _damaged([f"{DELTA}: {error.message}"]) from error
-
-    def _hash_block(self, ref: ArtifactRef) -> None:
-        fd = open_expected(_artifact_path(ref), folder=self._folder, size=ref.size)
-        try:
-            check_digest(fd, ref)
-        finally:
-            os.close(fd)
+            raise damaged([f"{DELTA}: {error.message}"]) from error
 
 
 @contextmanager
@@ -384,13 +394,3 @@ def _collect_problem(problems: dict[str, str], role: str) -> Iterator[None]:
         problems[role] = error.reasons[0]
     except ArtifactError as error:
         problems[role] = f"{role}: {error.message}"
-
-
-def _artifact_path(ref: ArtifactRef) -> str:
-    return f"artifacts/{ref.sha256[:2]}/{ref.sha256}"
-
-
-def _damaged(problems: Sequence[str]) -> NoGoError:
-    return NoGoError(
-        problems, kind=ErrorKind.ARTIFACT_DAMAGED, hint="c10 verify --full on the ground, then c10 repair"
-    )

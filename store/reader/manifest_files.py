@@ -1,6 +1,7 @@
 """Read manifest and signatures of a generation relative to an open folder, never through a symbolic link."""
 
 import os
+from collections.abc import Sequence
 
 from store.errors import ErrorKind, NoGoError, from_os_error, is_shortage
 from store.files.permissions import writable_folders
@@ -31,7 +32,8 @@ def read_manifest(folder: int, wanted: int | None) -> tuple[bytes, tuple[bytes, 
         wanted: The generation, or nothing for the newest.
 
     Raises:
-        NoGoError: There is no such generation, or its manifest is no regular file of a possible size.
+        NoGoError: There is no such generation, its manifest is no regular file of a possible size, or this user
+            may not read it or a signature.
         CacheUnusableError: This process lacks memory or open files.
     """
     names = _manifest_names(folder)
@@ -63,13 +65,17 @@ def _manifest_names(folder: int) -> list[str]:
     except OSError as error:
         if is_shortage(error):
             raise from_os_error(error, "manifests") from error
+        if isinstance(error, PermissionError):
+            raise denied([f"manifests: expected a folder to read, found: {error.strerror}"]) from error
         raise no_cache(f"expected the manifests of a cache, found: {error.strerror}") from error
 
 
 def _read_file(folder: int, name: str, limit: int) -> bytes | None:
     try:
         fd = open_expected(name, folder=folder, limit=limit)
-    except SealError:
+    except SealError as error:
+        if error.denied:
+            raise denied([f"{name}: {error}"]) from error
         return None
     try:
         with os.fdopen(fd, "rb") as file:
@@ -80,6 +86,18 @@ def _read_file(folder: int, name: str, limit: int) -> bytes | None:
         return None
 
 
+def denied(reasons: Sequence[str]) -> NoGoError:
+    """Return the error of files that this user may not read."""
+    return NoGoError(reasons, kind=ErrorKind.PERMISSION, hint="chmod -R a+rX CACHE, or run as its owner")
+
+
 def no_cache(reason: str) -> NoGoError:
     """Return the error of a folder that is no cache, or holds no generation."""
     return NoGoError((reason,), kind=ErrorKind.NO_GENERATION, hint="put a committed cache in place")
+
+
+def damaged(problems: Sequence[str]) -> NoGoError:
+    """Return the error of artifacts that are missing or damaged."""
+    return NoGoError(
+        problems, kind=ErrorKind.ARTIFACT_DAMAGED, hint="c10 verify --full on the ground, then c10 repair"
+    )

@@ -9,11 +9,15 @@ machine has all of them. Two rules hold for every backend:
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from store.base.values import whole_number
+from store.errors import TranslateShortages
 from store.formats.index_delta import Delta
 from store.runtime.backends.base import (
     BatchExecutor,
@@ -81,13 +85,21 @@ class Engine:
 
         Raises:
             EngineRunError: The samples have another shape or dtype, or the library failed.
+            CacheUnusableError: This process lacks memory or threads.
         """
-        if samples.dtype != np.float32 or samples.shape[1:] != self.sample_shape or samples.ndim == 0:
+        if not _is_float32(samples) or samples.shape[1:] != self.sample_shape or samples.ndim == 0:
             raise EngineRunError(
-                f"expected samples as float32 [n, {', '.join(map(str, self.sample_shape))}], found {samples.dtype} "
-                f"{list(samples.shape)}",
+                f"expected samples as float32 [n, {', '.join(map(str, self.sample_shape))}], found {_described(samples)}",
                 hint="apply the preprocessing that the manifest names",
             )
+        with TranslateShortages("running an engine"):
+            return self._run(samples)
+
+    def __repr__(self) -> str:
+        """Return batch size and shapes."""
+        return f"Engine(batch={self.batch}, sample_shape={self.sample_shape}, dimensions={self.dimensions})"
+
+    def _run(self, samples: Vectors) -> Vectors:
         count = len(samples)
         out = np.empty((count, self.dimensions), np.float32)
         if isinstance(self._executor, PipelinedExecutor):
@@ -101,6 +113,15 @@ class Engine:
                 chunk = self._padded
             out[start : start + self.batch] = self._executor.execute(chunk)[: count - start]
         return out
+
+
+def _is_float32(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == np.float32
+
+
+def _described(value: object) -> str:
+    """Describe an argument that should be an array, for errors."""
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def _portion_batches(batch: int, sample_shape: tuple[int, ...]) -> int:
@@ -138,6 +159,7 @@ def load_engine(
         RuntimeUnavailableError: The backend is unknown, its library is not installed, or its device is not
             here.
         EngineLoadError: Another version, another device, damaged bytes, or tensors of other names or shapes.
+        CacheUnusableError: This process lacks memory, threads or open files.
     """
     runtime = runtime_of(backend)
     if runtime is None:
@@ -154,14 +176,24 @@ def load_engine(
         batch=batch,
         threads=threads,
     )
-    return Engine(runtime.load(data, expected), batch=batch)
+    with TranslateShortages(f"loading an engine of {backend}"):
+        return Engine(runtime.load(data, expected), batch=batch)
 
 
 class DescriptorIndex:
     """A loaded index that is as its manifest says."""
 
-    def __init__(self, index: Untyped | IndexWithDelta, *, kind: str, dimensions: int, ntotal: int) -> None:
+    def __init__(
+        self,
+        index: Untyped | IndexWithDelta,
+        *,
+        kind: str,
+        dimensions: int,
+        ntotal: int,
+        set_threads: Callable[[], None],
+    ) -> None:
         self._index = index
+        self._set_threads = set_threads
         self.kind: Final = kind
         self.dimensions: Final = dimensions
         self.ntotal: Final = ntotal
@@ -178,18 +210,26 @@ class DescriptorIndex:
             finds fewer than k rows, the id is -1.
 
         Raises:
-            IndexSearchError: The queries have another shape or dtype, are not finite, or k is below 1.
+            IndexSearchError: The queries have another shape or dtype, are not finite, or k is no whole number
+                from 1.
+            CacheUnusableError: This process lacks memory or threads.
         """
-        if vectors.dtype != np.float32 or vectors.ndim != 2 or vectors.shape[1] != self.dimensions:
+        if not _is_float32(vectors) or vectors.ndim != 2 or vectors.shape[1] != self.dimensions:
             raise IndexSearchError(
-                f"expected queries as float32 [n, {self.dimensions}], found {vectors.dtype} {list(vectors.shape)}"
+                f"expected queries as float32 [n, {self.dimensions}], found {_described(vectors)}"
             )
-        if k < 1:
-            raise IndexSearchError(f"expected k of at least 1, found {k}")
+        if (count := whole_number(k)) is None or count < 1:
+            raise IndexSearchError(f"expected k as a whole number of at least 1, found {k!r}")
         if not np.isfinite(vectors).all():
             raise IndexSearchError("expected finite queries, found a number that is not")
-        scores, ids = self._index.search(np.ascontiguousarray(vectors), k)
+        self._set_threads()
+        with TranslateShortages("searching the index"):
+            scores, ids = self._index.search(np.ascontiguousarray(vectors), count)
         return scores, ids
+
+    def __repr__(self) -> str:
+        """Return kind and size."""
+        return f"DescriptorIndex(kind={self.kind!r}, rows={self.ntotal}, dimensions={self.dimensions})"
 
 
 def load_index(
@@ -200,6 +240,7 @@ def load_index(
     ntotal: int,
     metric: str = "ip",
     delta: Delta | None = None,
+    threads: int | None = None,
 ) -> DescriptorIndex:
     """Load an index whose bytes were already verified, and check that it is as expected.
 
@@ -214,39 +255,53 @@ def load_index(
         ntotal: Number of rows in the file.
         metric: Only "ip", the inner product.
         delta: The rows that changed since the file was written; both are searched as one.
+        threads: Threads of a search, set for the calling thread before each; by default as FAISS has them.
 
     Raises:
         RuntimeUnavailableError: faiss is not installed, or two distributions of it are.
         IndexLoadError: The index is unreadable, or of another kind, metric or size; or the delta does not fit
             it.
+        CacheUnusableError: This process lacks memory, threads or open files.
     """
     installed_faiss()
     faiss = import_library("faiss", "the descriptor index")
+    with TranslateShortages("loading the index"):
+        outer = _read_index(faiss, data)
+        found = _describe(faiss, outer)
+        expected = (kind, dimensions, ntotal, metric)
+        if found != expected:
+            names = ("kind", "dimensions", "rows", "metric")
+            differing = "; ".join(
+                f"{name}: expected {want}, found {have}"
+                for name, want, have in zip(names, expected, found, strict=True)
+                if want != have
+            )
+            raise IndexLoadError(f"the index is not the one expected: {differing}", hint="c10 verify --full")
+        whole: Untyped | IndexWithDelta = outer
+        if delta is not None:
+            whole, ntotal = (
+                IndexWithDelta(faiss, outer, delta),
+                ntotal + len(delta.added) - len(delta.dropped),
+            )
+    set_threads = partial(faiss.omp_set_num_threads, threads) if threads is not None else _keep_threads
+    return DescriptorIndex(whole, kind=kind, dimensions=dimensions, ntotal=ntotal, set_threads=set_threads)
+
+
+def _keep_threads() -> None:
+    """Leave the number of threads as it is."""
+
+
+def _read_index(faiss: Untyped, data: Source) -> Untyped:
     try:
         if isinstance(data, str):
-            outer = faiss.read_index(data, faiss.IO_FLAG_MMAP_IFC)
-        else:
-            outer = faiss.deserialize_index(np.frombuffer(data, np.uint8))
-    except (RuntimeError, MemoryError, ValueError) as error:
+            return faiss.read_index(data, faiss.IO_FLAG_MMAP_IFC)
+        return faiss.deserialize_index(np.frombuffer(data, np.uint8))
+    except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()
         raise IndexLoadError(
             f"expected an index that faiss can read, found: {reason[-1] if reason else error!r}",
             hint="c10 verify --full",
         ) from error
-    found = _describe(faiss, outer)
-    expected = (kind, dimensions, ntotal, metric)
-    if found != expected:
-        names = ("kind", "dimensions", "rows", "metric")
-        differing = "; ".join(
-            f"{name}: expected {want}, found {have}"
-            for name, want, have in zip(names, expected, found, strict=True)
-            if want != have
-        )
-        raise IndexLoadError(f"the index is not the one expected: {differing}", hint="c10 verify --full")
-    if delta is None:
-        return DescriptorIndex(outer, kind=kind, dimensions=dimensions, ntotal=ntotal)
-    extended, rows = IndexWithDelta(faiss, outer, delta), ntotal + len(delta.added) - len(delta.dropped)
-    return DescriptorIndex(extended, kind=kind, dimensions=dimensions, ntotal=rows)
 
 
 def _describe(faiss: Untyped, outer: Untyped) -> tuple[str, int, int, str]:

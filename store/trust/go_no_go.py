@@ -46,7 +46,8 @@ class Policy:
         libraries: Backend to the version installed here; a backend that is missing is checked on use.
         runs_here: Given a backend and a target, returns whether this device runs such engines.
         device: Given a backend, describes this device in messages.
-        flown: Whether engines for another device are a reason to refuse. False for a check on the ground.
+        flown: Whether engines for another device or library version are a reason to refuse. False for a look
+            from the ground.
     """
 
     trusted_keys: TrustedKeys
@@ -81,17 +82,15 @@ def check_flightworthy(
             )
         )
     _check_floor(manifest, policy)
-    entries = [entry for entry in manifest.engines if policy.flown or not _is_foreign(entry, policy)]
-    reasons = [reason for entry in entries if (reason := _reason_against(entry, policy))]
-    if reasons:
-        raise IncompatibleDeviceError(reasons, hint="build a cache for this device: c10 build")
+    if policy.flown and (reasons := foreign_engines(manifest, policy)):
+        raise IncompatibleDeviceError([*reasons.values()], hint="build a cache for this device: c10 build")
     return manifest
 
 
 def foreign_engines(manifest: Manifest, policy: Policy) -> dict[str, str]:
-    """Return the models whose engines are for another device, each with a message."""
-    found = (entry for entry in manifest.engines if _is_foreign(entry, policy))
-    return {entry.model: _reason_against(entry, policy) or "" for entry in found}
+    """Return the models whose engines are for another device or library version, each with a message."""
+    reasons = ((entry.model, _reason_against(entry, policy)) for entry in manifest.engines)
+    return {model: reason for model, reason in reasons if reason}
 
 
 def _check_signature(raw: bytes, signatures: Sequence[bytes], generation: int, policy: Policy) -> None:
@@ -104,7 +103,7 @@ def _check_signature(raw: bytes, signatures: Sequence[bytes], generation: int, p
         hint = "fix the trusted keys"
     else:
         reasons = signature_problems(raw, signatures, generation=generation, keys=keys)
-        hint = "c10 sign, with a signing_key that is trusted; or allow unsigned caches by name"
+        hint = "bring the cache from its ground station again, signed there with a key that is trusted here: c10 sign"
     if reasons:
         raise NoGoError(reasons, kind=ErrorKind.SIGNATURE, hint=hint)
 

@@ -9,14 +9,17 @@ could trust.
 `cryptography` is imported only when a signature is made or checked.
 """
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from store.base.canonical_json import encode
 from store.base.valueclass import valueclass
+from store.base.values import whole_number
+from store.errors import TranslateShortages, missing_package
 from store.manifest.file_names import MAX_SIGNATURES
 
 if TYPE_CHECKING:
@@ -74,7 +77,7 @@ class TrustedKey:
             raise ValueError(
                 "expected an Ed25519 public key, found one under which anybody can sign, such as zeros"
             )
-        if self.not_after is not None and (type(self.not_after) is not int or self.not_after < 0):
+        if self.not_after is not None and ((last := whole_number(self.not_after)) is None or last < 0):
             raise ValueError(f"expected not_after as a generation, found {self.not_after!r:.40}")
 
     @property
@@ -149,6 +152,10 @@ def parse_trusted_keys(keys: Sequence[TrustedKey | bytes]) -> tuple[TrustedKey, 
     Raises:
         ValueError: Some are no keys; the message has one line for each.
     """
+    if isinstance(keys, (str, bytes, os.PathLike)) or not isinstance(keys, Iterable):
+        raise ValueError(  # noqa: TRY004 - callers catch one error for all keys that are none
+            f"trusted keys: expected a list of keys, found {type(keys).__name__}; parse_keys reads the text of a file"
+        )
     found, problems = list[TrustedKey](), list[str]()
     for number, key in enumerate(keys, start=1):
         try:
@@ -202,6 +209,9 @@ def signature_problems(
         signatures: All its signature files.
         generation: The generation that the file claims; the caller compares the content with it afterwards.
         keys: The trusted keys.
+
+    Raises:
+        CacheUnusableError: The package `cryptography` is not here, or cannot be loaded for lack of memory.
     """
     expected = "one by " + (
         " or ".join(key.key_id for key in keys) or "a trusted key, of which there is none"
@@ -235,22 +245,20 @@ def _problems_of_signature(
         reasons.append(
             f"signature: expected key {named} to sign up to generation {last} (not_after), found generation {generation}"
         )
-    try:
-        holds = any(_is_valid(key.public, raw, bytes.fromhex(match[2].decode("ascii"))) for key in fitting)
-    except ImportError as error:
-        reasons.append(f"signature: expected the package cryptography to check it, found none: {error}")
-    else:
-        if not holds:
-            reasons.append(
-                f"signature: expected that of {named} over this manifest, found one over other bytes"
-            )
+    if not any(_is_valid(key.public, raw, bytes.fromhex(match[2].decode("ascii"))) for key in fitting):
+        reasons.append(f"signature: expected that of {named} over this manifest, found one over other bytes")
     return tuple(reasons)
 
 
 def _is_valid(public: bytes, raw: bytes, signature: bytes) -> bool:
-    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - only where keys are given
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415 - as above
-
+    try:
+        with TranslateShortages("cryptography, which checks signatures"):
+            from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - only where keys are given
+            from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415 - as above
+                Ed25519PublicKey,
+            )
+    except ImportError as error:
+        raise missing_package("cryptography", "checks signatures", error) from error
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, signed_bytes(raw))
     except (InvalidSignature, ValueError):

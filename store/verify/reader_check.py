@@ -1,7 +1,7 @@
 """Open the head of a cache as the aircraft would, and report why the reader refuses it."""
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,8 +11,9 @@ from store.domain.manifest_projection import project
 from store.domain.state import Generation
 from store.errors import ErrorKind, NoGoError
 from store.files.permissions import writable_folders_at
-from store.manifest.manifest import Manifest
+from store.manifest.manifest import EngineEntry, Manifest
 from store.reader.flight_cache import FlightCache
+from store.runtime.capabilities import covered
 from store.runtime.load import ExecutionError, RuntimeUnavailableError
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from store.trust.signatures import TrustedKey, parse_trusted_keys, signature_problems
@@ -54,7 +55,8 @@ class ReaderCheck:
                 # A cache with a stand-in engine is for another device, and is still checked here.
                 flown=self.manifest.stand_in is None,
             ) as cache:
-                self.notes.extend(f"engine {name} was not run here: {why}" for name, why in _not_run(cache))
+                for entry in cache.manifest.engines:
+                    self._note_unrun(cache, entry)
                 whole = self.damaged.isdisjoint(ref.sha256 for _, ref in cache.manifest.artifacts())
                 if load and whole:
                     self._load(cache)
@@ -92,6 +94,21 @@ class ReaderCheck:
         elif not self.damaged:
             self._report(ProblemKind.CONTENT, generation, "; ".join(error.reasons))
 
+    def _note_unrun(self, cache: FlightCache, entry: EngineEntry) -> None:
+        """Report an engine for another library version; note one that is for another device."""
+        why = cache.elsewhere.get(entry.model)
+        if why is None:
+            return
+        if covered(entry.backend, entry.target):
+            subject, _, found = why.partition(": ")
+            self._report(ProblemKind.DEVICE, subject, found)
+            return
+        described = entry is cache.manifest.descriptor_engine
+        parity = "; on board its answers are compared with those of its stand-in" if described else ""
+        self.notes.append(
+            f"engine {entry.model} was not run here: it is for {entry.backend} {entry.target}{parity}"
+        )
+
     def _load(self, cache: FlightCache) -> None:
         name = cache.manifest.descriptor_engine.model
         engine = (f"engine {name}", lambda: cache.engine(name))
@@ -106,12 +123,3 @@ class ReaderCheck:
 
     def _report(self, kind: ProblemKind, subject: str, found: str) -> None:
         self.findings.append(Finding(kind=kind, subject=subject, found=found, generation=self.head.number))
-
-
-def _not_run(cache: FlightCache) -> Iterator[tuple[str, str]]:
-    """Yield the models whose engines are for another device, and which device."""
-    for entry in cache.manifest.engines:
-        if entry.model in cache.elsewhere:
-            parity = "; on board its answers are compared with those of its stand-in"
-            described = entry is cache.manifest.descriptor_engine
-            yield entry.model, f"it is for {entry.backend} {entry.target}{parity if described else ''}"

@@ -7,13 +7,13 @@ library is imported only when it is needed, because no single machine has all of
 import importlib
 from collections.abc import Iterable, Sequence
 from types import ModuleType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from store.base.valueclass import valueclass
-from store.errors import Category
+from store.errors import Category, ErrorKind, StoreError, TranslateShortages
 
 Vectors = NDArray[np.float32]
 Untyped = Any
@@ -23,44 +23,47 @@ Source = bytes | bytearray | memoryview | str
 """The bytes of an artifact, or a path such as ``/proc/self/fd/N`` of a sealed memory file."""
 
 
-class ExecutionError(Exception):
+class ExecutionError(StoreError):
     """An engine or index cannot be used; `message` says what was expected and found, `hint` how to fix it."""
 
     category = Category.INCOMPATIBLE
+    default_kind: ClassVar[ErrorKind] = ErrorKind.EXECUTION
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return f"{self.message}; {self.hint}" if self.hint else self.message
+        super().__init__(message, kind=self.default_kind, hint=hint)
 
 
 class RuntimeUnavailableError(ExecutionError):
     """The library or the device for this engine or index is not here."""
 
     category = Category.REFUSED
+    default_kind = ErrorKind.RUNTIME_UNAVAILABLE
 
 
 class EngineLoadError(ExecutionError):
     """The engine's bytes, version or shapes are not what this machine or the caller expects."""
 
+    default_kind = ErrorKind.ENGINE_LOAD
+
 
 class EngineRunError(ExecutionError):
     """The samples have a wrong shape or type, or the library failed while running."""
+
+    default_kind = ErrorKind.ENGINE_RUN
 
 
 class IndexLoadError(ExecutionError):
     """The index is unreadable or is not of the expected kind and size."""
 
     category = Category.NO_GO
+    default_kind = ErrorKind.INDEX_LOAD
 
 
 class IndexSearchError(ExecutionError):
     """The query has a wrong shape or type."""
 
     category = Category.INTERNAL
+    default_kind = ErrorKind.INDEX_SEARCH
 
 
 class LoadedEngine(Protocol):
@@ -154,9 +157,11 @@ def import_library(name: str, purpose: str, *, extra: str = "cpu") -> ModuleType
 
     Raises:
         RuntimeUnavailableError: It is not installed, or does not load.
+        CacheUnusableError: This process lacks memory to load it.
     """
     try:
-        return importlib.import_module(name)
+        with TranslateShortages(f"{name}, which {purpose} needs"):
+            return importlib.import_module(name)
     except ImportError as error:
         raise RuntimeUnavailableError(
             f"expected the Python package {name!r} for {purpose}, found none: {error}",

@@ -85,7 +85,7 @@ def handed_out(known):
             cache.manifest,
             found,
             [cache.engine_bytes(entry.model) for entry in cache.manifest.engines],
-            bytes(cache._view("index", cache.manifest.index.artifact)),
+            bytes(cache._files.view("index", cache.manifest.index.artifact)),
             cache.calibration(),
         )
 

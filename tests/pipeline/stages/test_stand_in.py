@@ -415,7 +415,7 @@ def asked(monkeypatch):
         found.append(len(data))
         return decode_answers(data)
 
-    monkeypatch.setattr("store.reader.flight_cache.decode_answers", counting)
+    monkeypatch.setattr("store.reader.engine_parity.decode_answers", counting)
     return found
 
 

@@ -14,13 +14,11 @@ def test_exactly_one_distribution_is_accepted():
     )
     # The same folder can be on the path twice.
     assert require_one_faiss([("faiss-cpu", "1.15.1")] * 2) == FaissDistribution("faiss-cpu", "1.15.1")
-    with pytest.raises(RuntimeUnavailableError, match=r"found none; pip install 'c10\[cpu\]'"):
+    with pytest.raises(RuntimeUnavailableError, match="found none"):
         require_one_faiss([("numpy", "2")])
-    with pytest.raises(
-        RuntimeUnavailableError,
-        match=r"faiss-cpu 1\.15\.1 and faiss-gpu 1\.15\.1.*pip uninstall faiss-cpu faiss-gpu",
-    ):
+    with pytest.raises(RuntimeUnavailableError, match=r"faiss-cpu 1\.15\.1 and faiss-gpu 1\.15\.1") as error:
         require_one_faiss([("faiss-gpu", "1.15.1"), ("faiss-cpu", "1.15.1")])
+    assert error.value.hint.startswith("pip uninstall faiss-cpu faiss-gpu")
 
 
 @pytest.mark.parametrize(
@@ -75,5 +73,5 @@ def test_no_index_is_read_on_board_with_two_distributions(monkeypatch):
         )
 
     monkeypatch.setattr("store.runtime.load.installed_faiss", both)
-    with pytest.raises(RuntimeUnavailableError, match="found two; pip uninstall one"):
+    with pytest.raises(RuntimeUnavailableError, match="found two"):
         load_index(b"", kind="flat", dimensions=4, ntotal=0)

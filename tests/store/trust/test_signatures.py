@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.errors import ErrorKind, NoGoError
+from store.errors import CacheUnusableError, ErrorKind, NoGoError
 from store.runtime.capabilities import libraries
 from store.trust import signatures
 from store.trust.go_no_go import Policy, check_flightworthy
@@ -160,10 +160,20 @@ class TestSignature:
         twin = raw[:32] + (int.from_bytes(raw[32:], "little") + order).to_bytes(32, "little")
         assert reasons(signature_file(Signature(key_id=ALICE.key_id, signature=twin.hex())))
 
-    def test_without_the_package_nothing_holds(self, monkeypatch):
+    def test_a_missing_package_is_no_bad_signature(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
-        (reason,) = reasons()
-        assert "expected the package cryptography" in reason
+        with pytest.raises(CacheUnusableError, match="expected the Python package cryptography") as error:
+            reasons()
+        assert (error.value.kind, error.value.hint) == (ErrorKind.PACKAGE, "pip install cryptography")
+
+    def test_a_shortage_of_memory_is_no_bad_signature(self, monkeypatch):
+        def fails(name, *_, **__):
+            raise ImportError(f"{name}.so: failed to map segment from shared object")
+
+        monkeypatch.setattr("builtins.__import__", fails)
+        with pytest.raises(CacheUnusableError) as error:
+            reasons()
+        assert error.value.kind is ErrorKind.RESOURCES
 
     @pytest.mark.parametrize("content", [b"", b"{}", b"hostile", b"[" * 10_000])
     def test_nothing_is_parsed_before_its_signature_holds(self, content, monkeypatch):
@@ -232,15 +242,17 @@ class TestKeys:
             check_flightworthy(RAW, [SIGNED], generation=1, policy=policy)
         assert error.value.kind is ErrorKind.SIGNATURE
 
-    def test_one_key_is_no_list_of_keys(self):
+    @pytest.mark.parametrize("keys", [ALICE.public, "keys/ground.pub", Path("ground.pub"), 7, None])
+    def test_something_else_is_no_list_of_keys(self, keys):
         with pytest.raises(NoGoError) as error:
             check_flightworthy(
                 RAW,
                 [SIGNED],
                 generation=1,
-                policy=Policy(trusted_keys=ALICE.public, libraries={}),
+                policy=Policy(trusted_keys=keys, libraries={}),
             )
-        assert len(error.value.reasons) == 32
+        assert len(error.value.reasons) == 1
+        assert "expected a list of keys" in error.value.reasons[0]
 
     @pytest.mark.parametrize("bound", [-1, 1.5, "3", True])
     def test_bounds_are_generations(self, bound):

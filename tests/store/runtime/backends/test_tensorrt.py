@@ -332,23 +332,21 @@ def test_tensorrt_for_rtx_is_asked_whether_an_engine_is_valid(monkeypatch):
 
 
 def test_a_missing_gpu_or_package_is_reported(monkeypatch):
-    with pytest.raises(
-        RuntimeUnavailableError, match=r"expected an NVIDIA GPU.*found none; run it on the device"
-    ):
+    with pytest.raises(RuntimeUnavailableError, match=r"expected an NVIDIA GPU.*found none"):
         Bench(monkeypatch, gpus=()).load()
     bench = Bench(monkeypatch)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    with pytest.raises(RuntimeUnavailableError, match=r"'cuda\.bindings\.runtime'.*c10\[gpu\]"):
+    with pytest.raises(RuntimeUnavailableError, match=r"'cuda\.bindings\.runtime'"):
         bench.load()
 
     def missing(backend):
         raise LibraryMissingError(f"expected {backend}, found none")
 
     monkeypatch.setattr(store.runtime.backends.tensorrt, "library", missing)
-    with pytest.raises(RuntimeUnavailableError, match=r"expected tensorrt, found none.*c10\[gpu\]"):
-        bench.load()
-    with pytest.raises(RuntimeUnavailableError, match=r"expected tensorrt-rtx, found none.*c10\[rtx\]"):
-        bench.load(backend="tensorrt-rtx")
+    for backend, extra in (("tensorrt", "gpu"), ("tensorrt-rtx", "rtx")):
+        with pytest.raises(RuntimeUnavailableError, match=f"expected {backend}, found none") as error:
+            bench.load(backend=backend)
+        assert f"c10[{extra}]" in error.value.hint
 
 
 def test_bytes_views_and_paths_are_accepted(monkeypatch, tmp_path):

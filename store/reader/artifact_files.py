@@ -1,0 +1,121 @@
+"""The artifacts of one generation: all opened at once, and copied into sealed memory when they are used."""
+
+import os
+from dataclasses import dataclass, field
+
+from store.base.values import ArtifactRef
+from store.errors import ErrorKind, RequestRefusedError
+from store.files.sealed_memory import SealedMemory, SealError, check_digest, open_expected, seal_file
+from store.manifest.manifest import Manifest
+from store.reader.manifest_files import damaged, denied
+
+
+@dataclass(slots=True)
+class ArtifactFiles:
+    """Open files below the folder of a cache, and their verified copies in memory."""
+
+    _folder: int
+    _files: dict[str, int] = field(default_factory=dict)
+    _sealed: dict[str, SealedMemory] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: int, manifest: Manifest) -> "ArtifactFiles":
+        """Open all artifacts that a manifest names; `folder` is a descriptor, which is closed with them.
+
+        Raises:
+            NoGoError: Some are missing, of another size, or may not be read.
+            CacheUnusableError: This process lacks memory or open files.
+        """
+        files = cls(folder)
+        try:
+            files._open_all(manifest)
+        except BaseException:
+            files.close()
+            raise
+        return files
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._folder < 0
+
+    def close(self) -> None:
+        """Close all files, and free the memory that nothing maps any more."""
+        for fd in (*self._files.values(), self._folder):
+            if fd >= 0:
+                os.close(fd)
+        for sealed in self._sealed.values():
+            sealed.close()
+        self._files, self._sealed, self._folder = {}, {}, -1
+
+    def require_open(self) -> None:
+        """Refuse to go on after `close`.
+
+        Raises:
+            RequestRefusedError: `close` was called.
+        """
+        if self.closed:
+            raise RequestRefusedError(
+                "expected an open cache, found one that was closed",
+                kind=ErrorKind.CLOSED,
+                hint="use it inside of its with block; engines and indexes that it handed out live on",
+            )
+
+    def seal(self, role: str, ref: ArtifactRef) -> SealedMemory:
+        """Return an artifact in sealed memory, hashed while it was copied.
+
+        Raises:
+            NoGoError: It is damaged.
+        """
+        self.require_open()
+        if ref.sha256 not in self._sealed:
+            try:
+                self._sealed[ref.sha256] = seal_file(self._files[ref.sha256], ref)
+            except SealError as error:
+                raise damaged([f"{role}: {error}"]) from error
+        return self._sealed[ref.sha256]
+
+    def view(self, role: str, ref: ArtifactRef) -> memoryview:
+        """Return the bytes of an artifact in sealed memory.
+
+        Raises:
+            NoGoError: It is damaged.
+        """
+        return self.seal(role, ref).view()
+
+    def check(self, ref: ArtifactRef) -> None:
+        """Hash an artifact.
+
+        Raises:
+            SealError: It is damaged.
+        """
+        self.require_open()
+        check_digest(self._files[ref.sha256], ref)
+
+    def check_block(self, ref: ArtifactRef) -> None:
+        """Hash a block, which is not kept open.
+
+        Raises:
+            SealError: It is missing or damaged.
+        """
+        fd = self._open(ref)
+        try:
+            check_digest(fd, ref)
+        finally:
+            os.close(fd)
+
+    def _open_all(self, manifest: Manifest) -> None:
+        problems, all_denied = list[str](), True
+        for role, ref in manifest.artifacts():
+            try:
+                if ref.sha256 not in self._files:
+                    self._files[ref.sha256] = self._open(ref)
+            except SealError as error:
+                problems.append(f"{role}: {error}")
+                all_denied &= error.denied
+        if problems:
+            raise denied(problems) if all_denied else damaged(problems)
+
+    def _open(self, ref: ArtifactRef) -> int:
+        path = f"artifacts/{ref.sha256[:2]}/{ref.sha256}"
+        return open_expected(path, folder=self._folder, size=ref.size)

@@ -1,0 +1,241 @@
+"""How a program on board uses the reader: arguments of all kinds, missing packages, little memory, a closed cache."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from store.base.identity import descriptor_id
+from store.errors import CacheUnusableError, ErrorKind, NoGoError, RequestRefusedError, StoreError
+from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.runtime import ExecutionError
+from store.trust.key_files import write_key_pair
+from tests.small_builds import ZOOM, Site, spread
+
+ROOT = Path(__file__).parents[3]
+USES = {
+    "verify": lambda cache: cache.verify(),
+    "engine": lambda cache: cache.engine("place"),
+    "engine_bytes": lambda cache: cache.engine_bytes("place"),
+    "index": lambda cache: cache.descriptor_index(),
+    "calibration": lambda cache: cache.calibration(),
+    "tile": lambda cache: cache.tile(1),
+    "load_all": lambda cache: cache.load_all(),
+}
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory):
+    """A cache, and the public key that signed it."""
+    site = Site(tmp_path_factory.mktemp("use"))
+    site.write_tiles(spread())
+    key = write_key_pair(site.root / "key")
+    report = site.provisioner(signing_key=key.private, workers=1).build_cache_artifacts(site.request())
+    assert report.error is None
+    return site.cache, key.public_bytes.hex()
+
+
+@pytest.fixture(scope="module")
+def built(signed):
+    return signed[0]
+
+
+@pytest.fixture
+def copy(built, tmp_path):
+    return shutil.copytree(built, tmp_path / "cache")
+
+
+@pytest.fixture
+def cache(built):
+    with FlightCache.open(built, trusted_keys=ALLOW_UNSIGNED) as cache:
+        yield cache
+
+
+def test_all_is_loaded_before_take_off(copy):
+    with FlightCache.open(copy, trusted_keys=ALLOW_UNSIGNED) as cache:
+        loaded = cache.load_all()
+        for path in copy.rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"")  # also behind the descriptors that the reader holds
+        assert loaded.calibration == cache.calibration() == {"focal": 35}
+        frame = np.zeros((1, *loaded.engines["place"].sample_shape), np.float32)
+        assert loaded.index.search(loaded.engines["place"].run(frame), 3)[1].shape == (1, 3)
+        assert cache.tile(descriptor_id(ZOOM, *next(iter(spread()))[1:])).z == ZOOM
+        assert cache.descriptor_index().ntotal == 40
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_closed_cache_says_so(built, use):
+    cache = FlightCache.open(built, trusted_keys=ALLOW_UNSIGNED)
+    cache.close()
+    with pytest.raises(
+        RequestRefusedError, match="expected an open cache, found one that was closed"
+    ) as error:
+        USES[use](cache)
+    assert error.value.kind is ErrorKind.CLOSED
+
+
+def test_texts_of_objects_are_short(cache):
+    assert repr(cache).startswith("FlightCache(generation 1 of cache ")
+    assert repr(cache.engine("place")) == "Engine(batch=4, sample_shape=(3, 32, 32), dimensions=16)"
+    assert repr(cache.descriptor_index()) == "DescriptorIndex(kind='flat', rows=40, dimensions=16)"
+    cache.close()
+    assert repr(cache).endswith("closed)")
+
+
+def test_numbers_of_numpy_are_numbers(built):
+    with FlightCache.open(
+        os.fsencode(built), trusted_keys=ALLOW_UNSIGNED, floor=np.int64(1), generation=np.uint8(1)
+    ) as cache:
+        found = cache.tile(np.int64(descriptor_id(ZOOM, *next(iter(spread()))[1:])))
+        assert json.loads(json.dumps(found))[0] == ZOOM
+        index = cache.descriptor_index(threads=2)
+        assert index.search(np.eye(1, 16, dtype=np.float32), np.int32(2))[1].shape == (1, 2)
+
+
+@pytest.mark.parametrize("value", ["4", 4.0, True, b"4", [4]])
+def test_other_arguments_are_refused_by_name(built, cache, value):
+    for name in ("floor", "generation"):
+        with pytest.raises(TypeError, match=f"expected {name} as"):
+            FlightCache.open(built, trusted_keys=ALLOW_UNSIGNED, **{name: value})
+    with pytest.raises(TypeError, match="expected a descriptor id as a whole number"):
+        cache.tile(value)
+    with pytest.raises(ExecutionError, match="expected k as a whole number"):
+        cache.descriptor_index().search(np.eye(1, 16, dtype=np.float32), value)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [[0.0]],
+        None,
+        np.zeros((1, 3, 32, 32)),
+        np.zeros((1, 3, 8, 9), np.float32),
+        np.zeros((3, 32, 32), np.float32),
+        np.float32(1),
+        np.zeros((), np.float32),
+    ],
+)
+def test_other_samples_and_queries_are_refused(cache, samples):
+    with pytest.raises(ExecutionError, match=r"expected samples as float32 \[n, 3, 32, 32\], found") as error:
+        cache.engine("place").run(samples)
+    assert (error.value.kind, isinstance(error.value, StoreError)) == (ErrorKind.ENGINE_RUN, True)
+    with pytest.raises(ExecutionError, match=r"expected queries as float32 \[n, 16\], found"):
+        cache.descriptor_index().search(samples, 1)
+    with pytest.raises(ValueError, match=r"expected a picture uint8 \[h, w, 3\], found"):
+        cache.preprocessing.apply(samples)
+
+
+def test_memory_order_and_write_protection_do_not_matter(cache):
+    engine, index = cache.engine("place"), cache.descriptor_index()
+    rng = np.random.default_rng(3)
+    samples = rng.random((4, 3, 32, 32), np.float32)
+    expected = engine.run(samples)
+    locked = samples.copy()
+    locked.setflags(write=False)
+    for same in (np.asfortranarray(samples), samples[::-1].copy()[::-1], locked):
+        np.testing.assert_array_equal(engine.run(same), expected)
+        np.testing.assert_array_equal(
+            index.search(np.asfortranarray(expected), 2)[1], index.search(expected, 2)[1]
+        )
+    frame = rng.integers(0, 255, (20, 30, 3), np.uint8)
+    turned = np.ascontiguousarray(frame[:, ::-1])[:, ::-1]
+    np.testing.assert_array_equal(cache.preprocessing.apply(turned), cache.preprocessing.apply(frame))
+
+
+def test_a_missing_pillow_is_reported_before_take_off(built, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "PIL" else real(name, *rest)
+    )
+    with pytest.raises(CacheUnusableError, match="expected the Python package pillow, which scales") as error:
+        FlightCache.open(built, trusted_keys=ALLOW_UNSIGNED)
+    assert (error.value.kind, error.value.hint) == (ErrorKind.PACKAGE, "pip install pillow")
+    FlightCache.open(built, trusted_keys=ALLOW_UNSIGNED, flown=False).close()
+
+
+def test_a_pillow_that_does_not_load_is_reported_before_take_off(cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(CacheUnusableError, match="expected the Python package pillow"):
+        cache.load_all()
+
+
+def test_a_look_from_the_ground_opens_caches_of_other_versions(built, monkeypatch):
+    monkeypatch.setattr("store.runtime.capabilities.libraries", lambda: {"onnxruntime": "1.0"})
+    with pytest.raises(NoGoError, match=r"made by onnxruntime .*, found 1\.0 here"):
+        FlightCache.open(built, trusted_keys=ALLOW_UNSIGNED)
+    with FlightCache.open(built, trusted_keys=ALLOW_UNSIGNED, flown=False) as cache:
+        assert cache.calibration() == {"focal": 35}
+        with pytest.raises(NoGoError, match=r"found 1\.0 here"):
+            cache.engine("place")
+
+
+READS_AS_NOBODY = """
+import os, sys
+from store.reader import ALLOW_UNSIGNED, FlightCache
+FlightCache.open(sys.argv[2], trusted_keys=ALLOW_UNSIGNED).close()  # nobody may not import what it needs
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+try:
+    FlightCache.open(sys.argv[1], trusted_keys=ALLOW_UNSIGNED).close()
+except Exception as error:
+    print(error.kind)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("closed", ["", "manifests", "manifests/*.json", "artifacts/??/*"])
+def test_files_that_may_not_be_read_are_no_damage(built, copy, tmp_path, closed):
+    for path in copy.glob(closed) if closed else [copy]:
+        path.chmod(0)
+    for parent in tmp_path.parents[:3]:
+        parent.chmod(0o755)
+    tmp_path.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", READS_AS_NOBODY, str(copy), str(built)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["permission"]
+
+
+STARVED = """
+import resource, sys
+from store.base.preprocessing import Preprocessing
+from store.errors import StoreError
+from store.reader import FlightCache, TrustedKey
+
+keys = [TrustedKey(bytes.fromhex(sys.argv[2]))]
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + int(float(sys.argv[3]) * (1 << 20))
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    with FlightCache.open(sys.argv[1], trusted_keys=keys) as cache:
+        cache.verify()
+        cache.load_all()
+    print("flies")
+except StoreError as error:
+    print(error.kind, error.message[:300])
+"""
+
+
+@pytest.mark.parametrize("mebibytes", [1, 3, 6, 12, 18, 25, 40, 60, 90, 130])
+def test_a_shortage_of_memory_is_a_shortage(signed, mebibytes):
+    root, public = signed
+    script = [sys.executable, "-c", STARVED, str(root), public, str(mebibytes)]
+    environ = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        script, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=120
+    )
+    told = done.stdout.split()[:1]
+    # A library that dies of it says nothing; what it never may be is a finding about the cache.
+    assert told in (["flies"], ["resources"]) or (done.returncode != 0 and not told), (
+        done.stdout + done.stderr[-800:]
+    )
