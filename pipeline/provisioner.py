@@ -28,10 +28,10 @@ from pipeline.request.request import BuildRequest
 from store.cache.view import open_view
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
-from store.errors import ErrorKind, RequestRefusedError
+from store.errors import ErrorKind, NoGoError, RequestRefusedError
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.key_files import load_signer, read_trusted
-from store.trust.signatures import Signer
+from store.trust.signatures import Signer, TrustedKey, parse_trusted_keys
 
 if TYPE_CHECKING:
     from pipeline.build.engines_only import EnginesReport
@@ -107,7 +107,12 @@ class CacheProvisioner:
 
         signer = self._signer()
         self.executor()
-        return preview_build(self.layout, self._resolve(request), key_id=signer.key_id if signer else None)
+        return preview_build(
+            self.layout,
+            self._resolve(request),
+            key=_public_key(signer),
+            keys=self._keys(signer),
+        )
 
     def rollback(self, to: int | None = None, why: str = "") -> RollbackReport:
         """Append a generation that shows an earlier build.
@@ -120,6 +125,7 @@ class CacheProvisioner:
             BuildLockHeldError: A build holds the lock.
             RequestRefusedError: There is no such generation, or none before the one shown; or the signing key
                 cannot be used.
+            NoGoError: A key would sign a build that no trusted key signed; nothing was changed.
             StoreError: Artifacts of the target are missing; nothing was changed.
         """
         from pipeline.build.attempt import warn_if_unsigned
@@ -133,6 +139,8 @@ class CacheProvisioner:
             planned = rollback.plan(store.state, to=to, why=why)
             after = before
             if planned is not None:
+                if signer is not None:
+                    _require_vouched(store.state, planned.target, self._keys(signer))
                 self._require_artifacts(store, planned.target)
                 after = store.roll_back(planned)
             return RollbackReport(
@@ -271,6 +279,15 @@ class CacheProvisioner:
         keys = self.config.trusted_keys
         return read_trusted(keys, cache=self.layout.root) if keys else ALLOW_UNSIGNED
 
+    def _keys(self, signer: Signer | None) -> tuple[TrustedKey, ...]:
+        """Return the keys whose builds' results are reused: the trusted ones, and the one that signs."""
+        trusted = self._trusted_keys()
+        own = _public_key(signer)
+        return (
+            *(() if own is None else (own,)),
+            *(() if trusted is ALLOW_UNSIGNED else parse_trusted_keys(trusted)),
+        )
+
     def _networks(self) -> NetworkCache:
         return NetworkCache(self.config.digest_cache_folder)
 
@@ -284,9 +301,9 @@ class CacheProvisioner:
         signer: Signer | None,
     ) -> BuildReport:
         """Find the cache up to date, or attempt to build it; the caller holds the build lock."""
-        key_id = signer.key_id if signer else None
+        key = _public_key(signer)
         if isinstance(inputs, Inputs) and not force:
-            found = find_up_to_date(self.layout, inputs.identity, key_id=key_id)
+            found = find_up_to_date(self.layout, inputs.identity, key=key)
             if found is not None:
                 return report_up_to_date(found, inputs)
         from pipeline.build.attempt import BuildAttempt
@@ -295,7 +312,8 @@ class CacheProvisioner:
             request=request,
             inputs=inputs,
             force=force,
-            key_id=key_id,
+            key=key,
+            keys=self._keys(signer),
             layout=self.layout,
             lock=self.lock,
             open_store=lambda: self._open(create=True, signer=signer),
@@ -334,6 +352,25 @@ class CacheProvisioner:
                 kind=ErrorKind.TARGET_DAMAGED,
                 hint="roll back to another generation: c10 log, c10 rollback --to GENERATION",
             )
+
+
+def _public_key(signer: Signer | None) -> TrustedKey | None:
+    return None if signer is None else TrustedKey(signer.public)
+
+
+def _require_vouched(state: "State", target: int, keys: "tuple[TrustedKey, ...]") -> None:
+    """Refuse to sign by a rollback what somebody without a key may have appended."""
+    from store.cache.projections import vouching_of
+
+    if not vouching_of(state, keys).covers(state.builds[target].ended_seq or 0, target):
+        signers = " or ".join(key.key_id for key in keys)
+        raise NoGoError(
+            [
+                f"signature: expected build {target} to be signed by {signers}, found that none of them signed it"
+            ],
+            kind=ErrorKind.SIGNATURE,
+            hint="c10 sign GENERATION (to vouch for it), or c10 rollback --to GENERATION, with a signed one",
+        )
 
 
 def _require_head(state: "State") -> "Generation":
