@@ -14,12 +14,15 @@ from store.base import canonical_json
 from store.cache import segment
 from store.cache.event_mapper import to_recorded_events
 from store.cache.event_store import EventStore
+from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.disk.repair_commands import repairing
 from store.disk.write_once import write_once
 from store.domain.manifest_projection import head_projections, project
 from store.domain.state import Generation, State
-from store.errors import DamagedHistoryError, ErrorKind, from_os_error
+from store.errors import ArtifactError, DamagedHistoryError, ErrorKind, from_os_error
+from store.formats.tables import decode_blocks
+from store.manifest import manifest
 from store.manifest.file_names import signature_name
 from store.policy.vouching import Unvouched, Vouching, find_unvouched
 from store.trust.signatures import Signature, TrustedKey, signature_file, signature_problems
@@ -72,6 +75,17 @@ class Projections:
             ) from error
         except OSError as error:
             raise from_os_error(error, f"{folder.name}/{name}") from error
+
+
+def is_whole(state: State, generation: Generation, artifacts: Artifacts) -> bool:
+    """Whether everything that a manifest names, blocks included, is there by type and size."""
+    shown = manifest.parse(project(state, generation))
+    try:
+        rows = decode_blocks(artifacts.read(shown.index.blocks))
+    except ArtifactError:
+        return False
+    refs = (*(ref for _, ref in shown.artifacts()), *(row.ref for row in rows))
+    return all(map(artifacts.present, refs))
 
 
 def signatures_of(generation: Generation) -> tuple[bytes, ...]:
