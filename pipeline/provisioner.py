@@ -25,6 +25,7 @@ from pipeline.planning.inputs import Inputs
 from pipeline.planning.resolve_inputs import resolve_inputs
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
+from store.base.clock import recorded_wall_ns
 from store.cache.view import open_view
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
@@ -126,7 +127,7 @@ class CacheProvisioner:
             RequestRefusedError: There is no such generation, or none before the one shown; or the signing key
                 cannot be used.
             NoGoError: A key would sign a build that no trusted key signed; nothing was changed.
-            StoreError: Artifacts of the target are missing; nothing was changed.
+            StoreError: Artifacts of the target are missing or damaged; nothing was changed.
         """
         from pipeline.build.attempt import warn_if_unsigned
         from store.policy import rollback
@@ -265,7 +266,7 @@ class CacheProvisioner:
             source=ports.source_for(request),
             compiler=ports.compiler_for(request),
             index=ports.index,
-            today=datetime.fromtimestamp(ports.clock.wall_ns() / 1e9, tz=UTC).date(),
+            today=datetime.fromtimestamp(recorded_wall_ns(ports.clock) / 1e9, tz=UTC).date(),
             precision=self.precision,
             stand_in=ports.stand_in,
             networks=self._networks(),
@@ -340,11 +341,17 @@ class CacheProvisioner:
         )
 
     def _require_artifacts(self, store: "CacheWriter", target: int) -> None:
+        """Hash everything that a rollback will show: it must not turn a GO into a NO-GO."""
         from store.manifest import manifest
-        from store.verify.coverage import missing_artifacts
+        from store.verify.coverage import damaged_artifacts, missing_artifacts
 
         shown = next(found for found in store.state.generations.values() if found.origin == target)
-        problems = missing_artifacts(manifest.parse(project(store.state, shown)), store.artifacts)
+        parsed, progress = manifest.parse(project(store.state, shown)), self.ports.progress
+        problems = missing_artifacts(parsed, store.artifacts)
+        if not problems:
+            progress.start("verify", total=None, unit="bytes")
+            problems = damaged_artifacts(parsed, store.artifacts, on_progress=progress.advance)
+            progress.finish()
         if problems:
             raise RequestRefusedError(
                 f"expected all artifacts of build {target}, found {problems[0]}"

@@ -21,7 +21,7 @@ from journal import HeadMovedError, Journal, JournalDamagedError, JournalFullErr
 from journal.record import Head, encode, extend
 from store.base import canonical_json
 from store.base.canonical_json import Document
-from store.base.clock import Clock
+from store.base.clock import Clock, recorded_wall_ns
 from store.base.values import Position
 from store.cache import journal_consistency
 from store.cache.create import ensure_cache
@@ -252,7 +252,7 @@ class CacheWriter:
             build, head = self.state.builds[number], self.event_store.head
             if rollback is None:
                 _require_still_valid(self.state, build)
-            now = self.event_store.clock.wall_ns()
+            now = recorded_wall_ns(self.event_store.clock)
             first = [] if rollback is None else [self.event_store.record(rollback, build=None, wall_ns=now)]
             raw, body_sha256 = self._render(build, extend(head, map(encode, first)), now)
             signed = Signature() if self.signer is None else self.signer.sign(raw)

@@ -24,7 +24,7 @@ from journal import Entry, Journal, RecordError
 from journal.record import Head
 from journal.storage.filesystem import filesystem_type, require_supported_filesystem
 from store.base.canonical_json import Document, sha256
-from store.base.clock import Clock
+from store.base.clock import Clock, recorded_wall_ns
 from store.base.values import ArtifactRef
 from store.cache.event_mapper import to_record, to_recorded_events
 from store.cache.event_store import EventStore
@@ -294,7 +294,10 @@ def _require_artifacts(state: State, artifacts: Artifacts) -> None:
 def _append(layout: Layout, history: _BundleHistory, events: Sequence[Event], clock: Clock) -> State:
     """Append records and further events to the journal, and write the files projected from it."""
     records = [entry.record for entry in history.entries[max(history.known, 0) :]]
-    own = [to_record(event, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns()) for event in events]
+    own = [
+        to_record(event, build=None, wall_ns=recorded_wall_ns(clock), mono_ns=clock.mono_ns())
+        for event in events
+    ]
     head = history.state.head
     views = {} if head is None else head_projections(head.number, project(history.state, head))
     if history.outcome is ImportOutcome.IMPORTED:

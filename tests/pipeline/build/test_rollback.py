@@ -9,7 +9,7 @@ from store.domain.state import BuildStatus
 from store.errors import ErrorKind, RequestRefusedError
 from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from tests.small_builds import ZOOM
+from tests.small_builds import ZOOM, tiny_network
 
 
 @pytest.fixture
@@ -139,6 +139,26 @@ def test_a_target_with_a_missing_artifact_is_refused(three):
     assert lost.sha256[:12] in caught.value.message
     assert three.head_bytes() == head
     assert three.state().pending_rollback is None
+
+
+@pytest.mark.parametrize("what", ["engine", "index", "block"])
+def test_a_target_with_a_changed_byte_is_refused(three, what):
+    """It has the right size: only hashing finds it, and the head was a GO."""
+    build, (space, *_) = three.state().builds[3], next(iter(three.blocks()))
+    refs = {"engine": build.engines[0][1].artifact, "index": build.index.artifact}
+    lost = refs.get(what) or three.blocks()[space, ZOOM, 0, 0].block
+    three.compiler.edition = "2"
+    three.write("net.onnx", tiny_network(seed=9))
+    assert three.build(flight_id="f4").outcome is BuildOutcome.BUILT
+    path = three.artifact(lost)
+    path.chmod(0o644)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    head = three.head_bytes()
+    with pytest.raises(RequestRefusedError, match=f"{lost.sha256[:12]}: damaged") as caught:
+        three.provisioner().rollback()
+    assert caught.value.kind is ErrorKind.TARGET_DAMAGED
+    assert three.head_bytes() == head
 
 
 def test_a_target_with_a_missing_block_is_refused(three):

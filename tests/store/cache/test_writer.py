@@ -44,6 +44,7 @@ from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.policy import rollback
 from store.policy.recovery import Abandon, ClearScratch, Project
 from store.testing import FakeClock, Scenario, StopDeadError, make, play
+from tools.output.render import when
 
 ROOT = Path(__file__).parents[3]
 
@@ -516,6 +517,7 @@ from pathlib import Path
 from journal import JournalError
 from store.errors import StoreError
 from store.disk.layout import Layout
+from tools.output.render import when
 from store.testing import FakeClock, Scenario, play
 from store.cache.writer import CacheWriter
 from store.cache.view import list_cache_files
@@ -593,3 +595,13 @@ def started():
 
 def failed():
     return make(BuildFailed, step="cells", message="full")
+
+
+@pytest.mark.parametrize(("wrong_ns", "recorded_ns"), [(-(10**18), 0), (3 * 10**20, (1 << 63) - 1)])
+def test_a_clock_that_is_wrong_by_decades_stops_no_commit(layout, wrong_ns, recorded_ns):
+    """Before 1970, and after the year 10000: the time is for people alone."""
+    with CacheWriter.open(layout, clock=FakeClock(now_ns=wrong_ns), create=True, reserve_bytes=0) as store:
+        generation, _ = play(store, Scenario())
+    assert generation.wall_ns == recorded_ns
+    assert {fact.wall_ns for fact in read_history(layout).facts} == {recorded_ns}
+    assert when(recorded_ns)
