@@ -79,7 +79,7 @@ class CacheWriter:
         host: Facts about this machine, recorded with what no build explains.
         signer: Signs what is committed, if anything does.
         recovered: What recovery did when the cache was opened.
-        head_is_whole: Off if the head is not visible since artifacts of it are missing.
+        head_is_whole: Off if an earlier generation is visible and not the head, since artifacts of the head are missing.
         made: Writes of creation, of the reserve, and of files moved to quarantine.
     """
 
@@ -316,7 +316,7 @@ class CacheWriter:
                 hint="move the cache away and build again",
             )
         observed, head = list_cache_files(self.layout), self.state.head
-        if head is not None and head.number not in observed.manifests:
+        if head is not None and observed.manifests and head.number not in observed.manifests:
             self.head_is_whole = is_whole(self.state, head, self.artifacts)
         try:
             self.recovered = plan(self.state, observed, head_is_whole=self.head_is_whole)

@@ -109,7 +109,7 @@ def plan(state: State, observed: CacheFiles, *, head_is_whole: bool = True) -> t
     Args:
         state: The folded journal.
         observed: The files beside it.
-        head_is_whole: Whether the newest generation is visible already, or may become so: its artifacts are there.
+        head_is_whole: Off if artifacts of the newest generation are missing while an earlier one is visible.
 
     Raises:
         DamagedHistoryError: See `check`.
@@ -124,7 +124,7 @@ def plan(state: State, observed: CacheFiles, *, head_is_whole: bool = True) -> t
     check(state, observed)
     actions: list[Action] = [ClearScratch()] if observed.scratch else []
     actions.extend(SetAside(name) for number, name in observed.loose if number > len(state.generations))
-    last = len(state.generations) if head_is_whole else max(observed.manifests, default=0)
+    last = len(state.generations) if head_is_whole else max(observed.manifests)
     for number, generation in state.generations.items():
         if number > last:
             break

@@ -114,3 +114,12 @@ def test_a_name_in_the_scratch_folder_is_an_unfinished_creation(tmp_path):
     os.link(path, tmp_path / "other")
     with pytest.raises(JournalFilesystemError):
         Journal.open(path)
+
+
+def test_without_any_visible_generation_all_are_projected(layout):
+    """Nothing flies that could fly no more, and the files come from the journal alone."""
+    for path in layout.manifests.iterdir():
+        path.unlink()
+    with open_cache(layout) as store:
+        assert len(store.recovered) == 3
+    assert visible(layout) == [1, 2, 3]
