@@ -357,7 +357,7 @@ class CacheProvisioner:
                 f"expected all artifacts of build {target}, found {problems[0]}"
                 + (f" and {len(problems) - 1} more problems" if len(problems) > 1 else ""),
                 kind=ErrorKind.TARGET_DAMAGED,
-                hint="roll back to another generation: c10 log, c10 rollback --to GENERATION",
+                hint="c10 repair (makes them again), or c10 rollback --to GENERATION, with another one",
             )
 
 
