@@ -98,6 +98,13 @@ def test_blocks_go_one_by_one():
     assert usable((cell(b"1"),), (other,))[2] == {(CELL, "c", ref_of(b"1"))}
 
 
+def test_checks_of_a_vector_space_go_one_by_one():
+    signed, forged = passed(b"1", "s", check="vectors"), passed(b"1", "s", check="vectors")
+    assert ("vectors", "s") in usable((*ALL, signed), ())[1]
+    assert ("vectors", "s") in usable((*ALL, signed), (engine(b"2"),))[1]
+    assert ("vectors", "s") not in usable((*ALL, signed), (forged,))[1]
+
+
 def test_what_was_withdrawn_and_made_again_stays():
     """As a signed build does it: the failed check withdraws, the new result counts."""
     facts, state = history((), (engine(b"1"), passed(b"1"), cell(b"1")), (*ALL,))
