@@ -6,10 +6,12 @@ from journal.fsync import fsync_dir, fsync_file, link_durably
 from tests.durability import record_durability
 
 
-def test_folder_by_path_and_by_descriptor(tmp_path):
+def test_folder_by_path_and_by_descriptor(tmp_path, monkeypatch):
+    calls = record_durability(monkeypatch)
     fsync_dir(tmp_path)
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     fsync_dir(fd)
+    assert calls == [("fsync", tmp_path.name)] * 2
     os.fstat(fd)  # still open
     os.close(fd)
 
