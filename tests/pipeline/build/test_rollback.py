@@ -1,5 +1,7 @@
 """Rollbacks through the provisioner, and builds after them."""
 
+import dataclasses
+
 import pytest
 
 from journal import BuildLockHeldError
@@ -8,6 +10,7 @@ from store.domain.events import BuildRefused, RolledBack
 from store.domain.state import BuildStatus
 from store.errors import ErrorKind, RequestRefusedError
 from store.manifest.manifest import parse
+from store.policy.rollback import plan
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.small_builds import ZOOM, tiny_network
 
@@ -204,3 +207,14 @@ def test_rows_of_the_generation_that_is_shown_again_are_not_embedded_again(three
     report = three.build(flight_id="f5")
     assert (report.outcome, report.tiles_embedded) == (BuildOutcome.BUILT, 0)
     assert three.calls.made == []
+
+
+def test_a_collected_parent_is_no_target(three):
+    """The build that was shown before may be gone; that is said, and nothing is written."""
+    three.provisioner().rollback(to=1)
+    state = three.state()
+    gone = dataclasses.replace(state, collected_generations=frozenset({1, 4}))
+    gone.generations[5] = dataclasses.replace(state.generations[3], number=5, parent=1)
+    with pytest.raises(RequestRefusedError, match="which was shown before build 3 to be kept") as caught:
+        plan(gone, to=None, why="")
+    assert caught.value.kind is ErrorKind.COLLECTED

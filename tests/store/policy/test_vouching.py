@@ -69,6 +69,12 @@ def test_results_from_before_the_first_signature_stay():
     assert usable((), ALL) == (set(), set(), set())
 
 
+def test_the_first_signed_commit_belongs_to_what_it_takes_over():
+    vouching = Vouching(builds=frozenset({3}), unsigned_until=5)
+    assert [vouching.covers(seq, None) for seq in (4, 5, 6)] == [True, True, False]
+    assert [vouching.covers(6, build) for build in (2, 3)] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("event", "keys", "checks"),
     [
