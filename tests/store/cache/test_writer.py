@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from journal import Journal
+from journal import Journal, JournalFullError
 from journal.record import Record
 from journal.storage.environment import open_environment
 from store.base.canonical_json import sha256
 from store.base.identity import build_identity
 from store.cache.event_mapper import to_record
+from store.cache.event_store import EventStore
 from store.cache.view import list_cache_files, open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
@@ -605,3 +606,19 @@ def test_a_clock_that_is_wrong_by_decades_stops_no_commit(layout, wrong_ns, reco
     assert generation.wall_ns == recorded_ns
     assert {fact.wall_ns for fact in read_history(layout).facts} == {recorded_ns}
     assert when(recorded_ns)
+
+
+def test_the_end_of_a_build_gets_the_space_of_the_reserve(layout, monkeypatch):
+    append, reserve = EventStore.append, layout.scratch / "reserve"
+
+    def full(self, records):
+        if reserve.exists():
+            raise JournalFullError("no space left")
+        append(self, records)
+
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=4096) as store:
+        with pytest.raises(StopDeadError):
+            play(store, Scenario(die_at="cells"))
+        monkeypatch.setattr(EventStore, "append", full)
+        store.append_at_any_cost(make(BuildFailed, message="full"), build=1)
+    assert read_history(layout).state.builds[1].status is BuildStatus.FAILED
