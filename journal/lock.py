@@ -96,7 +96,7 @@ class BuildLock:
                 "pid": os.getpid(),
                 "host": socket.gethostname(),
                 "boot_id": boot_id(),
-                "since": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "since": _now(),
                 "build": None,
                 "command": self.command,
             }
@@ -197,6 +197,14 @@ class BuildLock:
             holder=holder,
             hint="wait for that process, or end it: the lock goes with it",
         )
+
+
+def _now() -> str:
+    """Return the time as text; empty for a clock that is wrong by millennia."""
+    try:
+        return datetime.now(UTC).isoformat(timespec="milliseconds")
+    except (OverflowError, ValueError):
+        return ""
 
 
 def lock_holder(path: Path) -> Holder | None:

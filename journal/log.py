@@ -25,7 +25,7 @@ from journal.record import (
     verify_chain,
 )
 from journal.safe_reader import head_in_child
-from journal.storage.create import FORMAT, create_journal
+from journal.storage.create import FORMAT, create_journal, require_one_name
 from journal.storage.environment import MAX_NAME_BYTES, Environment, ReadTransaction, open_environment
 from journal.storage.error_mapping import translating_errors
 from journal.storage.filesystem import filesystem_type, require_supported_filesystem
@@ -77,7 +77,8 @@ class Journal:
             JournalMissingError: `readonly`, and there is no journal.
             JournalDamagedError: The file is damaged.
             JournalVersionError: A newer release wrote it, and `readonly` is False.
-            JournalFilesystemError: The file system cannot hold a journal.
+            JournalFilesystemError: The file system cannot hold a journal; or the file has several names, and
+                `readonly` is False.
             JournalPermissionError: This user may not open it.
             JournalMisuseError: This process has it open already.
         """
@@ -93,6 +94,8 @@ class Journal:
             checked = require_sound(path)
         with translating_errors(path, "asking for the file system"):
             require_supported_filesystem(filesystem_type(path), path, allow_unknown=allow_unknown_filesystem)
+        if not readonly:
+            require_one_name(path, path.parent / "tmp" if scratch is None else scratch)
         if not checked:
             head_in_child(path)
         environment = open_environment(path, readonly=readonly, map_bytes=map_bytes)

@@ -7,6 +7,7 @@ The output of the child is trusted only as far as the digest chain holds, which 
 
 import math
 import os
+import shutil
 import signal
 import struct
 import sys
@@ -20,8 +21,9 @@ from journal import errors
 from journal.record import EMPTY, Chain, Entry, Head, unpack_projection, verify_chain
 from journal.safe_reader_child import HEAD, PROJECTION, RECORD, STATUS_ERROR
 from journal.storage.environment import is_open, open_environment
+from journal.storage.error_mapping import translating_errors
 from journal.storage.integrity import require_sound
-from journal.storage.meta_pages import read_meta_pages
+from journal.storage.meta_pages import open_journal, read_meta_pages
 
 if TYPE_CHECKING:
     import subprocess
@@ -37,6 +39,8 @@ _SIGNALS_OF_DAMAGE: Final = frozenset(
 )
 """What ends a process that reads a damaged file; other signals come from outside."""
 
+_COPIES: Final = 50
+_COPY_BYTES: Final = 1 << 20
 _ERRORS: Final[dict[str, type[errors.JournalError]]] = {
     error.kind: error
     for error in (
@@ -90,14 +94,14 @@ def snapshot(path: Path | str, *, foreign: bool = False, timeout_s: float = TIME
     path = Path(path)
     if foreign:
         read_meta_pages(path)
-    elif not is_open(path) and require_sound(path):
-        try:
+        return _read_in_child(path, foreign=True, timeout_s=timeout_s)
+    try:
+        if not is_open(path) and require_sound(path):
             return _read_here(path)
-        except (errors.JournalPermissionError, errors.JournalFullError):
-            # On a read-only or full file system, or without permission to write, LMDB cannot create its lock
-            # file. Without it a writer is not noticed, so the child reads, and only the chain is trusted.
-            foreign = True
-    return _read_with_retry(path, foreign=foreign, timeout_s=timeout_s)
+        return _read_with_retry(path, timeout_s=timeout_s)
+    except (errors.JournalPermissionError, errors.JournalFullError):
+        # On a read-only or full file system, or without permission to write, LMDB cannot use its lock file.
+        return _read_without_lock(path, timeout_s)
 
 
 def head_in_child(path: Path, *, timeout_s: float = TIMEOUT_S) -> Head:
@@ -106,7 +110,7 @@ def head_in_child(path: Path, *, timeout_s: float = TIMEOUT_S) -> Head:
     Raises:
         JournalDamagedError: As for `snapshot`.
     """
-    return _read_with_retry(path, foreign=False, timeout_s=timeout_s).head
+    return _read_with_retry(path, timeout_s=timeout_s).head
 
 
 def salvage_records(
@@ -189,16 +193,48 @@ def _verify(values: list[tuple[int, bytes]], packed: list[tuple[bytes, bytes]]) 
     return Snapshot(head=head, entries=entries, projections=projections, damaged=tuple(damaged))
 
 
-def _read_with_retry(path: Path, *, foreign: bool, timeout_s: float) -> Snapshot:
+def _read_with_retry(path: Path, *, timeout_s: float) -> Snapshot:
     """Read in a child process; retry a failure that may come from a concurrent write."""
     for _ in range(_ATTEMPTS - 1):
         before = read_meta_pages(path)
         try:
-            return _read_in_child(path, foreign=foreign, timeout_s=timeout_s)
+            return _read_in_child(path, foreign=False, timeout_s=timeout_s)
         except errors.JournalDamagedError:
-            if foreign or read_meta_pages(path) == before:
+            if read_meta_pages(path) == before:
                 raise
-    return _read_in_child(path, foreign=foreign, timeout_s=timeout_s)
+    return _read_in_child(path, foreign=False, timeout_s=timeout_s)
+
+
+def _read_without_lock(path: Path, timeout_s: float) -> Snapshot:
+    """Read in a child process, unnoticed by writers; they may use pages again that are still being read.
+
+    So a result counts only if nobody committed meanwhile. A copy takes less time than reading.
+    """
+    import tempfile  # noqa: PLC0415 - the owner of a journal does not need it
+
+    before = read_meta_pages(path)
+    try:
+        found = _read_in_child(path, foreign=True, timeout_s=timeout_s)
+    except errors.JournalDamagedError:
+        if read_meta_pages(path) == before:
+            raise
+    else:
+        if read_meta_pages(path) == before:
+            return found
+    with translating_errors(path, "copying"), tempfile.NamedTemporaryFile(prefix="c10-") as copy:
+        for _ in range(_COPIES):
+            before = read_meta_pages(path)
+            with open_journal(path) as fd, open(fd, "rb", closefd=False) as file:
+                copy.seek(0)
+                copy.truncate()
+                shutil.copyfileobj(file, copy, _COPY_BYTES)
+            copy.flush()
+            if read_meta_pages(path) == before:
+                return _read_in_child(Path(copy.name), foreign=True, timeout_s=timeout_s)
+    raise errors.JournalIOError(
+        f"{path}: a moment without commits expected, found that it is written all the time",
+        hint="run it again, or run it as the owner of the cache, whose locks keep what is being read",
+    )
 
 
 def _read_in_child(path: Path, *, foreign: bool, timeout_s: float) -> Snapshot:

@@ -25,13 +25,14 @@ from pipeline.planning.inputs import Inputs
 from pipeline.planning.resolve_inputs import resolve_inputs
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
+from store.base.clock import recorded_wall_ns
 from store.cache.view import open_view
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
-from store.errors import ErrorKind, RequestRefusedError
+from store.errors import ErrorKind, NoGoError, RequestRefusedError
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.key_files import load_signer, read_trusted
-from store.trust.signatures import Signer
+from store.trust.signatures import Signer, TrustedKey, parse_trusted_keys
 
 if TYPE_CHECKING:
     from pipeline.build.engines_only import EnginesReport
@@ -107,7 +108,12 @@ class CacheProvisioner:
 
         signer = self._signer()
         self.executor()
-        return preview_build(self.layout, self._resolve(request), key_id=signer.key_id if signer else None)
+        return preview_build(
+            self.layout,
+            self._resolve(request),
+            key=_public_key(signer),
+            keys=self._keys(signer),
+        )
 
     def rollback(self, to: int | None = None, why: str = "") -> RollbackReport:
         """Append a generation that shows an earlier build.
@@ -120,7 +126,8 @@ class CacheProvisioner:
             BuildLockHeldError: A build holds the lock.
             RequestRefusedError: There is no such generation, or none before the one shown; or the signing key
                 cannot be used.
-            StoreError: Artifacts of the target are missing; nothing was changed.
+            NoGoError: A key would sign a build that no trusted key signed; nothing was changed.
+            StoreError: Artifacts of the target are missing or damaged; nothing was changed.
         """
         from pipeline.build.attempt import warn_if_unsigned
         from store.policy import rollback
@@ -133,6 +140,8 @@ class CacheProvisioner:
             planned = rollback.plan(store.state, to=to, why=why)
             after = before
             if planned is not None:
+                if signer is not None:
+                    _require_vouched(store.state, planned.target, self._keys(signer))
                 self._require_artifacts(store, planned.target)
                 after = store.roll_back(planned)
             return RollbackReport(
@@ -257,7 +266,7 @@ class CacheProvisioner:
             source=ports.source_for(request),
             compiler=ports.compiler_for(request),
             index=ports.index,
-            today=datetime.fromtimestamp(ports.clock.wall_ns() / 1e9, tz=UTC).date(),
+            today=datetime.fromtimestamp(recorded_wall_ns(ports.clock) / 1e9, tz=UTC).date(),
             precision=self.precision,
             stand_in=ports.stand_in,
             networks=self._networks(),
@@ -270,6 +279,15 @@ class CacheProvisioner:
     def _trusted_keys(self) -> TrustedKeys:
         keys = self.config.trusted_keys
         return read_trusted(keys, cache=self.layout.root) if keys else ALLOW_UNSIGNED
+
+    def _keys(self, signer: Signer | None) -> tuple[TrustedKey, ...]:
+        """Return the keys whose builds' results are reused: the trusted ones, and the one that signs."""
+        trusted = self._trusted_keys()
+        own = _public_key(signer)
+        return (
+            *(() if own is None else (own,)),
+            *(() if trusted is ALLOW_UNSIGNED else parse_trusted_keys(trusted)),
+        )
 
     def _networks(self) -> NetworkCache:
         return NetworkCache(self.config.digest_cache_folder)
@@ -284,9 +302,9 @@ class CacheProvisioner:
         signer: Signer | None,
     ) -> BuildReport:
         """Find the cache up to date, or attempt to build it; the caller holds the build lock."""
-        key_id = signer.key_id if signer else None
+        key = _public_key(signer)
         if isinstance(inputs, Inputs) and not force:
-            found = find_up_to_date(self.layout, inputs.identity, key_id=key_id)
+            found = find_up_to_date(self.layout, inputs.identity, key=key)
             if found is not None:
                 return report_up_to_date(found, inputs)
         from pipeline.build.attempt import BuildAttempt
@@ -295,7 +313,8 @@ class CacheProvisioner:
             request=request,
             inputs=inputs,
             force=force,
-            key_id=key_id,
+            key=key,
+            keys=self._keys(signer),
             layout=self.layout,
             lock=self.lock,
             open_store=lambda: self._open(create=True, signer=signer),
@@ -322,18 +341,43 @@ class CacheProvisioner:
         )
 
     def _require_artifacts(self, store: "CacheWriter", target: int) -> None:
+        """Hash everything that a rollback will show: it must not turn a GO into a NO-GO."""
         from store.manifest import manifest
-        from store.verify.coverage import missing_artifacts
+        from store.verify.coverage import damaged_artifacts, missing_artifacts
 
         shown = next(found for found in store.state.generations.values() if found.origin == target)
-        problems = missing_artifacts(manifest.parse(project(store.state, shown)), store.artifacts)
+        parsed, progress = manifest.parse(project(store.state, shown)), self.ports.progress
+        problems = missing_artifacts(parsed, store.artifacts)
+        if not problems:
+            progress.start("verify", total=None, unit="bytes")
+            problems = damaged_artifacts(parsed, store.artifacts, on_progress=progress.advance)
+            progress.finish()
         if problems:
             raise RequestRefusedError(
                 f"expected all artifacts of build {target}, found {problems[0]}"
                 + (f" and {len(problems) - 1} more problems" if len(problems) > 1 else ""),
                 kind=ErrorKind.TARGET_DAMAGED,
-                hint="roll back to another generation: c10 log, c10 rollback --to GENERATION",
+                hint="c10 repair (makes them again), or c10 rollback --to GENERATION, with another one",
             )
+
+
+def _public_key(signer: Signer | None) -> TrustedKey | None:
+    return None if signer is None else TrustedKey(signer.public)
+
+
+def _require_vouched(state: "State", target: int, keys: "tuple[TrustedKey, ...]") -> None:
+    """Refuse to sign by a rollback what somebody without a key may have appended."""
+    from store.cache.projections import vouching_of
+
+    if not vouching_of(state, keys).covers(state.builds[target].ended_seq or 0, target):
+        signers = " or ".join(key.key_id for key in keys)
+        raise NoGoError(
+            [
+                f"signature: expected build {target} to be signed by {signers}, found that none of them signed it"
+            ],
+            kind=ErrorKind.SIGNATURE,
+            hint="c10 sign GENERATION (to vouch for it), or c10 rollback --to GENERATION, with a signed one",
+        )
 
 
 def _require_head(state: "State") -> "Generation":

@@ -1,4 +1,4 @@
-"""Caches written through the store with tiny artifacts and a fake clock; see `store.testing`."""
+"""Caches written through the store with tiny artifacts and a fake clock; see `tests.played_builds`."""
 
 from collections.abc import Callable
 

@@ -22,6 +22,7 @@ from journal.storage.open_environment import MAP_BYTES
 
 FORMAT: Final = 1
 
+_SCRATCH: Final = "journal-"
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS})
 
 
@@ -45,7 +46,7 @@ def create_journal(
         scratch.mkdir(parents=True, exist_ok=True)
         import tempfile  # noqa: PLC0415 - most commands create no journal
 
-        folder = Path(tempfile.mkdtemp(prefix="journal-", dir=scratch))
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=scratch))
         try:
             head = _write_journal(folder / path.name, raws, projections, map_bytes)
             _link_durably(folder / path.name, path)
@@ -57,6 +58,37 @@ def create_journal(
                 left.unlink()
             folder.rmdir()
     return head
+
+
+def require_one_name(path: Path, scratch: Path) -> None:
+    """Refuse to write to a journal, or with a lock file, that has another name.
+
+    A copy by hard links is no copy: what is written in one folder is written in the other, without what belongs to it.
+
+    Raises:
+        JournalFilesystemError: It has another name outside of the scratch folder, where creating it leaves one
+            until it is complete.
+    """
+    with translating_errors(path, "asking for its names"):
+        for file in (path, path.with_name(f"{path.name}-lock")):
+            if not file.exists() or file.stat().st_nlink == 1:
+                continue
+            # These names are counted first: they may go meanwhile, and none may come.
+            unfinished = sum(_same_file(found, file) for found in scratch.glob(f"{_SCRATCH}*/{file.name}"))
+            names = file.stat().st_nlink - unfinished
+            if names > 1:
+                raise JournalFilesystemError(
+                    f"{file}: one name expected, found {names}: a copy by hard links is no copy",
+                    hint=f"give this folder a file of its own while nothing uses it: cd {path.parent} &&"
+                    f" cp -p {path.name} own && mv own {path.name} && rm -f {path.name}-lock",
+                )
+
+
+def _same_file(found: Path, file: Path) -> bool:
+    try:
+        return found.samefile(file)
+    except FileNotFoundError:
+        return False
 
 
 def _write_journal(

@@ -8,6 +8,7 @@ It keeps these rules of LMDB: a process opens a file once, never uses it across 
 short, and closes it after a disk error.
 """
 
+import errno
 import os
 import struct
 import weakref
@@ -32,10 +33,19 @@ _KEY: Final = struct.Struct(">Q")
 class Environment:
     """An open LMDB file with its three databases. Do not share it between threads."""
 
-    def __init__(self, env: lmdb.Environment, path: Path, *, readonly: bool, create: bool) -> None:
+    def __init__(
+        self,
+        env: lmdb.Environment,
+        path: Path,
+        *,
+        readonly: bool,
+        create: bool,
+        lock_file: tuple[int, int] | None,
+    ) -> None:
         self.path = path
         self.readonly = readonly
         self._file = _file_id(path)
+        self._lock_file = lock_file
         self._env: lmdb.Environment | None = env
         self._pid = os.getpid()
         self._why_closed = "it was closed"
@@ -62,12 +72,15 @@ class Environment:
         """Open a write transaction: committed and durable when the block ends, rolled back when it raises.
 
         Before and after the commit, check that the path still names this file. A process that rebuilds a
-        journal first unlinks the old one and then reads it, so it finds every acknowledged record.
+        journal first unlinks the old one and then reads it, so it finds every acknowledged record. Check the lock
+        file, too: with another one, LMDB would let two processes write at once, and one would undo the other's commit.
 
         Raises:
             JournalMisuseError: The environment is read-only.
             JournalDamagedError: The path names another file or none. If this happened during the commit, the
                 result of the transaction is unknown.
+            JournalIOError: The lock file was removed or replaced; the environment is closed. If this happened
+                during the commit, the result of the transaction is unknown.
             JournalError: See `translating_errors`.
         """
         env = self._require_open()
@@ -84,13 +97,11 @@ class Environment:
             raise self._fail(error, "writing") from error
 
     def _require_same_file(self) -> None:
-        try:
-            if _file_id(self.path) == self._file:
-                return
-        except FileNotFoundError:
-            found = "none"
-        else:
-            found = "another one in its place"
+        found = _found_instead(self.path, self._file)
+        if not found:
+            if self._lock_file and (found := _found_instead(_lock_path(self.path), self._lock_file)):
+                raise OSError(errno.ESTALE, f"expected the lock file that was opened, found {found}")
+            return
         raise JournalDamagedError(
             f"{self.path}: expected the file that was opened, found {found}", hint="open the journal again"
         )
@@ -260,9 +271,10 @@ def open_environment(
     with translating_errors(path, "opening"):
         if lock:
             allocate_lock_file(path)
+        lock_file = None if readonly else _file_id(_lock_path(path))
         env = open_lmdb(path, readonly=readonly, create=create, lock=lock, map_bytes=map_bytes)
         try:
-            opened = Environment(env, path, readonly=readonly, create=create)
+            opened = Environment(env, path, readonly=readonly, create=create, lock_file=lock_file)
             if not readonly:
                 env.reader_check()  # the slot of a killed reader would keep every page freed since from reuse
         except BaseException:
@@ -290,6 +302,18 @@ def _unpack_key(key: bytes) -> int:
 
 def _invalid_key(key: bytes) -> JournalDamagedError:
     return JournalDamagedError(f"a key of {_KEY.size} bytes expected among the records, found {len(key)}")
+
+
+def _found_instead(path: Path, file: tuple[int, int]) -> str:
+    """Say what a path names instead of a file; empty if it still names the file."""
+    try:
+        return "" if _file_id(path) == file else "another one in its place"
+    except FileNotFoundError:
+        return "none"
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}-lock")
 
 
 def _file_id(path: Path) -> tuple[int, int]:

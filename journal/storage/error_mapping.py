@@ -101,6 +101,9 @@ def _by_errno(error: OSError, what: str, path: Path) -> tuple[errors.JournalErro
             ), False
         case errno.ENOENT:
             return errors.JournalMissingError(what, hint="check the path of the cache"), False
+        case errno.ESTALE:
+            hint = f"leave {path.name}-lock alone while a process has the journal open; then run it again"
+            return errors.JournalIOError(what, hint=hint), True
         case errno.ENOLCK | errno.EOPNOTSUPP:
             return errors.JournalFilesystemError(what, hint="put the cache on a local disk"), False
         case _:

@@ -33,6 +33,7 @@ from store.disk.layout import Layout
 from store.domain.events import BuildRefused, BuildStarted
 from store.domain.state import Generation, State
 from store.errors import DiskFullError, ErrorKind, RequestRefusedError, UnprojectedError
+from store.trust.signatures import TrustedKey
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,8 @@ class BuildAttempt:
     Attributes:
         inputs: What the request names; or the error of reading it, which is recorded.
         force: Whether to build even if this identity was rolled back from.
-        key_id: The key that signs the generation, if any.
+        key: The key that signs the generation, if any.
+        keys: That key and the trusted ones: results of builds that others signed are not reused.
         open_store: Opens the cache for writing, and creates it if there is none.
         batcher: Creates the port that embeds tiles.
         precision: Replaces the request's precision, if given.
@@ -51,7 +53,8 @@ class BuildAttempt:
     request: BuildRequest
     inputs: Inputs | PipelineError
     force: bool
-    key_id: str | None
+    key: TrustedKey | None
+    keys: tuple[TrustedKey, ...]
     layout: Layout
     lock: CacheLock
     open_store: Callable[[], AbstractContextManager[CacheWriter]]
@@ -77,7 +80,7 @@ class BuildAttempt:
             if isinstance(inputs, PipelineError):
                 return self._record_early_failure(store, number, inputs)
             if not self.force:
-                found = find_up_to_date(self.layout, inputs.identity, key_id=self.key_id, store=store)
+                found = find_up_to_date(self.layout, inputs.identity, key=self.key, store=store)
                 if found is not None:
                     return replace(report_up_to_date(found, inputs), writes=store.writes)
                 if inputs.identity in store.state.undone:
@@ -131,6 +134,7 @@ class BuildAttempt:
                 number=number,
                 scratch=Path(scratch),
                 strict=self.settings.coverage_strict,
+                keys=self.keys,
             )
             started, before = self._started_event(inputs), store.state.head
             generation, committed, failure = None, None, None

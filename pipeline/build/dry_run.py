@@ -5,23 +5,28 @@ from pipeline.build.up_to_date import find_up_to_date
 from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import make_plan, reusable_artifacts
-from store.cache.view import open_view
+from store.cache.projections import find_unvouched_results
+from store.cache.view import open_view, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.state import State
+from store.policy.vouching import withdraw
+from store.trust.signatures import TrustedKey
 from store.verify.coverage import sizes
 
 
-def preview_build(layout: Layout, inputs: Inputs, *, key_id: str | None = None) -> PlanReport:
-    """Return what a build with these inputs, signed with that key, would do.
+def preview_build(
+    layout: Layout, inputs: Inputs, *, key: TrustedKey | None = None, keys: tuple[TrustedKey, ...] = ()
+) -> PlanReport:
+    """Return what a build with these inputs, signed with that key, would do; `keys` are as in `BuildAttempt`.
 
     Raises:
         StoreError, journal.JournalError: The cache cannot be read.
     """
     artifacts = Artifacts(layout)
-    state = open_view(layout).state if layout.exists() else State()
+    state = _usable_state(layout, keys) if layout.exists() else State()
     plan = make_plan(state, inputs, sizes(artifacts, reusable_artifacts(state, inputs)))
-    reused = find_up_to_date(layout, inputs.identity, key_id=key_id) is not None
+    reused = find_up_to_date(layout, inputs.identity, key=key) is not None
     stale = {tile.sha256 for cell in plan.stale for tile in cell.cell.tiles}
     return PlanReport(
         identity=inputs.identity,
@@ -32,6 +37,15 @@ def preview_build(layout: Layout, inputs: Inputs, *, key_id: str | None = None) 
         to_embed=len(stale - _known_digests(artifacts, state, inputs)),
         warnings=(*inputs.warnings, *(() if reused else _refusal_warning(state, inputs))),
     )
+
+
+def _usable_state(layout: Layout, keys: tuple[TrustedKey, ...]) -> State:
+    """Return the state without the results that no key vouches for."""
+    if not keys:
+        return open_view(layout).state
+    history = read_history(layout)
+    withdraw(history.state, find_unvouched_results(history.state, history.entries, keys))
+    return history.state
 
 
 def _refusal_warning(state: State, inputs: Inputs) -> tuple[str, ...]:

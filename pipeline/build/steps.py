@@ -6,7 +6,9 @@ from pipeline.stages.context import BuildContext
 from pipeline.stages.embed import prepare_cells
 from pipeline.stages.index import check_area, prepare_index, walk_coverage
 from pipeline.stages.stand_in import prepare_stand_in
+from store.cache.projections import find_unvouched_results
 from store.domain.events import BuildPlanned, TilesSelected
+from store.policy.vouching import withdraw
 from store.verify.coverage import find_foreign_files, intact_artifacts, refuse_foreign_files
 
 
@@ -20,6 +22,7 @@ def run_steps(run: BuildContext) -> None:
     if run.strict:
         refuse_foreign_files(find_foreign_files(run.store.artifacts))
     run.enter("plan")
+    _withdraw_unvouched(run)
     plan = _plan(run)
     _record_plan(run, plan)
     prepare_engines(run, plan)
@@ -31,6 +34,14 @@ def run_steps(run: BuildContext) -> None:
     index = prepare_index(run, rows)
     geography = check_area(run, rows)
     walk_coverage(run, geography, index, rows)
+
+
+def _withdraw_unvouched(run: BuildContext) -> None:
+    """Withdraw the results that no key of this builder vouches for."""
+    store = run.store
+    found = find_unvouched_results(store.state, store.journal.entries(), run.keys)
+    run.append(*found.withdrawals)
+    withdraw(store.state, found)
 
 
 def _plan(run: BuildContext) -> BuildPlan:

@@ -9,7 +9,7 @@ from pipeline.build.report import BuildOutcome, BuildReport
 from pipeline.planning.area_report import localisation_warnings
 from pipeline.planning.inputs import Inputs
 from store.base.valueclass import valueclass
-from store.cache.projections import signers_of
+from store.cache.projections import signatures_of
 from store.cache.view import list_cache_files, open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -18,6 +18,7 @@ from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
 from store.manifest.manifest import parse
 from store.policy.recovery import ClearScratch, plan
+from store.trust.signatures import TrustedKey, signature_problems
 from store.verify.coverage import missing_artifacts, named_by
 
 if TYPE_CHECKING:
@@ -35,14 +36,14 @@ class UpToDate:
 
 
 def find_up_to_date(
-    layout: Layout, identity: str, *, key_id: str | None = None, store: "CacheWriter | None" = None
+    layout: Layout, identity: str, *, key: TrustedKey | None = None, store: "CacheWriter | None" = None
 ) -> UpToDate | None:
     """Return the head if it shows `identity` and is complete; None if there is work to do.
 
     Args:
         layout: Paths of the cache; the caller holds its build lock.
         identity: The requested build identity.
-        key_id: The key that must have signed the head, if any.
+        key: The key that must have signed the head, if any.
         store: The cache, if it is open for writing already and hence recovered.
 
     Raises:
@@ -55,7 +56,9 @@ def find_up_to_date(
     head, build = state.head, state.head_build
     if head is None or build is None or build.identity != identity:
         return None
-    if key_id is not None and key_id not in signers_of(head):
+    if key is not None and signature_problems(
+        project(state, head), signatures_of(head), generation=head.number, keys=(key,)
+    ):
         return None
     if store is None and _needs_recovery(state, layout):
         return None

@@ -25,7 +25,8 @@ from pipeline.repair.report import RepairAction, RepairReport, preview_repair
 from store.base.valueclass import valueclass
 from store.cache.event_mapper import to_recorded_events
 from store.cache.journal_consistency import require_consistent_journal
-from store.cache.view import HistoryView, read_history, require_cache
+from store.cache.projections import is_whole
+from store.cache.view import HistoryView, list_cache_files, read_history, require_cache
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import free_displaced
@@ -37,6 +38,7 @@ from store.errors import ErrorKind, NoGoError, TranslateOSErrors
 from store.files.permissions import refuse_world_writable
 from store.maintenance.rebuild_journal import RebuildResult, rebuild
 from store.manifest.manifest import Manifest, parse
+from store.policy.recovery import plan
 from store.trust.go_no_go import TrustedKeys
 from store.verify import coverage
 from store.verify.projections import projection_findings
@@ -70,11 +72,16 @@ class Repair:
         if dry_run:
             return preview_repair(self._verify())
         with self.lock:
+            visible = self.layout.manifest_files()
             actions = self._repair_projections()
             with self.open_store() as store:
                 for action in actions:
                     record_repair(store, action)
                 actions = [*actions, *self._repair_artifacts(store, batcher, trust_plugins=trust_plugins)]
+                head = store.state.head
+                # A head that was visible stays so: no earlier generation may take its place unnoticed.
+                if head and (head.number in visible or is_whole(store.state, head, store.artifacts)):
+                    store.recover(plan(store.state, list_cache_files(self.layout)))
             return RepairReport(actions=tuple(actions), verification=self._verify())
 
     def rebuild(self) -> tuple[RebuildResult, RepairReport]:

@@ -148,10 +148,11 @@ def extend_head_index(run: BuildContext, rows: Sequence[BlockRow], job: IndexJob
 
 def _extendable(run: BuildContext, job: IndexJob) -> Index | None:
     """Return the head's index if the request allows a delta, the options are equal and it is intact."""
-    head = run.store.state.head_build
-    index = None if head is None else head.index
+    state = run.store.state
+    index = None if state.head_build is None else state.head_build.index
     if (
         index is None
+        or index.key not in state.step_cache.indexes
         or not run.inputs.request.index.delta
         or not can_extend(job.plan, job.count, index.components, job.components)
     ):

@@ -16,6 +16,14 @@ class Clock(Protocol):
         ...
 
 
+def recorded_wall_ns(clock: Clock) -> int:
+    """Return the wall time of a clock as records and manifests can hold it: from 1970 to 2262.
+
+    A machine whose clock is wrong by that much must still be able to commit; the time is for people alone.
+    """
+    return min(max(clock.wall_ns(), 0), (1 << 63) - 1)
+
+
 class SystemClock:
     """The machine's clocks."""
 

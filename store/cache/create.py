@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from journal import Journal
 from journal.errors import JournalExistsError
-from store.base.clock import Clock
+from store.base.clock import Clock, recorded_wall_ns
 from store.cache.event_mapper import to_record
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -33,7 +33,7 @@ def ensure_cache(layout: Layout, *, clock: Clock) -> bool:
     if layout.exists():
         return False
     created = CacheCreated(cache_id=secrets.token_hex(16), format=FORMAT, writer=WRITER)
-    record = to_record(created, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns())
+    record = to_record(created, build=None, wall_ns=recorded_wall_ns(clock), mono_ns=clock.mono_ns())
     # The shared lock keeps a concurrent recovery from removing the unfinished journal.
     with Artifacts(layout).shared_lock(), suppress(JournalExistsError):
         Journal.create(

@@ -14,7 +14,7 @@ from typing import Self
 from journal import HeadMovedError, Journal, JournalFullError
 from journal.errors import JournalClosedError, JournalIOError
 from journal.record import EMPTY, Chain, Entry, Head, Record, encode, link
-from store.base.clock import Clock
+from store.base.clock import Clock, recorded_wall_ns
 from store.cache.event_mapper import fold_entries, to_record, to_recorded_event
 from store.disk.layout import Layout
 from store.domain.events import Event
@@ -71,7 +71,7 @@ class EventStore:
 
     def record(self, event: Event, *, build: int | None, wall_ns: int | None = None) -> Record:
         """Return the record of an event that happens now."""
-        wall = self.clock.wall_ns() if wall_ns is None else wall_ns
+        wall = recorded_wall_ns(self.clock) if wall_ns is None else wall_ns
         return to_record(event, build=build, wall_ns=wall, mono_ns=self.clock.mono_ns())
 
     def append(self, records: Sequence[Record]) -> None:

@@ -4,22 +4,28 @@ Each file is written once, from the journal alone. The manifest is last, because
 visible.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from journal.errors import JournalDamagedError
-from journal.record import EMPTY, Head
+from journal.record import EMPTY, Entry, Head
 from store.base import canonical_json
 from store.cache import segment
+from store.cache.event_mapper import to_recorded_events
 from store.cache.event_store import EventStore
+from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.disk.repair_commands import repairing
 from store.disk.write_once import write_once
 from store.domain.manifest_projection import head_projections, project
-from store.domain.state import Generation
-from store.errors import DamagedHistoryError, ErrorKind, from_os_error
+from store.domain.state import Generation, State
+from store.errors import ArtifactError, DamagedHistoryError, ErrorKind, from_os_error
+from store.formats.tables import decode_blocks
+from store.manifest import manifest
 from store.manifest.file_names import signature_name
-from store.trust.signatures import Signature, signature_file
+from store.policy.vouching import Unvouched, Vouching, find_unvouched
+from store.trust.signatures import Signature, TrustedKey, signature_file, signature_problems
 
 
 @dataclass(slots=True)
@@ -71,6 +77,17 @@ class Projections:
             raise from_os_error(error, f"{folder.name}/{name}") from error
 
 
+def is_whole(state: State, generation: Generation, artifacts: Artifacts) -> bool:
+    """Whether everything that a manifest names, blocks included, is there by type and size."""
+    shown = manifest.parse(project(state, generation))
+    try:
+        rows = decode_blocks(artifacts.read(shown.index.blocks))
+    except ArtifactError:
+        return False
+    refs = (*(ref for _, ref in shown.artifacts()), *(row.ref for row in rows))
+    return all(map(artifacts.present, refs))
+
+
 def signatures_of(generation: Generation) -> tuple[bytes, ...]:
     """Return the signature files of a generation, in the order of their places; none for an unsigned one."""
     return tuple(
@@ -82,6 +99,29 @@ def signatures_of(generation: Generation) -> tuple[bytes, ...]:
 def signers_of(generation: Generation) -> tuple[str, ...]:
     """Return the ids of the keys that signed a generation; none for an unsigned one."""
     return tuple(key_id for key_id, _ in generation.signatures)
+
+
+def vouching_of(state: State, keys: Sequence[TrustedKey]) -> Vouching:
+    """Return which records a builder with these keys relies on; without keys, or in a cache without signatures, all."""
+    signed = [generation for generation in state.generations.values() if generation.signatures]
+    if not keys or not signed:
+        return Vouching(builds=frozenset(), unsigned_until=state.position.seq)
+    valid = (
+        generation.origin
+        for generation in signed
+        if not signature_problems(
+            project(state, generation), signatures_of(generation), generation=generation.number, keys=keys
+        )
+    )
+    return Vouching(builds=frozenset(valid), unsigned_until=min(each.seq for each in signed))
+
+
+def find_unvouched_results(state: State, entries: Iterable[Entry], keys: Sequence[TrustedKey]) -> Unvouched:
+    """Return the results that a builder with these keys must not reuse; `entries` are read if there can be any."""
+    vouching = vouching_of(state, keys)
+    if vouching.unsigned_until == state.position.seq:
+        return Unvouched()
+    return find_unvouched(state, to_recorded_events(entries), vouching)
 
 
 def set_head_projections(event_store: EventStore) -> None:

@@ -21,12 +21,12 @@ from journal import HeadMovedError, Journal, JournalDamagedError, JournalFullErr
 from journal.record import Head, encode, extend
 from store.base import canonical_json
 from store.base.canonical_json import Document
-from store.base.clock import Clock
+from store.base.clock import Clock, recorded_wall_ns
 from store.base.values import Position
 from store.cache import journal_consistency
 from store.cache.create import ensure_cache
 from store.cache.event_store import RETRYABLE, EventStore
-from store.cache.projections import Projections, set_head_projections
+from store.cache.projections import Projections, is_whole, set_head_projections
 from store.cache.view import list_cache_files, require_cache
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import refuse_symlinked_folders
@@ -73,12 +73,13 @@ class CacheWriter:
 
     Attributes:
         layout: Where it is.
-        ledger: Its journal and state.
+        event_store: Its journal and state.
         artifacts: Its artifacts.
         projections: Its projections on disk.
         host: Facts about this machine, recorded with what no build explains.
         signer: Signs what is committed, if anything does.
         recovered: What recovery did when the cache was opened.
+        head_is_whole: Off if an earlier generation is visible and not the head, since artifacts of the head are missing.
         made: Writes of creation, of the reserve, and of files moved to quarantine.
     """
 
@@ -89,6 +90,7 @@ class CacheWriter:
     host: Document = field(default_factory=dict)
     signer: Signer | None = None
     recovered: tuple[Action, ...] = ()
+    head_is_whole: bool = True
     made: int = 0
 
     @classmethod
@@ -250,7 +252,7 @@ class CacheWriter:
             build, head = self.state.builds[number], self.event_store.head
             if rollback is None:
                 _require_still_valid(self.state, build)
-            now = self.event_store.clock.wall_ns()
+            now = recorded_wall_ns(self.event_store.clock)
             first = [] if rollback is None else [self.event_store.record(rollback, build=None, wall_ns=now)]
             raw, body_sha256 = self._render(build, extend(head, map(encode, first)), now)
             signed = Signature() if self.signer is None else self.signer.sign(raw)
@@ -313,9 +315,11 @@ class CacheWriter:
                 kind=ErrorKind.IMPOSSIBLE_HISTORY,
                 hint="move the cache away and build again",
             )
-        observed = list_cache_files(self.layout)
+        observed, head = list_cache_files(self.layout), self.state.head
+        if head is not None and observed.manifests and head.number not in observed.manifests:
+            self.head_is_whole = is_whole(self.state, head, self.artifacts)
         try:
-            self.recovered = plan(self.state, observed)
+            self.recovered = plan(self.state, observed, head_is_whole=self.head_is_whole)
         except DamagedHistoryError as error:
             chains = [entry.chain.hex() for entry in self.journal.entries(1)]
             raise journal_consistency.explain_disagreement(self.layout, self.state, chains, error) from error

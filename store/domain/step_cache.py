@@ -122,12 +122,15 @@ class StepCache:
                 del self.indexes[key]
                 self._void(key)
         for name in list(self.blocks):
-            known = self.blocks_of(name)
-            left = tuple(event for event in known if event.block.sha256 not in digests)
-            if left != known:
-                del self.blocks[name]
-                self.earlier.pop(name, None)
-                self._keep(name, left)
+            left = tuple(event for event in self.blocks_of(name) if event.block.sha256 not in digests)
+            self._keep_only(name, left)
+
+    def forget(self, cells: Iterable[tuple[CellName, str]], checks: Iterable[tuple[str, str]]) -> None:
+        """Remove blocks by cell and key, and passed checks by name and key, whether they are there or not."""
+        for name, key in cells:
+            self._keep_only(name, tuple(event for event in self.blocks_of(name) if event.key != key))
+        for check in checks:
+            self.passed.pop(check, None)
 
     def has_passed(self, check: str, key: str, artifact: str) -> bool:
         """Whether these very bytes passed the check, as the result of the step with this key."""
@@ -139,6 +142,12 @@ class StepCache:
         wanted = frozenset(shown)
         found = [check for (_, key), check in self.passed.items() if (key, check.artifact) in wanted]
         return tuple(sorted(found, key=lambda check: (check.check, check.subject, check.key)))
+
+    def _keep_only(self, name: CellName, left: tuple[CellEmbedded, ...]) -> None:
+        if left != self.blocks_of(name):
+            del self.blocks[name]
+            self.earlier.pop(name, None)
+            self._keep(name, left)
 
     def _keep(self, name: CellName, known: tuple[CellEmbedded, ...]) -> None:
         if known:

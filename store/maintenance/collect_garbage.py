@@ -31,7 +31,7 @@ from store.disk.layout import Layout
 from store.disk.scratch import RESERVE_NAME, release_reserve
 from store.domain.events import MAX_COLLECTED, Collected, CollectionPlanned
 from store.domain.state import State
-from store.errors import ArtifactError, TranslateOSErrors
+from store.errors import ArtifactError, ErrorKind, TranslateOSErrors
 from store.formats.tables import BlockRow, decode_blocks
 from store.manifest.file_names import parse_signature_name
 from store.policy.retention import (
@@ -94,10 +94,18 @@ def collect(store: CacheWriter, policy: KeepPolicy) -> CollectionResult:
         policy: What to keep.
 
     Raises:
-        ArtifactError: A block table that must be kept cannot be read; nothing was removed.
+        ArtifactError: A block table that must be kept cannot be read, or the head cannot become visible since artifacts
+            of it are missing; nothing was removed.
         journal.JournalError: The plan could not be made durable; nothing that it names was removed.
         StoreError: A file could not be removed; the next collection continues from here.
     """
+    if not store.head_is_whole:
+        raise ArtifactError(
+            f"expected all artifacts of generation {len(store.state.generations)}, found some missing, so that an"
+            " earlier one flies; nothing was collected",
+            kind=ErrorKind.ARTIFACT_MISSING,
+            hint="c10 repair (makes them again), or c10 rollback",
+        )
     while True:
         head, state = store.event_store.head, store.state
         decision = _decide(state, policy, store.artifacts)

@@ -25,7 +25,7 @@ from journal import Entry, Head, Journal, JournalExistsError, RecordError, safe_
 from journal.fsync import fsync_dir
 from journal.record import EMPTY, encode, extend
 from store.base import canonical_json
-from store.base.clock import Clock, SystemClock
+from store.base.clock import Clock, SystemClock, recorded_wall_ns
 from store.base.valueclass import valueclass
 from store.cache import journal_consistency, segment
 from store.cache.event_mapper import to_record, to_recorded_event
@@ -139,7 +139,7 @@ class _RebuiltHistory:
 
     def add_signatures(self, events: Sequence[GenerationSigned], clock: Clock) -> None:
         for event in events:
-            record = to_record(event, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns())
+            record = to_record(event, build=None, wall_ns=recorded_wall_ns(clock), mono_ns=clock.mono_ns())
             raw = encode(record)
             head = extend(self.head, (raw,))
             self.add((Entry(seq=head.seq, chain=head.chain, raw=raw),))

@@ -2,7 +2,8 @@
 
 The plan is decided from the state and the files on disk: what must be written, or that nothing may be written.
 A build whose process died is marked as abandoned; its finished steps stay usable, since they are in the
-journal. Manifests, signatures and segments that are missing are projected again from the journal alone.
+journal. Manifests, signatures and segments that are missing are projected again from the journal alone; but
+no manifest becomes the newest one whose artifacts are missing, since what flies now would fly no more.
 
 Nothing inside a journal reveals that its newest records are gone. So the plan compares it with the files: the
 highest manifest or segment must belong to a generation that the journal holds, and the highest manifest must be the
@@ -102,8 +103,13 @@ def check(state: State, observed: CacheFiles) -> None:
             )
 
 
-def plan(state: State, observed: CacheFiles) -> tuple[Action, ...]:
+def plan(state: State, observed: CacheFiles, *, head_is_whole: bool = True) -> tuple[Action, ...]:
     """Return what a writer must do first; nothing for an intact cache.
+
+    Args:
+        state: The folded journal.
+        observed: The files beside it.
+        head_is_whole: Off if artifacts of the newest generation are missing while an earlier one is visible.
 
     Raises:
         DamagedHistoryError: See `check`.
@@ -113,7 +119,10 @@ def plan(state: State, observed: CacheFiles) -> tuple[Action, ...]:
     check(state, observed)
     actions: list[Action] = [ClearScratch()] if observed.scratch else []
     actions.extend(SetAside(name) for number, name in observed.loose if number > len(state.generations))
+    last = len(state.generations) if head_is_whole else max(observed.manifests)
     for number, generation in state.generations.items():
+        if number > last:
+            break
         # Garbage collection removes manifest and signature; segments stay: they are the second copy of the journal.
         places = range(1, len(generation.signatures) + 1)
         signed = all((number, place) in observed.signatures for place in places)

@@ -2,8 +2,8 @@
 
 An import believes nothing in the file. Before it writes anything it checks the chain of the records, folds
 them, and compares the projection of every generation with the manifest digest that was committed. With
-trusted keys, one of them must have signed the newest generation. An artifact is stored only if a record names
-it and its bytes match.
+trusted keys, one of them must have signed the newest generation, and the import ends with its commit: no
+signature covers the records behind it. An artifact is stored only if a record names it and its bytes match.
 
 The records enter the journal last, after the whole file was read and the artifacts of the newest generation
 are there: in one transaction, or in a new journal that appears complete. An import that is killed before
@@ -23,7 +23,7 @@ from journal import Entry, Journal, RecordError
 from journal.record import Head
 from journal.storage.filesystem import filesystem_type, require_supported_filesystem
 from store.base.canonical_json import Document, sha256
-from store.base.clock import Clock
+from store.base.clock import Clock, recorded_wall_ns
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache.event_mapper import to_record, to_recorded_events
@@ -33,7 +33,7 @@ from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import refuse_symlinked_folders
 from store.disk.layout import Layout
-from store.domain.events import Event, Imported
+from store.domain.events import Event, GenerationAccepted, GenerationSigned, Imported
 from store.domain.fold import fold
 from store.domain.manifest_projection import head_projections, project
 from store.domain.state import RecordedEvent, State
@@ -53,7 +53,7 @@ from store.transfer.bundle_reader import COPY_AGAIN, BundleReader, open_bundle
 from store.transfer.free_space import require_space
 from store.transfer.selection import artifacts_named
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
-from store.trust.signatures import parse_trusted_keys, signature_problems
+from store.trust.signatures import TrustedKey, parse_trusted_keys, signature_problems
 from store.verify.coverage import missing_artifacts
 
 _EXPORT_AGAIN: Final = "make it again: c10 export"
@@ -70,22 +70,31 @@ class ImportOutcome(StrEnum):
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class ImportResult:
-    """What an import did to the journal, the bundle, the folded journal, and the stored artifacts."""
+    """What an import did to the journal, the bundle, the folded journal, and the stored artifacts.
+
+    `left_out` counts the records of the bundle behind its signed head.
+    """
 
     outcome: ImportOutcome
     header: BundleHeader
     file: ArtifactRef
     state: State
     stored: tuple[ArtifactRef, ...]
+    left_out: int
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class _BundleHistory:
-    """The records of a bundle; `known` is how many of them the cache has, -1 if there is no cache."""
+    """The records of a bundle that are imported.
+
+    `known` is how many of them the cache has, -1 if there is no cache. `named` are the artifacts that all records of
+    the bundle name, digest to reference.
+    """
 
     entries: Sequence[Entry]
     facts: Sequence[RecordedEvent]
     state: State
+    named: Mapping[str, ArtifactRef]
     known: int
     outcome: ImportOutcome
 
@@ -108,7 +117,8 @@ def import_bundle(
         path: The bundle.
         clock: The clock for new records.
         host: Facts about this machine, for the event.
-        trusted_keys: One of them must have signed the newest generation; or `ALLOW_UNSIGNED`.
+        trusted_keys: One of them must have signed the newest generation, and the records behind it are left out; or
+            `ALLOW_UNSIGNED`.
         follows: Append no `Imported` event, so that later bundles of the same cache can be imported as well.
         on_total: Called with the bytes of all artifacts before they are read.
         on_bytes: Called with the bytes of each artifact.
@@ -124,8 +134,8 @@ def import_bundle(
     refuse_world_writable(layout.root)
     refuse_symlinked_folders(layout)
     with open_bundle(path) as reader:
-        history = _check_history(layout, tuple(reader.entries()))
-        _require_signed(history.state, trusted_keys)
+        entries = tuple(reader.entries())
+        history = _check_history(layout, entries, trusted_keys)
         layout.create()
         with TranslateOSErrors(f"cache {layout.root}"):
             allow = layout.allow_unknown_filesystem
@@ -134,20 +144,26 @@ def import_bundle(
         with artifacts.shared_lock():
             if on_total is not None:
                 on_total(reader.header.size)
-            named = artifacts_named(history.facts)
-            present = sum(ref.size for ref in named.values() if artifacts.present(ref))
+            present = sum(ref.size for ref in history.named.values() if artifacts.present(ref))
             require_space(layout.root, reader.header.size - present)
-            stored = tuple(_store_artifacts(reader, artifacts, named, on_bytes))
+            stored = tuple(_store_artifacts(reader, artifacts, history, on_bytes))
             file = reader.finish()
             _require_artifacts(history.state, artifacts)
             events: list[Event] = []
             if not follows and (stored or history.outcome is not ImportOutcome.UNCHANGED):
                 events.append(_imported(path, reader.header, history, file, len(stored), host))
             state = _append(layout, history, events, clock)
-    return ImportResult(outcome=history.outcome, header=reader.header, file=file, state=state, stored=stored)
+    return ImportResult(
+        outcome=history.outcome,
+        header=reader.header,
+        file=file,
+        state=state,
+        stored=stored,
+        left_out=len(entries) - len(history.entries),
+    )
 
 
-def _check_history(layout: Layout, entries: Sequence[Entry]) -> _BundleHistory:
+def _check_history(layout: Layout, entries: Sequence[Entry], trusted_keys: TrustedKeys) -> _BundleHistory:
     """Fold the records of a bundle, and compare them with each other and with those of the cache."""
     try:
         facts = tuple(to_recorded_events(entries))
@@ -164,16 +180,29 @@ def _check_history(layout: Layout, entries: Sequence[Entry]) -> _BundleHistory:
             raise _impossible(f"generation {number} to project to the manifest that it committed")
     if state.pending_rollback is not None:
         raise _impossible("a rollback to end with its commit")
+    named = artifacts_named(facts)
+    if trusted_keys is not ALLOW_UNSIGNED:
+        _require_signed(state, trusted_keys)
+        count = _count_signed(state, facts)
+        entries, facts = entries[:count], facts[:count]
+        state = fold(facts)
     if not layout.exists():
         return _BundleHistory(
-            entries=entries, facts=facts, state=state, known=-1, outcome=ImportOutcome.IMPORTED
+            entries=entries,
+            facts=facts,
+            state=state,
+            named=named,
+            known=-1,
+            outcome=ImportOutcome.IMPORTED,
         )
     own = read_history(layout)
     common = min(len(own.entries), len(entries))
     if not common or own.entries[common - 1].chain != entries[common - 1].chain:
         raise _own_history_error(layout, own, entries)
     outcome = ImportOutcome.UNCHANGED if common == len(entries) else ImportOutcome.ADVANCED
-    return _BundleHistory(entries=entries, facts=facts, state=state, known=common, outcome=outcome)
+    return _BundleHistory(
+        entries=entries, facts=facts, state=state, named=named, known=common, outcome=outcome
+    )
 
 
 def _own_history_error(layout: Layout, own: HistoryView, entries: Sequence[Entry]) -> RequestRefusedError:
@@ -191,10 +220,16 @@ def _own_history_error(layout: Layout, own: HistoryView, entries: Sequence[Entry
     )
 
 
-def _require_signed(state: State, trusted_keys: TrustedKeys) -> None:
+def _count_signed(state: State, facts: Sequence[RecordedEvent]) -> int:
+    """Return how many records to import: up to the commit of the head, and what was signed or accepted right after."""
+    count = state.head.seq if state.head else 0
+    while count < len(facts) and isinstance(facts[count].event, GenerationSigned | GenerationAccepted):
+        count += 1
+    return count
+
+
+def _require_signed(state: State, trusted_keys: Sequence[TrustedKey | bytes]) -> None:
     """Require a trusted signature of the newest generation, which covers every record before its commit."""
-    if trusted_keys is ALLOW_UNSIGNED:
-        return
     head = state.head
     reasons: Sequence[str] = ("signature: expected a signed generation, found none at all",)
     if head is not None:
@@ -216,15 +251,16 @@ def _require_signed(state: State, trusted_keys: TrustedKeys) -> None:
 def _store_artifacts(
     reader: BundleReader,
     artifacts: Artifacts,
-    named: Mapping[str, ArtifactRef],
+    history: _BundleHistory,
     on_bytes: Callable[[int], None] | None,
 ) -> Iterator[ArtifactRef]:
-    """Store the artifacts that the cache lacks, and yield their references."""
+    """Store the artifacts of imported records that the cache lacks, and yield their references."""
+    wanted = artifacts_named(history.facts)
     for ref in reader.artifacts():
-        if named.get(ref.sha256) != ref:
+        if history.named.get(ref.sha256) != ref:
             found = f"{ref.sha256[:12]} of {ref.size} bytes"
             raise reader.error("artifacts that its records name", found)
-        if artifacts.damage(ref) is not None:
+        if ref.sha256 in wanted and artifacts.damage(ref) is not None:
             try:
                 artifacts.take(ref, reader.pieces(ref))
             except ArtifactError as error:
@@ -252,7 +288,10 @@ def _require_artifacts(state: State, artifacts: Artifacts) -> None:
 def _append(layout: Layout, history: _BundleHistory, events: Sequence[Event], clock: Clock) -> State:
     """Append records and further events to the journal, and write the files projected from it."""
     records = [entry.record for entry in history.entries[max(history.known, 0) :]]
-    own = [to_record(event, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns()) for event in events]
+    own = [
+        to_record(event, build=None, wall_ns=recorded_wall_ns(clock), mono_ns=clock.mono_ns())
+        for event in events
+    ]
     head = history.state.head
     views = {} if head is None else head_projections(head.number, project(history.state, head))
     if history.outcome is ImportOutcome.IMPORTED:

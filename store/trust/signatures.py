@@ -180,7 +180,9 @@ def parse_keys(text: str) -> tuple[TrustedKey, ...]:
         ValueError: Some lines are not valid; the message has one line for each.
     """
     found, problems = list[TrustedKey](), list[str]()
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not `splitlines`, which also splits at letters that few editors show as the end of a line: in a comment, they
+    # would hide a key that is trusted.
+    for number, line in enumerate(text.split("\n"), start=1):
         words = line.partition("#")[0].split()
         if not words:
             continue

@@ -99,6 +99,22 @@ def missing_artifacts(manifest: Manifest, artifacts: Artifacts) -> tuple[str, ..
     return _absent(refs, artifacts)
 
 
+def damaged_artifacts(
+    manifest: Manifest, artifacts: Artifacts, *, on_progress: Callable[[int], None]
+) -> tuple[str, ...]:
+    """Hash all artifacts of a manifest, and return a line for each that is damaged.
+
+    Raises:
+        ArtifactError: The block table is missing or damaged.
+    """
+    named = named_by(manifest, artifacts)
+    refs = [ArtifactRef(sha256=digest, size=size) for digest, (_, size) in named.items()]
+    intact = intact_artifacts(artifacts, refs, on_progress=on_progress)
+    return tuple(
+        f"{role} {digest[:12]}: damaged" for digest, (role, _) in named.items() if digest not in intact
+    )
+
+
 def _absent(refs: Iterable[tuple[str, ArtifactRef]], artifacts: Artifacts) -> tuple[str, ...]:
     return tuple(
         f"{role} {ref.sha256[:12]}: {_size_problem(artifacts, ref)}"

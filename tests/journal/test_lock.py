@@ -269,3 +269,15 @@ def test_an_interruption_while_the_lock_is_taken_does_not_keep_it(tmp_path, monk
     assert not lock.acquired
     with BuildLock(path, timeout_s=0):
         pass
+
+
+@pytest.mark.parametrize("error", [ValueError, OverflowError])
+def test_a_clock_that_is_wrong_by_millennia_locks_all_the_same(path, monkeypatch, error):
+    class Wrong:
+        @staticmethod
+        def now(_):
+            raise error("year 10000 is out of range")
+
+    monkeypatch.setattr("journal.lock.datetime", Wrong)
+    with BuildLock(path, timeout_s=0):
+        assert lock_holder(path)["since"] == ""

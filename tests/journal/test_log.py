@@ -162,6 +162,7 @@ with Journal.open(sys.argv[1]) as journal:
     with Journal.open(path) as journal, Journal.open(path.with_name("other.mdb")):
         journal.append(some(1, 1))
         assert in_child(script, path) == "3"
+        assert journal.head.seq == 3
         with pytest.raises(HeadMovedError):
             journal.append(some(4, 4), expect=Head(1, journal.head.chain))
         assert journal.append(some(4, 4)).seq == 4

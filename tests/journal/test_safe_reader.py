@@ -1,4 +1,5 @@
 import errno
+import itertools
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import lmdb
 import pytest
 
 from journal import Journal, JournalDamagedError, JournalMissingError, safe_reader
-from journal.errors import JournalIOError, JournalResourcesError
+from journal.errors import JournalIOError, JournalPermissionError, JournalResourcesError
 from journal.record import EMPTY, encode, extend, link
 from journal.safe_reader import head_in_child, snapshot
 from journal.safe_reader_child import HEAD, RECORD
@@ -291,3 +292,59 @@ def test_a_failure_while_nobody_writes_is_not_retried(path, monkeypatch):
     with pytest.raises(JournalDamagedError):
         head_in_child(path)
     assert len(calls) == 1
+
+
+@pytest.fixture
+def without_lock(path, monkeypatch):
+    """A user who cannot write the lock file; returns what happens after each read of the file itself."""
+    after = []
+    read_in_child = safe_reader._read_in_child
+
+    def read(file, *, foreign, timeout_s):
+        if not foreign:
+            raise JournalPermissionError("no permission to write the lock file")
+        found = read_in_child(file, foreign=True, timeout_s=timeout_s)
+        for happens in after if file == path else ():
+            happens()
+        return found
+
+    def refuse(*_, **__):
+        raise JournalPermissionError("no permission to write the lock file")
+
+    monkeypatch.setattr(safe_reader, "open_environment", refuse)
+    monkeypatch.setattr(safe_reader, "_read_in_child", read)
+    return after
+
+
+def commit(path):
+    with Journal.open(path) as journal:
+        journal.append([sample_record(201)])
+
+
+def tear():
+    raise JournalDamagedError("a page was used again")
+
+
+@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("torn", [False, True])
+def test_without_a_lock_what_was_written_meanwhile_is_no_damage(path, without_lock, monkeypatch, busy, torn):
+    if busy:
+        monkeypatch.setattr(safe_reader, "require_sound", lambda _: False)
+    assert snapshot(path).head.seq == 200
+    without_lock.append(lambda: commit(path))
+    if torn:
+        without_lock.append(tear)
+    assert snapshot(path).head.seq == 201
+
+
+def test_without_a_lock_damage_is_damage_while_nobody_writes(path, without_lock):
+    without_lock.append(tear)
+    with pytest.raises(JournalDamagedError, match="used again"):
+        snapshot(path)
+
+
+def test_without_a_lock_and_without_a_pause_the_journal_is_too_busy(path, without_lock, monkeypatch):
+    commits = itertools.count()
+    monkeypatch.setattr(safe_reader, "read_meta_pages", lambda _: next(commits))
+    with pytest.raises(JournalIOError, match="written all the time"):
+        snapshot(path)

@@ -31,6 +31,8 @@ def import_(
 ) -> Answer:
     """Create a cache from a bundle, or update a cache that has the bundle's first records.
 
+    With trusted keys the import ends with the newest generation: records behind it are left out.
+
     Exit code 5: the bundle is damaged, lacks a trusted signature, or lacks a file that its newest generation
     shows. The journal is then unchanged.
     """
@@ -84,6 +86,10 @@ def _lines(found: ImportResult, call: Call) -> list[str]:
         *render.fields(
             ("generation", f"{head.number}, shows build {head.origin}" if head else "none committed yet"),
             ("records", render.number(found.state.position.seq)),
+            *(
+                (("left out", f"{render.plural(found.left_out, 'record')} that no signature covers"),)
+                * bool(found.left_out)
+            ),
             ("stored", f"{render.plural(len(found.stored), 'artifact')}, {render.size(size)}"),
         ),
     ]

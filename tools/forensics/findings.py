@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from store.domain import events as e
 from store.domain import problem_lines
+from store.policy.vouching import UNSIGNED
 from tools.forensics.cost import Rates, duration, is_slow, normal_ms
 from tools.forensics.records import DecodedRecord, RecordHistory
 from tools.forensics.state_at import FoldedState
@@ -163,7 +164,8 @@ def _checks(timeline: BuildTimeline) -> Iterator[dict[str, Any]]:
         match record.event:
             case e.CheckFailed() as event:
                 message = f"check {event.check} of {event.subject} failed: {event.why}"
-                yield make_finding("check-failed", "error", record.seq, message)
+                severity = "warning" if event.check == UNSIGNED else "error"
+                yield make_finding("check-failed", severity, record.seq, message)
             case e.Repaired() as event:
                 message = f"{event.subject} {event.sha256[:12]} was damaged: {event.action}"
                 yield make_finding("repaired", "warning", record.seq, message)

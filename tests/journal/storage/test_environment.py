@@ -8,7 +8,7 @@ import pytest
 
 from journal import Journal, JournalDamagedError, JournalFilesystemError
 from journal import log as log_module
-from journal.errors import JournalMisuseError, JournalPermissionError
+from journal.errors import JournalClosedError, JournalIOError, JournalMisuseError, JournalPermissionError
 from journal.storage.environment import open_environment
 from journal.storage.filesystem import filesystem_type, require_supported_filesystem
 from journal.storage.meta_pages import read_meta_pages
@@ -165,6 +165,29 @@ def test_a_replaced_or_removed_file_is_not_written(path, take_away, found):
     ):
         pytest.fail("expected the transaction to be refused before it began")
     environment.close()
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_without_its_lock_file_nothing_is_written(path, replace):
+    """Another process would make a new one, and both would write at once."""
+    environment = open_environment(path, readonly=False)
+    lock = path.with_name(f"{path.name}-lock")
+    with environment.write() as txn:
+        txn.put_meta(b"a", b"b")
+    lock.rename(path.with_name("away"))
+    if replace:
+        lock.touch()
+    with pytest.raises(JournalIOError, match="lock file that was opened, found"), environment.write():
+        pytest.fail("expected the transaction to be refused before it began")
+    with pytest.raises(JournalClosedError), environment.write():
+        pass
+
+
+def test_a_lock_file_removed_during_a_transaction_leaves_its_result_unknown(path):
+    environment = open_environment(path, readonly=False)
+    with pytest.raises(JournalIOError, match="found none"), environment.write() as txn:  # noqa: PT012
+        txn.put_meta(b"a", b"b")
+        path.with_name(f"{path.name}-lock").unlink()
 
 
 @pytest.mark.parametrize("number", [0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x794C7630])

@@ -4,6 +4,8 @@ import dataclasses
 from datetime import date, timedelta
 from hashlib import sha256
 
+import pytest
+
 from pipeline.build.report import BuildOutcome
 from pipeline.request.options import (
     CoverageOptions,
@@ -307,3 +309,9 @@ def test_manifest_names_follow_the_template(site):
     assert site.build().outcome is BuildOutcome.REUSED
     assert site.build(flight_id="f2").outcome is BuildOutcome.BUILT
     assert len(site.layout.manifest_files()) == 2
+
+
+@pytest.mark.parametrize("wrong_ns", [-(10**18), 3 * 10**20])
+def test_a_clock_that_is_wrong_by_decades_stops_no_build(site, wrong_ns):
+    site.clock.now_ns = wrong_ns
+    assert site.build().outcome is BuildOutcome.BUILT

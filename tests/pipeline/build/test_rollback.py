@@ -1,5 +1,7 @@
 """Rollbacks through the provisioner, and builds after them."""
 
+import dataclasses
+
 import pytest
 
 from journal import BuildLockHeldError
@@ -8,8 +10,9 @@ from store.domain.events import BuildRefused, RolledBack
 from store.domain.state import BuildStatus
 from store.errors import ErrorKind, RequestRefusedError
 from store.manifest.manifest import parse
+from store.policy.rollback import plan
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from tests.small_builds import ZOOM
+from tests.small_builds import ZOOM, tiny_network
 
 
 @pytest.fixture
@@ -141,6 +144,26 @@ def test_a_target_with_a_missing_artifact_is_refused(three):
     assert three.state().pending_rollback is None
 
 
+@pytest.mark.parametrize("what", ["engine", "index", "block"])
+def test_a_target_with_a_changed_byte_is_refused(three, what):
+    """It has the right size: only hashing finds it, and the head was a GO."""
+    build, (space, *_) = three.state().builds[3], next(iter(three.blocks()))
+    refs = {"engine": build.engines[0][1].artifact, "index": build.index.artifact}
+    lost = refs.get(what) or three.blocks()[space, ZOOM, 0, 0].block
+    three.compiler.edition = "2"
+    three.write("net.onnx", tiny_network(seed=9))
+    assert three.build(flight_id="f4").outcome is BuildOutcome.BUILT
+    path = three.artifact(lost)
+    path.chmod(0o644)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    head = three.head_bytes()
+    with pytest.raises(RequestRefusedError, match=f"{lost.sha256[:12]}: damaged") as caught:
+        three.provisioner().rollback()
+    assert caught.value.kind is ErrorKind.TARGET_DAMAGED
+    assert three.head_bytes() == head
+
+
 def test_a_target_with_a_missing_block_is_refused(three):
     old = {event.block.sha256 for event in three.blocks().values()}
     three.tiles[ZOOM, 8, 12] = b"new"
@@ -184,3 +207,14 @@ def test_rows_of_the_generation_that_is_shown_again_are_not_embedded_again(three
     report = three.build(flight_id="f5")
     assert (report.outcome, report.tiles_embedded) == (BuildOutcome.BUILT, 0)
     assert three.calls.made == []
+
+
+def test_a_collected_parent_is_no_target(three):
+    """The build that was shown before may be gone; that is said, and nothing is written."""
+    three.provisioner().rollback(to=1)
+    state = three.state()
+    gone = dataclasses.replace(state, collected_generations=frozenset({1, 4}))
+    gone.generations[5] = dataclasses.replace(state.generations[3], number=5, parent=1)
+    with pytest.raises(RequestRefusedError, match="which was shown before build 3 to be kept") as caught:
+        plan(gone, to=None, why="")
+    assert caught.value.kind is ErrorKind.COLLECTED

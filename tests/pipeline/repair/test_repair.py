@@ -531,3 +531,19 @@ class TestRecordedRequest:
         assert request_record(site.request(base="/\udcff"), None) == {}
         assert parse_recorded_request({}) is None
         assert parse_recorded_request({"request": {"text": 3}}) is None
+
+
+def test_a_repair_makes_a_withheld_head_visible_but_hides_none(two):
+    """A head that is not whole stays invisible until it is made again; one that was visible stays visible."""
+    head = two.state().head_build
+    manifest = two.layout.manifests / two.layout.manifest_files()[2]
+    for site_file in (manifest, two.artifact(head.index.artifact)):
+        site_file.unlink()
+    assert two.provisioner().repair().verification.go
+    assert is_go(two)
+    assert manifest.exists()
+    flip(manifest)
+    two.artifact(head.tiles.table).unlink()
+    two.tiles = {}
+    two.provisioner().repair()
+    assert manifest.exists()

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from journal import Journal
+from journal import Journal, JournalFullError
 from journal.record import Record
 from journal.storage.environment import open_environment
 from store.base.canonical_json import sha256
 from store.base.identity import build_identity
 from store.cache.event_mapper import to_record
+from store.cache.event_store import EventStore
 from store.cache.view import list_cache_files, open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
@@ -40,10 +41,12 @@ from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.policy import rollback
 from store.policy.recovery import Abandon, ClearScratch, Project
+from store.testing import FakeClock
 from tests.child_python import run_python
 from tests.damaging import overwrite, replace_by
 from tests.played_builds import Scenario, StopDeadError, make, play
 from tests.store_caches import InterruptingClock, open_writer, tree
+from tools.output.render import when
 
 ROOT = Path(__file__).parents[3]
 
@@ -464,6 +467,7 @@ from pathlib import Path
 from journal import JournalError
 from store.errors import StoreError
 from store.disk.layout import Layout
+from tools.output.render import when
 from store.testing import FakeClock
 from tests.played_builds import Scenario, play
 from store.cache.writer import CacheWriter
@@ -540,3 +544,29 @@ def started():
 
 def failed():
     return make(BuildFailed, step="cells", message="full")
+
+
+@pytest.mark.parametrize(("wrong_ns", "recorded_ns"), [(-(10**18), 0), (3 * 10**20, (1 << 63) - 1)])
+def test_a_clock_that_is_wrong_by_decades_stops_no_commit(layout, wrong_ns, recorded_ns):
+    """Before 1970, and after the year 10000: the time is for people alone."""
+    with CacheWriter.open(layout, clock=FakeClock(now_ns=wrong_ns), create=True, reserve_bytes=0) as store:
+        generation, _ = play(store, Scenario())
+    assert generation.wall_ns == recorded_ns
+    assert {fact.wall_ns for fact in read_history(layout).facts} == {recorded_ns}
+    assert when(recorded_ns)
+
+
+def test_the_end_of_a_build_gets_the_space_of_the_reserve(layout, monkeypatch):
+    append, reserve = EventStore.append, layout.scratch / "reserve"
+
+    def full(self, records):
+        if reserve.exists():
+            raise JournalFullError("no space left")
+        append(self, records)
+
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=4096) as store:
+        with pytest.raises(StopDeadError):
+            play(store, Scenario(die_at="cells"))
+        monkeypatch.setattr(EventStore, "append", full)
+        store.append_at_any_cost(make(BuildFailed, message="full"), build=1)
+    assert read_history(layout).state.builds[1].status is BuildStatus.FAILED

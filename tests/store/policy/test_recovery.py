@@ -76,7 +76,7 @@ def test_signatures_are_missed_only_where_there_is_one():
 
 
 def test_signatures_of_no_generation_are_set_aside():
-    loose = ((1, "00000001.sig"), (3, "00000003.sig"), (4, "00000004.sig2"))
+    loose = ((1, "00000001.sig"), (2, "00000002.sig"), (3, "00000003.sig"), (4, "00000004.sig2"))
     assert plan(state_of(2), observed(2, loose=loose)) == (
         SetAside("00000003.sig"),
         SetAside("00000004.sig2"),
@@ -90,6 +90,14 @@ def test_of_a_retired_generation_only_the_segment_is_made_again():
     assert plan(state, there) == (Project(2),)
     there = observed(3, manifests={3: "3.json"}, segments={3: "3.events"})
     assert plan(state, there) == (Project(1), Project(2))
+
+
+def test_a_head_that_is_not_whole_is_not_projected_over_what_is_visible():
+    there = observed(1)
+    assert plan(state_of(3), there) == (Project(2), Project(3))
+    assert plan(state_of(3), there, head_is_whole=False) == ()
+    there = observed(2, manifests={2: "2.json"}, segments={2: "2.events"})
+    assert plan(state_of(3), there, head_is_whole=False) == (Project(1),)
 
 
 def test_order_of_actions():
@@ -121,6 +129,7 @@ def test_a_journal_that_does_not_fit_the_files(there):
 def test_a_journal_of_a_later_version_is_read_and_not_written():
     state = state_of(1, unknown=("new v1", "newer v1"))
     check(state, observed(1))
+    check(state, observed(3))  # what it cannot read may have committed them
     with pytest.raises(UnknownEventError, match="new v1") as unknown:
         plan(state, observed(1))
     assert unknown.value.kind is ErrorKind.UNKNOWN_EVENT

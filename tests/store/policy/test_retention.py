@@ -17,7 +17,14 @@ from store.domain.state import STAND_IN, RecordedEvent, State
 from store.maintenance.collect_garbage import _decide
 from store.manifest.manifest import parse
 from store.policy import rollback
-from store.policy.retention import KeepPolicy, KeepReason, OriginReason, RemovalReason, kept_origins
+from store.policy.retention import (
+    KeepPolicy,
+    KeepReason,
+    OriginReason,
+    RemovalReason,
+    keep_without,
+    kept_origins,
+)
 from store.verify.coverage import named_by
 from tests.played_builds import Scenario, StopDeadError, make, play
 from tests.store_caches import open_writer
@@ -156,6 +163,28 @@ def test_inputs_of_failed_builds_go_when_they_are_older_than_what_is_kept(store)
     assert table not in gone(decided(store, keep=3))
     accept(store, 1)
     assert table in gone(decided(store, keep=2)), "an old accepted build keeps no rubbish of its days"
+
+
+def test_what_is_attached_to_a_failure_stays_with_its_inputs(store):
+    built(store, 1)
+    with pytest.raises(StopDeadError):
+        built(store, 2, die_at="cells")
+    tile = store.artifacts.put(b"a tile")
+    attached = {"attached": {"tile": {"sha256": tile.sha256, "size": tile.size}}}
+    store.append(make(BuildFailed, kind="bad-tile", inputs=attached), build=2)
+    assert tile.sha256 not in gone(decided(store))
+    for number in range(3, 7):
+        built(store, number)
+    assert tile.sha256 in gone(decided(store), RemovalReason.FAILED)
+
+
+def test_the_setting_that_gives_a_generation_up(store):
+    for number in range(1, 5):
+        built(store, number)
+    assert [keep_without(store.state, some) for some in ([1], [2], [1, 2])] == [3, 2, 2]
+    assert [keep_without(store.state, some) for some in ([], [3], [4], [1, 3])] == [0, 0, 0, 0], "none"
+    collected = replace(store.state, collected_generations=frozenset({1}))
+    assert [keep_without(collected, some) for some in ([1], [2], [1, 2])] == [0, 2, 2]
 
 
 def test_what_was_made_outside_of_builds_stays_as_long_as_inputs_of_failed_builds(store):

@@ -1,7 +1,7 @@
 """Import: what a bundle becomes, and how it is refused before the journal is written."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -12,7 +12,14 @@ from store.cache.projections import Projections
 from store.cache.view import open_view, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.domain.events import BuildCommitted, Imported
+from store.domain.events import (
+    BuildCommitted,
+    GenerationAccepted,
+    GenerationSigned,
+    Imported,
+    StepStarted,
+)
+from store.domain.manifest_projection import project
 from store.domain.state import BuildStatus
 from store.errors import (
     BundleError,
@@ -35,7 +42,7 @@ from store.transfer.import_bundle import ImportOutcome, import_bundle
 from store.transfer.mirror import mirror
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
-from tests.played_builds import Scenario, StopDeadError, play, ref_of
+from tests.played_builds import Scenario, StopDeadError, make, play, ref_of
 from tests.store_caches import ALICE, BOB, open_writer, record_builds
 
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
@@ -85,8 +92,9 @@ def chains(layout):
 
 
 def test_an_import_to_a_new_folder(source, new, file):
-    done = take(new, file, trusted_keys=[ALICE.public])
+    done = take(new, file)
     assert (done.outcome, done.header.records) == (ImportOutcome.IMPORTED, len(chains(source)))
+    assert done.left_out == 0
     view = read_history(new)
     assert chains(new)[:-1] == chains(source)
     event = view.facts[-1].event
@@ -112,6 +120,33 @@ def test_an_import_to_a_new_folder(source, new, file):
     assert open_view(source).state.builds[4].status is BuildStatus.OPEN
 
 
+def test_with_trusted_keys_an_import_ends_with_the_signed_head(source, new, tmp_path):
+    """Records behind it, and the artifacts that they name, may be a stranger's."""
+    with open_writer(source) as store:
+        play(store, Scenario(flight="f4", engine="e4", fail_at="index"))
+        evil = store.state.builds[5].engines[0][1].artifact
+    done = take(new, export(source, tmp_path / "b").path, trusted_keys=[ALICE.public])
+    head = open_view(source).state.head
+    assert chains(new)[:-1] == chains(source)[: head.seq]
+    assert done.left_out == len(chains(source)) - head.seq
+    assert evil not in done.stored
+    assert not new.artifact(evil.sha256).exists()
+    assert new.artifact(store.state.head_build.index.artifact.sha256).exists()
+    assert not whole(new)
+
+
+def test_signatures_and_acceptances_right_behind_the_head_are_imported(source, new, tmp_path):
+    with open_writer(source) as store:
+        play(store, Scenario(flight="f4"))
+        store.append(make(GenerationAccepted, generation=1), build=None)
+        signature = ALICE.sign(project(store.state, store.state.head))
+        store.add_signature(make(GenerationSigned, generation=3, **asdict(signature)))
+        store.append(make(StepStarted), make(GenerationAccepted, generation=2), build=None)
+    done = take(new, export(source, tmp_path / "b").path, trusted_keys=[ALICE.public])
+    assert (done.left_out, done.state.accepted) == (2, frozenset({1}))
+    assert not whole(new)
+
+
 def test_a_copy_that_follows(source, new, tmp_path):
     first = export(source, tmp_path / "1", build=1).path
     assert take(new, first, follows=True).outcome is ImportOutcome.IMPORTED
@@ -120,7 +155,13 @@ def test_a_copy_that_follows(source, new, tmp_path):
     inode = new.journal.stat().st_ino
     done = take(new, export(source, tmp_path / "2").path, follows=True, trusted_keys=[ALICE.public])
     assert (done.outcome, done.state.head.number) == (ImportOutcome.ADVANCED, 2)
+    assert chains(new) == chains(source)[: done.state.head.seq]
+    assert take(new, tmp_path / "2", follows=True).outcome is ImportOutcome.ADVANCED
     assert chains(new) == chains(source)
+    assert (
+        take(new, tmp_path / "2", follows=True, trusted_keys=[ALICE.public]).outcome
+        is ImportOutcome.UNCHANGED
+    )
     assert new.journal.stat().st_ino == inode
     assert not whole(new)
     assert take(new, first, follows=True).outcome is ImportOutcome.UNCHANGED

@@ -387,3 +387,20 @@ def test_a_collection_during_a_mirror_run_is_noticed(layout, copy, monkeypatch):
     assert mirror(layout, copy.root).generation == 4
     assert heads == [2, 4]
     assert fly(copy.root) == 4
+
+
+def test_a_damaged_copy_of_what_a_new_head_names_keeps_the_head_away(layout, copy):
+    """The block table of both generations is damaged on the copy and has its size: the new head must not appear."""
+    build(layout, flight="f3")
+    table = open_view(layout).state.head_build.index.blocks
+    path = copy.artifact(table.sha256)
+    path.chmod(0o644)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    before = sorted(copy.manifests.iterdir())
+    with pytest.raises(NoGoError, match="block table") as caught:
+        mirror(layout, copy.root)
+    assert caught.value.kind is ErrorKind.ARTIFACT_DAMAGED
+    assert sorted(copy.manifests.iterdir()) == before
+    assert mirror(layout, copy.root, full=True).replaced == (table.sha256,)
+    assert fly(copy.root) == 3

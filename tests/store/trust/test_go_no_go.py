@@ -1,12 +1,16 @@
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store.disk.layout import Layout
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, check_flightworthy, foreign_engines
+from store.trust.signatures import Signer, signature_file
 from tests.played_builds import Scenario, play
 from tests.store_caches import open_writer
+
+SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(b"a" * 32))
 
 HERE = Policy(
     trusted_keys=ALLOW_UNSIGNED,
@@ -38,6 +42,12 @@ def test_go(cache):
     for floor in (None, 0, 1, 2, {cache_id: 2}, {cache_id: 0, "other": 9}):
         found = check_flightworthy(raw, (), generation=2, policy=replace(HERE, floor=floor))
         assert (found.raw, found.envelope.generation) == (raw, 2)
+
+
+def test_a_trusted_signature_is_enough(cache):
+    signature = signature_file(SIGNER.sign(cache[0]))
+    policy = replace(HERE, trusted_keys=[SIGNER.public])
+    assert check_flightworthy(cache[0], (signature,), generation=2, policy=policy).raw == cache[0]
 
 
 @pytest.mark.parametrize("signature", [None, b"", b"x" * 64])

@@ -1,7 +1,9 @@
 """Floors are kept whatever happens to the file: they rise, or everything is refused."""
 
+import errno
 import fcntl
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.trust.rollback_protection import LINE_BYTES, RollbackProtection
 from tests.damaging import replace_by
+from tests.durability import record_durability
 
 A, B = "a" * 32, "b" * 32
 ROOT = Path(__file__).parents[3]
@@ -162,6 +165,25 @@ def test_a_full_disk_raises_no_floor(path, monkeypatch, written):
     assert floors[A] == RollbackProtection.load(path)[A] == 1
     floors.advance(A, 5)
     assert RollbackProtection.load(path)[A] == 5
+
+
+def test_a_floor_counts_once_it_is_durable(path, monkeypatch):
+    """A power cut after a flight must not make an older card acceptable."""
+    calls = record_durability(monkeypatch)
+    floors = RollbackProtection.load(path)
+    floors.adopt(A, 3)
+    assert calls == [("fsync", path.parent.name), ("write", path.name), ("fsync", path.name)]
+    monkeypatch.undo()
+
+    def fail_on_files(fd, real=os.fsync):
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EIO, "the disk refuses")
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fail_on_files)
+    with pytest.raises(StoreError):
+        floors.advance(A, 5)
+    assert floors[A] == 3
 
 
 def test_two_objects_raise_floors_in_one_file(path):

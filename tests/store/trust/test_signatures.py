@@ -274,7 +274,7 @@ class TestKeys:
         assert is_key_line(text) is is_line
 
     def test_a_file_of_keys(self):
-        text = f"# fleet\n\n{ALICE.public.hex()}  # alice\n  {BOB.public.hex()} not_after=12\n"
+        text = f"# fleet\n\r\n{ALICE.public.hex()}\t# al\u00edce,\u00a0station 7\r\n  {BOB.public.hex()} not_after=12\n"
         assert parse_keys(text) == (TrustedKey(ALICE.public), TrustedKey(BOB.public, 12))
         assert parse_keys("") == parse_keys("# nothing") == ()
 
@@ -297,6 +297,14 @@ class TestKeys:
     def test_a_file_of_keys_with_a_bad_line(self, line):
         with pytest.raises(ValueError, match="line 2: expected"):
             parse_keys(f"{BOB.public.hex()}\n{line}\nnonsense\n")
+
+    @pytest.mark.parametrize("end", "\v\f\r\x1c\x1d\x1e\x85\u2028\u2029")
+    def test_no_key_hides_in_a_comment(self, end):
+        """Behind letters that end a line for Python, and that editors hardly show."""
+        line = f"{ALICE.public.hex()} # station 6, retired{end}{BOB.public.hex()}\r\n"
+        assert parse_keys(line) == (TrustedKey(ALICE.public),)
+        with pytest.raises(ValueError, match="line 1: expected"):
+            parse_keys(f"{ALICE.public.hex()}{end}{BOB.public.hex()}")
 
     @given(st.text())
     def test_key_files_are_read_or_refused(self, text):

@@ -1,0 +1,104 @@
+"""Decide which recorded results a builder with keys may reuse. Pure.
+
+A signature covers the records up to the commit of its generation. Whoever can write to the folder can append
+records behind it, and they look like the owner's. So a builder with keys reuses the results of builds that one of
+its keys signed, and makes all others again. Records from before the first signature of the cache count as well:
+the first key that signs takes over a cache that nobody had signed.
+"""
+
+from collections.abc import Iterable
+
+from store.base.valueclass import valueclass
+from store.domain.events import (
+    CellEmbedded,
+    CheckFailed,
+    CheckPassed,
+    EngineCompiled,
+    IndexBuilt,
+    IndexExtended,
+)
+from store.domain.state import RecordedEvent, State
+from store.domain.step_cache import CellName
+
+UNSIGNED = "signature"
+"""Name of the check that results fail for which no key vouches."""
+_WHY = "it was recorded outside of any build that a key of this builder signed; it is made again"
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
+class Vouching:
+    """The builds that keys vouch for; and, in `unsigned_until`, the last record from before the first signature."""
+
+    builds: frozenset[int]
+    unsigned_until: int
+
+    def covers(self, seq: int, build: int | None) -> bool:
+        """Whether a record, of a build or of none, may be relied on."""
+        return seq <= self.unsigned_until or build in self.builds
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
+class Unvouched:
+    """Results that must not be reused.
+
+    Attributes:
+        withdrawals: To be appended: they withdraw engines and indexes with all their checks.
+        cells: Blocks that the step cache in memory has to forget, by cell and step key.
+        checks: Checks of vector spaces that it has to forget, by check and space.
+    """
+
+    withdrawals: tuple[CheckFailed, ...] = ()
+    cells: frozenset[tuple[CellName, str]] = frozenset()
+    checks: frozenset[tuple[str, str]] = frozenset()
+
+
+def find_unvouched(state: State, facts: Iterable[RecordedEvent], vouching: Vouching) -> Unvouched:
+    """Return the results of a history that nobody vouches for and that could still be reused.
+
+    Args:
+        state: The state of the same history.
+        facts: Its events, from the first.
+        vouching: Which records may be relied on.
+    """
+    cells, keys = set[tuple[CellName, str]](), dict[str, CheckFailed]()
+    for fact in facts:
+        event, covered = fact.event, vouching.covers(fact.seq, fact.build)
+        match event:
+            case CellEmbedded(key=key):
+                place = ((event.space, event.zoom, event.cell_x, event.cell_y), key)
+                if covered:
+                    cells.discard(place)
+                else:
+                    cells.add(place)
+            case CheckFailed(key=key):
+                keys.pop(key, None)
+            case EngineCompiled(key=key, model=subject, artifact=ref) if not covered:
+                keys[key] = _withdrawal(subject, key, ref.sha256)
+            case IndexBuilt(key=key, artifact=ref) | IndexExtended(key=key, artifact=ref) if not covered:
+                keys[key] = _withdrawal("index", key, ref.sha256)
+            case CheckPassed(key=key, subject=subject, artifact=digest) if not covered:
+                keys[key] = _withdrawal(subject, key, digest)
+            case _:
+                pass
+    steps = state.step_cache
+    spaces = {name[0] for name in steps.blocks}
+    usable = {*steps.engines, *steps.indexes, *(key for _, key in steps.passed)} - spaces
+    return Unvouched(
+        withdrawals=tuple(event for key, event in keys.items() if key in usable),
+        cells=frozenset(cells),
+        checks=frozenset(name for name in steps.passed if name[1] in spaces and name[1] in keys),
+    )
+
+
+def withdraw(state: State, found: Unvouched) -> None:
+    """Make the step cache of a state, which the caller owns, forget results.
+
+    The blocks are forgotten in memory alone: no manifest depends on the step cache's blocks.
+    """
+    for event in found.withdrawals:
+        state.step_cache.record_check(event)
+    state.step_cache.forget(found.cells, found.checks)
+
+
+def _withdrawal(subject: str, key: str, digest: str) -> CheckFailed:
+    return CheckFailed(check=UNSIGNED, subject=subject, key=key, artifact=digest, measured={}, why=_WHY)

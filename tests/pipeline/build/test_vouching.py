@@ -1,0 +1,139 @@
+"""Builds with keys over records that nobody signed: what stands behind the signed head is made again."""
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.build.report import BuildOutcome
+from store.cache.writer import CacheWriter
+from store.domain.events import BuildAbandoned, BuildStarted, CheckPassed, GenerationSigned
+from store.errors import ErrorKind, NoGoError
+from store.formats import descriptor_block
+from store.manifest.manifest import parse
+from store.testing import FakeClock
+from store.trust.key_files import write_key_pair
+from store.verify.coverage import named_by
+from store.verify.report import Depth
+from store.verify.verify import verify
+from tests.played_builds import make
+
+
+@pytest.fixture
+def keys(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("keys")
+    return {name: write_key_pair(folder / name) for name in ("ground", "other")}
+
+
+def build(site, pair=None, *, flight, **settings):
+    key = {} if pair is None else {"signing_key": pair.private}
+    return site.provisioner(**key, **settings).build_cache_artifacts(site.request(flight_id=flight))
+
+
+def forge(store, what):
+    """Events that replace results under keys which the next build reuses, and the digests of their bytes."""
+    state, put = store.state, store.artifacts.put
+    head, found = state.head_build, []
+    _, engine = head.engines[0]
+    if what == "engine":
+        # An ONNX file with an empty documentation string behind it is the same network in other bytes.
+        found = [replace(engine, artifact=put(store.artifacts.read(engine.artifact) + b"\x32\x00"))]
+        space = next(iter(state.step_cache.blocks))[0]
+        same_vectors = make(CheckPassed, check="vectors", key=space, artifact=found[0].artifact.sha256)
+    elif what == "index":
+        found = [replace(head.index, artifact=put(b"a stranger's index"))]
+    elif what == "blocks":
+        for event in state.step_cache.blocks.values():
+            block = descriptor_block.decode(store.artifacts.read(event.block))
+            data = descriptor_block.encode(replace(block, vectors=-block.vectors))
+            found.append(replace(event, block=put(data)))
+    digests = {event.block.sha256 if what == "blocks" else event.artifact.sha256 for event in found}
+    if what != "blocks":
+        result = found[0] if found else engine
+        for (_, key), passed in state.step_cache.passed.items():
+            if key == result.key:
+                measured = {**passed.measured, "forged": True}
+                found.append(replace(passed, artifact=result.artifact.sha256, measured=measured))
+    return [*found, same_vectors] if what == "engine" else found, digests
+
+
+def append_unsigned(site, what, how):
+    with CacheWriter.open(site.layout, clock=FakeClock(), reserve_bytes=0) as store:
+        events, digests = forge(store, what)
+        number = None
+        if how == "failed build":
+            number = store.state.next_build
+            store.append(make(BuildStarted), build=number)
+        store.append(*events, build=number)
+        if number is not None:
+            store.append(make(BuildAbandoned), build=number)
+    return digests
+
+
+def head(site):
+    raw = site.head_bytes()
+    manifest = parse(raw)
+    with CacheWriter.open(site.layout, clock=FakeClock(), reserve_bytes=0) as store:
+        return raw, set(named_by(manifest, store.artifacts))
+
+
+@pytest.mark.parametrize("how", ["no build", "failed build", "committed build"])
+@pytest.mark.parametrize("what", ["engine", "index", "blocks", "checks"])
+def test_unsigned_results_behind_a_signed_head_are_made_again(site, keys, what, how):
+    ground = keys["ground"]
+    assert build(site, ground, flight="f1").outcome is BuildOutcome.BUILT
+    forged = append_unsigned(site, what, how)
+    if how == "committed build":
+        assert build(site, flight="f2").outcome is BuildOutcome.BUILT
+        assert forged <= head(site)[1]
+        assert what == "blocks" or b"forged" in head(site)[0]
+    planned = site.provisioner(signing_key=ground.private).plan(site.request(flight_id="f3"))
+    site.calls.made.clear()
+    report = build(site, ground, flight="f3")
+    assert report.outcome is BuildOutcome.BUILT
+    raw, named = head(site)
+    assert not forged & named
+    assert b"forged" not in raw
+    assert planned.to_embed == report.tiles_embedded == (len(site.tiles) if what == "blocks" else 0)
+    assert report.engines_compiled == (what in {"engine", "checks"})
+    assert verify(site.layout, depth=Depth.FULL, trusted_keys=[ground.public_bytes]).go
+    # What a signed build made is reused, and nothing comes back.
+    again = build(site, ground, flight="f4")
+    assert (again.engines_compiled, again.tiles_embedded) == (0, 0)
+    assert not forged & head(site)[1]
+    if how == "committed build":
+        with pytest.raises(NoGoError, match="to be signed by") as caught:
+            site.provisioner(signing_key=ground.private).rollback(to=2)
+        assert caught.value.kind is ErrorKind.SIGNATURE
+    assert site.provisioner(signing_key=ground.private).rollback(to=1).origin == 1
+
+
+def test_the_first_signature_takes_over_what_nobody_signed(site, keys):
+    build(site, flight="f1")
+    report = build(site, keys["ground"], flight="f1", trusted_keys=(str(keys["ground"].public),))
+    assert (report.outcome, report.engines_compiled, report.tiles_embedded) == (BuildOutcome.BUILT, 0, 0)
+    assert build(site, keys["ground"], flight="f2").tiles_embedded == 0
+
+
+def test_results_of_builds_that_another_trusted_key_signed_are_reused(site, keys):
+    build(site, keys["other"], flight="f1")
+    site.tiles = {place: data + b"2" for place, data in site.tiles.items()}
+    build(site, keys["other"], flight="f1")
+    trusted = (str(keys["other"].public),)
+    assert build(site, keys["ground"], flight="f2", trusted_keys=trusted).tiles_embedded == 0
+    site.cache.rename(site.root / "away")
+    build(site, keys["other"], flight="f1")
+    site.tiles = {place: data + b"3" for place, data in site.tiles.items()}
+    build(site, keys["other"], flight="f1")
+    assert build(site, keys["ground"], flight="f2").tiles_embedded == len(site.tiles)
+
+
+def test_the_name_of_a_key_is_no_signature(site, keys):
+    """A generation that claims the builder's key does not pass as up to date."""
+    ground = keys["ground"]
+    build(site, flight="f1")
+    with CacheWriter.open(site.layout, clock=FakeClock(), reserve_bytes=0) as store:
+        store.append(
+            GenerationSigned(generation=1, key_id=ground.key_id, signature="0" * 128, host={}), build=None
+        )
+    assert build(site, ground, flight="f1").outcome is BuildOutcome.BUILT
+    assert build(site, ground, flight="f1").outcome is BuildOutcome.REUSED
