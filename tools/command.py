@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 import click
 
 from store.disk.layout import Layout
-from store.errors import is_shortage, lacks_threads
+from store.errors import ErrorKind, RequestRefusedError, is_shortage, lacks_threads
 from tools.exit_codes import ExitCode, TerminatedError, code_of
 from tools.output import render
 
@@ -29,6 +29,25 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 PATH: Final = click.Path(path_type=Path, readable=False)
+
+
+class _LocalFolder(click.ParamType[Path]):
+    """A folder of this machine. `host:path` would else become a folder here, and look as if it were there."""
+
+    name = "DIR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401, ARG002 - click's signature
+        """Return the path; refuse what rsync and scp take for an address: a colon before the first slash."""
+        if ":" in str(value).partition("/")[0]:
+            raise RequestRefusedError(
+                f"expected a folder of this machine, found a remote address: {value}",
+                kind=ErrorKind.FILE_SYSTEM,
+                hint=f"use a local DIR, then copy it: rsync -a DIR/ {value} (a folder of that name is ./{value})",
+            )
+        return Path(value)
+
+
+LOCAL_FOLDER: Final = _LocalFolder()
 SETTING_PREFIX: Final = "C10_"
 _MAKE_ROOM: Final = (
     "end other programs or raise the limit (ulimit -v, -u, the container's), then run it again"
@@ -161,7 +180,7 @@ class Call:
 _SHARED_OPTIONS: Final = (
     click.option("--json", "as_json", is_flag=True, help="Print one line of JSON."),
     click.option("--config", type=PATH, metavar="FILE", help="File of operator settings (c10.toml)."),
-    click.option("--cache", type=PATH, metavar="DIR", help="Folder of the cache."),
+    click.option("--cache", type=LOCAL_FOLDER, metavar="DIR", help="Folder of the cache."),
 )
 
 
@@ -173,9 +192,11 @@ def shared_options(*, cache: bool = True) -> Callable[[Command], Command]:
             context: click.Context, /, *, config: Path | None, as_json: bool, **rest: object
         ) -> object:
             environ: Mapping[str, str] = context.obj if isinstance(context.obj, Mapping) else {}
-            folder = rest.pop("cache", None) or _path(environ.get("C10_CACHE"))
+            folder, named = rest.pop("cache", None), environ.get("C10_CACHE")
+            if cache and folder is None and named:
+                folder = LOCAL_FOLDER(named)
             call = Call(
-                cache=folder if cache and isinstance(folder, Path) else None,
+                cache=folder if isinstance(folder, Path) else None,
                 config=config or _path(environ.get("C10_CONFIG")),
                 as_json=as_json,
                 environ=environ,
