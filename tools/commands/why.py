@@ -17,7 +17,7 @@ from tools.record_source import read_source, source_options
     "number",
     type=click.IntRange(1),
     metavar="BUILD",
-    help="Build to look at; default: the one that the head shows.",
+    help="Build to look at; default: the one that the head shows; of a bundle, the one that replay shows.",
 )
 @source_options
 @shared_options()
