@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from tools import command
+from tools import command, error_report
 from tools.exit_codes import MEANINGS, ExitCode
 
 
@@ -212,6 +212,7 @@ class _C10(click.Group):
         name = next((word for word in words if word in _COMMANDS), "")
         entry = _COMMANDS.get(name)
         as_json = "--json" in words
+        command.open_closed_streams()
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A character that the terminal cannot encode must not make a finished command fail.
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -222,8 +223,7 @@ class _C10(click.Group):
                 self.make_context("c10", [*words], obj=dict(os.environ)) as context,
             ):
                 answer = self.invoke(context)
-                command.write(answer, as_json=as_json)
-                code = answer.code
+                code = command.write_or_warn(answer, as_json=as_json)
         except click.exceptions.Exit as leaving:
             code = ExitCode(leaving.exit_code)
         except BrokenPipeError:
@@ -231,7 +231,7 @@ class _C10(click.Group):
             code = ExitCode.DONE
         except BaseException as error:  # noqa: BLE001 - the last place that can report it
             shape = entry.shape if entry else {}
-            code = command.report_error(error, shape=shape, as_json=as_json, command=name)
+            code = error_report.report_error(error, shape=shape, as_json=as_json, command=name)
         command.exit_with(code)
 
 

@@ -271,3 +271,47 @@ def test_click_errors_never_reach_the_shell_raw():
     result = CliRunner().invoke(cli, ["build", "--nonsense"])
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 2
+
+
+def run_with(redirection, *args):
+    """Run c10 as a process of a shell, with a redirection of its standard output or error."""
+    return subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "tools.cli", *args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize(
+    ("redirection", "lost", "told"),
+    [
+        (">/dev/full", 8, "No space left on device"),
+        (">&-", 2, "it is closed"),
+        (">&- 2>&-", 2, ""),
+        ("2>/dev/full", 0, ""),
+    ],
+)
+def test_a_standard_output_that_takes_nothing(world, redirection, lost, told, as_json):
+    other = world.folder / "other.toml"
+    other.write_text((world.folder / "request.toml").read_text().replace('"tiny"', '"other"', 1))
+    cache = ["--cache", str(world.cache), *as_json]
+    looked = run_with(redirection, "status", *cache)
+    built = run_with(redirection, "build", str(other), *cache)
+    # Whoever asked cannot read the answer; but what was committed stays.
+    assert (looked.returncode, built.returncode) == (lost, 0), (looked.stderr, built.stderr)
+    assert world.json("status")["generation"] == 4
+    for each in (looked, built):
+        assert told in each.stderr
+        assert "Traceback" not in each.stderr
+    assert world.json("verify", "--full")["go"]
+
+
+def test_progress_that_nobody_reads_does_not_stop_a_build(world):
+    other = world.folder / "other.toml"
+    other.write_text((world.folder / "request.toml").read_text().replace('"tiny"', '"other"', 1))
+    run_with("2>&1 >/dev/null | true", "build", str(other), "--cache", str(world.cache))
+    assert world.json("status")["generation"] == 4

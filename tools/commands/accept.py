@@ -25,4 +25,4 @@ def accept(call: Call, *, generation: int, why: str) -> Answer:
     what = f"generation {found.generation} (build {found.origin})"
     first = f"accepted {what}" if found.changed else f"nothing to do: {what} was accepted before"
     accepted = ", ".join(map(str, found.accepted))
-    return Answer(document=document, lines=[first, "", *render.fields(("accepted", accepted))])
+    return Answer(document=document, lines=[first, "", *render.fields(("accepted", accepted))], lasting=True)

@@ -60,6 +60,7 @@ def export(call: Call, *, build: int | None, target: Path, choice: str | None) -
         document=_document(found),
         lines=_lines(found),
         code=ExitCode.NO_GO if found.missing else ExitCode.DONE,
+        lasting=True,
     )
 
 

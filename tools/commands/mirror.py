@@ -35,7 +35,7 @@ def mirror(call: Call, *, destination: Path, full: bool) -> Answer:
         )
         if found.changed:
             progress.finish()
-    return Answer(document=_document(found, destination), lines=_lines(found, destination))
+    return Answer(document=_document(found, destination), lines=_lines(found, destination), lasting=True)
 
 
 def _document(found: MirrorResult, destination: Path) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def report(
             "",
             *render.fields(("page", target), ("size", render.size(len(data)))),
         ],
+        lasting=True,
     )
 
 

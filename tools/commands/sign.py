@@ -39,4 +39,4 @@ def sign(call: Call, *, generation: int | None, key: Path | None) -> Answer:
         ("manifest", found.manifest_sha256),
         ("signed by", ", ".join(found.signed_by)),
     )
-    return Answer(document=document, lines=[first, "", *render.fields(*facts)])
+    return Answer(document=document, lines=[first, "", *render.fields(*facts)], lasting=True)

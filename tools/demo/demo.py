@@ -108,6 +108,7 @@ def demo(call: Call, *, keep: Path | None) -> Answer:
             "broken": demo_run.broken,
         },
         code=ExitCode.INTERNAL if demo_run.broken else ExitCode.DONE,
+        lasting=True,
     )
 
 

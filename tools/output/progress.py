@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -110,8 +110,10 @@ class Lines:
         self._step = None
 
     def _write(self, text: str) -> None:
-        self.stream.write(text + "\n")
-        self.stream.flush()
+        # Work must not fail because nobody can read how far it is.
+        with suppress(OSError):
+            self.stream.write(text + "\n")
+            self.stream.flush()
 
 
 class Bars:
