@@ -26,6 +26,7 @@ from pipeline.planning.resolve_inputs import resolve_inputs
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
 from store.cache.view import open_view
+from store.disk.folder_integrity import refuse_symlinked_folders, refuse_unfit_folder
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import ErrorKind, RequestRefusedError
@@ -107,6 +108,8 @@ class CacheProvisioner:
 
         signer = self._signer()
         self.executor()
+        refuse_unfit_folder(self.layout)
+        refuse_symlinked_folders(self.layout)
         return preview_build(self.layout, self._resolve(request), key_id=signer.key_id if signer else None)
 
     def rollback(self, to: int | None = None, why: str = "") -> RollbackReport:
@@ -285,6 +288,7 @@ class CacheProvisioner:
     ) -> BuildReport:
         """Find the cache up to date, or attempt to build it; the caller holds the build lock."""
         key_id = signer.key_id if signer else None
+        refuse_symlinked_folders(self.layout)
         if isinstance(inputs, Inputs) and not force:
             found = find_up_to_date(self.layout, inputs.identity, key_id=key_id)
             if found is not None:

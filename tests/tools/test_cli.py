@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from store.disk import layout
 from tools.cli import _COMMANDS, cli
 from tools.commands import status
 from tools.exit_codes import MEANINGS
@@ -315,3 +316,27 @@ def test_progress_that_nobody_reads_does_not_stop_a_build(world):
     other.write_text((world.folder / "request.toml").read_text().replace('"tiny"', '"other"', 1))
     run_with("2>&1 >/dev/null | true", "build", str(other), "--cache", str(world.cache))
     assert world.json("status")["generation"] == 4
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "anybody may write to it"])
+@pytest.mark.parametrize("command", ["build", "engines", "plan"])
+def test_fat_is_refused_before_anything_is_made(empty, monkeypatch, command, there):
+    if there:
+        empty.cache.mkdir()
+        empty.cache.chmod(0o777)
+    monkeypatch.setattr(layout, "filesystem_type", lambda _: 0x4D44)
+    error = empty.json(command, empty.request, code=2)["error"]
+    assert "found FAT, which has no hard links" in error["message"]
+    assert not (list(empty.cache.rglob("*")) if there else empty.cache.exists())
+
+
+@pytest.mark.parametrize("spoilt", ["written by anybody", "a link"])
+def test_what_verify_calls_no_go_is_not_called_up_to_date(world, spoilt):
+    if spoilt == "a link":
+        (world.cache / "artifacts").rename(world.folder / "elsewhere")
+        (world.cache / "artifacts").symlink_to(world.folder / "elsewhere")
+    else:
+        (world.cache / "artifacts").chmod(0o777)
+    assert world.run("verify").exit_code == 5
+    for command in ("build", "plan"):
+        assert world.run(command, world.request).exit_code == 2, command
