@@ -100,9 +100,9 @@ class CacheProvisioner:
         """Return what a build would do; writes nothing and takes no lock.
 
         Raises:
-            PipelineError: Something the request names is missing, damaged or unusable, or the executor is not
-                installed.
-            StoreError, JournalError: The cache cannot be read.
+            PipelineError: Something the request names is missing, damaged or unusable, too few tiles are there,
+                or the executor is not installed.
+            StoreError, JournalError: The cache cannot be read, or a build would refuse it.
         """
         from pipeline.build.dry_run import preview_build
 
@@ -110,7 +110,12 @@ class CacheProvisioner:
         self.executor()
         refuse_unfit_folder(self.layout)
         refuse_symlinked_folders(self.layout)
-        return preview_build(self.layout, self._resolve(request), key_id=signer.key_id if signer else None)
+        return preview_build(
+            self.layout,
+            self._resolve(request),
+            key_id=signer.key_id if signer else None,
+            strict=self.config.coverage_strict,
+        )
 
     def rollback(self, to: int | None = None, why: str = "") -> RollbackReport:
         """Append a generation that shows an earlier build.

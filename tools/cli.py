@@ -53,7 +53,9 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             {
                 "outcome": "failed",
                 **_keys("build generation identity manifest_sha256 body_sha256"),
-                **_keys("tiles engines_compiled tiles_embedded steps_reused files_checked writes seconds", 0),
+                **_keys("tiles wanted engines_compiled tiles_embedded steps_reused files_checked", 0),
+                **_keys("writes seconds", 0),
+                **_keys("error warnings missing featureless skipped"),
             },
         ),
         "plan": _Entry(
@@ -79,7 +81,10 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
     "Read (never writes)": {
         "status": _Entry(
             "Show the current generation of the cache.",
-            _keys("generation build identity manifest_sha256 body_sha256 chain seq open_build"),
+            _keys(
+                "generation build identity manifest_sha256 body_sha256 chain seq open_build cache flight_id sector "
+                "tiles zoom wanted featureless skipped index committed rolled_back signed_by lately"
+            ),
         ),
         "log": _Entry("List every build and rollback, newest first.", _keys("entries")),
         "show": _Entry(

@@ -144,6 +144,7 @@ class BuildAttempt:
             except BaseException as error:
                 _record_failure(run, error, started)
                 raise
+        area = store.state.builds[number].coverage if generation else None
         return BuildReport(
             outcome=BuildOutcome.FAILED if generation is None else BuildOutcome.BUILT,
             build=number,
@@ -152,6 +153,8 @@ class BuildAttempt:
             manifest_sha256=generation.manifest_sha256 if generation else None,
             body_sha256=generation.body_sha256 if generation else None,
             tiles=len(inputs.selection.tiles),
+            wanted=inputs.selection.wanted,
+            area=area,
             engines_compiled=len(run.counts.networks),
             tiles_embedded=run.counts.embedded,
             steps_reused=run.counts.reused,
@@ -160,7 +163,7 @@ class BuildAttempt:
             error=failure,
             warnings=(
                 *inputs.warnings,
-                *area_warnings(store.state.builds[number].coverage if generation else None),
+                *area_warnings(area),
                 *warn_if_unsigned(before, generation),
             ),
         )
@@ -185,6 +188,7 @@ def _failed_report(inputs: Inputs, failure: Failure) -> BuildReport:
         outcome=BuildOutcome.FAILED,
         identity=inputs.identity,
         tiles=len(inputs.selection.tiles),
+        wanted=inputs.selection.wanted,
         error=failure,
         warnings=inputs.warnings,
     )

@@ -5,23 +5,39 @@ from pipeline.build.up_to_date import find_up_to_date
 from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import make_plan, reusable_artifacts
+from pipeline.stages.checks import require_coverage
+from pipeline.stages.index import survey_selection
 from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.state import State
-from store.verify.coverage import sizes
+from store.verify.coverage import find_foreign_files, refuse_foreign_files, sizes
 
 
-def preview_build(layout: Layout, inputs: Inputs, *, key_id: str | None = None) -> PlanReport:
+def preview_build(
+    layout: Layout, inputs: Inputs, *, key_id: str | None = None, strict: bool = False
+) -> PlanReport:
     """Return what a build with these inputs, signed with that key, would do.
 
+    Args:
+        layout: The cache; it need not exist.
+        inputs: What the request names.
+        key_id: The key that would sign, if any.
+        strict: Whether a build refuses foreign files in the cache.
+
     Raises:
+        CheckError, ManifestCoverageError: A build would fail: too few tiles are present, or there are foreign files.
         StoreError, journal.JournalError: The cache cannot be read.
     """
     artifacts = Artifacts(layout)
     state = open_view(layout).state if layout.exists() else State()
     plan = make_plan(state, inputs, sizes(artifacts, reusable_artifacts(state, inputs)))
     reused = find_up_to_date(layout, inputs.identity, key_id=key_id) is not None
+    if not reused:
+        if strict and layout.exists():
+            refuse_foreign_files(find_foreign_files(artifacts))
+        present = survey_selection(inputs.selection, None, artifacts)
+        require_coverage(present.localisable, inputs.request.coverage.min_fraction)
     stale = {tile.sha256 for cell in plan.stale for tile in cell.cell.tiles}
     return PlanReport(
         identity=inputs.identity,

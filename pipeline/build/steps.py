@@ -22,6 +22,7 @@ def run_steps(run: BuildContext) -> None:
     run.enter("plan")
     plan = _plan(run)
     _record_plan(run, plan)
+    check_area(run, None)
     prepare_engines(run, plan)
     if plan.stand_in is not None:
         prepare_stand_in(run, plan.stand_in)

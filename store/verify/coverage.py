@@ -10,11 +10,12 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts
-from store.disk.layout import FOLDERS, KNOWN_ENTRIES, LOCKS
+from store.disk.layout import FOLDERS, KNOWN_ENTRIES, LOCKS, Layout
 from store.domain.attachments import artifacts_of
 from store.domain.index_files import refs_of
 from store.domain.state import State
@@ -117,14 +118,15 @@ def walk(
         on_progress: Called with the bytes of each artifact that was hashed.
     """
     try:
-        foreign, entries = list(_foreign_files(artifacts)), list(artifacts.names())
+        entries = list(artifacts.names())
+        foreign = [*_foreign_files(artifacts), *_misnamed(artifacts.layout, entries)]
     except OSError as error:
         raise from_os_error(error, f"walking {artifacts.layout.root}") from error
     unreferenced, unreferenced_size = list[str](), 0
     for digest, found, path in entries:
         if not digest:
-            foreign.append(f"{path.relative_to(artifacts.layout.root)}: expected nothing of this name")
-        elif digest not in named and not stat.S_ISREG(found.st_mode):
+            continue
+        if digest not in named and not stat.S_ISREG(found.st_mode):
             foreign.append(f"{path.relative_to(artifacts.layout.root)}: expected a regular file")
         elif digest not in named and digest not in referenced:
             unreferenced.append(digest)
@@ -199,7 +201,7 @@ def find_foreign_files(artifacts: Artifacts) -> tuple[str, ...]:
         CacheUnusableError: A folder cannot be read.
     """
     try:
-        return tuple(_foreign_files(artifacts))
+        return (*_foreign_files(artifacts), *_misnamed(artifacts.layout, artifacts.names()))
     except OSError as error:
         raise from_os_error(error, f"walking {artifacts.layout.root}") from error
 
@@ -244,6 +246,12 @@ def _size_problem(artifacts: Artifacts, ref: ArtifactRef) -> str | None:
     if size is None:
         return artifacts.damage(ref) or CHANGED
     return None if size == ref.size else f"expected {ref.size} bytes, found {size}"
+
+
+def _misnamed(layout: Layout, entries: Iterable[tuple[str, os.stat_result, Path]]) -> Iterator[str]:
+    for digest, _, path in entries:
+        if not digest:
+            yield f"{path.relative_to(layout.root)}: expected nothing of this name"
 
 
 def _foreign_files(artifacts: Artifacts) -> Iterator[str]:
