@@ -71,18 +71,18 @@ class CacheProvisioner:
 
         Raises:
             BuildLockHeldError: Another build holds the lock.
-            RequestError: The request names something that does not exist or makes no sense, or the executor
-                is not installed.
+            RequestError: The request names something that does not exist or makes no sense (recorded, if there is
+                a cache), or the executor is not installed.
             RequestRefusedError: The signing key cannot be used.
             StoreError, JournalError: The cache cannot be used at all.
         """
         began, signer, batcher = monotonic(), self._signer(), self.executor()
         try:
             inputs: Inputs | PipelineError = self._resolve(request)
-        except RequestError:
-            raise
         except PipelineError as error:
             inputs = error
+        if isinstance(inputs, RequestError) and not self.layout.exists():
+            raise inputs
         waiting_since = monotonic()
         try:
             with self.lock:
@@ -94,6 +94,8 @@ class CacheProvisioner:
             denied = denied_event(error, inputs, request, waited_ms=waited_ms, host=self.ports.host)
             record_denied(denied, self.layout, clock=self.ports.clock)
             raise
+        if isinstance(inputs, RequestError):
+            raise inputs
         return replace(report, seconds=monotonic() - began)
 
     def plan(self, request: BuildRequest) -> PlanReport:

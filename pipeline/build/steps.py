@@ -7,7 +7,7 @@ from pipeline.stages.embed import prepare_cells
 from pipeline.stages.index import check_area, prepare_index, walk_coverage
 from pipeline.stages.stand_in import prepare_stand_in
 from store.domain.events import BuildPlanned, TilesSelected
-from store.verify.coverage import find_foreign_files, intact_artifacts, refuse_foreign_files
+from store.verify.coverage import find_foreign_files, intact_artifacts, refuse_foreign_files, sizes
 
 
 def run_steps(run: BuildContext) -> None:
@@ -43,6 +43,8 @@ def _plan(run: BuildContext) -> BuildPlan:
     if refs:
         progress.finish(f"{len(present)} files")
     run.hashed.update(present)
+    there = sizes(run.store.artifacts, refs)
+    run.damaged = sorted({ref.sha256 for ref in refs if ref.sha256 in there and ref.sha256 not in present})
     return make_plan(state, run.inputs, present)
 
 
@@ -55,6 +57,6 @@ def _record_plan(run: BuildContext, plan: BuildPlan) -> None:
         count=len(selection.tiles),
         wanted=selection.wanted,
         excluded=len(selection.excluded),
-        warnings=run.inputs.warnings,
+        warnings=run.warnings,
     )
     run.append(selected, BuildPlanned(steps=plan.summary()))
