@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 import click
+from click.shell_completion import CompletionItem, shell_complete
 
 from tools import command, error_report
 from tools.exit_codes import MEANINGS, ExitCode
@@ -171,6 +172,9 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
         ),
     },
 }
+_COMPLETE: Final = "_C10_COMPLETE"
+"""The variable with which a shell asks for completions; its name is click's."""
+
 _COMMANDS: Final = {name: entry for section in _SECTIONS.values() for name, entry in section.items()}
 
 
@@ -206,6 +210,12 @@ class _C10(click.Group):
         with formatter.section("Exit codes"):
             formatter.write_dl([(f"{code:<9d}", meaning) for code, meaning in MEANINGS.items()])
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands that begin so, without importing any, or else the options."""
+        names = [name for name in _COMMANDS if name.startswith(incomplete)]
+        items = [CompletionItem(name, help=_COMMANDS[name].summary) for name in names]
+        return items or click.Command.shell_complete(self, ctx, incomplete)
+
     def main(  # type: ignore[override]
         self,
         args: Sequence[str] | None = None,
@@ -218,6 +228,8 @@ class _C10(click.Group):
         entry = _COMMANDS.get(name)
         as_json = "--json" in words
         command.open_closed_streams()
+        if instruction := os.environ.get(_COMPLETE):
+            raise SystemExit(shell_complete(self, {}, "c10", _COMPLETE, instruction))
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A character that the terminal cannot encode must not make a finished command fail.
             sys.stdout.reconfigure(errors="backslashreplace")

@@ -32,12 +32,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 PATH: Final = click.Path(path_type=Path, readable=False)
 
 
-class _LocalFolder(click.ParamType[Path]):
+class _LocalFolder(click.Path):
     """A folder of this machine. `host:path` would else become a folder here, and look as if it were there."""
 
-    name = "DIR"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401, ARG002 - click's signature
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's signature
         """Return the path; refuse what rsync and scp take for an address: a colon before the first slash."""
         if ":" in str(value).partition("/")[0]:
             raise RequestRefusedError(
@@ -45,10 +43,10 @@ class _LocalFolder(click.ParamType[Path]):
                 kind=ErrorKind.FILE_SYSTEM,
                 hint=f"use a local DIR, then copy it: rsync -a DIR/ {value} (a folder of that name is ./{value})",
             )
-        return Path(value)
+        return super().convert(value, param, ctx)
 
 
-LOCAL_FOLDER: Final = _LocalFolder()
+LOCAL_FOLDER: Final = _LocalFolder(path_type=Path, readable=False)
 SETTING_PREFIX: Final = "C10_"
 _NO_SETTINGS: Final = frozenset({"C10_CACHE", "C10_CONFIG"})
 

@@ -53,6 +53,7 @@ def record_repair(store: CacheWriter, action: RepairAction, *results: Event) -> 
 _WORTH_A_LINE: Final = 1 << 26
 """Least bytes to hash whose progress is shown: there may be hundreds of generations with little that is new."""
 
+
 @dataclass(slots=True, kw_only=True)
 class ArtifactRepair:
     """Repairs the artifacts of one build.

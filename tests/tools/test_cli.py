@@ -340,3 +340,21 @@ def test_what_verify_calls_no_go_is_not_called_up_to_date(world, spoilt):
     assert world.run("verify").exit_code == 5
     for command in ("build", "plan"):
         assert world.run(command, world.request).exit_code == 2, command
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "expected"),
+    [
+        ("bash", {"COMP_WORDS": "c10 ver", "COMP_CWORD": "1"}, ["plain,verify"]),
+        ("bash", {"COMP_WORDS": "c10 verify --ful", "COMP_CWORD": "2"}, ["plain,--full"]),
+        ("bash", {"COMP_WORDS": "c10 export --artifacts fa", "COMP_CWORD": "3"}, ["plain,failing"]),
+        ("zsh", {"COMP_WORDS": "c10 ver", "COMP_CWORD": "1"}, ["plain", "verify", "Check the cache"]),
+        ("fish", {"COMP_WORDS": "c10 ver", "COMP_CWORD": "ver"}, ["plain", "verify", "Check the cache"]),
+    ],
+)
+def test_shells_complete_commands_and_options(shell, name, words, expected):
+    source = shell(env={"_C10_COMPLETE": f"{name}_source"})
+    assert (source.returncode, b"_C10_COMPLETE" in source.stdout) == (0, True)
+    done = shell(env={"_C10_COMPLETE": f"{name}_complete", **words})
+    assert done.returncode == 0
+    assert all(word in done.stdout.decode() for word in expected)
