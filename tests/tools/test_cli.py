@@ -15,6 +15,7 @@ from PIL import Image
 from store.disk import layout
 from tools.cli import _COMMANDS, cli
 from tools.commands import status
+from tools.demo import demo
 from tools.exit_codes import MEANINGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -358,3 +359,15 @@ def test_shells_complete_commands_and_options(shell, name, words, expected):
     done = shell(env={"_C10_COMPLETE": f"{name}_complete", **words})
     assert done.returncode == 0
     assert all(word in done.stdout.decode() for word in expected)
+
+
+def test_an_empty_variable_is_not_set(built):
+    assert built.run("status", env={"C10_SIGNING_KEY": "", "C10_NONSENSE": ""}).stderr == ""
+
+
+def test_the_demonstration_asks_for_its_packages_first(monkeypatch):
+    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "faiss" else name)
+    result = CliRunner().invoke(cli, ["demo", "--json"])
+    error = json.loads(result.stdout)["error"]
+    assert (result.exit_code, error["message"].split(", ")[-1]) == (2, "found no faiss")
+    assert "pip install" in error["hint"]

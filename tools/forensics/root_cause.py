@@ -115,7 +115,7 @@ def _worker(event: e.BuildFailed, timeline: BuildTimeline) -> str:
     if event.kind != "worker-died" or not ends:
         return ""
     last = ends[-1].why
-    killed = " (SIGKILL is what the kernel sends when memory runs out)" if "SIGKILL" in last else ""
+    killed = ": SIGKILL is what the kernel sends when memory runs out" if "SIGKILL" in last else ""
     return f"{plural(len(ends), 'earlier attempt')}, the last one: {safe_text(last, 300)}{killed}"
 
 

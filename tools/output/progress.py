@@ -193,7 +193,7 @@ def _totals(step: _Step, elapsed: float) -> tuple[str, str]:
 
 
 def _amount(count: int | None, unit: str) -> str:
-    if count is None or unit == PERCENT:
+    if not count or unit == PERCENT:
         return ""
     return size(count) if unit == _BYTES else plural(count, unit.removesuffix("s"), unit)
 

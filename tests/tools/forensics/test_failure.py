@@ -218,7 +218,7 @@ def test_a_worker_that_was_killed_is_told_with_its_attempts():
     story.add(make(e.BuildFailed, step="cells", kind="worker-died", inputs={"window": {"number": 0}}))
     assert told(story)["cause"] == (
         "a worker process died again and again on the same tiles; 2 earlier attempts, the last one: died by SIGKILL"
-        " (SIGKILL is what the kernel sends when memory runs out)"
+        ": SIGKILL is what the kernel sends when memory runs out"
     )
 
 
