@@ -286,6 +286,9 @@ def test_the_next_build_says_that_it_was_killed(world):
     assert world.json("build", world.request)["build"] == 5
     document = world.json("replay")
     assert (document["build"], document["status"]) == (4, "abandoned")
+    # It was found dead much later: what it took ends with its own last record.
+    entry = next(each for each in world.json("log")["entries"] if each["build"] == 4)
+    assert (document["ms"], entry["seconds"], world.json("show", "4")["seconds"]) == (0, 0.0, 0.0)
     # Build 3 was rolled back from: the cache showed build 1.
     assert document["compare"] is None or document["compare"]["a"]["build"] == 1
     assert world.json("replay", "5")["compare"]["a"]["build"] == 1
