@@ -47,6 +47,15 @@ class _LocalFolder(click.Path):
 
 
 LOCAL_FOLDER: Final = _LocalFolder(path_type=Path, readable=False)
+
+
+class _Number(click.IntRange):
+    """The number of a build, generation or record."""
+
+    name = "number"
+
+
+NUMBER: Final = _Number(1)
 SETTING_PREFIX: Final = "C10_"
 _NO_SETTINGS: Final = frozenset({"C10_CACHE", "C10_CONFIG"})
 

@@ -70,7 +70,7 @@ class BuildContext:
         names = ", ".join(digest[:12] for digest in self.damaged[:_DAMAGED_SHOWN])
         more = len(self.damaged) - _DAMAGED_SHOWN
         names += f" and {more} more" if more > 0 else ""
-        found = f"artifacts of earlier builds were damaged, and their steps run again: {names}"
+        found = f"artifacts of earlier builds were damaged and are made again: {names}"
         return (*self.inputs.warnings, found)
 
     @property

@@ -10,14 +10,14 @@ from store.domain.state import Build
 from store.errors import ErrorKind, RequestRefusedError
 from tools.analysis.show_document import show_document
 from tools.analysis.show_text import show_lines
-from tools.command import Answer, Call, shared_options
+from tools.command import NUMBER, Answer, Call, shared_options
 from tools.forensics.build_facts import BuildFacts
 from tools.forensics.failure import ArtifactReader
 from tools.record_source import read_records, source_options
 
 
 @click.command()
-@click.argument("number", metavar="BUILD", type=click.IntRange(1))
+@click.argument("number", metavar="BUILD", type=NUMBER)
 @source_options
 @shared_options()
 def show(call: Call, *, number: int, journal: Path | None, bundle: Path | None) -> Answer:

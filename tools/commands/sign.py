@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from tools.command import PATH, Answer, Call, shared_options
+from tools.command import NUMBER, PATH, Answer, Call, shared_options
 from tools.output import render
 from tools.provisioner import provisioner
 
 
 @click.command()
-@click.argument("generation", metavar="[GENERATION]", type=click.IntRange(1), required=False)
+@click.argument("generation", metavar="[GENERATION]", type=NUMBER, required=False)
 @click.option(
     "--key",
     type=PATH,
