@@ -83,7 +83,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
         "status": _Entry(
             "Show the current generation of the cache.",
             _keys(
-                "generation build identity manifest_sha256 body_sha256 chain seq open_build cache flight_id sector "
+                "generation build identity manifest_sha256 body_sha256 chain seq open_build flight_id sector "
                 "tiles zoom wanted featureless skipped index committed rolled_back signed_by lately"
             ),
         ),

@@ -1,6 +1,7 @@
 """`status`: the current generation of the cache. It runs most often, so it imports as little as possible."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,7 +19,7 @@ def status(call: Call) -> Answer:
     """Show the current generation of the cache."""
     view = open_view(call.layout())
     document = {**_journal_facts(view), **_head_facts(view)}
-    return Answer(document=document, lines=_lines(document))
+    return Answer(document=document, lines=_lines(view.layout.root, document))
 
 
 def _journal_facts(view: View) -> dict[str, Any]:
@@ -32,7 +33,6 @@ def _journal_facts(view: View) -> dict[str, Any]:
         "chain": view.head.chain.hex(),
         "seq": view.head.seq,
         "open_build": view.state.open_build,
-        "cache": str(view.layout.root),
         "lately": _last_build(view),
     }
 
@@ -77,7 +77,7 @@ def _last_build(view: View) -> dict[str, Any] | None:
     }
 
 
-def _lines(document: Mapping[str, Any]) -> list[str]:
+def _lines(root: Path, document: Mapping[str, Any]) -> list[str]:
     lately, head = document["lately"], [("generation", "none committed yet")]
     if document["generation"] is not None:
         head = _head_fields(document)
@@ -85,7 +85,7 @@ def _lines(document: Mapping[str, Any]) -> list[str]:
         step = f" at {lately['step']}" if lately["step"] else ""
         lately = f"build {lately['build']} {lately['status']}{step}; c10 show {lately['build']}"
     return render.fields(
-        ("cache", document["cache"]),
+        ("cache", root),
         *head,
         ("journal", f"{render.plural(document['seq'], 'record')}, chain {document['chain'][:16]}"),
         ("lately", lately),

@@ -17,7 +17,6 @@ def test_status_has_exactly_the_promised_keys(built):
         "chain",
         "seq",
         "open_build",
-        "cache",
         "lately",
         "flight_id",
         "sector",
