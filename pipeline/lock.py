@@ -3,6 +3,7 @@
 from typing import Self
 
 from journal.lock import BuildLock
+from store.disk.folder_integrity import refuse_unfit_folder
 from store.disk.layout import Layout
 
 
@@ -14,7 +15,13 @@ class CacheLock:
         self._lock = BuildLock(layout.build_lock, timeout_s=timeout_s, command="c10")
 
     def __enter__(self) -> Self:
-        """Acquire the lock; raise `BuildLockHeldError` if another build holds it."""
+        """Acquire the lock.
+
+        Raises:
+            BuildLockHeldError: Another build holds it.
+            StoreError, journal.JournalError: The folder cannot hold a cache, or anybody may write to it.
+        """
+        refuse_unfit_folder(self._layout)
         self._layout.make_root()
         self._lock.acquire()
         return self

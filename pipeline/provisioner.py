@@ -27,6 +27,7 @@ from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
 from store.base.clock import recorded_wall_ns
 from store.cache.view import open_view
+from store.disk.folder_integrity import refuse_symlinked_folders, refuse_unfit_folder
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import ErrorKind, NoGoError, RequestRefusedError
@@ -71,18 +72,18 @@ class CacheProvisioner:
 
         Raises:
             BuildLockHeldError: Another build holds the lock.
-            RequestError: The request names something that does not exist or makes no sense, or the executor
-                is not installed.
+            RequestError: The request names something that does not exist or makes no sense (recorded, if there is
+                a cache), or the executor is not installed.
             RequestRefusedError: The signing key cannot be used.
             StoreError, JournalError: The cache cannot be used at all.
         """
         began, signer, batcher = monotonic(), self._signer(), self.executor()
         try:
             inputs: Inputs | PipelineError = self._resolve(request)
-        except RequestError:
-            raise
         except PipelineError as error:
             inputs = error
+        if isinstance(inputs, RequestError) and not self.layout.exists():
+            raise inputs
         waiting_since = monotonic()
         try:
             with self.lock:
@@ -94,25 +95,30 @@ class CacheProvisioner:
             denied = denied_event(error, inputs, request, waited_ms=waited_ms, host=self.ports.host)
             record_denied(denied, self.layout, clock=self.ports.clock)
             raise
+        if isinstance(inputs, RequestError):
+            raise inputs
         return replace(report, seconds=monotonic() - began)
 
     def plan(self, request: BuildRequest) -> PlanReport:
         """Return what a build would do; writes nothing and takes no lock.
 
         Raises:
-            PipelineError: Something the request names is missing, damaged or unusable, or the executor is not
-                installed.
-            StoreError, JournalError: The cache cannot be read.
+            PipelineError: Something the request names is missing, damaged or unusable, too few tiles are there,
+                or the executor is not installed.
+            StoreError, JournalError: The cache cannot be read, or a build would refuse it.
         """
         from pipeline.build.dry_run import preview_build
 
         signer = self._signer()
         self.executor()
+        refuse_unfit_folder(self.layout)
+        refuse_symlinked_folders(self.layout)
         return preview_build(
             self.layout,
             self._resolve(request),
             key=_public_key(signer),
             keys=self._keys(signer),
+            strict=self.config.coverage_strict,
         )
 
     def rollback(self, to: int | None = None, why: str = "") -> RollbackReport:
@@ -303,6 +309,7 @@ class CacheProvisioner:
     ) -> BuildReport:
         """Find the cache up to date, or attempt to build it; the caller holds the build lock."""
         key = _public_key(signer)
+        refuse_symlinked_folders(self.layout)
         if isinstance(inputs, Inputs) and not force:
             found = find_up_to_date(self.layout, inputs.identity, key=key)
             if found is not None:

@@ -14,9 +14,10 @@ from dataclasses import field
 from typing import Any, Final, NoReturn
 
 import click
+from click.shell_completion import CompletionItem, shell_complete
 
 from store.base.valueclass import valueclass
-from tools import command
+from tools import command, error_report
 from tools.exit_codes import MEANINGS, ExitCode
 
 
@@ -54,7 +55,9 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             {
                 "outcome": "failed",
                 **_keys("build generation identity manifest_sha256 body_sha256"),
-                **_keys("tiles engines_compiled tiles_embedded steps_reused files_checked writes seconds", 0),
+                **_keys("tiles wanted engines_compiled tiles_embedded steps_reused files_checked", 0),
+                **_keys("writes seconds", 0),
+                **_keys("error warnings missing featureless skipped"),
             },
         ),
         "plan": _Entry(
@@ -80,7 +83,10 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
     "Read (never writes)": {
         "status": _Entry(
             "Show the current generation of the cache.",
-            _keys("generation build identity manifest_sha256 body_sha256 chain seq open_build"),
+            _keys(
+                "generation build identity manifest_sha256 body_sha256 chain seq open_build flight_id sector "
+                "tiles zoom wanted featureless skipped index committed rolled_back signed_by lately"
+            ),
         ),
         "log": _Entry("List every build and rollback, newest first.", _keys("entries")),
         "show": _Entry(
@@ -167,6 +173,9 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
         ),
     },
 }
+_COMPLETE: Final = "_C10_COMPLETE"
+"""The variable with which a shell asks for completions; its name is click's."""
+
 _COMMANDS: Final = {name: entry for section in _SECTIONS.values() for name, entry in section.items()}
 
 
@@ -202,6 +211,12 @@ class _C10(click.Group):
         with formatter.section("Exit codes"):
             formatter.write_dl([(f"{code:<9d}", meaning) for code, meaning in MEANINGS.items()])
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands that begin so, without importing any, or else the options."""
+        names = [name for name in _COMMANDS if name.startswith(incomplete)]
+        items = [CompletionItem(name, help=_COMMANDS[name].summary) for name in names]
+        return items or click.Command.shell_complete(self, ctx, incomplete)
+
     def main(  # type: ignore[override]
         self,
         args: Sequence[str] | None = None,
@@ -213,6 +228,9 @@ class _C10(click.Group):
         name = next((word for word in words if word in _COMMANDS), "")
         entry = _COMMANDS.get(name)
         as_json = "--json" in words
+        command.open_closed_streams()
+        if instruction := os.environ.get(_COMPLETE):
+            raise SystemExit(shell_complete(self, {}, "c10", _COMPLETE, instruction))
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A character that the terminal cannot encode must not make a finished command fail.
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -223,8 +241,7 @@ class _C10(click.Group):
                 self.make_context("c10", [*words], obj=dict(os.environ)) as context,
             ):
                 answer = self.invoke(context)
-                command.write(answer, as_json=as_json)
-                code = answer.code
+                code = command.write_or_warn(answer, as_json=as_json)
         except click.exceptions.Exit as leaving:
             code = ExitCode(leaving.exit_code)
         except BrokenPipeError:
@@ -232,7 +249,7 @@ class _C10(click.Group):
             code = ExitCode.DONE
         except BaseException as error:  # noqa: BLE001 - the last place that can report it
             shape = entry.shape if entry else {}
-            code = command.report_error(error, shape=shape, as_json=as_json, command=name)
+            code = error_report.report_error(error, shape=shape, as_json=as_json, command=name)
         command.exit_with(code)
 
 

@@ -5,6 +5,7 @@ prints exactly one line. An error becomes two lines on standard error (what was 
 fix it) and an exit code from `tools.exit_codes`.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -20,8 +21,8 @@ import click
 
 from store.base.valueclass import valueclass
 from store.disk.layout import Layout
-from store.errors import is_shortage, lacks_threads
-from tools.exit_codes import ExitCode, TerminatedError, code_of
+from store.errors import ErrorKind, RequestRefusedError
+from tools.exit_codes import ExitCode, TerminatedError
 from tools.output import render
 
 if TYPE_CHECKING:
@@ -30,10 +31,33 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 PATH: Final = click.Path(path_type=Path, readable=False)
+
+
+class _LocalFolder(click.Path):
+    """A folder of this machine. `host:path` would else become a folder here, and look as if it were there."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's signature
+        """Return the path; refuse what rsync and scp take for an address: a colon before the first slash."""
+        if ":" in str(value).partition("/")[0]:
+            raise RequestRefusedError(
+                f"expected a folder of this machine, found a remote address: {value}",
+                kind=ErrorKind.FILE_SYSTEM,
+                hint=f"use a local DIR, then copy it: rsync -a DIR/ {value} (a folder of that name is ./{value})",
+            )
+        return super().convert(value, param, ctx)
+
+
+LOCAL_FOLDER: Final = _LocalFolder(path_type=Path, readable=False)
+
+
+class _Number(click.IntRange):
+    """The number of a build, generation or record."""
+
+    name = "number"
+
+
+NUMBER: Final = _Number(1)
 SETTING_PREFIX: Final = "C10_"
-_MAKE_ROOM: Final = (
-    "end other programs or raise the limit (ulimit -v, -u, the container's), then run it again"
-)
 _NO_SETTINGS: Final = frozenset({"C10_CACHE", "C10_CONFIG"})
 
 
@@ -46,12 +70,14 @@ class Answer:
         lines: What it prints otherwise.
         raw: Bytes to print in place of both.
         code: Exit code.
+        lasting: Whether the command did something that stays, also if its answer cannot be printed.
     """
 
     document: Mapping[str, Any] = field(default_factory=dict)
     lines: Sequence[str] = ()
     raw: bytes | None = None
     code: ExitCode = ExitCode.DONE
+    lasting: bool = False
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +188,7 @@ class Call:
 _SHARED_OPTIONS: Final = (
     click.option("--json", "as_json", is_flag=True, help="Print one line of JSON."),
     click.option("--config", type=PATH, metavar="FILE", help="File of operator settings (c10.toml)."),
-    click.option("--cache", type=PATH, metavar="DIR", help="Folder of the cache."),
+    click.option("--cache", type=LOCAL_FOLDER, metavar="DIR", help="Folder of the cache."),
 )
 
 
@@ -175,9 +201,11 @@ def shared_options(*, cache: bool = True) -> Callable[[Command], Command]:
         ) -> object:
             _require_utf8(rest)
             environ: Mapping[str, str] = context.obj if isinstance(context.obj, Mapping) else {}
-            folder = rest.pop("cache", None) or _path(environ.get("C10_CACHE"))
+            folder, named = rest.pop("cache", None), environ.get("C10_CACHE")
+            if cache and folder is None and named:
+                folder = LOCAL_FOLDER(named)
             call = Call(
-                cache=folder if cache and isinstance(folder, Path) else None,
+                cache=folder if isinstance(folder, Path) else None,
                 config=config or _path(environ.get("C10_CONFIG")),
                 as_json=as_json,
                 environ=environ,
@@ -225,15 +253,16 @@ def trust_options(command: Command) -> Command:
 
 
 def print_message(text: str) -> None:
-    """Print a text on standard error, in one line or several."""
-    click.echo("\n".join(map(render.plain, text.split("\n"))), err=True)
+    """Print a text on standard error, in one line or several; go on if nobody can read it."""
+    with suppress(OSError):
+        click.echo("\n".join(map(render.plain, text.split("\n"))), err=True)
 
 
 def print_error(message: str, hint: str) -> None:
     """Print an error: one line that says what is wrong, and one that says how to fix it."""
-    print_message(f"c10: error: {_one_line(message)}")
+    print_message(f"c10: error: {one_line(message)}")
     if hint:
-        print_message(f"  -> {_one_line(hint)}")
+        print_message(f"  -> {one_line(hint)}")
 
 
 def write(answer: Answer, *, as_json: bool) -> None:
@@ -241,7 +270,10 @@ def write(answer: Answer, *, as_json: bool) -> None:
 
     Raises:
         BrokenPipeError: The reader went away.
+        OSError: It is closed, or its disk is full.
     """
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "it is closed", "standard output")
     if answer.raw is not None:
         sys.stdout.buffer.write(answer.raw)
         sys.stdout.buffer.flush()
@@ -254,49 +286,52 @@ def write(answer: Answer, *, as_json: bool) -> None:
             click.echo(render.plain(line))
 
 
-def report_error(
-    error: BaseException, *, shape: Mapping[str, Any], as_json: bool, command: str = ""
-) -> ExitCode:
-    """Print an error that ended a command, and return its exit code.
+def write_or_warn(answer: Answer, *, as_json: bool) -> ExitCode:
+    """Print an answer and return its exit code: that of what was done, whoever can read it.
 
-    Args:
-        error: What happened.
-        shape: The keys that `--json` prints for this command, without their values.
-        as_json: Whether to print them.
-        command: The name of the command, if it is known.
+    Raises:
+        BrokenPipeError: The reader went away.
+        OSError: The answer cannot be printed, and it was all that the command was for.
     """
-    if isinstance(error, MemoryError):
-        # Free what the command had in memory: printing the message needs some.
-        import traceback  # noqa: PLC0415 - only errors need it
+    try:
+        write(answer, as_json=as_json)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_output()
+        if not answer.lasting and answer.code is ExitCode.DONE:
+            raise OSError(error.errno, error.strerror, "standard output") from error
+        print_message(f"c10: warning: the answer could not be printed on standard output: {error.strerror}")
+    return answer.code
 
-        traceback.clear_frames(error.__traceback__)
-    kind, message, hint, code = _described(error, command)
-    if code is ExitCode.INTERNAL:
-        import traceback  # noqa: PLC0415 - as above
 
-        print_message("".join(traceback.format_exception(error)).rstrip())
-        hint = "this is a fault of C10: please report it with the lines above"
-    print_error(message, hint)
-    if as_json:
-        step = getattr(error, "step", None)
-        document = {"kind": kind, "step": step, "message": _one_line(message), "hint": _one_line(hint)}
-        with suppress(BrokenPipeError):
-            write(Answer(document={**shape, "error": document}), as_json=True)
-    return code
+def open_closed_streams() -> None:
+    """Open the null device for every standard stream that is closed.
+
+    Otherwise the next file that is opened, maybe the journal, gets its number, and what a library prints goes there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003 - a system call
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - open as long as the process
 
 
 def exit_with(code: ExitCode) -> NoReturn:
     """End the process once everything is written. A reader that went away is no error."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
         discard_output()
     raise SystemExit(int(code))
 
 
 def discard_output() -> None:
-    """Discard unwritten output, so that the interpreter does not report a broken pipe at its end."""
-    with suppress(OSError, ValueError):
+    """Discard unwritten output, so that the interpreter does not report a broken pipe at its end; a closed output has none."""
+    with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
@@ -320,64 +355,8 @@ def sigterm_as_error() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _described(error: BaseException, command: str) -> tuple[str, str, str, ExitCode]:
-    """Return kind, message, hint and exit code of any error."""
-    match error:
-        case click.UsageError():
-            context = error.ctx
-            # An option without its value is refused before there is a context.
-            name = context.command_path if context else f"c10 {command}".rstrip()
-            return "usage", error.format_message(), f"{name} --help", ExitCode.REFUSED
-        case click.ClickException():
-            return "usage", error.format_message(), "c10 --help", ExitCode.REFUSED
-        case TerminatedError():
-            return "terminated", "terminated by SIGTERM", "run it again", ExitCode.TERMINATED
-        case KeyboardInterrupt():
-            return "interrupted", "interrupted", "run it again", ExitCode.INTERRUPTED
-        case _:
-            pass
-    code = code_of(error)
-    if (shortage := _shortage(error)) is not None:
-        return "resources", *shortage, code
-    kind, message = getattr(error, "kind", None), getattr(error, "message", None)
-    if message is not None:
-        named = _kebab(type(error).__name__) if kind is None else str(kind)
-        return named, str(message), str(getattr(error, "hint", "")), code
-    if isinstance(error, OSError):
-        where = error.filename or "a file"
-        found = error.strerror or str(error)
-        hint = "fix it, or name another file"
-        if code is ExitCode.DISK_FULL:
-            hint = "free disk space, then run it again"
-        elif isinstance(error, PermissionError):
-            hint = "run as its owner, or fix its permissions"
-        return "file-system", f"expected to use {where}, found: {found}", hint, code
-    return "internal", f"expected no {type(error).__name__}, found: {error}", "", code
-
-
-def _shortage(error: BaseException) -> tuple[str, str] | None:
-    """Return what this process ran out of and how to fix that, if that is what the error says."""
-    match error:
-        case MemoryError():
-            return "expected enough memory for this process to go on, found none left", _MAKE_ROOM
-        case RecursionError():
-            found = "expected data that this process can follow, found it nested too deeply"
-            return found, "look at the file that was read last, then c10 doctor"
-        case RuntimeError() if lacks_threads(error):
-            return "expected the system to start a thread, found that it starts no more", _MAKE_ROOM
-        case OSError() if is_shortage(error):
-            found = f"expected enough memory and open files, found: {error.strerror}"
-            return found, "raise the limit (ulimit -n), or end other programs"
-        case _:
-            return None
-
-
-def _kebab(name: str) -> str:
-    short = name.removesuffix("Error")
-    return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in short).lstrip("-")
-
-
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return a text as one line."""
     return " ".join(text.split())
 
 

@@ -39,13 +39,15 @@ def from_environment(variables: Mapping[str, str], *, prefix: str) -> tuple[dict
     """Return the settings in environment variables, and the names of variables that are no settings.
 
     A text that is a TOML value, such as `4`, `2.5` or `false`, is read as that value, any other text as a
-    string.
+    string. An empty variable counts as not set.
     """
     known = {item.name for item in fields(C10ProvisionerConfig)} - _NOT_SETTINGS
     settings: dict[str, Any] = {}
     unknown: list[str] = []
     for variable, text in sorted(variables.items()):
         name = variable.removeprefix(prefix).lower()
+        if not text:
+            continue
         if name in known:
             settings[name] = _parse_value(text)
         else:

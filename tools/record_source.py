@@ -1,12 +1,35 @@
 """Options that say where records are read from: a cache, a copied journal or a bundle."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from tools.command import PATH, Call, Command
-from tools.forensics.history import Source
-from tools.forensics.sources import from_bundle, from_cache, from_journal
+from store.base.valueclass import valueclass
+from store.cache.view import died_build, read_history
+from store.disk.artifacts import Artifacts
+from store.domain.state import State
+from tools.command import PATH, Call, Command, print_message
+from tools.forensics.failure import ArtifactReader
+from tools.forensics.history import BuildHistory, Source
+from tools.forensics.records import DecodedRecord
+from tools.forensics.sources import CacheArtifacts, from_bundle, from_cache, from_journal
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
+class FoldedRecords:
+    """The records of a source and what they fold to.
+
+    Attributes:
+        died: The build whose process ended without recording an end, if that is known.
+        listing: The command that lists the builds.
+    """
+
+    state: State
+    records: Sequence[DecodedRecord]
+    artifacts: ArtifactReader
+    died: int | None
+    listing: str
 
 
 def source_options(command: Command) -> Command:
@@ -39,3 +62,33 @@ def read_source(call: Call, journal: Path | None, bundle: Path | None) -> Source
     if bundle is not None:
         return from_bundle(bundle)
     return from_cache(call.layout())
+
+
+def read_records(call: Call, journal: Path | None, bundle: Path | None) -> FoldedRecords:
+    """Read and fold the records of the source that the options name.
+
+    Of a cache, the journal must fit the files beside it. Of anything else, what can be read is used, with a warning.
+
+    Raises:
+        click.UsageError: They name two sources, or none.
+    """
+    if journal is None and bundle is None:
+        view = read_history(call.layout())
+        return FoldedRecords(
+            state=view.state,
+            records=[DecodedRecord.of(fact) for fact in view.facts],
+            artifacts=CacheArtifacts(Artifacts(view.layout)),
+            died=died_build(view),
+            listing=f"c10 log --cache {call.root}",
+        )
+    source = read_source(call, journal, bundle)
+    builds = BuildHistory(source=source).fold()
+    for problem in filter(None, (source.history.problem, builds.folded.problem)):
+        print_message(f"c10: warning: {problem}")
+    return FoldedRecords(
+        state=builds.state,
+        records=source.history.records,
+        artifacts=source.artifacts,
+        died=builds.state.open_build if source.lock_held is False else None,
+        listing=f"c10 log{source.option}",
+    )

@@ -38,6 +38,9 @@ _REMOTE: Final = {
     0x7461636F: "ocfs2",
     0x786F4256: "vboxsf",
 }
+_UNFIT: Final = {0x4D44: "FAT", 0x2011BAB0: "exFAT"}
+"""They have neither hard links nor permissions."""
+
 _STATFS_BYTES: Final = 256  # struct statfs has 120 bytes on 64-bit Linux; f_type is its first word
 _TYPE_BYTES: Final = 8
 
@@ -77,7 +80,7 @@ def require_supported_filesystem(number: int, path: Path, *, allow_unknown: bool
     """Refuse a file system by its type number.
 
     Raises:
-        JournalFilesystemError: It is remote, or unknown while `allow_unknown` is False.
+        JournalFilesystemError: It is remote or has no hard links, or it is unknown while `allow_unknown` is False.
     """
     if number in _ALLOWED:
         return
@@ -85,6 +88,11 @@ def require_supported_filesystem(number: int, path: Path, *, allow_unknown: bool
     if number in _REMOTE:
         raise JournalFilesystemError(
             f"{expected}, found {_REMOTE[number]}, which is remote", hint="put the cache on a local disk"
+        )
+    if number in _UNFIT:
+        raise JournalFilesystemError(
+            f"{expected}, found {_UNFIT[number]}, which has no hard links",
+            hint="use a disk or card with ext4 or f2fs; a bundle may lie anywhere: c10 export -o FILE",
         )
     if not allow_unknown:
         raise JournalFilesystemError(

@@ -8,7 +8,7 @@ traceback, and the head does not move. `pipeline.build.steps` runs the steps of 
 
 import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,7 +73,7 @@ class BuildAttempt:
         if isinstance(inputs, Inputs):
             too_large = None if self.layout.exists() else self._check_space(State(), inputs)
             if too_large is not None:
-                return too_large
+                return _failed_report(inputs, failure_of(too_large, "space", ""))
         with self.open_store() as store:
             number = store.state.next_build
             self.lock.describe(build=number)
@@ -87,19 +87,30 @@ class BuildAttempt:
                     return self._refuse(store, number, inputs)
             too_large = self._check_space(store.state, inputs)
             if too_large is not None:
-                return replace(too_large, writes=store.writes)
+                return self._record_lack_of_space(store, number, inputs, too_large)
             return self._build(store, number, inputs)
 
-    def _check_space(self, state: State, inputs: Inputs) -> BuildReport | None:
-        """Return the report of a build that is not begun, since the disk is too full; else None."""
+    def _check_space(self, state: State, inputs: Inputs) -> DiskFullError | None:
+        """Return the error of a build that is not begun, since the disk is too full; else None."""
         # The reserve of an existing cache is allocated already.
         reserve = 0 if state.cache_id else self.settings.reserve_bytes
         free = self.ports.free_bytes(self.layout.root) - reserve
         try:
             require_space_for_build(self.layout, state, inputs, free)
         except DiskFullError as error:
-            return _failed_report(inputs, failure_of(error, "space", ""))
+            return error
         return None
+
+    def _record_lack_of_space(
+        self, store: CacheWriter, number: int, inputs: Inputs, error: DiskFullError
+    ) -> BuildReport:
+        failure = failure_of(error, "space", "")
+        report = _failed_report(inputs, failure)
+        ended = failed_event(failure, error, {"step": "space"})
+        with suppress(JournalError):  # the disk may be too full even for that
+            store.append_at_any_cost(ended, build=number, started=self._started_event(inputs))
+            report = replace(report, build=number)
+        return replace(report, writes=store.writes)
 
     def _record_early_failure(self, store: CacheWriter, number: int, error: PipelineError) -> BuildReport:
         started = BuildStarted(
@@ -149,6 +160,7 @@ class BuildAttempt:
             except BaseException as error:
                 _record_failure(run, error, started)
                 raise
+        area = store.state.builds[number].coverage if generation else None
         return BuildReport(
             outcome=BuildOutcome.FAILED if generation is None else BuildOutcome.BUILT,
             build=number,
@@ -157,6 +169,8 @@ class BuildAttempt:
             manifest_sha256=generation.manifest_sha256 if generation else None,
             body_sha256=generation.body_sha256 if generation else None,
             tiles=len(inputs.selection.tiles),
+            wanted=inputs.selection.wanted,
+            area=area,
             engines_compiled=len(run.counts.networks),
             tiles_embedded=run.counts.embedded,
             steps_reused=run.counts.reused,
@@ -164,8 +178,8 @@ class BuildAttempt:
             writes=store.writes,
             error=failure,
             warnings=(
-                *inputs.warnings,
-                *area_warnings(store.state.builds[number].coverage if generation else None),
+                *run.warnings,
+                *area_warnings(area),
                 *warn_if_unsigned(before, generation),
             ),
         )
@@ -190,6 +204,7 @@ def _failed_report(inputs: Inputs, failure: Failure) -> BuildReport:
         outcome=BuildOutcome.FAILED,
         identity=inputs.identity,
         tiles=len(inputs.selection.tiles),
+        wanted=inputs.selection.wanted,
         error=failure,
         warnings=inputs.warnings,
     )

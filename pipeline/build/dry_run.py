@@ -5,6 +5,8 @@ from pipeline.build.up_to_date import find_up_to_date
 from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import make_plan, reusable_artifacts
+from pipeline.stages.checks import require_coverage
+from pipeline.stages.index import survey_selection
 from store.cache.projections import find_unvouched_results
 from store.cache.view import open_view, read_history
 from store.disk.artifacts import Artifacts
@@ -12,21 +14,39 @@ from store.disk.layout import Layout
 from store.domain.state import State
 from store.policy.vouching import withdraw
 from store.trust.signatures import TrustedKey
-from store.verify.coverage import sizes
+from store.verify.coverage import find_foreign_files, refuse_foreign_files, sizes
 
 
 def preview_build(
-    layout: Layout, inputs: Inputs, *, key: TrustedKey | None = None, keys: tuple[TrustedKey, ...] = ()
+    layout: Layout,
+    inputs: Inputs,
+    *,
+    key: TrustedKey | None = None,
+    keys: tuple[TrustedKey, ...] = (),
+    strict: bool = False,
 ) -> PlanReport:
-    """Return what a build with these inputs, signed with that key, would do; `keys` are as in `BuildAttempt`.
+    """Return what a build with these inputs, signed with that key, would do.
+
+    Args:
+        layout: The cache; it need not exist.
+        inputs: What the request names.
+        key: The key that would sign, if any.
+        keys: That key and the trusted ones, as in `BuildAttempt`.
+        strict: Whether a build refuses foreign files in the cache.
 
     Raises:
+        CheckError, ManifestCoverageError: A build would fail: too few tiles are present, or there are foreign files.
         StoreError, journal.JournalError: The cache cannot be read.
     """
     artifacts = Artifacts(layout)
     state = _usable_state(layout, keys) if layout.exists() else State()
     plan = make_plan(state, inputs, sizes(artifacts, reusable_artifacts(state, inputs)))
     reused = find_up_to_date(layout, inputs.identity, key=key) is not None
+    if not reused:
+        if strict and layout.exists():
+            refuse_foreign_files(find_foreign_files(artifacts))
+        present = survey_selection(inputs.selection, None, artifacts)
+        require_coverage(present.localisable, inputs.request.coverage.min_fraction)
     stale = {tile.sha256 for cell in plan.stale for tile in cell.cell.tiles}
     return PlanReport(
         identity=inputs.identity,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from journal import JournalError
+from pipeline.build.host_facts import memory_facts
 from pipeline.build.report import Failure
 from pipeline.embed.batcher import window_name
 from pipeline.embed.cells import Window
@@ -154,8 +155,9 @@ class _FailedStep:
         found: dict[str, Any] = {
             "disk": {"free": disk.f_bavail * disk.f_frsize, "total": disk.f_blocks * disk.f_frsize}
         }
-        memory = dict(_memory())
-        return {**found, "memory": memory} if memory else found
+        with suppress(*_EXPECTED, KeyError):
+            found["memory"] = memory_facts()
+        return found
 
     def coverage(self) -> dict[str, Any]:
         if self.run.geography is not None and self.failure.step == "coverage":
@@ -265,15 +267,6 @@ class _FailedStep:
 
 def _digest_and_size(ref: ArtifactRef) -> dict[str, Any]:
     return {"sha256": ref.sha256, "size": ref.size}
-
-
-def _memory() -> Iterator[tuple[str, int]]:
-    names = {"MemAvailable": "available", "MemTotal": "total"}
-    with open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123 - a pseudo file
-        for line in lines:
-            name, _, rest = line.partition(":")
-            if name in names:
-                yield names[name], int(rest.split()[0]) * 1024
 
 
 def _small_network(model: Model) -> bytes | None:

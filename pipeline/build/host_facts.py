@@ -2,7 +2,10 @@
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
+from pathlib import Path
 
 from journal.lock import boot_id
 
@@ -19,6 +22,44 @@ def host_facts() -> dict[str, object]:
         "processors": os.cpu_count() or 0,
         "pid": os.getpid(),
     }
+
+
+def memory_facts(root: Path = Path("/")) -> dict[str, int]:
+    """Return how many bytes of memory there are and are available: of this machine, or of what a container may use.
+
+    Args:
+        root: Where `proc` and `sys` are mounted.
+
+    Raises:
+        OSError, ValueError: The kernel does not say.
+    """
+    lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
+    known = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
+    total, available = known["MemTotal"], known["MemAvailable"]
+    for folder, limit_name, usage_name in _memory_groups(root):
+        with suppress(OSError, ValueError, KeyError):  # without a limit, the file is absent or says "max"
+            limit = int((folder / limit_name).read_text(encoding="ascii"))
+            usage = int((folder / usage_name).read_text(encoding="ascii"))
+            statistics = (folder / "memory.stat").read_text(encoding="ascii").split()
+            # Cached files that nobody uses count as usage, and are dropped when memory runs short.
+            unused = int(dict(zip(statistics[::2], statistics[1::2], strict=True))["inactive_file"])
+            total, available = min(total, limit), min(available, max(0, limit - usage + unused))
+    return {"available": available, "total": total}
+
+
+def _memory_groups(root: Path) -> Iterator[tuple[Path, str, str]]:
+    """Yield the control groups of this process and those above them, with the names of limit and usage there."""
+    groups = root / "sys/fs/cgroup"
+    for line in (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            top, names = groups, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            top, names = groups / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        folder = top / path.strip("/")
+        yield from ((each, *names) for each in (folder, *folder.parents) if each.is_relative_to(top))
 
 
 def _version() -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
+from store.domain.events import CoverageWalked
 from store.errors import Category
 
 
@@ -47,6 +48,8 @@ class BuildReport:
         manifest_sha256: Digest of the manifest file of `generation`.
         body_sha256: Digest of that manifest's body.
         tiles: Tiles selected.
+        wanted: Tiles that the area wants.
+        area: What was found in the area, if the build came that far.
         engines_compiled: Networks compiled in this run; one that was compiled for two devices counts once.
         tiles_embedded: Tile digests that went through the network in this run.
         steps_reused: Engines, cells and indexes taken from the journal.
@@ -65,6 +68,8 @@ class BuildReport:
     manifest_sha256: str | None = None
     body_sha256: str | None = None
     tiles: int = 0
+    wanted: int = 0
+    area: CoverageWalked | None = None
     engines_compiled: int = 0
     tiles_embedded: int = 0
     steps_reused: int = 0
@@ -76,12 +81,16 @@ class BuildReport:
 
     def to_document(self) -> dict[str, Any]:
         """Return the JSON report."""
-        document = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "warnings"}
+        document = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "area"}
         return {
             **document,
             "outcome": str(self.outcome),
             "seconds": round(self.seconds, 3),
             "error": self.error.to_document() if self.error else None,
+            "warnings": list(self.warnings),
+            "missing": self.wanted - self.tiles,
+            "featureless": self.area.featureless if self.area else None,
+            "skipped": self.area.skipped if self.area else None,
         }
 
 

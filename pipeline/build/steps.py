@@ -9,7 +9,7 @@ from pipeline.stages.stand_in import prepare_stand_in
 from store.cache.projections import find_unvouched_results
 from store.domain.events import BuildPlanned, TilesSelected
 from store.policy.vouching import withdraw
-from store.verify.coverage import find_foreign_files, intact_artifacts, refuse_foreign_files
+from store.verify.coverage import find_foreign_files, intact_artifacts, refuse_foreign_files, sizes
 
 
 def run_steps(run: BuildContext) -> None:
@@ -25,6 +25,7 @@ def run_steps(run: BuildContext) -> None:
     _withdraw_unvouched(run)
     plan = _plan(run)
     _record_plan(run, plan)
+    check_area(run, None)
     prepare_engines(run, plan)
     if plan.stand_in is not None:
         prepare_stand_in(run, plan.stand_in)
@@ -53,6 +54,8 @@ def _plan(run: BuildContext) -> BuildPlan:
     if refs:
         progress.finish(f"{len(present)} files")
     run.hashed.update(present)
+    there = sizes(run.store.artifacts, refs)
+    run.damaged = sorted({ref.sha256 for ref in refs if ref.sha256 in there and ref.sha256 not in present})
     return make_plan(state, run.inputs, present)
 
 
@@ -65,6 +68,6 @@ def _record_plan(run: BuildContext, plan: BuildPlan) -> None:
         count=len(selection.tiles),
         wanted=selection.wanted,
         excluded=len(selection.excluded),
-        warnings=run.inputs.warnings,
+        warnings=run.warnings,
     )
     run.append(selected, BuildPlanned(steps=plan.summary()))

@@ -86,6 +86,8 @@ def report_up_to_date(found: UpToDate, inputs: Inputs) -> BuildReport:
         manifest_sha256=found.head.manifest_sha256,
         body_sha256=found.head.body_sha256,
         tiles=len(inputs.selection.tiles),
+        wanted=inputs.selection.wanted,
+        area=found.area,
         steps_reused=found.steps,
         files_checked=found.files,
         warnings=(*inputs.warnings, *area_warnings(found.area)),

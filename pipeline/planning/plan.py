@@ -172,7 +172,7 @@ def _index_why(state: State, inputs: Inputs, present: Present) -> str:
     if head.inputs.get("index") != inputs.document["index"]:
         return "its options or its library changed"
     missing = [role for role, ref in named(head.index) if not _is_present(ref, present)]
-    return f"{missing[0]} is missing or has another size" if missing else ""
+    return f"{missing[0]} is missing or damaged" if missing else ""
 
 
 def _is_present(ref: ArtifactRef, present: Present) -> bool:
@@ -185,7 +185,7 @@ def _plan_engine(state: State, model: Model, present: Present) -> EnginePlan:
     if known is None:
         decision, why = Decision.RUN, _why_new(model, _last_engine(state, model.spec.name))
     elif not _is_present(known.artifact, present):
-        decision, why, checked = Decision.RUN, "its artifact is missing or has another size", False
+        decision, why, checked = Decision.RUN, "its artifact is missing or damaged", False
     elif checked:
         decision, why = Decision.REUSE, "same key, checked"
     else:
@@ -259,7 +259,7 @@ def _plan_cell(
     elif known is None:
         decision, why = Decision.RUN, why_new
     elif not whole:
-        decision, why = Decision.RUN, "its block is missing or has another size"
+        decision, why = Decision.RUN, "its block is missing or damaged"
     elif known.key == key:
         decision, why = Decision.RUN, "tiles were skipped before, and must not be now"
     else:

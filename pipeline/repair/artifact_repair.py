@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 from pipeline.errors import PipelineError
 from pipeline.planning.recorded_inputs import UnavailableError
@@ -47,6 +48,10 @@ def record_repair(store: CacheWriter, action: RepairAction, *results: Event) -> 
             subject=action.what, sha256=action.sha256, action=action.action, quarantine=action.quarantine
         )
         store.append(*results, repaired, build=None)
+
+
+_WORTH_A_LINE: Final = 1 << 26
+"""Least bytes to hash whose progress is shown: there may be hundreds of generations with little that is new."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -122,11 +127,14 @@ class ArtifactRepair:
     def _check(self, refs: tuple[ArtifactRef, ...]) -> None:
         progress = self.context.inputs.ports.progress
         fresh = [ref for ref in refs if ref.sha256 not in self.seen]
-        progress.start("verify", total=sum(ref.size for ref in fresh), unit="bytes")
-        self._intact.update(
-            coverage.intact_artifacts(self.context.artifacts, fresh, on_progress=progress.advance)
-        )
-        progress.finish(f"{len(fresh)} files")
+        size = sum(ref.size for ref in fresh)
+        shown = size >= _WORTH_A_LINE
+        if shown:
+            progress.start("verify", total=size, unit="bytes")
+        on_progress = progress.advance if shown else None
+        self._intact.update(coverage.intact_artifacts(self.context.artifacts, fresh, on_progress=on_progress))
+        if shown:
+            progress.finish(f"{len(fresh)} files")
 
     def _needs_repair(self, ref: ArtifactRef) -> bool:
         """Say whether an artifact is damaged and was not handled for another build already."""

@@ -120,7 +120,8 @@ class BuildRequest(CheckedRecord):
                     f"models.{model.name}.profile: it means nothing to the backend {self.engine.backend}; remove it"
                 )
         if not contains(self.bbox_e7, *self.origin_e7):
-            found.insert(0, f"origin: {list(self.origin[:2])} lies outside the box {list(self.bbox)}")
+            origin, box = ([round(degrees, 7) for degrees in each] for each in (self.origin[:2], self.bbox))
+            found.insert(0, f"origin: {origin} lies outside the box {box}")
         return tuple(found)
 
     @property

@@ -94,8 +94,9 @@ def rerun_survey(inputs: RerunInputs) -> StepFailure | None:
     kept = inputs.attached("geography")
     known = canonical_json.decode(kept) if kept is not None else {}
     table = _tile_table(inputs)
-    rows = _block_rows(inputs)
-    _copy_blocks(inputs, rows)
+    rows = None if inputs.build.index is None else _block_rows(inputs)
+    if rows is not None:
+        _copy_blocks(inputs, rows)
     excluded = _places(known.get("excluded", ())) if isinstance(known, dict) else ()
     there = {*excluded, *(tile_of(identifier)[:3] for identifier in table.ids.tolist())}
     geography = survey_area(

@@ -15,6 +15,7 @@ from store.domain.events import EngineCompiled, Event, Repaired, StepReused
 from store.trust.signatures import TrustedKey
 
 _GROUP_EVENTS = 64
+_DAMAGED_SHOWN = 8
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +41,7 @@ class BuildContext:
         hashed: Digests of artifacts that this build has hashed.
         step: The current step, recorded if it fails.
         subject: What the step works on.
+        damaged: Digests of artifacts that were to be reused and have other bytes than when they were stored.
         windows: Number to window, of those that workers have not answered yet.
         geography: The report of the area, once it was made.
     """
@@ -55,12 +57,24 @@ class BuildContext:
     engines: dict[str, EngineCompiled] = field(default_factory=dict)
     stand_in: EngineCompiled | None = None
     hashed: set[str] = field(default_factory=set)
+    damaged: list[str] = field(default_factory=list)
     step: str = "start"
     subject: str = ""
     counts: BuildCounts = field(default_factory=BuildCounts)
     windows: dict[int, Window] = field(default_factory=dict)
     geography: AreaReport | None = None
     _deferred: list[Event] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings about what the build began with, one sentence each."""
+        if not self.damaged:
+            return self.inputs.warnings
+        names = ", ".join(digest[:12] for digest in self.damaged[:_DAMAGED_SHOWN])
+        more = len(self.damaged) - _DAMAGED_SHOWN
+        names += f" and {more} more" if more > 0 else ""
+        found = f"artifacts of earlier builds were damaged and are made again: {names}"
+        return (*self.inputs.warnings, found)
 
     @property
     def embedder(self) -> EngineCompiled:

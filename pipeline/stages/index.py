@@ -108,7 +108,9 @@ class StoredBlocks:
             yield descriptor_block.decode(self._artifacts.read(row.ref))
 
 
-def survey_selection(selection: Selection, rows: Sequence[BlockRow], artifacts: Artifacts) -> AreaReport:
+def survey_selection(
+    selection: Selection, rows: Sequence[BlockRow] | None, artifacts: Artifacts
+) -> AreaReport:
     """Report on every tile that a selection wants; see `survey_area`."""
     return survey_area(
         rows,
@@ -121,7 +123,7 @@ def survey_selection(selection: Selection, rows: Sequence[BlockRow], artifacts: 
 
 
 def survey_area(
-    rows: Sequence[BlockRow],
+    rows: Sequence[BlockRow] | None,
     artifacts: Artifacts,
     *,
     wanted: int,
@@ -132,7 +134,7 @@ def survey_area(
     """Report which wanted tiles are indexed, missing, featureless, skipped or excluded.
 
     Args:
-        rows: The blocks.
+        rows: The blocks; None before anything is embedded: then nothing is known to be featureless or skipped.
         artifacts: Holds the blocks.
         wanted: Number of tiles in the area.
         present: Descriptor ids of the selected tiles.
@@ -142,8 +144,8 @@ def survey_area(
     Raises:
         ArtifactError: A block is missing or damaged.
     """
-    indexed, featureless = [np.zeros(0, np.int64)], list[int]()
-    for row in rows:
+    indexed, featureless = [present[:0] if rows is not None else present], list[int]()
+    for row in rows or ():
         block = descriptor_block.decode(artifacts.read(row.ref))
         indexed.append(block.ids.astype(np.int64))
         featureless.extend(block.ids[block.texture < FEATURELESS_BELOW].tolist())
@@ -241,8 +243,11 @@ def _write_and_record(run: BuildContext, rows: Sequence[BlockRow], job: IndexJob
     return made.event
 
 
-def check_area(run: BuildContext, rows: Sequence[BlockRow]) -> AreaReport:
-    """Report on the area; raise `CheckError` if too little of it can be localised."""
+def check_area(run: BuildContext, rows: Sequence[BlockRow] | None) -> AreaReport:
+    """Report on the area; raise `CheckError` if too little of it can be localised.
+
+    Before anything is embedded (no `rows`), this finds what no embedding can mend: that too few tiles are present.
+    """
     run.enter("coverage", "area")
     run.geography = survey_selection(run.inputs.selection, rows, run.store.artifacts)
     require_coverage(run.geography.localisable, run.inputs.request.coverage.min_fraction)

@@ -18,12 +18,11 @@ from store.cache.create import ensure_cache
 from store.cache.event_store import EventStore
 from store.cache.view import list_cache_files, open_view, require_cache
 from store.disk.artifacts import Artifacts
-from store.disk.folder_integrity import refuse_symlinked_folders
+from store.disk.folder_integrity import refuse_symlinked_folders, refuse_unfit_folder
 from store.disk.layout import Layout
 from store.domain.events import Event, GenerationAccepted
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
-from store.files.permissions import refuse_world_writable
 from store.policy import recovery
 
 Decide = Callable[[State], Sequence[Event]]
@@ -86,7 +85,7 @@ def open_for_append(layout: Layout, *, clock: Clock, create: bool = False) -> It
         UnknownEventError: The journal holds events of a newer version.
         StoreError, journal.JournalError: The folder or the journal cannot be used.
     """
-    refuse_world_writable(layout.root)
+    refuse_unfit_folder(layout)
     refuse_symlinked_folders(layout)
     if create:
         ensure_cache(layout, clock=clock)

@@ -163,6 +163,17 @@ def read_history(layout: Layout, *, strict: bool = True) -> HistoryView:
     )
 
 
+def died_build(view: View) -> int | None:
+    """Return the build whose process ended without recording an end; None if there is none, or it may still run."""
+    from journal.lock import lock_holder  # noqa: PLC0415 - slow, and rarely needed
+
+    number = view.state.open_build
+    if number is None or lock_holder(view.layout.build_lock) is not None:
+        return None
+    # It may have ended after the journal was read.
+    return number if open_view(view.layout, strict=False).state.open_build == number else None
+
+
 def _snapshot(layout: Layout) -> Snapshot:
     try:
         return safe_reader.snapshot(layout.journal)

@@ -29,7 +29,7 @@ from store.cache.event_store import RETRYABLE, EventStore
 from store.cache.projections import Projections, is_whole, set_head_projections
 from store.cache.view import list_cache_files, require_cache
 from store.disk.artifacts import Artifacts
-from store.disk.folder_integrity import refuse_symlinked_folders
+from store.disk.folder_integrity import refuse_symlinked_folders, refuse_unfit_folder
 from store.disk.layout import Layout
 from store.disk.quarantine import move_to_quarantine
 from store.disk.repair_commands import rebuilding
@@ -56,7 +56,6 @@ from store.errors import (
     TranslateOSErrors,
     UnprojectedError,
 )
-from store.files.permissions import refuse_world_writable
 from store.manifest import manifest
 from store.policy.recovery import Abandon, Action, ClearScratch, Project, SetAside, plan
 from store.policy.rollback import RollbackPlan
@@ -124,7 +123,7 @@ class CacheWriter:
             ArtifactsBusyError: Others write artifacts, and did not finish in time.
             StoreError, journal.JournalError: The folder or the journal cannot be used.
         """
-        refuse_world_writable(layout.root)
+        refuse_unfit_folder(layout)
         refuse_symlinked_folders(layout)
         created = create and ensure_cache(layout, clock=clock)
         require_cache(layout)

@@ -1,4 +1,4 @@
-"""Refuse to write to a cache in which a symbolic link or a file has taken the place of a folder.
+"""Refuse to write where a cache cannot be or is not safe, or where something has taken the place of its folders.
 
 Through such a link, files would be written, and scratch files removed, outside of the cache. C10 never creates one, so
 every writer refuses it and `c10 repair` moves it to quarantine.
@@ -11,6 +11,20 @@ from store.disk.layout import FOLDERS, Layout
 from store.disk.quarantine import move_to_quarantine
 from store.disk.repair_commands import repairing
 from store.errors import CacheUnusableError, ErrorKind, TranslateOSErrors
+from store.files.permissions import refuse_world_writable, writable_folders_at
+
+
+def refuse_unfit_folder(layout: Layout) -> None:
+    """Refuse to write on a file system that cannot hold a cache, or to a cache that anybody may write to.
+
+    The file system comes first: on one without permissions, everything looks as if anybody may write to it.
+
+    Raises:
+        journal.JournalFilesystemError, CacheUnusableError: What is wrong; nothing was written.
+    """
+    if not layout.exists() or writable_folders_at(layout.root):
+        layout.require_filesystem()
+    refuse_world_writable(layout.root)
 
 
 def misplaced_folders(layout: Layout) -> tuple[Path, ...]:

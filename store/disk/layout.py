@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from journal.fsync import fsync_dir
-from journal.storage.filesystem import filesystem_type
+from journal.storage.filesystem import filesystem_type, require_supported_filesystem
 from store.base.valueclass import valueclass
 from store.errors import CacheUnusableError, ErrorKind, RequestRefusedError, TranslateOSErrors, from_os_error
 from store.manifest.file_names import MANIFEST_NAME
@@ -158,6 +158,21 @@ class Layout:
         found = {int(match[1]): path for path in paths if (match := _JOURNAL_ASIDE.fullmatch(path.name))}
         return tuple(found[number] for number in sorted(found, reverse=True))
 
+    def require_filesystem(self) -> None:
+        """Refuse a file system that cannot hold a cache, before anything is made on it.
+
+        Raises:
+            journal.JournalFilesystemError: It is remote, unfit or unknown.
+            CacheUnusableError: The folder cannot be reached.
+        """
+        try:
+            number = filesystem_type(nearest_folder(self.root))
+        except OSError as error:
+            raise from_os_error(error, f"cache folder {self.root}") from error
+        # `make_root` says what is wrong with one of the kernel's own.
+        if number not in _KERNELS_OWN:
+            require_supported_filesystem(number, self.journal, allow_unknown=self.allow_unknown_filesystem)
+
     def create(self) -> None:
         """Make the folders and make them durable; folders that exist are kept.
 
@@ -226,11 +241,15 @@ class Layout:
 
 def _kernels_own(path: Path) -> str:
     """Return the name of the file system of the kernel's own that a path would lie on; empty for any other."""
-    there = next((above for above in (path, *path.parents) if above.exists()), None)
     try:
-        return _KERNELS_OWN.get(filesystem_type(there), "") if there is not None else ""
+        return _KERNELS_OWN.get(filesystem_type(nearest_folder(path)), "")
     except OSError:
         return ""
+
+
+def nearest_folder(path: Path) -> Path:
+    """Return a path, or the nearest one above it that exists."""
+    return next((above for above in (path, *path.parents) if above.exists()), path)
 
 
 def _numbered(folder: Path, pattern: re.Pattern[str]) -> Iterator[tuple[int, str]]:

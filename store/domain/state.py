@@ -130,6 +130,11 @@ class State:
         """The build that the head shows."""
         return self.builds[self.head.origin] if self.head else None
 
+    def shown_at(self, seq: int) -> int | None:
+        """Return the build that was shown before a record, if any."""
+        before = [found.origin for found in self.generations.values() if found.seq < seq]
+        return before[-1] if before else None
+
     @property
     def collected(self) -> frozenset[int]:
         """Builds that were committed and whose generations' files have all been collected, or are about to be."""

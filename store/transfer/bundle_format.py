@@ -57,7 +57,8 @@ class BundleHeader:
         choice: Which artifacts it carries.
         artifacts: How many.
         size: Their bytes, all together.
-        build: The build that it was made for, which ends with the last record; None for the whole journal.
+        build: The build that it was made for, which ends with the last record; None for the whole journal. A build
+            without a record of its end has died: no build lock was held. One that still runs has no bundle of its own.
     """
 
     cache_id: str

@@ -16,7 +16,7 @@ from journal import Entry
 from journal.fsync import fsync_dir
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
-from store.cache.view import HistoryView, read_history
+from store.cache.view import HistoryView, died_build, read_history
 from store.disk.artifacts import Artifacts, counted
 from store.disk.layout import Layout
 from store.disk.write_once import Draft
@@ -178,7 +178,7 @@ def _content(
         choice=choice,
         artifacts=len(refs),
         size=sum(ref.size for ref in refs),
-        build=build,
+        build=_ended_build(view, state, build),
     )
     missing = needed - carried - (digests_collected(view.facts) - damaged)
     return _Content(header=header, entries=entries[:end], refs=refs, missing=tuple(sorted(missing)))
@@ -195,6 +195,13 @@ def _last_record(view: HistoryView, number: int) -> int:
     # A rollback commits a build once more; its first end counts.
     ends = (fact.seq for fact in view.facts if fact.build == number and isinstance(fact.event, _BUILD_ENDS))
     return next(ends, len(view.facts))
+
+
+def _ended_build(view: HistoryView, state: State, number: int | None) -> int | None:
+    """Return the build that ends with the last record that is exported, since it ended or died; None if none does."""
+    if state.open_build is None or number not in {None, state.open_build}:
+        return number
+    return died_build(view)
 
 
 def _newest_failed(state: State) -> int:

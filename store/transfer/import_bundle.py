@@ -21,7 +21,6 @@ from typing import Final
 
 from journal import Entry, Journal, RecordError
 from journal.record import Head
-from journal.storage.filesystem import filesystem_type, require_supported_filesystem
 from store.base.canonical_json import Document, sha256
 from store.base.clock import Clock, recorded_wall_ns
 from store.base.valueclass import valueclass
@@ -31,7 +30,7 @@ from store.cache.event_store import EventStore
 from store.cache.projections import Projections, signatures_of
 from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts
-from store.disk.folder_integrity import refuse_symlinked_folders
+from store.disk.folder_integrity import refuse_symlinked_folders, refuse_unfit_folder
 from store.disk.layout import Layout
 from store.domain.events import Event, GenerationAccepted, GenerationSigned, Imported
 from store.domain.fold import fold
@@ -44,9 +43,7 @@ from store.errors import (
     ErrorKind,
     NoGoError,
     RequestRefusedError,
-    TranslateOSErrors,
 )
-from store.files.permissions import refuse_world_writable
 from store.manifest import manifest
 from store.transfer.bundle_format import BundleHeader
 from store.transfer.bundle_reader import COPY_AGAIN, BundleReader, open_bundle
@@ -131,15 +128,12 @@ def import_bundle(
         UnknownEventError: It holds events of a newer version.
         StoreError, journal.JournalError: The folder or the journal cannot be used.
     """
-    refuse_world_writable(layout.root)
+    refuse_unfit_folder(layout)
     refuse_symlinked_folders(layout)
     with open_bundle(path) as reader:
         entries = tuple(reader.entries())
         history = _check_history(layout, entries, trusted_keys)
         layout.create()
-        with TranslateOSErrors(f"cache {layout.root}"):
-            allow = layout.allow_unknown_filesystem
-            require_supported_filesystem(filesystem_type(layout.root), layout.journal, allow_unknown=allow)
         artifacts = Artifacts(layout)
         with artifacts.shared_lock():
             if on_total is not None:

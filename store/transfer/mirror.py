@@ -12,8 +12,9 @@ Anything else is another cache, or a copy that was written to since, and is not 
 import errno
 import os
 import shlex
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from journal.lock import BuildLock
@@ -26,7 +27,7 @@ from store.cache.projections import signatures_of
 from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts, counted
 from store.disk.folder_integrity import refuse_symlinked_folders
-from store.disk.layout import Layout
+from store.disk.layout import Layout, nearest_folder
 from store.disk.repair_commands import repairing
 from store.disk.scratch import clear_scratch
 from store.disk.write_once import write_once
@@ -164,9 +165,10 @@ def _update_copy(
     layout = source.view.layout
     target = Layout(destination, layout.manifest_filename)
     _require_apart(layout, target)
-    refuse_world_writable(destination)
     refuse_symlinked_folders(target)
     previous = _require_same_history(target, source)
+    _require_hard_links(target)
+    refuse_world_writable(destination)
     if _find_missing(source, target, full=full).nothing:
         return MirrorResult(generation=source.head.number, previous=previous, files=0, size=0)
     target.make_root()
@@ -175,7 +177,6 @@ def _update_copy(
         target.create()
         with TranslateOSErrors(f"scratch folder {target.scratch}"):
             clear_scratch(target)
-        _require_hard_links(target)
         lacking = _find_missing(source, target, full=full)
         require_space(target.root, lacking.size)
         if on_total is not None:
@@ -302,13 +303,17 @@ def _manifests(source: _Source, target: Layout) -> Iterator[_File]:
 
 
 def _require_hard_links(target: Layout) -> None:
-    """Try, before anything is copied, whether the file system has hard links, as `write_once` needs."""
+    """Try, before anything is made, whether the file system has hard links, as `write_once` needs."""
     if target.segment_files():
         return
-    first, second = target.scratch / "probe", target.scratch / "probe-linked"
     try:
-        first.touch()
-        os.link(first, second)
+        fd, first = tempfile.mkstemp(prefix=".c10-", dir=nearest_folder(target.root))
+    except OSError:
+        return  # making the folder says why
+    os.close(fd)
+    try:
+        os.link(first, f"{first}-linked")
+        Path(f"{first}-linked").unlink()
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise from_os_error(error, f"mirror {target.root}") from error
@@ -318,9 +323,7 @@ def _require_hard_links(target: Layout) -> None:
             hint="use a card with ext4 or f2fs, or take a bundle along: c10 export -o FILE",
         ) from error
     finally:
-        with suppress(OSError):
-            second.unlink(missing_ok=True)
-            first.unlink(missing_ok=True)
+        Path(first).unlink()
 
 
 @contextmanager

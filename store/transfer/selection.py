@@ -18,7 +18,7 @@ from store.domain.events import (
     Imported,
 )
 from store.domain.index_files import refs_of
-from store.domain.state import Build, BuildStatus, RecordedEvent, State, Unknown
+from store.domain.state import Build, RecordedEvent, State, Unknown
 
 _WITH_ENGINES = frozenset({"cells", "check", "engine", "stand-in"})
 _WITH_INDEX = frozenset({"index", "coverage", "commit"})
@@ -50,12 +50,11 @@ def artifacts_of_failing_step(
         facts: The events of the journal, up to there.
     """
     build = state.builds[number]
-    good = [each for each in state.builds.values() if each.status is BuildStatus.COMMITTED]
-    earlier = max((each for each in good if each.number < number), key=lambda each: each.number, default=None)
+    shown = state.shown_at(build.started_seq)
     refs = [*_tables(build), *_of_step(state, build, facts)]
-    if earlier is not None:
+    if shown is not None:
         # A failed build is compared with the last good one.
-        refs += _tables(earlier)
+        refs += _tables(state.builds[shown])
     return {ref.sha256: ref for ref in refs}
 
 

@@ -9,12 +9,13 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts
-from store.disk.layout import FOLDERS, KNOWN_ENTRIES, LOCKS
+from store.disk.layout import FOLDERS, KNOWN_ENTRIES, LOCKS, Layout
 from store.domain.attachments import artifacts_of
 from store.domain.index_files import refs_of
 from store.domain.state import State
@@ -146,12 +147,13 @@ def walk(
         on_progress: Called with the bytes of each artifact that was hashed.
     """
     with TranslateOSErrors(f"walking {artifacts.layout.root}"):
-        foreign, entries = list(_foreign_files(artifacts)), list(artifacts.names())
+        entries = list(artifacts.names())
+        foreign = [*_foreign_files(artifacts), *_misnamed(artifacts.layout, entries)]
     unreferenced, unreferenced_size = list[str](), 0
     for digest, found, path in entries:
         if not digest:
-            foreign.append(ForeignFile(str(path.relative_to(artifacts.layout.root)), _NO_SUCH_NAME))
-        elif digest not in named and not stat.S_ISREG(found.st_mode):
+            continue
+        if digest not in named and not stat.S_ISREG(found.st_mode):
             foreign.append(
                 ForeignFile(str(path.relative_to(artifacts.layout.root)), "expected a regular file")
             )
@@ -228,7 +230,7 @@ def find_foreign_files(artifacts: Artifacts) -> tuple[ForeignFile, ...]:
         CacheUnusableError: A folder cannot be read.
     """
     with TranslateOSErrors(f"walking {artifacts.layout.root}"):
-        return tuple(_foreign_files(artifacts))
+        return (*_foreign_files(artifacts), *_misnamed(artifacts.layout, artifacts.names()))
 
 
 def refuse_foreign_files(found: Sequence[ForeignFile]) -> None:
@@ -270,6 +272,12 @@ def _size_problem(artifacts: Artifacts, ref: ArtifactRef) -> str | None:
     if size is None:
         return artifacts.damage(ref) or CHANGED
     return None if size == ref.size else f"expected {ref.size} bytes, found {size}"
+
+
+def _misnamed(layout: Layout, entries: Iterable[tuple[str, os.stat_result, Path]]) -> Iterator[ForeignFile]:
+    for digest, _, path in entries:
+        if not digest:
+            yield ForeignFile(str(path.relative_to(layout.root)), _NO_SUCH_NAME)
 
 
 def _foreign_files(artifacts: Artifacts) -> Iterator[ForeignFile]:

@@ -32,7 +32,7 @@ class ReaderCheck:
     """A check of the head by the reader of the aircraft.
 
     `damaged` holds the digests of artifacts that are known to be damaged, `signed_by` the trusted key whose
-    signature of the head holds.
+    signature of the head holds, `not_loaded` the engine and index that should have been loaded here and could not be.
     """
 
     view: View
@@ -42,6 +42,7 @@ class ReaderCheck:
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     signed_by: str | None = None
+    not_loaded: list[str] = field(default_factory=list)
 
     def open(self, trusted_keys: TrustedKeys, *, load: bool) -> None:
         """Open the head; with `load`, load engine and index as well."""
@@ -113,10 +114,13 @@ class ReaderCheck:
         name = cache.manifest.descriptor_engine.model
         engine = (f"engine {name}", lambda: cache.engine(name))
         index = ("descriptor index", cache.descriptor_index)
+        if name in cache.elsewhere:
+            self.not_loaded.append(engine[0])
         for subject, load in (index,) if name in cache.elsewhere else (engine, index):
             try:
                 load()
             except RuntimeUnavailableError as error:
+                self.not_loaded.append(subject)
                 self.notes.append(f"{subject} was not loaded: {error.message}")
             except ExecutionError as error:
                 self._report(ProblemKind.CONTENT, subject, error.message)

@@ -107,6 +107,7 @@ class VerifyReport:
             bytes.
         seed: Seed of the sample, in a run with a budget.
         signed_by: The trusted key whose signature of the head holds.
+        not_loaded: The engine and index that a full verification could not load here.
     """
 
     depth: Depth
@@ -123,6 +124,7 @@ class VerifyReport:
     unreferenced_size: int = 0
     seed: int | None = None
     signed_by: str | None = None
+    not_loaded: tuple[str, ...] = ()
 
     @property
     def go(self) -> bool:

@@ -141,6 +141,7 @@ def _verify(view: View, options: _Options) -> VerifyReport:
         unreferenced_size=unreferenced[1],
         seed=options.seed if options.depth is Depth.BUDGET else None,
         signed_by=reader.signed_by,
+        not_loaded=tuple(reader.not_loaded),
     )
 
 

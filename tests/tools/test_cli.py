@@ -12,9 +12,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from store.disk import layout
 from tests.child_python import run_python
 from tools.cli import _COMMANDS, cli
 from tools.commands import status
+from tools.demo import demo
 from tools.exit_codes import MEANINGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -274,3 +276,101 @@ def test_text_that_is_no_utf8_is_refused(tmp_path, command):
     result = CliRunner().invoke(cli, [*command, "--cache", str(tmp_path), "--why", why])
     assert result.exit_code == 2
     assert "expected UTF-8 as why" in result.stderr
+
+
+def run_with(redirection, *args):
+    """Run c10 as a process of a shell, with a redirection of its standard output or error."""
+    return subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "tools.cli", *args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize(
+    ("redirection", "lost", "told"),
+    [
+        (">/dev/full", 8, "No space left on device"),
+        (">&-", 2, "it is closed"),
+        (">&- 2>&-", 2, ""),
+        ("2>/dev/full", 0, ""),
+    ],
+)
+def test_a_standard_output_that_takes_nothing(world, redirection, lost, told, as_json):
+    other = world.folder / "other.toml"
+    other.write_text((world.folder / "request.toml").read_text().replace('"tiny"', '"other"', 1))
+    cache = ["--cache", str(world.cache), *as_json]
+    looked = run_with(redirection, "status", *cache)
+    built = run_with(redirection, "build", str(other), *cache)
+    # Whoever asked cannot read the answer; but what was committed stays.
+    assert (looked.returncode, built.returncode) == (lost, 0), (looked.stderr, built.stderr)
+    assert world.json("status")["generation"] == 4
+    for each in (looked, built):
+        assert told in each.stderr
+        assert "Traceback" not in each.stderr
+    assert world.json("verify", "--full")["go"]
+
+
+def test_progress_that_nobody_reads_does_not_stop_a_build(world):
+    other = world.folder / "other.toml"
+    other.write_text((world.folder / "request.toml").read_text().replace('"tiny"', '"other"', 1))
+    run_with("2>&1 >/dev/null | true", "build", str(other), "--cache", str(world.cache))
+    assert world.json("status")["generation"] == 4
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "anybody may write to it"])
+@pytest.mark.parametrize("command", ["build", "engines", "plan"])
+def test_fat_is_refused_before_anything_is_made(empty, monkeypatch, command, there):
+    if there:
+        empty.cache.mkdir()
+        empty.cache.chmod(0o777)
+    monkeypatch.setattr(layout, "filesystem_type", lambda _: 0x4D44)
+    error = empty.json(command, empty.request, code=2)["error"]
+    assert "found FAT, which has no hard links" in error["message"]
+    assert not (list(empty.cache.rglob("*")) if there else empty.cache.exists())
+
+
+@pytest.mark.parametrize("spoilt", ["written by anybody", "a link"])
+def test_what_verify_calls_no_go_is_not_called_up_to_date(world, spoilt):
+    if spoilt == "a link":
+        (world.cache / "artifacts").rename(world.folder / "elsewhere")
+        (world.cache / "artifacts").symlink_to(world.folder / "elsewhere")
+    else:
+        (world.cache / "artifacts").chmod(0o777)
+    assert world.run("verify").exit_code == 5
+    for command in ("build", "plan"):
+        assert world.run(command, world.request).exit_code == 2, command
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "expected"),
+    [
+        ("bash", {"COMP_WORDS": "c10 ver", "COMP_CWORD": "1"}, ["plain,verify"]),
+        ("bash", {"COMP_WORDS": "c10 verify --ful", "COMP_CWORD": "2"}, ["plain,--full"]),
+        ("bash", {"COMP_WORDS": "c10 export --artifacts fa", "COMP_CWORD": "3"}, ["plain,failing"]),
+        ("zsh", {"COMP_WORDS": "c10 ver", "COMP_CWORD": "1"}, ["plain", "verify", "Check the cache"]),
+        ("fish", {"COMP_WORDS": "c10 ver", "COMP_CWORD": "ver"}, ["plain", "verify", "Check the cache"]),
+    ],
+)
+def test_shells_complete_commands_and_options(shell, name, words, expected):
+    source = shell(env={"_C10_COMPLETE": f"{name}_source"})
+    assert (source.returncode, b"_C10_COMPLETE" in source.stdout) == (0, True)
+    done = shell(env={"_C10_COMPLETE": f"{name}_complete", **words})
+    assert done.returncode == 0
+    assert all(word in done.stdout.decode() for word in expected)
+
+
+def test_an_empty_variable_is_not_set(built):
+    assert built.run("status", env={"C10_SIGNING_KEY": "", "C10_NONSENSE": ""}).stderr == ""
+
+
+def test_the_demonstration_asks_for_its_packages_first(monkeypatch):
+    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "faiss" else name)
+    result = CliRunner().invoke(cli, ["demo", "--json"])
+    error = json.loads(result.stdout)["error"]
+    assert (result.exit_code, error["message"].split(", ")[-1]) == (2, "found no faiss")
+    assert "pip install" in error["hint"]

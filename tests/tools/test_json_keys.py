@@ -117,16 +117,18 @@ def test_commands_that_build(play, golden):
     play("plan, a changed tile", "plan", request)
     wanting = other_flight(world, "wanting")
     asked = wanting.read_text().replace("[tiles]", "[tiles]\nmax_age_days = 1")
+    wanting.write_text(asked)
+    play("plan, tiles too old", "plan", wanting)
     wanting.write_text(f"{asked}[coverage]\nmin_fraction = 1.0\n")
     world.tile().unlink()
     assert play("build, coverage too low", "build", wanting, code=3)["error"]["kind"] == "coverage-too-low"
-    play("plan, tiles too old", "plan", wanting)
+    play("plan, coverage too low", "plan", wanting, code=2)
     newest = play("log of failed builds", "log", "--failed")["entries"][0]["build"]
     play("show a build with too low coverage", "show", newest)
     findings = play("replay a build with too low coverage", "replay", newest)["findings"]
     assert {tuple(sorted(each)) for each in findings} == {("kind", "mend", "seq", "severity", "text")}
     (world.folder / "tiny.onnx").write_bytes(b"nothing")
-    play("plan, bad network", "plan", request, code=3)
+    play("plan, bad network", "plan", request, code=2)
     play("build, bad network", "build", request, code=3)
     play("engines, bad network", "engines", request, code=3)
     (world.folder / "request.toml").write_text("flight = 1")

@@ -186,7 +186,7 @@ def _dates(found: BuildTimeline) -> dict[str, Any]:
     return {
         "started": {"seq": found.start.seq, "time": render.iso(found.start.wall_ns)},
         "ended": {"seq": end.seq, "time": render.iso(end.wall_ns)} if end else None,
-        "ms": max(0, found.ms(found.own[-1])),
+        "ms": found.took_ms,
     }
 
 

@@ -112,7 +112,7 @@ def _failure_lines(failure: Mapping[str, Any] | None, *, whole: bool) -> list[st
     differing = [
         line
         for row in failure["inputs"]
-        if row["found"] is not None
+        if row["found"]
         for line in render.wrap(
             f"{row['role']} {row['name']}: found {_as_text(row['found'])}", render.WIDTH - 2
         )
@@ -151,7 +151,7 @@ def _steps(steps: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{row['begin_ms'] / 1000:.3f}",
             "-" if row["ms"] is None else render.milliseconds(row["ms"]),
             "-" if row["normal_ms"] is None else render.milliseconds(row["normal_ms"]),
-            f"{row['count']:,} {row['unit']}" if row["unit"] else "-",
+            render.plural(row["count"], row["unit"].removesuffix("s"), row["unit"]) if row["unit"] else "-",
             render.size(row["bytes"]) if row["bytes"] else "-",
         )
         for row in steps

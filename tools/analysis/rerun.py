@@ -6,6 +6,7 @@ from typing import Any
 from pipeline.composition import default_ports
 from pipeline.rerun.report import BuildRecord, Findings, Rerun, RerunVerdict, StepFailure
 from pipeline.rerun.rerun import rerun
+from store.base.canonical_json import is_digest
 from store.domain.events import Imported
 from store.domain.fold import fold
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
@@ -176,4 +177,5 @@ def _where_found(each: Mapping[str, str]) -> str:
         "differs": "where it was, with other bytes",
         "gone": "gone",
     }[each["standing"]]
-    return f"{text}: {each['found']}" if each["found"] else text
+    found = each["found"][:12] if is_digest(each["found"]) else each["found"]
+    return f"{text}: {found}" if found else text

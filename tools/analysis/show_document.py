@@ -5,7 +5,7 @@ from typing import Any
 
 from store.domain import events as e
 from store.domain.state import FLIGHT, Build
-from tools.forensics.build_facts import BuildFacts, wall_seconds
+from tools.forensics.build_facts import BuildFacts
 from tools.forensics.records import DecodedRecord
 from tools.output import render
 
@@ -21,7 +21,7 @@ def show_document(facts: BuildFacts, build: Build) -> dict[str, Any]:
         "accepted": facts.accepted,
         "identity": facts.identity,
         "started": render.iso(build.started_ns),
-        "seconds": wall_seconds(build),
+        "seconds": facts.seconds,
         "inputs": facts.inputs,
         "host": facts.host,
         "plan": list(build.plan),

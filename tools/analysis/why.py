@@ -14,7 +14,7 @@ from tools.analysis.provenance import (
     parse_descriptor_id,
 )
 from tools.forensics.area import read_tiles
-from tools.forensics.history import BuildHistory, Source
+from tools.forensics.history import BuildHistory, DeniedRun, Source
 from tools.forensics.step_keys import explain_keys
 from tools.output.sanitize import safe_data, safe_text
 
@@ -30,7 +30,8 @@ def why(source: Source, subject: str, *, number: int | None = None) -> dict[str,
     Args:
         source: The records.
         subject: What to explain; `docs/replay.md` lists the forms.
-        number: The build; by default the one that the head shows, or else the newest.
+        number: The build; by default the one that the head shows, or else the newest; of a bundle, the one that
+            `c10 replay` shows.
 
     Raises:
         RequestRefusedError: There is no such build, or nothing of that name.
@@ -79,6 +80,9 @@ def _answer(
 
 def _build(builds: BuildHistory, number: int | None) -> Build:
     state = builds.state
+    if number is None and state.builds and builds.source.kind == "bundle":
+        chosen = builds.choose(None)
+        number = None if isinstance(chosen, DeniedRun) else chosen
     if number is None and state.builds:
         number = state.head.origin if state.head is not None else max(state.builds)
     build = state.builds.get(number) if number is not None else None

@@ -5,12 +5,12 @@ import click
 from pipeline.build.host_facts import host_facts
 from store.base.clock import SystemClock
 from store.cache.optimistic_append import accept as accept_generation
-from tools.command import Answer, Call, shared_options
+from tools.command import NUMBER, Answer, Call, shared_options
 from tools.output import render
 
 
 @click.command()
-@click.argument("generation", metavar="GENERATION", type=click.IntRange(1))
+@click.argument("generation", metavar="GENERATION", type=NUMBER)
 @click.option("--why", default="", metavar="TEXT", help="Reason to record.")
 @shared_options()
 def accept(call: Call, *, generation: int, why: str) -> Answer:
@@ -25,4 +25,4 @@ def accept(call: Call, *, generation: int, why: str) -> Answer:
     what = f"generation {found.generation} (build {found.origin})"
     first = f"accepted {what}" if found.changed else f"nothing to do: {what} was accepted before"
     accepted = ", ".join(map(str, found.accepted))
-    return Answer(document=document, lines=[first, "", *render.fields(("accepted", accepted))])
+    return Answer(document=document, lines=[first, "", *render.fields(("accepted", accepted))], lasting=True)

@@ -45,7 +45,7 @@ def build_answer(report: BuildReport, root: Path) -> Answer:
     lines = render.build_report(document, report.warnings)
     error = report.error
     if error is None:
-        return Answer(document=document, lines=lines)
+        return Answer(document=document, lines=lines, lasting=True)
     where = error.step if error.subject in error.message else f"{error.step} {error.subject}"
     print_error(f"{where}: {error.message}", error.hint)
     if report.build is not None:

@@ -40,7 +40,7 @@ def gc(call: Call, *, keep: int, yes: bool, unfinished: bool) -> Answer:
     document = _document(found, state)
     more = " --unfinished" if unfinished else ""
     command = f"c10 gc --keep {keep}{more} --yes --cache {shlex.quote(str(call.layout().root))}"
-    return Answer(document=document, lines=_lines(found, document, command))
+    return Answer(document=document, lines=_lines(found, document, command), lasting=found.done)
 
 
 def _document(found: CollectionResult, state: State) -> dict[str, Any]:

@@ -6,14 +6,14 @@ import click
 
 from tools.analysis import replay_text
 from tools.analysis.replay_document import diff_document
-from tools.command import Answer, Call, shared_options
+from tools.command import NUMBER, Answer, Call, shared_options
 from tools.forensics.history import BuildHistory
 from tools.record_source import read_source, source_options
 
 
 @click.command()
-@click.argument("a", type=click.IntRange(1))
-@click.argument("b", type=click.IntRange(1))
+@click.argument("a", type=NUMBER)
+@click.argument("b", type=NUMBER)
 @source_options
 @shared_options()
 def diff(call: Call, *, a: int, b: int, journal: Path | None, bundle: Path | None) -> Answer:

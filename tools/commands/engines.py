@@ -25,7 +25,7 @@ def engines(call: Call, *, request_file: Path) -> Answer:
     if report.error is not None:
         code = CODES[report.error.category]
         print_error(report.error.message, report.error.hint)
-    return Answer(document=report.to_document(), lines=_lines(report), code=code)
+    return Answer(document=report.to_document(), lines=_lines(report), code=code, lasting=True)
 
 
 def _lines(report: EnginesReport) -> list[str]:

@@ -8,7 +8,7 @@ import click
 from store.transfer.bundle_format import Choice
 from store.transfer.export import ExportResult
 from store.transfer.export import export as write_bundle
-from tools.command import PATH, Answer, Call, print_error, shared_options
+from tools.command import NUMBER, PATH, Answer, Call, print_error, shared_options
 from tools.exit_codes import ExitCode
 from tools.output import render
 from tools.output.progress import byte_progress, shown_progress
@@ -17,7 +17,7 @@ _MISSING_SHOWN = 20
 
 
 @click.command()
-@click.argument("build", metavar="[BUILD]", required=False, type=click.IntRange(1))
+@click.argument("build", metavar="[BUILD]", required=False, type=NUMBER)
 @click.option(
     "-o",
     "--output",
@@ -60,6 +60,7 @@ def export(call: Call, *, build: int | None, target: Path, choice: str | None) -
         document=_document(found),
         lines=_lines(found),
         code=ExitCode.NO_GO if found.missing else ExitCode.DONE,
+        lasting=True,
     )
 
 

@@ -55,7 +55,7 @@ def import_(
             on_bytes=on_bytes,
         )
         progress.finish()
-    return Answer(document=_document(found), lines=_lines(found, call))
+    return Answer(document=_document(found), lines=_lines(found, call), lasting=True)
 
 
 def _document(found: ImportResult) -> dict[str, Any]:

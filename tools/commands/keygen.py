@@ -39,4 +39,4 @@ def keygen(call: Call, *, output: Path, comment: str) -> Answer:  # noqa: ARG001
         f'sign     signing_key = "{pair.private}" in c10.toml',
         f'trust    trusted_keys = ["{pair.public}"] in c10.toml; on board as docs/trust.md says',
     ]
-    return Answer(document=document, lines=lines)
+    return Answer(document=document, lines=lines, lasting=True)

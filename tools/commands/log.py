@@ -1,17 +1,16 @@
 """`log`: every build and rollback, newest first."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from journal.lock import lock_holder
-from store.cache.view import HistoryView, read_history
-from store.domain.state import BuildStatus, State
+from store.domain.state import Build, BuildStatus, State
 from tools.command import Answer, Call, shared_options
-from tools.forensics.build_facts import wall_seconds
 from tools.forensics.cost import NO_COST, costs_of_builds, draw_trend
 from tools.output import render
+from tools.record_source import FoldedRecords, read_records, source_options
 
 _TREND_BUILDS: Final = 60
 _LEAST_TREND: Final = 3
@@ -20,6 +19,7 @@ _EMPTY: Final[dict[str, Any]] = {
     **dict.fromkeys(("tiles", "tiles_embedded", "error", "note")),
     "collected": False,
     "accepted": False,
+    **NO_COST,
 }
 """The keys of every entry, in their order."""
 
@@ -27,18 +27,14 @@ _EMPTY: Final[dict[str, Any]] = {
 @click.command()
 @click.option("--failed", is_flag=True, help="List only builds that were not committed.")
 @click.option("-n", "count", type=click.IntRange(1), metavar="N", help="List only the newest N.")
+@source_options
 @shared_options()
-def log(call: Call, *, failed: bool, count: int | None) -> Answer:
+def log(call: Call, *, failed: bool, count: int | None, journal: Path | None, bundle: Path | None) -> Answer:
     """List every build and rollback, newest first."""
-    view = read_history(call.layout())
-    costs = costs_of_builds(view.facts)
-    dead = view.state.open_build is not None and lock_holder(view.layout.build_lock) is None
     entries = [
-        entry | costs.get(entry["build"] if entry["type"] == "build" else 0, NO_COST)
-        for entry in _entries(view)
-        if not failed
-        or entry["status"] in {"failed", "abandoned", "refused", "denied"}
-        or (dead and entry["status"] == BuildStatus.OPEN)
+        entry
+        for entry in _entries(read_records(call, journal, bundle))
+        if not failed or entry["status"] in {"failed", "abandoned", "died", "refused", "denied"}
     ]
     entries = entries[: count or len(entries)]
     rows = [
@@ -46,7 +42,7 @@ def log(call: Call, *, failed: bool, count: int | None) -> Answer:
             entry["generation"],
             entry["build"],
             entry["time"][:16].replace("T", " "),
-            _shown_status(entry, dead=dead),
+            "collected" if entry["collected"] else entry["status"],
             render.number(entry["tiles"]),
             None if entry["reuse_ppm"] is None else render.share(entry["reuse_ppm"]),
             None if entry["bytes"] is None else render.size(entry["bytes"]),
@@ -64,13 +60,6 @@ def log(call: Call, *, failed: bool, count: int | None) -> Answer:
         shown.extend(render.wrap(entry["note"], indent=" " * 12) if entry["note"] else ())
     shown += _trend(entries)
     return Answer(document={"entries": entries}, lines=shown if entries else ["nothing yet"])
-
-
-def _shown_status(entry: Mapping[str, Any], *, dead: bool) -> str:
-    """Return how a build ended; an open build whose process holds no lock has died."""
-    if entry["collected"]:
-        return "collected"
-    return "died" if dead and entry["status"] == BuildStatus.OPEN else str(entry["status"])
 
 
 def _took(entry: Mapping[str, Any]) -> str | None:
@@ -94,14 +83,14 @@ def _trend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["", "trend of committed builds, the newest last", *(f"  {label:<8}{bar}" for label, bar in bars)]
 
 
-def _entries(view: HistoryView) -> list[dict[str, Any]]:
+def _entries(found: FoldedRecords) -> list[dict[str, Any]]:
     """Return an entry for every build, rollback and denied run, newest first."""
-    entries = {seq: entry for found in (_builds, _rollbacks, _denied_runs) for seq, entry in found(view)}
+    entries = {seq: entry for listed in (_builds, _rollbacks, _denied_runs) for seq, entry in listed(found)}
     return [entries[seq] for seq in sorted(entries, reverse=True)]
 
 
-def _builds(view: HistoryView) -> Iterator[tuple[int, dict[str, Any]]]:
-    state = view.state
+def _builds(found: FoldedRecords) -> Iterator[tuple[int, dict[str, Any]]]:
+    state, costs = found.state, costs_of_builds(found.records)
     generation_of = {
         generation.origin: generation.number
         for generation in state.generations.values()
@@ -109,7 +98,7 @@ def _builds(view: HistoryView) -> Iterator[tuple[int, dict[str, Any]]]:
     }
     collected, accepted = state.collected, _accepted_builds(state)
     for build in state.builds.values():
-        error, note = None, build.ending
+        error, note, cost = None, build.ending, costs.get(build.number, NO_COST)
         if build.failure is not None:
             error = {name: getattr(build.failure, name) for name in ("kind", "step", "message")}
             note = f"{build.failure.step}: {build.failure.message}"
@@ -120,9 +109,9 @@ def _builds(view: HistoryView) -> Iterator[tuple[int, dict[str, Any]]]:
                 "type": "build",
                 "build": build.number,
                 "generation": generation_of.get(build.number),
-                "status": str(build.status),
+                "status": "died" if build.number == found.died else str(build.status),
                 "time": render.iso(build.started_ns),
-                "seconds": wall_seconds(build),
+                "seconds": _wall_seconds(build, cost["ms"]),
                 "identity": build.identity,
                 "tiles": build.tiles.count if build.tiles else None,
                 "tiles_embedded": build.tiles_embedded if build.tiles else None,
@@ -130,13 +119,26 @@ def _builds(view: HistoryView) -> Iterator[tuple[int, dict[str, Any]]]:
                 "note": note,
                 "collected": build.number in collected,
                 "accepted": build.number in accepted,
+                **cost,
             },
         )
 
 
-def _rollbacks(view: HistoryView) -> Iterator[tuple[int, dict[str, Any]]]:
-    accepted = _accepted_builds(view.state)
-    for generation in view.state.generations.values():
+def _wall_seconds(build: Build, took_ms: int | None) -> float | None:
+    """Return the seconds from start to end by the wall clock; None for a build that has not ended.
+
+    That a build was abandoned is recorded later, by another process: its last own record ends it.
+    """
+    if build.ended_ns is None:
+        return None
+    if build.status is BuildStatus.ABANDONED and took_ms is not None:
+        return took_ms / 1000
+    return max(0.0, round((build.ended_ns - build.started_ns) / 1e9, 3))
+
+
+def _rollbacks(found: FoldedRecords) -> Iterator[tuple[int, dict[str, Any]]]:
+    state, accepted = found.state, _accepted_builds(found.state)
+    for generation in state.generations.values():
         rollback = generation.rolled_back
         if rollback is None:
             continue
@@ -149,17 +151,17 @@ def _rollbacks(view: HistoryView) -> Iterator[tuple[int, dict[str, Any]]]:
                 "generation": generation.number,
                 "status": "rolled back",
                 "time": render.iso(generation.wall_ns),
-                "identity": view.state.builds[generation.origin].identity,
+                "identity": state.builds[generation.origin].identity,
                 "note": f"left build {rollback.left}" + (f": {rollback.why}" if rollback.why else ""),
-                "collected": generation.number in view.state.collected_generations,
+                "collected": generation.number in state.collected_generations,
                 "accepted": generation.origin in accepted,
             },
         )
 
 
-def _denied_runs(view: HistoryView) -> Iterator[tuple[int, dict[str, Any]]]:
+def _denied_runs(found: FoldedRecords) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the runs that never became a build, because the build lock was held."""
-    for seq, event in view.state.denied.items():
+    for seq, event in found.state.denied.items():
         build, pid = event.holder.get("build"), event.holder.get("pid")
         holder = f"build {build}" if build else f"process {pid}" if pid else "another process"
         yield (
@@ -168,7 +170,7 @@ def _denied_runs(view: HistoryView) -> Iterator[tuple[int, dict[str, Any]]]:
             | {
                 "type": "denied",
                 "status": "denied",
-                "time": render.iso(view.facts[seq - 1].wall_ns),
+                "time": render.iso(found.records[seq - 1].wall_ns),
                 "seconds": event.waited_ms / 1000,
                 "identity": event.identity or None,
                 "note": f"{holder} held the build lock; c10 replay @{seq}",

@@ -8,13 +8,13 @@ import click
 from pipeline.config import C10ProvisionerConfig
 from store.transfer.mirror import MirrorResult
 from store.transfer.mirror import mirror as update_mirror
-from tools.command import PATH, Answer, Call, shared_options
+from tools.command import LOCAL_FOLDER, Answer, Call, shared_options
 from tools.output import render
 from tools.output.progress import byte_progress, shown_progress
 
 
 @click.command()
-@click.argument("destination", metavar="DEST", type=PATH)
+@click.argument("destination", metavar="DEST", type=LOCAL_FOLDER)
 @click.option("--full", is_flag=True, help="Hash the files in DEST, and replace damaged ones.")
 @shared_options()
 def mirror(call: Call, *, destination: Path, full: bool) -> Answer:
@@ -35,7 +35,7 @@ def mirror(call: Call, *, destination: Path, full: bool) -> Answer:
         )
         if found.changed:
             progress.finish()
-    return Answer(document=_document(found, destination), lines=_lines(found, destination))
+    return Answer(document=_document(found, destination), lines=_lines(found, destination), lasting=True)
 
 
 def _document(found: MirrorResult, destination: Path) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from pathlib import Path
 import click
 
 from pipeline import BuildRequest
+from pipeline.errors import PipelineError
+from store.errors import Category, ManifestCoverageError
 from tools.command import Answer, Call, shared_options
 from tools.output import render
 from tools.provisioner import REQUEST, executor_options, provisioner
@@ -21,7 +23,11 @@ def plan(call: Call, *, request_file: Path, **executor: object) -> Answer:
 
 
 def plan_answer(call: Call, request_file: Path, executor: Mapping[str, object]) -> Answer:
-    """Return what a build of a request would do."""
-    report = provisioner(call, progress=None, **executor).plan(BuildRequest.load(request_file))
+    """Return what a build of a request would do; a plan that cannot be made is a refusal, and no failed build."""
+    try:
+        report = provisioner(call, progress=None, **executor).plan(BuildRequest.load(request_file))
+    except (PipelineError, ManifestCoverageError) as error:
+        error.category = Category.REFUSED
+        raise
     document = report.to_document()
     return Answer(document=document, lines=render.plan_report(document))

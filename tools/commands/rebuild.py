@@ -44,7 +44,9 @@ def rebuild(call: Call, *, trusted_key: tuple[str, ...], unsigned: bool) -> Answ
         "signatures_left": list(rebuilt.signatures_left),
     }
     document.pop("dry_run")
-    return Answer(document=document, lines=[*answer.lines, "", *render.fields(*facts)], code=answer.code)
+    return Answer(
+        document=document, lines=[*answer.lines, "", *render.fields(*facts)], code=answer.code, lasting=True
+    )
 
 
 def _warn_of_signatures_left(call: Call, rebuilt: RebuildResult) -> None:

@@ -61,6 +61,7 @@ def repair_answer(report: RepairReport, *, repaired: bool) -> Answer:
         document=report.to_document(),
         lines=[*repair_lines(report), *(() if report.dry_run else _left_lines(left, repaired=repaired))],
         code=ExitCode.DONE if report.go else ExitCode.NO_GO,
+        lasting=not report.dry_run,
     )
 
 

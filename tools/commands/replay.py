@@ -6,14 +6,14 @@ import click
 
 from tools.analysis import replay_text
 from tools.analysis.replay_document import replay as replay_document
-from tools.command import Answer, Call, shared_options
+from tools.command import NUMBER, Answer, Call, shared_options
 from tools.output import render
 from tools.record_source import read_source, source_options
 
 
 @click.command()
 @click.argument("build", metavar="[BUILD | @RECORD]", required=False)
-@click.option("--at", type=click.IntRange(1), metavar="RECORD", help="Show the state after this record.")
+@click.option("--at", type=NUMBER, metavar="RECORD", help="Show the state after this record.")
 @click.option("--all", "whole", is_flag=True, help="Show every record of the timeline.")
 @click.option("--rerun", "run_step", is_flag=True, help="Run the failed step again and report the result.")
 @click.option(

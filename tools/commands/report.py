@@ -11,7 +11,7 @@ import click
 from store.errors import ErrorKind, RequestRefusedError, TranslateOSErrors
 from store.files.regular_file import open_regular
 from tools.analysis.replay_document import replay
-from tools.command import PATH, Answer, Call, shared_options
+from tools.command import NUMBER, PATH, Answer, Call, shared_options
 from tools.output import render
 from tools.record_source import read_source, source_options
 from tools.report.page import MARK, page
@@ -31,7 +31,7 @@ _HEAD: Final = 512
     type=PATH,
     help="Page to write; - is standard output.",
 )
-@click.option("--at", type=click.IntRange(1), metavar="RECORD", help="Show the state after this record.")
+@click.option("--at", type=NUMBER, metavar="RECORD", help="Show the state after this record.")
 @source_options
 @shared_options()
 def report(
@@ -62,6 +62,7 @@ def report(
             "",
             *render.fields(("page", target), ("size", render.size(len(data)))),
         ],
+        lasting=True,
     )
 
 

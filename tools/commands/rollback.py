@@ -22,4 +22,4 @@ def rollback(call: Call, *, to: int | None, why: str) -> Answer:
     for warning in report.warnings:
         print_message(f"c10: warning: {warning}")
     document = report.to_document()
-    return Answer(document=document, lines=render.rollback_report(document))
+    return Answer(document=document, lines=render.rollback_report(document), lasting=True)

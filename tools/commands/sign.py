@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from tools.command import PATH, Answer, Call, shared_options
+from tools.command import NUMBER, PATH, Answer, Call, shared_options
 from tools.output import render
 from tools.provisioner import provisioner
 
 
 @click.command()
-@click.argument("generation", metavar="[GENERATION]", type=click.IntRange(1), required=False)
+@click.argument("generation", metavar="[GENERATION]", type=NUMBER, required=False)
 @click.option(
     "--key",
     type=PATH,
@@ -39,4 +39,4 @@ def sign(call: Call, *, generation: int | None, key: Path | None) -> Answer:
         ("manifest", found.manifest_sha256),
         ("signed by", ", ".join(found.signed_by)),
     )
-    return Answer(document=document, lines=[first, "", *render.fields(*facts)])
+    return Answer(document=document, lines=[first, "", *render.fields(*facts)], lasting=True)

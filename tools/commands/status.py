@@ -1,10 +1,14 @@
 """`status`: the current generation of the cache. It runs most often, so it imports as little as possible."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import click
 
-from store.cache.view import View, open_view
+from store.cache.view import View, died_build, open_view
 from store.domain.events import IndexExtended
-from store.domain.state import Build, BuildStatus, Generation
+from store.domain.state import BuildStatus
 from tools.command import Answer, Call, shared_options
 from tools.output import render
 
@@ -14,9 +18,13 @@ from tools.output import render
 def status(call: Call) -> Answer:
     """Show the current generation of the cache."""
     view = open_view(call.layout())
-    state, head = view.state, view.state.head
-    build = state.head_build
-    document = {
+    document = {**_journal_facts(view), **_head_facts(view)}
+    return Answer(document=document, lines=_lines(view.layout.root, document))
+
+
+def _journal_facts(view: View) -> dict[str, Any]:
+    head, build = view.state.head, view.state.head_build
+    return {
         "generation": head.number if head else None,
         "build": head.origin if head else None,
         "identity": build.identity if build else None,
@@ -24,72 +32,88 @@ def status(call: Call) -> Answer:
         "body_sha256": head.body_sha256 if head else None,
         "chain": view.head.chain.hex(),
         "seq": view.head.seq,
-        "open_build": state.open_build,
+        "open_build": view.state.open_build,
+        "lately": _last_build(view),
     }
-    return Answer(document=document, lines=[*_head_lines(view, head, build), *_journal_lines(view)])
 
 
-def _head_lines(view: View, head: Generation | None, build: Build | None) -> list[str]:
-    if head is None or build is None:
-        return render.fields(("cache", view.layout.root), ("generation", "none committed yet"))
-    inputs, tiles = build.inputs, build.tiles
-    shows = f"{head.number}, shows build {head.origin}"
-    if head.rolled_back is not None:
-        why = f": {head.rolled_back.why}" if head.rolled_back.why else ""
-        shows += f" (rolled back from build {head.rolled_back.left}{why})"
-    zooms = "-".join(str(zoom) for zoom in dict.fromkeys(inputs.get("zoom", ())))
-    return render.fields(
-        ("cache", view.layout.root),
-        ("generation", shows),
-        ("flight", f"{inputs.get('flight_id')} ({inputs.get('sector')})"),
-        ("tiles", f"{render.number(tiles.count)} at zoom {zooms}" if tiles else None),
-        ("area", _area(build)),
-        ("index", _index(build)),
-        ("committed", f"{render.when(head.wall_ns)} UTC"),
-        ("identity", build.identity),
-        ("manifest", head.manifest_sha256),
-        ("signed by", ", ".join(key_id for key_id, _ in head.signatures) or None),
-    )
+def _head_facts(view: View) -> dict[str, Any]:
+    """Return what the generation is that the head shows; every value is None if there is none."""
+    head, build = view.state.head, view.state.head_build
+    area, index = (build.coverage, build.index) if build else (None, None)
+    rollback = head.rolled_back if head else None
+    return {
+        "flight_id": build.inputs.get("flight_id") if build else None,
+        "sector": build.inputs.get("sector") if build else None,
+        "tiles": build.tiles.count if build and build.tiles else None,
+        "zoom": list(build.inputs.get("zoom", ())) if build else None,
+        "wanted": area.wanted if area else None,
+        "featureless": area.featureless if area else None,
+        "skipped": area.skipped if area else None,
+        "index": {
+            "kind": index.kind,
+            "dimensions": index.dimensions,
+            "added": index.added if isinstance(index, IndexExtended) else 0,
+            "dropped": index.dropped if isinstance(index, IndexExtended) else 0,
+        }
+        if index
+        else None,
+        "committed": render.iso(head.wall_ns) if head else None,
+        "rolled_back": {"left": rollback.left, "why": rollback.why} if rollback else None,
+        "signed_by": [key_id for key_id, _ in head.signatures] if head else None,
+    }
 
 
-def _index(build: Build) -> str | None:
-    index = build.index
-    if index is None:
-        return None
-    shown = f"{index.kind}, {index.dimensions} dimensions"
-    if isinstance(index, IndexExtended):
-        shown += f", and beside it {index.added:,} added and {index.dropped:,} left out"
-    return shown
-
-
-def _area(build: Build) -> str | None:
-    area = build.coverage
-    if area is None:
-        return None
-    parts = [f"{render.number(area.present)} of {render.number(area.wanted)} wanted tiles"]
-    parts += [
-        f"{count:,} {what}"
-        for count, what in ((area.featureless, "featureless"), (area.skipped, "skipped"))
-        if count
-    ]
-    return ", ".join(parts)
-
-
-def _journal_lines(view: View) -> list[str]:
+def _last_build(view: View) -> dict[str, Any] | None:
+    """Return the last build and how it ended, if it was not committed."""
     state = view.state
     last = state.builds.get(len(state.builds))
-    lately = None
-    if last is not None and last.status is not BuildStatus.COMMITTED:
-        doing = (
-            f" at {last.failure.step if last.failure else last.doing}" if last.failure or last.doing else ""
-        )
-        status = str(last.status)
-        if last.status is BuildStatus.OPEN:
-            from journal.lock import lock_holder  # noqa: PLC0415 - slow, and rarely needed
+    if last is None or last.status is BuildStatus.COMMITTED:
+        return None
+    return {
+        "build": last.number,
+        "status": "died" if died_build(view) == last.number else str(last.status),
+        "step": last.failure.step if last.failure else last.doing,
+    }
 
-            status = "died" if lock_holder(view.layout.build_lock) is None else status
-        lately = f"build {last.number} {status}{doing}; c10 show {last.number}"
+
+def _lines(root: Path, document: Mapping[str, Any]) -> list[str]:
+    lately, head = document["lately"], [("generation", "none committed yet")]
+    if document["generation"] is not None:
+        head = _head_fields(document)
+    if lately is not None:
+        step = f" at {lately['step']}" if lately["step"] else ""
+        lately = f"build {lately['build']} {lately['status']}{step}; c10 show {lately['build']}"
     return render.fields(
-        ("journal", f"{render.plural(view.head.seq, 'record')}, chain {view.head.chain.hex()[:16]}"),
+        ("cache", root),
+        *head,
+        ("journal", f"{render.plural(document['seq'], 'record')}, chain {document['chain'][:16]}"),
         ("lately", lately),
     )
+
+
+def _head_fields(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    shows, back = f"{document['generation']}, shows build {document['build']}", document["rolled_back"]
+    if back is not None:
+        shows += f" (rolled back from build {back['left']}" + (f": {back['why']})" if back["why"] else ")")
+    zooms, tiles = "-".join(map(str, dict.fromkeys(document["zoom"]))), document["tiles"]
+    return [
+        ("generation", shows),
+        ("flight", f"{document['flight_id']} ({document['sector']})"),
+        ("tiles", None if tiles is None else f"{render.number(tiles)} at zoom {zooms}"),
+        ("area", render.area(document)),
+        ("index", _index(document["index"])),
+        ("committed", render.utc(document["committed"])),
+        ("identity", document["identity"]),
+        ("manifest", document["manifest_sha256"]),
+        ("signed by", ", ".join(document["signed_by"])),
+    ]
+
+
+def _index(index: Mapping[str, Any] | None) -> str | None:
+    if index is None:
+        return None
+    shown = f"{index['kind']}, {index['dimensions']} dimensions"
+    if index["added"] or index["dropped"]:
+        shown += f", and beside it {index['added']:,} added and {index['dropped']:,} left out"
+    return shown

@@ -111,6 +111,7 @@ def _document(result: VerifyReport) -> dict[str, Any]:
         "signed_by": result.signed_by,
         "problems": [_problem(problem) for problem in result.problems],
         "notes": list(result.notes),
+        "not_loaded": list(result.not_loaded) if result.depth is Depth.FULL else None,
     }
 
 
@@ -140,8 +141,11 @@ def _lines(result: VerifyReport) -> list[str]:
     if result.unreferenced:
         count = render.plural(result.unreferenced, "file")
         left = f"{count} that no record names, {render.size(result.unreferenced_size)}; harmless"
+    verdict = f"{'GO' if result.go else 'NO-GO'}  generation {result.generation} (build {result.origin})"
+    if result.not_loaded:
+        verdict += f"; not loaded here: {', '.join(result.not_loaded)}"
     lines = [
-        f"{'GO' if result.go else 'NO-GO'}  generation {result.generation} (build {result.origin})",
+        verdict,
         "",
         *render.fields(
             (str(result.depth), how),

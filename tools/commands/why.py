@@ -6,7 +6,7 @@ import click
 
 from tools.analysis import replay_text
 from tools.analysis.why import why as explain
-from tools.command import Answer, Call, shared_options
+from tools.command import NUMBER, Answer, Call, shared_options
 from tools.record_source import read_source, source_options
 
 
@@ -15,9 +15,9 @@ from tools.record_source import read_source, source_options
 @click.option(
     "--build",
     "number",
-    type=click.IntRange(1),
+    type=NUMBER,
     metavar="BUILD",
-    help="Build to look at; default: the one that the head shows.",
+    help="Build to look at; default: the one that the head shows; of a bundle, the one that replay shows.",
 )
 @source_options
 @shared_options()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ import click
 
 from pipeline import BuildOutcome, BuildRequest, C10ProvisionerConfig, build_cache_provisioner
 from pipeline.build.report import BuildReport
+from pipeline.errors import ErrorKind as WorkErrorKind
+from pipeline.errors import RequestError
 from pipeline.progress import Progress
 from pipeline.provisioner import CacheProvisioner
 from store.cache.view import open_view
@@ -33,6 +36,8 @@ _PHOTO: Final = (3_470.0, 1_410.0)
 """Where the photo is taken, in pixels of the region: over houses, not in the middle of a tile."""
 _HEADING_DEG: Final = 137.0
 _LOCK_FILES: Final = frozenset({"build.lock", "journal.mdb-lock"})
+
+_PACKAGES: Final = ("faiss", "onnx", "onnxruntime")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,6 +97,13 @@ class _Demonstration:
 @shared_options(cache=False)
 def demo(call: Call, *, keep: Path | None) -> Answer:
     """See all of it work on made-up terrain, in about a minute."""
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise RequestError(
+            f"expected the packages that a build needs, found no {', '.join(missing)}",
+            kind=WorkErrorKind.BACKEND_UNAVAILABLE,
+            hint="python -m pip install '.[cpu]'",
+        )
     began = time.monotonic()
     with _demo_folder(keep) as folder:
         demo_run = _Demonstration(folder=folder, quiet=call.as_json)
@@ -108,6 +120,7 @@ def demo(call: Call, *, keep: Path | None) -> Answer:
             "broken": demo_run.broken,
         },
         code=ExitCode.INTERNAL if demo_run.broken else ExitCode.DONE,
+        lasting=True,
     )
 
 

@@ -96,6 +96,17 @@ class BuildFacts:
         return self._start.host if self._start else {}
 
     @property
+    def seconds(self) -> float | None:
+        """The seconds from start to end by the wall clock; None for a build that has not ended."""
+        ended = self.build.ended_ns if self.build else None
+        if self.build is None or ended is None:
+            return None
+        if self.status is BuildStatus.ABANDONED:
+            # Another process recorded that, maybe much later.
+            ended = self.records[-2:][0].wall_ns
+        return max(0.0, round((ended - self.build.started_ns) / 1e9, 3))
+
+    @property
     def checks(self) -> Iterator[CheckResult]:
         """The checks, in the order in which they ran."""
         for record in self.records:
@@ -106,10 +117,3 @@ class BuildFacts:
     def _start(self) -> e.BuildStarted | None:
         event = self.records[0].event
         return event if isinstance(event, e.BuildStarted) else None
-
-
-def wall_seconds(build: Build) -> float | None:
-    """Return the seconds from start to end by the wall clock; None for a build that has not ended."""
-    if build.ended_ns is None:
-        return None
-    return max(0.0, round((build.ended_ns - build.started_ns) / 1e9, 3))

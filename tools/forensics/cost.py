@@ -1,11 +1,11 @@
 """What a build cost: time, bytes and how much was reused. Pure."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
-from typing import Any, NamedTuple
+from itertools import accumulate
+from typing import Any, Final
 
 from store.domain import events as e
-from store.domain.state import RecordedEvent
 from tools.forensics.records import DecodedRecord
 from tools.forensics.steps import Step
 from tools.forensics.timeline import BuildTimeline, build_timeline, builds_in
@@ -13,21 +13,17 @@ from tools.output.sanitize import safe_text
 
 _MILLION = 1_000_000
 _WORTH_A_WORD_MS = 1_000
+_COMPARABLE: Final = 4
+"""How many times as much work a step may have as an earlier one that its usual time follows from."""
+
 _COUNTED = frozenset({"cells", "index", "coverage"})
 
 NO_COST: dict[str, int | None] = {"ms": None, "bytes": None, "reuse_ppm": None}
 """What `c10 log` prints for an entry that is no build."""
 
 
-class Pace(NamedTuple):
-    """The pace of a step in earlier builds: median milliseconds per unit of work, and the least for any."""
-
-    per_unit: float
-    least: int
-
-
-Rates = Mapping[tuple[str, str], Pace]
-"""The pace of each kind and subject of step."""
+Rates = Mapping[tuple[str, str], Sequence[tuple[int, int]]]
+"""Milliseconds and work of each kind and subject of step in earlier builds."""
 
 
 def duration(timeline: BuildTimeline, step: Step) -> int | None:
@@ -37,27 +33,32 @@ def duration(timeline: BuildTimeline, step: Step) -> int | None:
 
 def normal_ms(step: Step, rates: Rates) -> int | None:
     """Return the milliseconds that the same amount of work took in earlier builds."""
-    pace = rates.get((step.kind, step.subject))
-    if pace is None or step.outcome == "reused":
+    times, work = rates.get((step.kind, step.subject), ()), _work(step)
+    # Most of the time of a few tiles is the start: it does not tell how long many take.
+    if step.outcome == "reused" or not any(_COMPARABLE * done >= work for _, done in times):
         return None
     if step.outcome != "done" and step.kind in _COUNTED and not step.count:
         return None  # nothing was counted, so that the usual time is not known
     # A little work takes at least as long as the start: starting workers, loading an engine.
-    return max(round(pace.per_unit * _work(step)), pace.least)
+    return max(round(_usual_pace(times) * work), min(took for took, _ in times))
+
+
+def _usual_pace(times: Sequence[tuple[int, int]]) -> float:
+    """Return the median milliseconds per unit of all work that was done, so that small builds count little."""
+    paces = sorted((took / done, done) for took, done in times)
+    reached = list(accumulate(done for _, done in paces))
+    return paces[bisect_left(reached, reached[-1] / 2)][0]
 
 
 def rates_of(tracks: Iterable[BuildTimeline]) -> Rates:
-    """Return the median pace of every step of some builds that was done."""
+    """Return how long every step of some builds took that was done, and how much work it had."""
     found: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for each in tracks:
         for step in each.steps:
             took = duration(each, step)
             if step.outcome == "done" and took is not None:
                 found.setdefault((step.kind, step.subject), []).append((took, _work(step)))
-    return {
-        name: Pace(median(took / work for took, work in times), min(took for took, _ in times))
-        for name, times in found.items()
-    }
+    return found
 
 
 def is_slow(took_ms: int, usual_ms: int) -> bool:
@@ -69,12 +70,11 @@ def cost_of(timeline: BuildTimeline) -> dict[str, Any]:
     """Return the cost of a build, whole and by step."""
     selected = next((m.event.count for m in timeline.own if isinstance(m.event, e.TilesSelected)), None)
     embedded = sum(m.event.embedded for m in timeline.own if isinstance(m.event, e.CellEmbedded))
-    end = timeline.own[-1]
     walked = any(isinstance(m.event, (e.IndexBuilt, e.IndexExtended, e.CoverageWalked)) for m in timeline.own)
     # Only when all cells are done is it known that what was not embedded was reused.
     reused = selected - embedded if selected is not None and walked else None
     return {
-        "ms": max(0, timeline.ms(end)),
+        "ms": timeline.took_ms,
         "bytes": sum(step.size for step in timeline.steps),
         "tiles": selected,
         "embedded": embedded,
@@ -100,9 +100,8 @@ def _ppm(part: int, whole: int) -> int:
     return found if part in {0, whole} else min(max(found, 1), _MILLION - 1)
 
 
-def costs_of_builds(facts: Sequence[RecordedEvent]) -> dict[int, dict[str, int | None]]:
+def costs_of_builds(records: Sequence[DecodedRecord]) -> dict[int, dict[str, int | None]]:
     """Return milliseconds, bytes and reuse of every build, by its number."""
-    records = [DecodedRecord.of(fact) for fact in facts]
     found: dict[int, dict[str, int | None]] = {}
     for number, span in builds_in(records).items():
         whole = cost_of(build_timeline(records, number, span))

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from store.base.valueclass import valueclass
 from store.domain import events as e
-from store.domain.state import Build, BuildStatus, State
+from store.domain.state import Build, State
 from store.domain.step_cache import StepCache
 from store.errors import ErrorKind, RequestRefusedError
 from tools.forensics.cost import Rates, rates_of
@@ -32,6 +32,7 @@ class Source:
         artifacts: The artifacts that can be read beside them.
         lock_held: Whether a process holds the build lock; None if that is not known.
         has_artifacts: Whether the source has any artifacts.
+        build: The build that it was made for, if it is a bundle of one.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Source:
     artifacts: ArtifactReader
     lock_held: bool | None = None
     has_artifacts: bool = True
+    build: int | None = None
 
     @property
     def option(self) -> str:
@@ -125,11 +127,14 @@ class BuildHistory:
     def choose(self, word: str | None) -> int | DeniedRun:
         """Return the build that a word names, or the run that was denied the lock.
 
+        Without a word: the build that the source was made for, or else the newest that was not committed.
+
         Raises:
             RequestRefusedError: There is no such build or record, or the word is neither.
         """
         if word is None:
-            return self._newest()
+            made_for = self.source.build
+            return made_for if made_for in self._spans and made_for is not None else self._newest()
         if is_number(word):
             if int(word) in self._spans:
                 return int(word)
@@ -158,13 +163,10 @@ class BuildHistory:
         return rates_of(self.timeline(number) for number in numbers)
 
     def last_good(self, before: int) -> int | None:
-        """Return the newest committed build before a build."""
-        good = (
-            number
-            for number, build in self.state.builds.items()
-            if number < before and build.status is BuildStatus.COMMITTED and number in self._spans
-        )
-        return max(good, default=None)
+        """Return the build that the cache showed when a build began."""
+        build = self.build(before)
+        shown = build and self.state.shown_at(build.started_seq)
+        return shown if shown in self._spans else None
 
     def step_cache(self, number: int) -> StepCache | None:
         """Return the step cache from when a build reused its cells, if `fold` was asked to keep it."""

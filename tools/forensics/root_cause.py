@@ -60,16 +60,13 @@ def cause_of_failure(event: e.BuildFailed, timeline: BuildTimeline) -> str:
 
 def cause_of_death(timeline: BuildTimeline, ending: e.BuildAbandoned | None) -> str:
     """Say why a build ended without a record of its end, as far as the clocks show."""
-    last = (
-        timeline.own[-1]
-        if ending is None
-        else timeline.own[-2]
-        if len(timeline.own) > 1
-        else timeline.own[-1]
-    )
+    last = timeline.last
     was = f"its process ended without a word after record {last.seq}"
     if ending is None:
-        return f"{was}: nobody holds the build lock, and no later build has said so yet"
+        return (
+            f"{was}, and nobody held the build lock any more: it was killed (by hand, or by the kernel for memory),"
+            " it crashed, or the machine went down"
+        )
     boots = timeline.boot, boot_of(timeline.own[-1])
     if not all(boots):
         return f"{was}: it was killed, it crashed, or the machine went down"
@@ -118,7 +115,7 @@ def _worker(event: e.BuildFailed, timeline: BuildTimeline) -> str:
     if event.kind != "worker-died" or not ends:
         return ""
     last = ends[-1].why
-    killed = " (SIGKILL is what the kernel sends when memory runs out)" if "SIGKILL" in last else ""
+    killed = ": SIGKILL is what the kernel sends when memory runs out" if "SIGKILL" in last else ""
     return f"{plural(len(ends), 'earlier attempt')}, the last one: {safe_text(last, 300)}{killed}"
 
 

@@ -120,7 +120,10 @@ def from_bundle(path: Path) -> Source:
         path=str(path),
         history=read(_values(found.entries)),
         artifacts=found,
+        # A bundle of a build that was still running names no build.
+        lock_held=None if found.header.build is None else False,
         has_artifacts=found.header.artifacts > 0,
+        build=found.header.build,
     )
 
 

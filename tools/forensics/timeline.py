@@ -55,6 +55,16 @@ class BuildTimeline:
         last = self.own[-1]
         return last if isinstance(last.event, ENDINGS) else None
 
+    @property
+    def last(self) -> DecodedRecord:
+        """The last record of the build's own process; another one records that a build was abandoned."""
+        return self.own[-2 if len(self.own) > 1 and isinstance(self.own[-1].event, e.BuildAbandoned) else -1]
+
+    @property
+    def took_ms(self) -> int:
+        """The milliseconds from the first record to the last of the build's own process."""
+        return max(0, self.ms(self.last))
+
     def ms(self, record: DecodedRecord) -> int:
         """Return the milliseconds from the start of the build to a record."""
         return self.between(self.start, record)

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -110,8 +110,10 @@ class Lines:
         self._step = None
 
     def _write(self, text: str) -> None:
-        self.stream.write(text + "\n")
-        self.stream.flush()
+        # Work must not fail because nobody can read how far it is.
+        with suppress(OSError):
+            self.stream.write(text + "\n")
+            self.stream.flush()
 
 
 class Bars:
@@ -191,7 +193,7 @@ def _totals(step: _Step, elapsed: float) -> tuple[str, str]:
 
 
 def _amount(count: int | None, unit: str) -> str:
-    if count is None or unit == PERCENT:
+    if not count or unit == PERCENT:
         return ""
     return size(count) if unit == _BYTES else plural(count, unit.removesuffix("s"), unit)
 

@@ -157,6 +157,15 @@ def section(title: str, lines: Iterable[str]) -> list[str]:
     return ["", title, *body] if body else []
 
 
+def area(document: Mapping[str, Any]) -> str | None:
+    """Return how much of an area is there, from a JSON document; None if it is not known."""
+    if not document["wanted"]:
+        return None
+    parts = [f"{number(document['tiles'])} of {number(document['wanted'])} wanted tiles"]
+    parts += [f"{document[what]:,} {what}" for what in ("featureless", "skipped") if document[what]]
+    return ", ".join(parts)
+
+
 def build_report(document: Mapping[str, Any], warnings: Sequence[str]) -> list[str]:
     """Return what a build did, from its JSON document."""
     outcome, generation = document["outcome"], document["generation"]
@@ -174,7 +183,7 @@ def build_report(document: Mapping[str, Any], warnings: Sequence[str]) -> list[s
     lines += fields(
         ("identity", document["identity"]),
         ("manifest", document["manifest_sha256"]),
-        ("tiles", number(document["tiles"]) if document["tiles"] else None),
+        ("area", area(document)),
         ("embedded", number(document["tiles_embedded"]) if outcome != "reused" else None),
         ("compiled", plural(document["engines_compiled"], "engine") if outcome != "reused" else None),
         ("reused", plural(document["steps_reused"], "step") if document["steps_reused"] else None),

@@ -106,6 +106,12 @@ def open_source(
         RequestError: when the spec is of no kind, or the source is missing or not readable.
         TileError: when the archive is damaged, unsuitable or still being written.
     """
+    if "://" in spec or spec.startswith("~"):
+        raise RequestError(
+            f"tiles.source: expected a path of this machine, found {spec!r}: nothing is fetched, ~ is not expanded",
+            hint="fetch the tiles first, and write the whole path of their folder or archive",
+            subject=spec,
+        )
     kind = kind_of(spec)
     if kind is None:
         *others, last = (each.written for each in SOURCES.values())

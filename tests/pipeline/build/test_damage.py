@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from pipeline.build.report import BuildOutcome
-from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
+from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired, TilesSelected
 from store.errors import DamagedHistoryError, RequestRefusedError
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.damaging import flip
@@ -29,6 +29,11 @@ def test_a_flipped_byte_is_repaired_by_the_step_that_made_it(site, role):
         assert report.tiles_embedded == site.events(CellEmbedded)[-1].embedded > 0
     else:
         assert report.tiles_embedded == 0
+    if role in {"engine", "index", "block"}:
+        # The records tell it, whether the step makes the same bytes again or others.
+        told = site.events(TilesSelected)[-1].warnings[-1]
+        assert ref.sha256[:12] in told
+        assert told in report.warnings
     (repaired,) = site.events(Repaired)
     assert repaired.sha256 == ref.sha256
     kept = site.cache / repaired.quarantine

@@ -32,6 +32,16 @@ def test_requests_that_name_nothing_usable_are_refused_before_anything_is_writte
     assert not site.cache.exists()
 
 
+def test_a_cache_remembers_a_request_that_names_nothing_usable(site):
+    site.build()
+    with pytest.raises(RequestError):
+        site.build(calibration="none.json")
+    (failed,) = site.events(BuildFailed)
+    assert (failed.step, failed.kind) == ("inputs", "request-unreadable")
+    assert "none.json" in failed.message
+    assert (site.state().builds[2].status, site.state().head_build.number) == (BuildStatus.FAILED, 1)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

@@ -24,8 +24,9 @@ def written(site):
 
 def asked_for(site, **fields):
     """Return how many bytes a build needs, by giving it none."""
+    number = site.state().next_build if site.layout.exists() else None
     report = site.provisioner(free_bytes=lambda _: 0).build_cache_artifacts(site.request(**fields))
-    assert (report.outcome, report.error.step, report.build) == (BuildOutcome.FAILED, "space", None)
+    assert (report.outcome, report.error.step, report.build) == (BuildOutcome.FAILED, "space", number)
     return int(report.error.message.split("expected ")[1].split(" bytes")[0].replace(",", ""))
 
 
@@ -34,6 +35,17 @@ def test_a_build_that_does_not_fit_leaves_no_trace(quick_path):
     assert asked_for(site) > 0
     assert sorted(entry.name for entry in site.cache.iterdir()) == ["build.lock"]
     assert site.calls.made == []
+
+
+def test_a_cache_remembers_what_did_not_fit_in_it(site):
+    site.build()
+    asked_for(site, flight_id="f2")
+    failure = site.state().builds[2].failure
+    assert (failure.step, failure.kind, site.state().builds[2].host["source"]) == (
+        "space",
+        "disk-full",
+        "tiles/{z}/{x}/{y}.png",
+    )
 
 
 def test_the_estimate_is_above_what_is_written_and_not_far(quick_path):

@@ -108,10 +108,10 @@ def test_what_is_missing_or_of_another_size_runs(built, harm):
     block = planned(built).cells[3].known.block.sha256
     found = planned(built, **{harm: {engine, block}})
     engines, _ = decisions(found)
-    assert engines == [(Decision.RUN, "its artifact is missing or has another size")]
+    assert engines == [(Decision.RUN, "its artifact is missing or damaged")]
     assert not found.engines[0].checked
     (stale,) = found.stale
-    assert (stale.why, stale.known) == ("its block is missing or has another size", None)
+    assert (stale.why, stale.known) == ("its block is missing or damaged", None)
     assert stale == found.cells[3]
 
 

@@ -55,6 +55,8 @@ def handle(request, progress):
             os.kill(os.getpid(), number)
         case ["exit", status]:
             os._exit(status)
+        case ["oom"]:
+            return int(open("/proc/self/oom_score_adj").read())
         case ["sleep", seconds]:
             time.sleep(seconds)
             return seconds
@@ -254,6 +256,11 @@ def test_a_child_inherits_no_files_and_one_thread(child, tmp_path, monkeypatch):
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     monkeypatch.setenv("ORT_LOAD_CONFIG_FROM_MODEL", "1")
     assert run_once(child, ["environment"]) == Finished(value=["1", "1", True, []])
+
+
+def test_a_child_asks_to_be_killed_for_memory_before_its_parent(child):
+    found = run_once(child, ["oom"])
+    assert found.value > int(Path("/proc/self/oom_score_adj").read_text())
 
 
 def test_a_pool_names_the_task_of_a_dead_worker_and_only_that(child):

@@ -240,7 +240,7 @@ def test_a_plan_says_why_an_index_is_written_though_no_cell_changes(site):
         assert planned(**options) == [("run", "its options or its library changed")]
     index = site.state().head_build.index
     site.artifact(index.artifact).unlink()
-    assert planned(kind=IndexKind.HNSW) == [("run", "index delta is missing or has another size")]
+    assert planned(kind=IndexKind.HNSW) == [("run", "index delta is missing or damaged")]
 
 
 def test_a_forced_build_replaces_what_cannot_be_repaired(site):

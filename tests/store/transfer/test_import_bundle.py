@@ -10,6 +10,7 @@ from journal.record import GENESIS, Entry, Record, encode, link
 from store.cache.event_mapper import to_record
 from store.cache.projections import Projections
 from store.cache.view import open_view, read_history
+from store.disk import layout as layout_module
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import (
@@ -33,7 +34,6 @@ from store.errors import (
 )
 from store.reader import ALLOW_UNSIGNED
 from store.testing import FakeClock
-from store.transfer import import_bundle as import_bundle_module
 from store.transfer.bundle import read_bundle
 from store.transfer.bundle_format import BundleHeader, Choice, write_bundle
 from store.transfer.bundle_reader import open_bundle
@@ -464,10 +464,10 @@ def test_missing_space_is_reported_before_the_copy_begins(new, file, monkeypatch
 
 
 def test_an_unknown_file_system_is_refused_before_the_copy(new, file, monkeypatch):
-    monkeypatch.setattr(import_bundle_module, "filesystem_type", lambda _: 0x4D44)
+    monkeypatch.setattr(layout_module, "filesystem_type", lambda _: 0x4D44)
     with pytest.raises(JournalFilesystemError):
         take(new, file)
-    assert not any(Artifacts(new).names())
+    assert not new.root.exists()
 
 
 def test_all_records_are_imported_in_one_transaction(new, file):

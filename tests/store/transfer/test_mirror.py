@@ -327,24 +327,6 @@ def test_a_damaged_artifact_of_the_copy(layout, copy):
     assert path.read_bytes() == data
 
 
-def test_a_card_without_hard_links(layout, tmp_path, monkeypatch):
-    real = os.link
-
-    def link(source, target, **options):
-        if str(tmp_path / "card") in str(target):
-            raise PermissionError(errno.EPERM, "Operation not permitted")
-        return real(source, target, **options)
-
-    monkeypatch.setattr(os, "link", link)
-    with pytest.raises(CacheUnusableError) as caught:
-        mirror(layout, tmp_path / "card")
-    assert caught.value.kind == ErrorKind.FILE_SYSTEM
-    assert "hard links" in caught.value.message
-    assert "c10 export" in caught.value.hint
-    assert files(tmp_path / "card") == {}
-    assert not list((tmp_path / "card" / "tmp").iterdir())
-
-
 def test_a_card_without_space(layout, copy, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
@@ -404,3 +386,25 @@ def test_a_damaged_copy_of_what_a_new_head_names_keeps_the_head_away(layout, cop
     assert sorted(copy.manifests.iterdir()) == before
     assert mirror(layout, copy.root, full=True).replaced == (table.sha256,)
     assert fly(copy.root) == 3
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "anybody may write to it"])
+def test_a_file_system_without_hard_links_is_the_first_reason_and_nothing_is_left(
+    layout, tmp_path, monkeypatch, there
+):
+    """A card with exFAT, on which every folder looks as if anybody may write to it."""
+    card = tmp_path / "card"
+    card.mkdir()
+    if there:
+        (card / "c10").mkdir()
+        (card / "c10").chmod(0o777)
+
+    def no_links(*_, **__):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(CacheUnusableError, match="hard links") as caught:
+        mirror(layout, card / "c10")
+    assert caught.value.kind == ErrorKind.FILE_SYSTEM
+    assert "c10 export" in caught.value.hint
+    assert [path.name for path in card.rglob("*")] == ["c10"] * there

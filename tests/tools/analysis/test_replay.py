@@ -195,7 +195,9 @@ def test_lines_for_people_are_harmless(world):
     assert document["failure"]["pictures"] == []
 
 
-def test_an_open_build_whose_process_died(world):
+@pytest.fixture
+def dead(world):
+    """A cache with a fourth build that has no end."""
     started = {
         "identity": None,
         "inputs": {"flight_id": "x"},
@@ -205,6 +207,59 @@ def test_an_open_build_whose_process_died(world):
     }
     window = {"kind": "cells", "subjects": ["12/136/88", "12/137/88"], "key": "ab" * 32}
     append(world.cache, raw("build.started", started, build=4), raw("step.started", window, build=4))
+    return world
+
+
+@pytest.mark.parametrize("build", [["4"], []], ids=["the build", "the journal"])
+def test_a_bundle_tells_that_a_build_died(dead, build):
+    bundle = str(dead.folder / "dead.bundle")
+    assert dead.json("export", *build, "-o", bundle)["build"] == 4
+    source = ("--bundle", bundle)
+    document = dead.json("replay", *source)
+    assert (document["build"], document["status"]) == (4, "died")
+    assert "was killed" in document["failure"]["cause"]
+    assert dead.json("show", "4", *source)["status"] == dead.json("show", "4")["status"] == "died"
+    assert dead.json("log", *source) == dead.json("log")
+    assert dead.json("log", *source)["entries"][0]["status"] == "died"
+
+
+@pytest.mark.parametrize("build", [["4"], []], ids=["the build", "the journal"])
+def test_a_bundle_does_not_call_a_running_build_dead(dead, build):
+    bundle = str(dead.folder / "running.bundle")
+    with BuildLock(dead.cache / "build.lock", command="test"):
+        assert dead.json("export", *build, "-o", bundle)["build"] is None
+    document = dead.json("replay", "--bundle", bundle)
+    assert (document["build"], document["status"], document["failure"]) == (4, "open", None)
+
+
+def test_a_bundle_shows_the_build_that_it_was_made_for(built, tmp_path):
+    source = ("--bundle", str(tmp_path / "3.bundle"))
+    built.json("export", "3", "-o", source[1])
+    assert built.json("replay", *source)["build"] == 3
+    assert built.json("why", PLACE, *source)["build"] == 3
+    assert built.json("replay", "2", *source)["build"] == 2
+    whole = ("--bundle", str(tmp_path / "whole.bundle"))
+    built.json("export", "-o", whole[1])
+    assert (built.json("replay", *whole)["build"], built.json("why", "cells", *whole)["build"]) == (2, 2)
+    assert built.json("why", "cells")["build"] == 1
+
+
+def test_log_and_show_read_a_copy_and_say_where_it_is_damaged(built, tmp_path):
+    copy = tmp_path / "copy.mdb"
+    shutil.copy(built.cache / "journal.mdb", copy)
+    source = ("--journal", str(copy))
+    assert built.json("log", *source) == built.json("log")
+    assert built.json("show", "3", *source) == {**built.json("show", "3"), "area": None}
+    assert built.json("show", "9", *source, code=2)["error"]["hint"] == f"c10 log --journal {copy}"
+    with Journal.open(copy) as journal:
+        journal.append([raw("generation.accepted", {"generation": 99, "why": "", "host": {}})])
+    result = built.run("log", *source)
+    assert result.exit_code == 0
+    assert "c10: warning: " in result.stderr
+
+
+def test_an_open_build_whose_process_died(dead):
+    world = dead
     document = world.json("replay")
     assert (document["build"], document["status"]) == (4, "died")
     failure = document["failure"]
@@ -231,6 +286,12 @@ def test_the_next_build_says_that_it_was_killed(world):
     assert world.json("build", world.request)["build"] == 5
     document = world.json("replay")
     assert (document["build"], document["status"]) == (4, "abandoned")
+    # It was found dead much later: what it took ends with its own last record.
+    entry = next(each for each in world.json("log")["entries"] if each["build"] == 4)
+    assert (document["ms"], entry["seconds"], world.json("show", "4")["seconds"]) == (0, 0.0, 0.0)
+    # Build 3 was rolled back from: the cache showed build 1.
+    assert document["compare"] is None or document["compare"]["a"]["build"] == 1
+    assert world.json("replay", "5")["compare"]["a"]["build"] == 1
     assert "restarted" in document["failure"]["cause"]
     assert "boot-change" in {each["kind"] for each in document["findings"]}
 

@@ -22,6 +22,7 @@ KEYS = [
     "manifest_sha256",
     "body_sha256",
     "tiles",
+    "wanted",
     "engines_compiled",
     "tiles_embedded",
     "steps_reused",
@@ -29,6 +30,10 @@ KEYS = [
     "writes",
     "seconds",
     "error",
+    "warnings",
+    "missing",
+    "featureless",
+    "skipped",
 ]
 
 
@@ -307,3 +312,56 @@ def test_a_plan_and_a_repair_take_a_number_of_workers(built):
     assert built.json("plan", built.request, "--workers", "1")["decision"] == "reused"
     assert built.json("repair", "--workers", "1", "--executor", "local")["go"]
     assert built.run("plan", built.request, "--workers", "0").exit_code == 2
+
+
+def lacking(world, *, least=0.0, tiles=4):
+    """A request whose source lacks some tiles, all of them old."""
+    for path in sorted(world.folder.glob("tiles/**/*.png"))[:tiles]:
+        path.unlink()
+    text = (world.folder / "request.toml").read_text().replace("as_of = 2026-02-01", "as_of = 2027-02-01")
+    (world.folder / "request.toml").write_text(f"{text}[coverage]\nmin_fraction = {least}\n")
+
+
+def test_the_answer_of_a_build_has_what_it_warns_of(empty):
+    lacking(empty)
+    document = empty.json("build", empty.request)
+    assert (document["tiles"], document["wanted"], document["missing"]) == (16, 20, 4)
+    assert (document["featureless"], document["skipped"]) == (0, 0)
+    assert [word for word in ("days", "missing") if word not in " ".join(document["warnings"])] == []
+    assert empty.json("build", empty.request)["warnings"] == document["warnings"]
+
+
+@pytest.mark.parametrize("strange", [False, True], ids=["too few tiles", "a foreign file"])
+def test_what_must_fail_fails_before_the_work_and_in_the_plan(world, strange):
+    if strange:
+        (world.cache / "artifacts" / "Thumbs.db").touch()
+        world.tile().unlink()
+    else:
+        lacking(world, least=0.9)
+    kind = "coverage" if strange else "coverage-too-low"
+    for command, code in (("plan", 2), ("build", 3)):
+        env = {"C10_COVERAGE_STRICT": "true"}
+        result = world.run(command, world.request, "--json", env=env)
+        assert (result.exit_code, json.loads(result.stdout)["error"]["kind"]) == (code, kind)
+    steps = world.json("replay")["steps"]
+    assert {step["kind"] for step in steps} <= {"plan", "coverage"}
+    if not strange:
+        assert len(world.json("replay")["area"]["cells"]) >= 1
+        assert world.json("replay", "--rerun")["rerun"]["verdict"] == "reproduced"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('onnx = "tiny.onnx"', 'onnx = "camera.json"'),
+        ("zoom = [12, 12]", "zoom = [11, 11]"),
+        ('onnx = "tiny.onnx"', 'onnx = "tiny.onnx"\n[engine]\nprecision = "bf16"'),
+    ],
+    ids=["no network", "no tiles", "no such precision"],
+)
+def test_a_plan_of_a_bad_request_is_exit_2(empty, old, new):
+    text = (empty.folder / "request.toml").read_text()
+    assert old in text
+    (empty.folder / "request.toml").write_text(text.replace(old, new))
+    for command in (["plan"], ["build", "--dry-run"]):
+        assert empty.json(*command, empty.request, code=2)["error"]["kind"]

@@ -274,3 +274,9 @@ def test_beside_a_build(world, command, monkeypatch):
     monkeypatch.setenv("C10_LOCK_TIMEOUT_S", "0")
     with BuildLock(world.cache / "build.lock"):
         assert world.run(command).exit_code == 4
+
+
+def test_a_repair_with_nothing_to_do_says_so_in_a_few_lines(world):
+    done = world.run("repair")
+    assert done.stdout.splitlines()[-1] == "nothing to repair"
+    assert done.stderr == ""

@@ -32,3 +32,4 @@ def test_an_unknown_build_is_refused(built):
     result = built.run("show", "99")
     assert result.exit_code == 2
     assert "expected a build from 1 to 3, found 99" in result.stderr
+    assert "'foo' is not a valid number" in built.run("show", "foo").stderr

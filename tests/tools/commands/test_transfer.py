@@ -1,6 +1,7 @@
 """`export`, `import` and `mirror` at the command line, on real builds."""
 
 import hashlib
+import json
 import os
 import shutil
 
@@ -17,8 +18,6 @@ from tools.cli import cli
 
 def c10(*args, code=0):
     """Run a command with --json; returns its answer."""
-    import json
-
     result = CliRunner().invoke(cli, [*map(str, args), "--json"])
     assert result.exit_code == code, result.output
     assert result.stdout.count("\n") == 1
@@ -175,3 +174,25 @@ def test_without_a_cache(tmp_path):
     for words in (["export", "-o", tmp_path / "b"], ["mirror", tmp_path / "c"]):
         assert c10(*words, "--cache", tmp_path / "none", code=2)["error"]["kind"] == "no-cache"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("address", ["drone:/cache", "me@drone:/cache", "drone:cache", "rsync://drone/cache"])
+def test_an_address_of_another_machine_is_no_folder(world, tmp_path, monkeypatch, address):
+    monkeypatch.chdir(tmp_path)
+    refused = world.json("mirror", address, code=2)["error"]
+    assert "remote address" in refused["message"]
+    assert f"rsync -a DIR/ {address}" in refused["hint"]
+    build = ["build", world.request, "--json"]
+    for result in (
+        CliRunner().invoke(cli, [*build, "--cache", address]),
+        CliRunner().invoke(cli, build, env={"C10_CACHE": address}),
+    ):
+        assert (result.exit_code, json.loads(result.stdout)["error"]["kind"]) == (2, "file-system")
+    assert not list(tmp_path.glob("*drone*"))
+    assert not list(tmp_path.glob("rsync*"))
+
+
+def test_a_folder_with_a_colon_in_its_name_is_written_with_a_dot(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert world.json("mirror", "./card:1")["changed"]
+    assert (tmp_path / "card:1").is_dir()

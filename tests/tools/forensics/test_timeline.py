@@ -5,7 +5,7 @@ import pytest
 from store.domain import events as e
 from tests.played_builds import make, ref_of
 from tests.tools.stories import SECOND, Story
-from tools.forensics.cost import Pace, cost_of, normal_ms
+from tools.forensics.cost import cost_of, normal_ms
 from tools.forensics.steps import Step
 from tools.forensics.timeline import builds_in, timeline_rows
 
@@ -240,10 +240,35 @@ def test_cells_and_tiles_that_nobody_began_are_steps():
 
 @pytest.mark.parametrize(
     ("outcome", "count", "expected"),
-    [("failed", 0, None), ("cut", 0, None), ("failed", 3, 600), ("done", 0, 500), ("done", 3, 600)],
+    [
+        ("failed", 0, None),
+        ("cut", 0, None),
+        ("failed", 3, 600),
+        ("done", 0, 500),
+        ("done", 8, 1600),
+        ("done", 40, 8000),
+        ("done", 41, None),
+    ],
 )
 def test_a_step_that_came_to_nothing_has_no_usual_time(outcome, count, expected):
+    rates = {("cells", ""): [(2000, 10), (500, 1)], ("engine", "net"): [(500, 1)]}
     step = Step(kind="cells", subject="", begin=None, outcome=outcome, count=count)
-    assert normal_ms(step, {("cells", ""): Pace(200.0, 500)}) == expected
+    assert normal_ms(step, rates) == expected
     engine = Step(kind="engine", subject="net", begin=None, outcome=outcome)
-    assert normal_ms(engine, {("engine", "net"): Pace(200.0, 500)}) == 500
+    assert normal_ms(engine, rates) == 500
+
+
+def test_a_build_of_one_tile_does_not_spoil_the_usual_times():
+    story = Story().genesis().build(1, embedding=8.0, count=400)
+    for number in (2, 3, 4):
+        story.build(number, embedding=1.5, count=1)
+    story.build(5, embedding=8.0, count=400)
+    document = story.builds().rates(5)
+    (step,) = [each for each in story.timeline(5).steps if each.kind == "cells"]
+    assert normal_ms(step, document) == 8000
+
+
+def test_an_abandoned_build_took_no_longer_than_its_own_records():
+    story = Story().add(make(e.BuildStarted, host={"boot": "b"})).add(make(e.BuildPlanned), after=2)
+    story.add(make(e.BuildAbandoned, host={"boot": "b"}), after=900)
+    assert story.timeline().took_ms == cost_of(story.timeline())["ms"] == 2000

@@ -112,6 +112,9 @@ BUILT = {
     "identity": "aa",
     "manifest_sha256": "bb",
     "tiles": 5,
+    "wanted": 8,
+    "featureless": 2,
+    "skipped": 0,
     "tiles_embedded": 2,
     "engines_compiled": 1,
     "steps_reused": 0,
@@ -125,11 +128,12 @@ def test_a_build_is_told_with_its_warnings():
     assert told[0] == "built generation 3 (build 4) in 61.5 s"
     assert told[-1].strip() == "warning: some tiles are old"
     assert not any("reused" in line for line in told)
+    assert "area         5 of 8 wanted tiles, 2 featureless" in told
     reused = render.build_report(BUILT | {"outcome": "reused", "steps_reused": 4}, [])
     assert reused[0].startswith("nothing to do: generation 3")
     assert any("4 steps" in line for line in reused)
     assert not any("embedded" in line for line in reused)
-    failed = render.build_report(BUILT | {"outcome": "failed", "identity": None, "tiles": 0}, [])
+    failed = render.build_report(BUILT | {"outcome": "failed", "identity": None, "wanted": 0}, [])
     assert failed[0] == "failed after 61.5 s; the cache still shows what it showed"
 
 

@@ -81,6 +81,15 @@ class AreaMap {
     this.zoom = first.length ? first.at(-1) : this.levels.length ? this.levels.at(-1) : 0;
   }
 
+  /** What a cell is painted as: where the failing tiles are known, the others of their cell have not failed. */
+  statusOf(cell) {
+    return statusAt(cell, this.seq, this.byLevel.get(cell[0]).rows.has("failing") ? null : this.failedAt);
+  }
+
+  get hasFailed() {
+    return this.failedAt !== null && this.failedAt <= this.seq;
+  }
+
   level(zoom) {
     if (!this.byLevel.has(zoom)) this.byLevel.set(zoom, { cells: [], rows: new Map(), counts: {}, index: null });
     return this.byLevel.get(zoom);
@@ -175,11 +184,13 @@ class AreaMap {
     for (const cell of this.byLevel.get(this.zoom)?.cells || []) {
       const place = this.pixels(cell[1] * CELL, cell[2] * CELL, CELL, CELL);
       if (!this.inView(place)) continue;
-      const status = statusAt(cell, this.seq, this.failedAt);
+      const status = this.statusOf(cell);
       paint.fillStyle = this.colours[status];
       paint.fillRect(...place);
       if (this.patterns[status]) { paint.fillStyle = this.patterns[status]; paint.fillRect(...place); }
     }
+    const failing = this.byLevel.get(this.zoom)?.rows.get("failing");
+    if (this.hasFailed) for (const style of [this.colours.failing, this.patterns.failing]) this.fillRuns(paint, failing, style);
     paint.globalCompositeOperation = "destination-in";
     if (this.mask) paint.drawImage(this.mask, 0, 0);
     pen.fillStyle = this.colours.map;
@@ -306,7 +317,7 @@ class AreaMap {
     const level = this.byLevel.get(this.zoom), n = 2 ** this.zoom;
     const both = (draw, wide, thin, colour) => { for (const [style, width] of [[this.colours.halo, wide], [colour, thin]]) { pen.strokeStyle = style; pen.lineWidth = width; draw(); } };
     const failing = [...(level?.rows.get("failing") || [])].flatMap(([y, runs]) => runs.map(([first, last]) => [first, last, y]));
-    if (this.failedAt !== null && this.failedAt <= this.seq && failing.length <= 40) {
+    if (this.hasFailed && failing.length <= 40) {
       for (const [first, last, y] of failing) {
         const [x, top] = this.screen(this.around((first + last + 1) / 2 / n), (y + 0.5) / n), r = Math.max(9, (this.scale / n) * 0.5 + 4);
         pen.fillStyle = this.colours.halo;
@@ -363,10 +374,20 @@ class AreaMap {
   tally() {
     const found = Object.fromEntries(STATUS.map((name) => [name, { cells: 0, tiles: 0 }]));
     for (const cell of this.byLevel.get(this.zoom)?.cells || []) {
-      const each = found[statusAt(cell, this.seq, this.failedAt)];
-      each.cells += 1;
-      each.tiles += cell[3] || 0;
+      const failing = this.hasFailed ? this.failingIn(cell) : 0;
+      found[statusAt(cell, this.seq, this.failedAt)].cells += 1;
+      found[this.statusOf(cell)].tiles += Math.max(0, (cell[3] || 0) - failing);
+      found.failing.tiles += failing;
     }
     return found;
+  }
+
+  /** How many failing tiles are in a cell. */
+  failingIn([zoom, x, y]) {
+    const rows = this.byLevel.get(zoom).rows.get("failing") || new Map(), left = x * CELL;
+    let tiles = 0;
+    for (let row = y * CELL; row < (y + 1) * CELL; row += 1)
+      for (const [first, last] of rows.get(row) || []) tiles += Math.max(0, Math.min(last, left + CELL - 1) - Math.max(first, left) + 1);
+    return tiles;
   }
 }

@@ -1,0 +1,20 @@
+"""The verdict of `c10 verify`."""
+
+from store.reader.flight_cache import FlightCache
+from store.runtime.load import RuntimeUnavailableError
+
+
+def test_a_go_says_what_could_not_be_loaded_here(built, monkeypatch):
+    def unavailable(*_):
+        raise RuntimeUnavailableError("expected faiss, found none", hint="pip install '.[cpu]'")
+
+    assert built.json("verify", "--full")["not_loaded"] == []
+    monkeypatch.setattr(FlightCache, "descriptor_index", unavailable)
+    document = built.json("verify", "--full")
+    assert (document["go"], document["not_loaded"]) == (True, ["descriptor index"])
+    monkeypatch.setattr(FlightCache, "engine", unavailable)
+    first = built.run("verify", "--full").stdout.splitlines()[0]
+    assert first == "GO  generation 3 (build 1); not loaded here: engine tiny, descriptor index"
+    # Other depths load nothing, whether they could or not.
+    assert built.json("verify")["not_loaded"] is None
+    assert built.run("verify").stdout.startswith("GO  generation 3 (build 1)\n")

@@ -1,0 +1,103 @@
+"""Report the error that ended a command: two lines on standard error, one line of JSON, and an exit code."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import click
+
+from store.errors import is_shortage, lacks_threads
+from tools.command import Answer, one_line, print_error, print_message, write
+from tools.exit_codes import ExitCode, TerminatedError, code_of
+
+_MAKE_ROOM: Final = (
+    "end other programs or raise the limit (ulimit -v, -u, the container's), then run it again"
+)
+
+
+def report_error(
+    error: BaseException, *, shape: Mapping[str, Any], as_json: bool, command: str = ""
+) -> ExitCode:
+    """Print an error that ended a command, and return its exit code.
+
+    Args:
+        error: What happened.
+        shape: The keys that `--json` prints for this command, without their values.
+        as_json: Whether to print them.
+        command: The name of the command, if it is known.
+    """
+    if isinstance(error, MemoryError):
+        # Free what the command had in memory: printing the message needs some.
+        import traceback  # noqa: PLC0415 - only errors need it
+
+        traceback.clear_frames(error.__traceback__)
+    kind, message, hint, code = _described(error, command)
+    if code is ExitCode.INTERNAL:
+        import traceback  # noqa: PLC0415 - as above
+
+        print_message("".join(traceback.format_exception(error)).rstrip())
+        hint = "this is a fault of C10: please report it with the lines above"
+    print_error(message, hint)
+    if as_json:
+        step = getattr(error, "step", None)
+        document = {"kind": kind, "step": step, "message": one_line(message), "hint": one_line(hint)}
+        with suppress(OSError):
+            write(Answer(document={**shape, "error": document}), as_json=True)
+    return code
+
+
+def _described(error: BaseException, command: str) -> tuple[str, str, str, ExitCode]:
+    """Return kind, message, hint and exit code of any error."""
+    match error:
+        case click.UsageError():
+            context = error.ctx
+            # An option without its value is refused before there is a context.
+            name = context.command_path if context else f"c10 {command}".rstrip()
+            return "usage", error.format_message(), f"{name} --help", ExitCode.REFUSED
+        case click.ClickException():
+            return "usage", error.format_message(), "c10 --help", ExitCode.REFUSED
+        case TerminatedError():
+            return "terminated", "terminated by SIGTERM", "run it again", ExitCode.TERMINATED
+        case KeyboardInterrupt():
+            return "interrupted", "interrupted", "run it again", ExitCode.INTERRUPTED
+        case _:
+            pass
+    code = code_of(error)
+    if (shortage := _shortage(error)) is not None:
+        return "resources", *shortage, code
+    kind, message = getattr(error, "kind", None), getattr(error, "message", None)
+    if message is not None:
+        named = _kebab(type(error).__name__) if kind is None else str(kind)
+        return named, str(message), str(getattr(error, "hint", "")), code
+    if isinstance(error, OSError):
+        where = error.filename or "a file"
+        found = error.strerror or str(error)
+        hint = "fix it, or name another file"
+        if code is ExitCode.DISK_FULL:
+            hint = "free disk space, then run it again"
+        elif isinstance(error, PermissionError):
+            hint = "run as its owner, or fix its permissions"
+        return "file-system", f"expected to use {where}, found: {found}", hint, code
+    return "internal", f"expected no {type(error).__name__}, found: {error}", "", code
+
+
+def _shortage(error: BaseException) -> tuple[str, str] | None:
+    """Return what this process ran out of and how to fix that, if that is what the error says."""
+    match error:
+        case MemoryError():
+            return "expected enough memory for this process to go on, found none left", _MAKE_ROOM
+        case RecursionError():
+            found = "expected data that this process can follow, found it nested too deeply"
+            return found, "look at the file that was read last, then c10 doctor"
+        case RuntimeError() if lacks_threads(error):
+            return "expected the system to start a thread, found that it starts no more", _MAKE_ROOM
+        case OSError() if is_shortage(error):
+            found = f"expected enough memory and open files, found: {error.strerror}"
+            return found, "raise the limit (ulimit -n), or end other programs"
+        case _:
+            return None
+
+
+def _kebab(name: str) -> str:
+    short = name.removesuffix("Error")
+    return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in short).lstrip("-")
