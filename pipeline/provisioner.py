@@ -7,13 +7,13 @@ builds find nothing to do and must be fast.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from journal import BuildLockHeldError
+from journal import BuildLockHeldError, JournalError
 from pipeline.build.report import BuildReport, PlanReport, RollbackReport
 from pipeline.build.up_to_date import find_up_to_date, report_up_to_date
 from pipeline.config import C10ProvisionerConfig
@@ -30,7 +30,7 @@ from store.cache.view import open_view
 from store.disk.folder_integrity import refuse_symlinked_folders, refuse_unfit_folder
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
-from store.errors import ErrorKind, NoGoError, RequestRefusedError
+from store.errors import ErrorKind, NoGoError, RequestRefusedError, StoreError
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.key_files import load_signer, read_trusted
 from store.trust.signatures import Signer, TrustedKey, parse_trusted_keys
@@ -80,10 +80,11 @@ class CacheProvisioner:
         began, signer, batcher = monotonic(), self._signer(), self.executor()
         try:
             inputs: Inputs | PipelineError = self._resolve(request)
+        except RequestError as error:
+            self._record_refusal(request, error, batcher)
+            raise
         except PipelineError as error:
             inputs = error
-        if isinstance(inputs, RequestError) and not self.layout.exists():
-            raise inputs
         waiting_since = monotonic()
         try:
             with self.lock:
@@ -95,8 +96,6 @@ class CacheProvisioner:
             denied = denied_event(error, inputs, request, waited_ms=waited_ms, host=self.ports.host)
             record_denied(denied, self.layout, clock=self.ports.clock)
             raise
-        if isinstance(inputs, RequestError):
-            raise inputs
         return replace(report, seconds=monotonic() - began)
 
     def plan(self, request: BuildRequest) -> PlanReport:
@@ -297,6 +296,14 @@ class CacheProvisioner:
 
     def _networks(self) -> NetworkCache:
         return NetworkCache(self.config.digest_cache_folder)
+
+    def _record_refusal(
+        self, request: BuildRequest, error: RequestError, batcher: "Callable[[], DescriptorBatcher]"
+    ) -> None:
+        """Record a request that cannot be built, if there is a cache and it can be written to."""
+        if self.layout.exists():
+            with suppress(StoreError, JournalError, OSError), self.lock:
+                self._build(request, error, batcher, force=False, signer=None)
 
     def _build(
         self,

@@ -79,17 +79,19 @@ def test_a_build_on_a_full_disk_fails_and_says_so_in_the_journal(site, disk, lea
 
 def test_a_build_that_will_not_fit_is_not_begun(site, disk):
     assert site.build().outcome is BuildOutcome.BUILT
-    before = site.state()
+    head = site.head_bytes()
     with filled(disk, leave=40_960):
         site.write_tiles(spread(first=500_000))
         report = site.build(flight_id="f2")
-        assert (report.outcome, report.build) == (BuildOutcome.FAILED, None)
+        assert (report.outcome, report.build) == (BuildOutcome.FAILED, 2)
         assert (report.error.kind, report.error.step) == ("disk-full", "space")
         assert "bytes free" in report.error.message
         assert "c10 gc" in report.error.hint
-    assert site.state() == before
+    # That it was asked for is recorded, and nothing else has happened.
+    assert site.head_bytes() == head
+    assert [type(event) for event in site.events(object)][-2:] == [BuildStarted, BuildFailed]
     again = site.build(flight_id="f2")
-    assert (again.outcome, again.build) == (BuildOutcome.BUILT, 2)
+    assert (again.outcome, again.build) == (BuildOutcome.BUILT, 3)
 
 
 def test_bad_inputs_on_a_full_disk_are_recorded_too(site, disk):

@@ -42,6 +42,14 @@ def test_a_cache_remembers_a_request_that_names_nothing_usable(site):
     assert (site.state().builds[2].status, site.state().head_build.number) == (BuildStatus.FAILED, 1)
 
 
+def test_a_request_that_cannot_be_recorded_is_refused_for_what_is_wrong_with_it(site):
+    site.build()
+    before = site.state()
+    with site.provisioner().lock, pytest.raises(RequestError, match=r"none\.json"):
+        site.build(calibration="none.json")
+    assert site.state() == before
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
