@@ -260,7 +260,13 @@ def _recall(index: DescriptorIndex, sample: Rows) -> float:
 
 
 def require_coverage(localisable: float, least: float) -> None:
-    """Raise `CheckError` if too small a fraction of the wanted tiles can be localised."""
+    """Raise `CheckError` if too small a fraction of the wanted tiles can be localised, or none at all."""
+    if localisable <= 0:
+        raise CheckError(
+            "expected at least one tile that can be localised, found that all are featureless, repeated or skipped",
+            hint="look at some tiles: a provider may have sent a placeholder or an error page in place of imagery",
+            kind=ErrorKind.COVERAGE_TOO_LOW,
+        )
     if localisable < least:
         raise CheckError(
             f"expected at least {least:.3f} of the wanted tiles to be present and localisable, found {localisable:.3f}",

@@ -130,6 +130,8 @@ def survey_area(
 ) -> AreaReport:
     """Report which wanted tiles are indexed, missing, featureless, skipped or excluded.
 
+    A tile whose descriptor another tile has, too, is featureless.
+
     Args:
         rows: The blocks.
         artifacts: Holds the blocks.
@@ -141,12 +143,17 @@ def survey_area(
     Raises:
         ArtifactError: A block is missing or damaged.
     """
-    indexed, featureless = [np.zeros(0, np.int64)], list[int]()
+    parts, plain, hashes = [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)], [np.zeros(0, np.uint64)]
     for row in rows:
         block = descriptor_block.decode(artifacts.read(row.ref))
-        indexed.append(block.ids.astype(np.int64))
-        featureless.extend(block.ids[block.texture < FEATURELESS_BELOW].tolist())
-    skipped = present[np.isin(present, np.concatenate(indexed), invert=True)]
+        parts.append(block.ids.astype(np.int64))
+        plain.append(block.texture < FEATURELESS_BELOW)
+        hashes.append(_hash_rows(block.vectors))
+    indexed = np.concatenate(parts)
+    skipped = present[np.isin(present, indexed, invert=True)]
+    # Tiles with the same descriptor cannot be told apart: "no imagery" of a provider, the same ground repeated.
+    _, same, counts = np.unique(np.concatenate(hashes), return_inverse=True, return_counts=True)
+    featureless = indexed[np.concatenate(plain) | (counts[same] > 1)].tolist()
     return AreaReport(
         wanted=wanted,
         present=len(present),
@@ -155,6 +162,14 @@ def survey_area(
         skipped=tuple(tile_of(identifier)[:3] for identifier in skipped.tolist()),
         excluded=excluded,
     )
+
+
+def _hash_rows(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """Return a 64-bit hash of each row's bytes; sums overflow on purpose."""
+    words = np.ascontiguousarray(vectors).view(np.uint32).astype(np.uint64)
+    weights = np.random.default_rng(0).integers(1, 1 << 63, words.shape[1], np.uint64)
+    hashes: NDArray[np.uint64] = (words * weights).sum(axis=1, dtype=np.uint64)
+    return hashes
 
 
 def prepare_index(run: BuildContext, rows: Sequence[BlockRow]) -> Index:
@@ -241,7 +256,7 @@ def _write_and_record(run: BuildContext, rows: Sequence[BlockRow], job: IndexJob
 
 
 def check_area(run: BuildContext, rows: Sequence[BlockRow]) -> AreaReport:
-    """Report on the area; raise `CheckError` if too little of it can be localised."""
+    """Report on the area; raise `CheckError` if too little of it can be localised, or nothing."""
     run.enter("coverage", "area")
     run.geography = survey_selection(run.inputs.selection, rows, run.store.artifacts)
     require_coverage(run.geography.localisable, run.inputs.request.coverage.min_fraction)

@@ -10,13 +10,15 @@ A damaged image is refused, even if it can be decoded (`pipeline.tiles.image_dam
 Dimensions come from the header and are checked before any decoder runs, so that a few kilobytes cannot fill
 gigabytes of memory. Images that are not three channels of eight bits:
 
-- grey is repeated, palettes are expanded, transparency is composited over black (`store.base.preprocessing`);
+- grey is repeated, palettes are expanded, transparency is composited over the mean colour
+  (`store.base.preprocessing`);
 - CMYK JPEG, more than 8 bits per channel and animations are refused: programs do not agree on how they look;
 - colour profiles and orientation tags are ignored.
 """
 
 import io
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -47,16 +49,25 @@ _JPEG_COMPLAINTS = ("Corrupt JPEG data", "Premature end")
 """How libjpeg begins what it says of damage that it decodes nevertheless."""
 
 
+class Picture(NamedTuple):
+    """A decoded image: uint8 [height, width, 3], RGB, C-contiguous; and how much of it is transparent, 0 to 1."""
+
+    pixels: Pixels
+    transparent: float
+
+
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, subject: str | None = None) -> Pixels:
+    """Return the pixels of a JPEG, PNG or WebP image; see `decode_picture`."""
+    return decode_picture(data, max_pixels=max_pixels, subject=subject).pixels
+
+
+def decode_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, subject: str | None = None) -> Picture:
     """Decode a JPEG, PNG or WebP image.
 
     Args:
         data: The whole encoded image.
         max_pixels: Greatest width times height, at most `PIXEL_CEILING`.
         subject: The tile's name in messages, such as "z/x/y".
-
-    Returns:
-        uint8 [height, width, 3], RGB, C-contiguous.
 
     Raises:
         TileError: when it is another format, damaged, cut off, too large, or of a kind that is refused.
@@ -67,15 +78,15 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, subject: str | None = N
     header = _checked_header(data, max_pixels, subject)
     _require_whole(png_damage(data, header) if header.format == "png" else None, header, subject)
     _require_whole(webp_damage(data) if header.format == "webp" else None, header, subject)
-    pixels = _decode_fast(data, header, subject) if header.format == "jpeg" else None
-    if pixels is None:
-        pixels = _decode_with_pillow(data, header, subject)
+    fast = _decode_fast(data, header, subject) if header.format == "jpeg" else None
+    picture = _decode_with_pillow(data, header, subject) if fast is None else Picture(fast, 0.0)
+    pixels = picture.pixels
     if pixels.shape != (header.height, header.width, 3):
         raise _bad_tile(subject, f"{header.height} x {header.width} pixels", f"{list(pixels.shape)}")
     _require_whole(jpeg_damage(data, pixels) if header.format == "jpeg" else None, header, subject)
     if header.format == "webp" and any(map(_is_decodable, webp_shortened(data))):
         raise _bad_tile(subject, "a whole webp image", "bytes that do not belong to the picture")
-    return pixels
+    return picture
 
 
 def fast_jpeg_version() -> str:
@@ -88,6 +99,7 @@ def _checked_header(data: bytes, max_pixels: int, subject: str | None) -> ImageH
     if header is None:
         kind = sniff(data)
         found = f"a damaged {kind} header" if kind else f"bytes that begin with {data[:8]!r}"
+        found = found if data else "no bytes at all"
         raise _bad_tile(subject, "a JPEG, PNG or WebP image", found)
     if header.width * header.height == 0 or header.width * header.height > max_pixels:
         raise _bad_tile(subject, f"1 to {max_pixels} pixels", f"{header.width} x {header.height}")
@@ -136,13 +148,14 @@ def _is_decodable(data: bytes) -> bool:
     return True
 
 
-def _decode_with_pillow(data: bytes, header: ImageHeader, subject: str | None) -> Pixels:
+def _decode_with_pillow(data: bytes, header: ImageHeader, subject: str | None) -> Picture:
     try:
         with Image.open(io.BytesIO(data), formats=[header.format.upper()]) as picture:
             picture.load()
             if picture.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in picture.info:
-                return flatten_alpha(np.asarray(picture.convert("RGBA")))
-            return np.array(picture.convert("RGB"))
+                rgba = np.asarray(picture.convert("RGBA"))
+                return Picture(flatten_alpha(rgba), 1 - float(rgba[:, :, 3].mean()) / 255)
+            return Picture(np.array(picture.convert("RGB")), 0.0)
     except MemoryError:
         raise
     except Exception as error:

@@ -248,10 +248,12 @@ def _require_raster_tiles(database: sqlite3.Connection, path: Path) -> None:
     if "metadata" in objects:
         row = database.execute("SELECT value FROM metadata WHERE name = 'format'").fetchone()
     announced = "" if row is None else str(row[0]).lower()
-    # Writers spell the format in many ways, so unless it is one of the usual three the tiles decide.
-    if announced in IMAGE_EXTENSIONS or any(sniff(start) for (start,) in chain([first], starts)):
-        return
     vector = announced == "pbf"
+    # Writers spell the formats of images in many ways, so unless it is a usual one the tiles decide.
+    if announced in IMAGE_EXTENSIONS or (
+        not vector and any(sniff(start) for (start,) in chain([first], starts))
+    ):
+        return
     found = "vector tiles (pbf)" if vector else f"tiles that begin with {first[0][:8]!r}"
     raise unsupported_archive(
         path,

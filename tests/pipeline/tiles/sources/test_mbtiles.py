@@ -34,7 +34,9 @@ class TestMBTiles:
         assert error.kind is ErrorKind.UNSUPPORTED_ARCHIVE
         assert "vector tiles (pbf)" in error.message
 
-    @pytest.mark.parametrize("encoding", [None, "", "image/png", "png8", "jpgpng", "hybrid", "mixed", "JPG70"])
+    @pytest.mark.parametrize(
+        "encoding", [None, "", "image/png", "png8", "jpgpng", "hybrid", "mixed", "JPG70"]
+    )
     def test_without_a_usual_format_the_tiles_decide(self, encoding, archives, tmp_path, refused):
         tiles = {(2, 0, 0): b"<html>", (2, 1, 0): archives.image(1, encoding="webp")}
         spec = archives.write_mbtiles(tmp_path / "a.mbtiles", tiles, encoding=encoding)
