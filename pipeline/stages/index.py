@@ -13,7 +13,7 @@ from pipeline.index.faiss_builder import FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexJob, plan_index
 from pipeline.planning.area_report import AreaReport, Place
 from pipeline.request.options import IndexOptions
-from pipeline.stages.checks import INDEX_CHECK, check_index, require_coverage
+from pipeline.stages.checks import INDEX_CHECK, check_index, hash_rows, require_coverage
 from pipeline.stages.context import BuildContext
 from pipeline.stages.extend_index import extend_head_index
 from pipeline.tiles.selection import Selection
@@ -148,7 +148,7 @@ def survey_area(
         block = descriptor_block.decode(artifacts.read(row.ref))
         parts.append(block.ids.astype(np.int64))
         plain.append(block.texture < FEATURELESS_BELOW)
-        hashes.append(_hash_rows(block.vectors))
+        hashes.append(hash_rows(block.vectors))
     indexed = np.concatenate(parts)
     skipped = present[np.isin(present, indexed, invert=True)]
     # Tiles with the same descriptor cannot be told apart: "no imagery" of a provider, the same ground repeated.
@@ -162,14 +162,6 @@ def survey_area(
         skipped=tuple(tile_of(identifier)[:3] for identifier in skipped.tolist()),
         excluded=excluded,
     )
-
-
-def _hash_rows(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of each row's bytes; sums overflow on purpose."""
-    words = np.ascontiguousarray(vectors).view(np.uint32).astype(np.uint64)
-    weights = np.random.default_rng(0).integers(1, 1 << 63, words.shape[1], np.uint64)
-    hashes: NDArray[np.uint64] = (words * weights).sum(axis=1, dtype=np.uint64)
-    return hashes
 
 
 def prepare_index(run: BuildContext, rows: Sequence[BlockRow]) -> Index:

@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import TileError
+from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint
 from pipeline.tiles.grid import TileRange, range_box_e7
 from pipeline.tiles.image_header import IMAGE_EXTENSIONS, sniff
 from pipeline.tiles.sources.archive import TileArchive, bad_archive, unreadable_archive, unsupported_archive
 from pipeline.tiles.sources.read_tile import keep_open, source_changed
+from pipeline.tiles.sources.row_order import box_of_degrees
 from pipeline.tiles.tile import Extent, Locator, Place
 from store.base.identity import CELL_SHIFT, descriptor_id, tile_of
 from store.files.regular_file import open_regular, read_at, read_start
@@ -102,6 +104,22 @@ class MBTilesArchive(TileArchive):
                         digests[row] = np.frombuffer(digest, dtype=np.uint8)
         keys = np.array([(each, *rows[each]) for each in ids.tolist()], np.int64).reshape(-1, 3)
         return TileListing(keys=keys, digests=digests)
+
+    def _announced_box(self) -> BoxE7 | None:
+        with self._open() as database:
+            try:
+                row = database.execute("SELECT value FROM metadata WHERE name = 'bounds'").fetchone()
+            except sqlite3.OperationalError:
+                return None  # there is no such table
+        try:
+            west, south, east, north = map(float, str(row[0]).split(",") if row else ())
+        except ValueError:
+            return None
+        return box_of_degrees(west, south, east, north)
+
+    def _holds_any(self, ranges: Sequence[TileRange]) -> bool:
+        with self._open() as database:
+            return any(_select(database, part, "1").fetchone() for part in ranges)
 
     def _sizes_and_rowids(
         self, database: sqlite3.Connection, ranges: Sequence[TileRange]

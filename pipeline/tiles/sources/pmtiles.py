@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pmtiles.tile import Compression, HeaderDict, TileType, deserialize_header
 
 from pipeline.errors import ErrorKind, TileError
+from pipeline.request.geometry import E7, BoxE7
 from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint
 from pipeline.tiles.grid import TileRange
@@ -24,6 +25,7 @@ from pipeline.tiles.sources.archive import TileArchive, bad_archive, unreadable_
 from pipeline.tiles.sources.pmtiles_directory import END_OF_IDS, Directory, DirectoryError, parse, unpack
 from pipeline.tiles.sources.pmtiles_ids import covering_intervals, first_id, tile_places
 from pipeline.tiles.sources.read_tile import MAX_TILE_BYTES
+from pipeline.tiles.sources.row_order import box_of_degrees
 from pipeline.tiles.tile import Extent, Locator
 from pipeline.tiles.tile_columns import Numbers
 from store.base.identity import X_SHIFT, ZOOM_SHIFT
@@ -182,6 +184,16 @@ class PMTilesArchive(TileArchive):
                 hashed[row] = np.frombuffer(digest, dtype=np.uint8)
         digests[unknown] = hashed[inverse.reshape(-1)]
         return TileListing(keys=np.stack([ids, lengths, offsets], axis=1), digests=digests)
+
+    def _announced_box(self) -> BoxE7 | None:
+        header = self._header
+        return box_of_degrees(
+            *(header[name] / E7 for name in ("min_lon_e7", "min_lat_e7", "max_lon_e7", "max_lat_e7"))
+        )
+
+    def _holds_any(self, ranges: Sequence[TileRange]) -> bool:
+        with self._open() as file:
+            return bool(len(_select_in_ranges(self._find_tiles(file, ranges).ids, ranges)[0]))
 
     def _find_tiles(self, file: int, ranges: Sequence[TileRange]) -> _StoredTiles:
         """Find the tiles in squares that cover some rectangles."""

@@ -218,7 +218,7 @@ def test_tiles_that_cannot_be_told_apart_are_not_covered(real_site):
     placeholder = ground(0)
     again = encoded(placeholder[..., :3])
     assert again != encoded(placeholder)
-    tiles = {(ZOOM, 1, y): encoded(ground(y)) for y in range(4)}
+    tiles = {(ZOOM, 1, y): encoded(ground(1 + y)) for y in range(4)}
     tiles |= {(ZOOM, 2, 0): encoded(placeholder), (ZOOM, 2, 1): encoded(placeholder), (ZOOM, 2, 2): again}
     tiles |= {
         (ZOOM, 3, y): encoded(ground(9 + y, transparent=part)) for y, part in enumerate((0.2, 0.3, 0.9))
