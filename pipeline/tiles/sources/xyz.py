@@ -98,7 +98,11 @@ class XYZFolder:
         if parts is None or parts["extension"].lower() not in IMAGE_EXTENSIONS:
             raise RequestError(
                 f"tiles.source: expected DIR/{{z}}/{{x}}/{{y}}.EXT with jpg, png or webp, found {pattern!r}",
-                hint="write the three in this order, each once",
+                hint=(
+                    "write the three in this order, each once"
+                    if parts is None
+                    else f"convert the {parts['extension']} tiles to one of these"
+                ),
                 subject=pattern,
             )
         written = parts["root"] or ("/" if pattern.startswith("/") else ".")

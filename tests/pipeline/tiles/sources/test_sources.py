@@ -121,18 +121,24 @@ def _only_for(cache, sha256):
     return digest
 
 
-def test_what_is_no_source(tmp_path):
-    for spec in (
-        "tiles",
-        "tiles.zip",
-        "a/{z}/{y}/{x}.png",
-        "a/{z}/{x}/{y}.tif",
-        "{z}/{x}/{x}.png",
-        "a/{z}/{x}/{-y}.png",
-    ):
-        with pytest.raises(RequestError) as caught:
-            open_source(spec, tmp_path)
-        assert spec in caught.value.message
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("tiles", "three braces"),
+        ("tiles.zip", "three braces"),
+        ("area.tif", "gdal_translate -of MBTILES area.tif X.mbtiles"),
+        ("https://tile.example.com/{z}/{x}/{y}.png", "C10 fetches nothing"),
+        ("a/{z}/{y}/{x}.png", "in this order"),
+        ("a/{z}/{x}/{y}.avif", "convert the avif tiles"),
+        ("{z}/{x}/{x}.png", "in this order"),
+        ("a/{z}/{x}/{-y}.png", "in this order"),
+    ],
+)
+def test_what_is_no_source(spec, hint, tmp_path):
+    with pytest.raises(RequestError) as caught:
+        open_source(spec, tmp_path)
+    assert spec in caught.value.message
+    assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize("spec", ["no/{z}/{x}/{y}.png", "no.mbtiles", "no.pmtiles"])
