@@ -39,10 +39,11 @@ _NORM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedCell:
-    """The event that records an embedded cell, and its block."""
+    """The event that records an embedded cell, and its block; `whole` if every tile has a row."""
 
     event: CellEmbedded
     data: bytes
+    whole: bool
 
 
 def engine_spec(path: Path, event: EngineCompiled) -> EngineSpec:
@@ -203,7 +204,7 @@ def _embedded(assembled: AssembledCell, space: str, engine: EngineSpec) -> Embed
         embedded=assembled.embedded,
         copied=assembled.copied,
     )
-    return EmbeddedCell(event=event, data=data)
+    return EmbeddedCell(event=event, data=data, whole=len(block.ids) == len(assembled.tiles))
 
 
 def prepare_cells(run: BuildContext, plan: BuildPlan) -> list[BlockRow]:
@@ -250,15 +251,18 @@ def _embed_stale(run: BuildContext, plans: Sequence[CellPlan]) -> list[BlockRow]
         progress=run.ports.progress,
     )
     rows: list[BlockRow] = []
+    fails = run.inputs.request.tiles.on_bad is BadTilePolicy.FAIL
     with closing(answered):
         for cells in answered:
             for made in cells:
+                if fails and not made.whole:
+                    continue
                 run.put(made.data)
                 run.counts.embedded += made.event.embedded
                 run.defer(made.event)
                 rows.append(block_row(made.event))
             run.append()
-    if bad and run.inputs.request.tiles.on_bad is BadTilePolicy.FAIL:
+    if fails and bad:
         raise _bad_tiles(bad, [plan.cell for plan in plans])
     return rows
 

@@ -161,6 +161,7 @@ def test_damaged_tiles_fail_or_are_skipped(real_site):
     request = real_site.request(tiles={"on_bad": "skip"})
     report = real_site.provisioner(progress=progress).build_cache_artifacts(request)
     assert (report.outcome, report.tiles) == (BuildOutcome.BUILT, 40)
+    assert len(progress.said) == 2
     build = real_site.state().head_build
     assert (build.index.rows, build.coverage.skipped) == (38, 2)
     document = canonical_decode(real_site.artifact(build.coverage.geography).read_bytes())
