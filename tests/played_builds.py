@@ -38,6 +38,8 @@ PREPROCESSING: Mapping[str, object] = {
     "std": ["1", "1", "1"],
     "resampler": "none",
 }
+_RECIPE = 1
+"""The recipe of embedding with which the golden caches were written."""
 
 
 class StopDeadError(BaseException):
@@ -72,7 +74,7 @@ class Scenario:
 
     def inputs(self) -> Mapping[str, object]:
         """Return the inputs that define the build identity."""
-        return identity.build_inputs(
+        inputs = identity.build_inputs(
             flight_id=self.flight,
             sector="stable_rear",
             bbox_e7=[0, 0, 10, 10],
@@ -92,6 +94,7 @@ class Scenario:
             index={"kind": "flat"},
             checks={},
         )
+        return {**inputs, "recipes": {**identity.RECIPES, "cell": _RECIPE}}
 
     def rows(self) -> list[tuple[int, str]]:
         """Return the tiles as (descriptor id, digest)."""
@@ -153,7 +156,9 @@ def _play_steps(store: CacheWriter, scenario: Scenario, number: int, work: Work)
     _fail_or_die_at(scenario, "tiles")
     key = _play_engine(store, scenario, number, work)
     _fail_or_die_at(scenario, "check")
-    space = identity.vector_space(engine=key, preprocessing=PREPROCESSING, precision="fp32", batch=1)
+    space = identity.vector_space(
+        engine=key, preprocessing=PREPROCESSING, precision="fp32", batch=1, recipe=_RECIPE
+    )
     blocks = _play_cells(store, scenario, number, space, work)
     _fail_or_die_at(scenario, "cells")
     _play_index(store, number, space, blocks, work, rows=len(scenario.tiles), extend=scenario.extend)

@@ -16,14 +16,14 @@ from pipeline.builtin_model.place import texture_energy
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Handler, Progress, serve
-from pipeline.tiles.decode import decode
+from pipeline.tiles.decode import Picture, decode_picture
 from pipeline.tiles.sources.read_tile import read_tile
 from store.base.preprocessing import Preprocessing
 from store.runtime.load import Engine, load_engine
 
 _THREADS: Final = 1
-_MIN_TEXTURE_SIDE: Final = 4
-"""Least width and height in pixels for the texture score."""
+MOST_TRANSPARENT: Final = 0.25
+"""A tile of which more is transparent is featureless: its place is no longer found with certainty."""
 
 
 class Embedder:
@@ -54,13 +54,13 @@ class Embedder:
         filled = 0
         for number, (sha256, source) in enumerate(request):
             try:
-                image = read_image(sha256, source)
-                self._samples[filled] = self._preprocessing.apply(image)
+                picture = read_picture(sha256, source)
+                self._samples[filled] = self._preprocessing.apply(picture.pixels)
             except TileError as error:
                 bad[number] = (error.kind, error.message)
                 continue
             good.append(number)
-            textures.append(_texture(image))
+            textures.append(_texture(picture))
             filled += 1
             if filled == len(self._samples):
                 vectors.append(self._engine.run(self._samples))
@@ -110,15 +110,15 @@ def load_embedder(data: bytes, first: Message) -> Handler:
     return Embedder(engine, preprocessing).embed
 
 
-def read_image(sha256: str, source: list[str | int] | bytes) -> NDArray[np.uint8]:
-    """Return a tile's pixels, uint8 [h, w, 3].
+def read_picture(sha256: str, source: list[str | int] | bytes) -> Picture:
+    """Return a tile's picture.
 
     Args:
         sha256: Expected SHA-256 of its encoded bytes, in hexadecimal.
         source: Its locator, or its encoded bytes.
 
     Raises:
-        TileError: It cannot be read or decoded, or its bytes have another digest.
+        TileError: It cannot be read or decoded, is not square, or its bytes have another digest.
     """
     data = source if isinstance(source, bytes) else read_tile(tuple(source))
     found = hashlib.sha256(data).hexdigest()
@@ -128,12 +128,16 @@ def read_image(sha256: str, source: list[str | int] | bytes) -> NDArray[np.uint8
             hint="build again once the source is at rest",
             kind=ErrorKind.SOURCE_CHANGED,
         )
-    return decode(data)
+    picture = decode_picture(data)
+    height, width = picture.pixels.shape[:2]
+    if height != width:
+        raise TileError(f"expected a square tile, found {width} x {height} pixels")
+    return picture
 
 
-def _texture(image: NDArray[np.uint8]) -> float:
-    """Return the texture score; 0 for an image of a few pixels, such as a placeholder for "no data"."""
-    return texture_energy(image) if min(image.shape[:2]) >= _MIN_TEXTURE_SIDE else 0.0
+def _texture(picture: Picture) -> float:
+    """Return the texture score, 0 for a tile of which too little can be seen."""
+    return texture_energy(picture.pixels) if picture.transparent <= MOST_TRANSPARENT else 0.0
 
 
 def _answer(

@@ -1,7 +1,7 @@
 """The geographic report: which wanted tiles are present, missing, featureless or skipped. Pure.
 
 Tiles are written as runs along a row of one zoom, `[zoom, y, first x, last x]`, so that a large hole takes
-little space. A *featureless* tile (water, cloud, no data) is present, but looks like many others.
+little space. A *featureless* tile (water, cloud, a provider's "no imagery") is present, but looks like others.
 """
 
 from collections.abc import Iterable
@@ -61,7 +61,8 @@ def localisation_warnings(*, wanted: int, present: int, featureless: int, skippe
         found.append(f"{skipped} tile{'s' if skipped > 1 else ''} could not be decoded and had to be skipped")
     if featureless:
         what = "tiles are" if featureless > 1 else "tile is"
-        found.append(f"{featureless} {what} featureless (water, no data): nobody finds a place there")
+        why = "water, no data, more than a quarter transparent, or the same as another tile"
+        found.append(f"{featureless} {what} featureless ({why}): nobody finds a place there")
     return tuple(found)
 
 

@@ -1,6 +1,6 @@
 """The worker process that only decodes tiles, for a tile whose engine is not available."""
 
-from pipeline.embed.worker import read_image
+from pipeline.embed.worker import read_picture
 from pipeline.errors import TileError
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Handler, Progress, serve
@@ -17,7 +17,7 @@ def decode_all(request: Message, progress: Progress) -> Payload:
     bad: list[Payload] = []
     for number, (sha256, locator) in enumerate(request):
         try:
-            read_image(sha256, locator)
+            read_picture(sha256, locator)
         except TileError as error:
             bad.append([number, str(error.kind), error.message])
     return {"bad": bad}

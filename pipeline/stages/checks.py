@@ -7,6 +7,7 @@ values.
 
 import hashlib
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -261,7 +262,13 @@ def _recall(index: DescriptorIndex, sample: Rows) -> float:
 
 
 def require_coverage(localisable: float, least: float) -> None:
-    """Raise `CheckError` if too small a fraction of the wanted tiles can be localised."""
+    """Raise `CheckError` if too small a fraction of the wanted tiles can be localised, or none at all."""
+    if localisable <= 0:
+        raise CheckError(
+            "expected at least one tile that can be localised, found that all are featureless, repeated or skipped",
+            hint="look at some tiles: a provider may have sent a placeholder or an error page in place of imagery",
+            kind=ErrorKind.COVERAGE_TOO_LOW,
+        )
     if localisable < least:
         raise CheckError(
             f"expected at least {least:.3f} of the wanted tiles to be present and localisable, found {localisable:.3f}",
@@ -270,27 +277,35 @@ def require_coverage(localisable: float, least: float) -> None:
         )
 
 
+def hash_rows(vectors: Vectors) -> NDArray[np.uint64]:
+    """Return a 64-bit hash of each row's bytes, the same for equal rows; sums overflow on purpose."""
+    words = np.ascontiguousarray(vectors).view(np.uint32).astype(np.uint64)
+    weights = np.random.default_rng(0).integers(1, 1 << 63, words.shape[1], np.uint64)
+    hashes: NDArray[np.uint64] = (words * weights).sum(axis=1, dtype=np.uint64)
+    return hashes
+
+
 def _samples(
     artifacts: Artifacts, rows: Sequence[BlockRow], *, added: NDArray[np.uint64], dimensions: int
 ) -> tuple[Rows, Rows]:
     """Choose rows at a fixed stride over all blocks, and over the added rows."""
-    counts: dict[bytes, int] = {}
-    candidates: list[tuple[int, bytes, Vectors]] = []
+    counts = Counter[int]()
+    candidates: list[tuple[int, int, Vectors]] = []
     stride, offset = max(1, sum(row.rows for row in rows) // _SAMPLE), 0
     wanted = added[:: max(1, len(added) // _SAMPLE)]
     for row in rows:
         block = descriptor_block.decode(artifacts.read(row.ref))
-        for digest in block.digests:
-            counts[bytes(digest)] = counts.get(bytes(digest), 0) + 1
+        hashes = hash_rows(block.vectors).tolist()
+        counts.update(hashes)
         places = {*range(-offset % stride, block.rows, stride)}
         if len(wanted):
             places.update(np.flatnonzero(np.isin(block.ids, wanted)).tolist())
         for place in sorted(places):
             if block.texture[place] >= FEATURELESS_BELOW:
                 vector = block.vectors[place].copy()
-                candidates.append((int(block.ids[place]), bytes(block.digests[place]), vector))
+                candidates.append((int(block.ids[place]), hashes[place], vector))
         offset += block.rows
-    chosen = [(identifier, vector) for identifier, digest, vector in candidates if counts[digest] == 1]
+    chosen = [(identifier, vector) for identifier, hashed, vector in candidates if counts[hashed] == 1]
     ids = np.array([identifier for identifier, _ in chosen], np.uint64)
     vectors = np.array([vector for _, vector in chosen], np.float32).reshape(len(ids), dimensions)
     new = np.isin(ids, added)

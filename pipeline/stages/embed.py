@@ -5,7 +5,7 @@ space has, and from tiles that go through the network, each new digest once.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -30,16 +30,20 @@ from store.domain.events import CellEmbedded, EngineCompiled, StepRetried, StepS
 from store.formats import descriptor_block
 from store.formats.tables import BlockRow
 
+_NAMED_TILES = 20
+"""How many bad tiles an error names."""
+
 _NORM_TOLERANCE = 1e-3
 """How far a descriptor's length may be from 1."""
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedCell:
-    """The event that records an embedded cell, and its block."""
+    """The event that records an embedded cell, and its block; `whole` if every tile has a row."""
 
     event: CellEmbedded
     data: bytes
+    whole: bool
 
 
 def engine_spec(path: Path, event: EngineCompiled) -> EngineSpec:
@@ -200,7 +204,7 @@ def _embedded(assembled: AssembledCell, space: str, engine: EngineSpec) -> Embed
         embedded=assembled.embedded,
         copied=assembled.copied,
     )
-    return EmbeddedCell(event=event, data=data)
+    return EmbeddedCell(event=event, data=data, whole=len(block.ids) == len(assembled.tiles))
 
 
 def prepare_cells(run: BuildContext, plan: BuildPlan) -> list[BlockRow]:
@@ -226,12 +230,13 @@ def _embed_stale(run: BuildContext, plans: Sequence[CellPlan]) -> list[BlockRow]
     if preprocessing is None:
         raise AssertionError("the descriptor network has an image contract")
     engine = engine_spec(run.store.layout.artifact(run.embedder.artifact.sha256), run.embedder)
+    bad: dict[str, str] = {}
     embed = partial(
         embed_windows,
         batcher=run.batcher,
         engine=engine,
         preprocessing=preprocessing,
-        on_bad=partial(_refuse_or_skip, run),
+        on_bad=partial(_note_bad_tile, run, bad),
         on_answer=lambda window: run.windows.pop(window.number, None),
         on_dispatch=partial(_record_dispatch, run),
         on_progress=run.ports.progress.advance,
@@ -246,14 +251,19 @@ def _embed_stale(run: BuildContext, plans: Sequence[CellPlan]) -> list[BlockRow]
         progress=run.ports.progress,
     )
     rows: list[BlockRow] = []
+    fails = run.inputs.request.tiles.on_bad is BadTilePolicy.FAIL
     with closing(answered):
         for cells in answered:
             for made in cells:
+                if fails and not made.whole:
+                    continue
                 run.put(made.data)
                 run.counts.embedded += made.event.embedded
                 run.defer(made.event)
                 rows.append(block_row(made.event))
             run.append()
+    if fails and bad:
+        raise _bad_tiles(bad, [plan.cell for plan in plans])
     return rows
 
 
@@ -268,16 +278,35 @@ def _record_retry(run: BuildContext, retry: batcher.Retry) -> None:
     run.ports.progress.say(f"a worker failed ({retry.why}); going on with {retry.workers}")
 
 
-def _refuse_or_skip(run: BuildContext, bad: BadTile) -> None:
+def _note_bad_tile(run: BuildContext, found: dict[str, str], bad: BadTile) -> None:
+    """Note a tile that cannot be decoded, by its digest; the build goes on, to find all of them in one run.
+
+    Raises:
+        EmbedError, TileError: Something else is wrong, and going on would be of no use.
+    """
     place = str(bad.tile.place)
     if bad.kind == ErrorKind.BAD_VECTORS:
         raise EmbedError(bad.message, hint="check the network", kind=ErrorKind.BAD_VECTORS, subject=place)
-    if bad.kind != ErrorKind.BAD_TILE or run.inputs.request.tiles.on_bad is BadTilePolicy.FAIL:
-        hint = 'replace the tile, or set tiles.on_bad = "skip"'
-        if bad.kind != ErrorKind.BAD_TILE:
-            hint = SOURCE_CHANGED_HINT
-        raise TileError(f"tile {place}: {bad.message}", hint=hint, kind=ErrorKind(bad.kind), subject=place)
-    run.ports.progress.say(f"skipped tile {place}: {bad.message}")
+    if bad.kind != ErrorKind.BAD_TILE:
+        message = f"tile {place}: {bad.message}"
+        raise TileError(message, hint=SOURCE_CHANGED_HINT, kind=ErrorKind(bad.kind), subject=place)
+    found[bad.tile.sha256] = bad.message
+    what = "bad" if run.inputs.request.tiles.on_bad is BadTilePolicy.FAIL else "skipped"
+    run.ports.progress.say(f"{what} tile {place}: {bad.message}")
+
+
+def _bad_tiles(messages: Mapping[str, str], cells: Iterable[Cell]) -> TileError:
+    """Return the error that names the tiles that cannot be decoded; several may have the same bytes."""
+    found = sorted(
+        (tile.place, tile.sha256) for cell in cells for tile in cell.tiles if tile.sha256 in messages
+    )
+    first, digest = found[0]
+    message = f"tile {first}: {messages[digest]}"
+    if len(found) > 1:
+        named = ", ".join(str(place) for place, _ in found[1:_NAMED_TILES])
+        message += f"; bad are {len(found)} tiles, also {named}{', …' if len(found) > _NAMED_TILES else ''}"
+    hint = f'replace the tile{"s" if len(found) > 1 else ""}, or set tiles.on_bad = "skip"'
+    return TileError(message, hint=hint, kind=ErrorKind.BAD_TILE, subject=str(first))
 
 
 def block_row(event: CellEmbedded) -> BlockRow:

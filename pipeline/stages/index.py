@@ -12,7 +12,7 @@ from pipeline.index.faiss_builder import FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexJob, plan_index
 from pipeline.planning.area_report import AreaReport, Place
 from pipeline.request.options import IndexOptions
-from pipeline.stages.checks import INDEX_CHECK, check_index, require_coverage
+from pipeline.stages.checks import INDEX_CHECK, check_index, hash_rows, require_coverage
 from pipeline.stages.context import BuildContext
 from pipeline.stages.extend_index import extend_head_index
 from pipeline.tiles.selection import Selection
@@ -133,6 +133,8 @@ def survey_area(
 ) -> AreaReport:
     """Report which wanted tiles are indexed, missing, featureless, skipped or excluded.
 
+    A tile whose descriptor another tile has, too, is featureless.
+
     Args:
         rows: The blocks; None before anything is embedded: then nothing is known to be featureless or skipped.
         artifacts: Holds the blocks.
@@ -144,12 +146,17 @@ def survey_area(
     Raises:
         ArtifactError: A block is missing or damaged.
     """
-    indexed, featureless = [present[:0] if rows is not None else present], list[int]()
+    parts, plain, hashes = [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)], [np.zeros(0, np.uint64)]
     for row in rows or ():
         block = descriptor_block.decode(artifacts.read(row.ref))
-        indexed.append(block.ids.astype(np.int64))
-        featureless.extend(block.ids[block.texture < FEATURELESS_BELOW].tolist())
-    skipped = present[np.isin(present, np.concatenate(indexed), invert=True)]
+        parts.append(block.ids.astype(np.int64))
+        plain.append(block.texture < FEATURELESS_BELOW)
+        hashes.append(hash_rows(block.vectors))
+    indexed = np.concatenate(parts)
+    skipped = present[np.isin(present, indexed, invert=True)] if rows is not None else present[:0]
+    # Tiles with the same descriptor cannot be told apart: "no imagery" of a provider, the same ground repeated.
+    _, same, counts = np.unique(np.concatenate(hashes), return_inverse=True, return_counts=True)
+    featureless = indexed[np.concatenate(plain) | (counts[same] > 1)].tolist()
     return AreaReport(
         wanted=wanted,
         present=len(present),
@@ -244,7 +251,7 @@ def _write_and_record(run: BuildContext, rows: Sequence[BlockRow], job: IndexJob
 
 
 def check_area(run: BuildContext, rows: Sequence[BlockRow] | None) -> AreaReport:
-    """Report on the area; raise `CheckError` if too little of it can be localised.
+    """Report on the area; raise `CheckError` if too little of it can be localised, or nothing.
 
     Before anything is embedded (no `rows`), this finds what no embedding can mend: that too few tiles are present.
     """

@@ -1,24 +1,36 @@
 """Decode the encoded bytes of a tile to pixels, and refuse images without one certain appearance.
 
 The installed decoder must not change a descriptor. Pillow is the reference. simplejpeg, twice as fast, is
-used for JPEG where it is installed and reports no error, always with the accurate transform and smooth
-upsampling, with which both give the same pixels.
+used for JPEG where it is installed, always with the accurate transform and smooth
+upsampling, with which both give the same pixels. Where it is not installed, JPEG damage that still decodes is
+found only if pixels are missing or were overwritten with zeros.
+
+A damaged image is refused, even if it can be decoded (`pipeline.tiles.image_damage`).
 
 Dimensions come from the header and are checked before any decoder runs, so that a few kilobytes cannot fill
 gigabytes of memory. Images that are not three channels of eight bits:
 
-- grey is repeated, palettes are expanded, transparency is composited over black (`store.base.preprocessing`);
+- grey is repeated, palettes are expanded, transparency is composited over the mean colour
+  (`store.base.preprocessing`);
 - CMYK JPEG, more than 8 bits per channel and animations are refused: programs do not agree on how they look;
 - colour profiles and orientation tags are ignored.
 """
 
 import io
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from pipeline.errors import ErrorKind, TileError
+from pipeline.tiles.image_damage import (
+    jpeg_damage,
+    png_damage,
+    webp_damage,
+    webp_shortened,
+    without_jpeg_padding,
+)
 from pipeline.tiles.image_header import ImageHeader, read_header, sniff
 from store.base.preprocessing import Pixels, flatten_alpha
 
@@ -33,18 +45,29 @@ PIXEL_CEILING = 8192 * 8192
 """Highest limit that a caller may set, below Pillow's own limit, which is one for the whole process."""
 
 _FAST_JPEG: ModuleType | None = simplejpeg
+_JPEG_COMPLAINTS = ("Corrupt JPEG data", "Premature end")
+"""How libjpeg begins what it says of damage that it decodes nevertheless."""
+
+
+class Picture(NamedTuple):
+    """A decoded image: uint8 [height, width, 3], RGB, C-contiguous; and how much of it is transparent, 0 to 1."""
+
+    pixels: Pixels
+    transparent: float
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, subject: str | None = None) -> Pixels:
+    """Return the pixels of a JPEG, PNG or WebP image; see `decode_picture`."""
+    return decode_picture(data, max_pixels=max_pixels, subject=subject).pixels
+
+
+def decode_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, subject: str | None = None) -> Picture:
     """Decode a JPEG, PNG or WebP image.
 
     Args:
         data: The whole encoded image.
         max_pixels: Greatest width times height, at most `PIXEL_CEILING`.
         subject: The tile's name in messages, such as "z/x/y".
-
-    Returns:
-        uint8 [height, width, 3], RGB, C-contiguous.
 
     Raises:
         TileError: when it is another format, damaged, cut off, too large, or of a kind that is refused.
@@ -53,12 +76,17 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, subject: str | None = N
     if not 0 < max_pixels <= PIXEL_CEILING:
         raise ValueError(f"expected max_pixels from 1 to {PIXEL_CEILING}, found {max_pixels}")
     header = _checked_header(data, max_pixels, subject)
-    pixels = _decode_fast(data) if header.format == "jpeg" else None
-    if pixels is None:
-        pixels = _decode_with_pillow(data, header, subject)
+    _require_whole(png_damage(data, header) if header.format == "png" else None, header, subject)
+    _require_whole(webp_damage(data) if header.format == "webp" else None, header, subject)
+    fast = _decode_fast(data, header, subject) if header.format == "jpeg" else None
+    picture = _decode_with_pillow(data, header, subject) if fast is None else Picture(fast, 0.0)
+    pixels = picture.pixels
     if pixels.shape != (header.height, header.width, 3):
         raise _bad_tile(subject, f"{header.height} x {header.width} pixels", f"{list(pixels.shape)}")
-    return pixels
+    _require_whole(jpeg_damage(data, pixels) if header.format == "jpeg" else None, header, subject)
+    if header.format == "webp" and any(map(_is_decodable, webp_shortened(data))):
+        raise _bad_tile(subject, "a whole webp image", "bytes that do not belong to the picture")
+    return picture
 
 
 def fast_jpeg_version() -> str:
@@ -71,6 +99,7 @@ def _checked_header(data: bytes, max_pixels: int, subject: str | None) -> ImageH
     if header is None:
         kind = sniff(data)
         found = f"a damaged {kind} header" if kind else f"bytes that begin with {data[:8]!r}"
+        found = found if data else "no bytes at all"
         raise _bad_tile(subject, "a JPEG, PNG or WebP image", found)
     if header.width * header.height == 0 or header.width * header.height > max_pixels:
         raise _bad_tile(subject, f"1 to {max_pixels} pixels", f"{header.width} x {header.height}")
@@ -83,24 +112,50 @@ def _checked_header(data: bytes, max_pixels: int, subject: str | None) -> ImageH
     return header
 
 
-def _decode_fast(data: bytes) -> Pixels | None:
-    """Return the pixels of a JPEG; None if the fast decoder is absent or fails, and Pillow must decide."""
+def _require_whole(damage: str | None, header: ImageHeader, subject: str | None) -> None:
+    if damage is not None:
+        raise _bad_tile(subject, f"a whole {header.format} image", damage)
+
+
+def _decode_fast(data: bytes, header: ImageHeader, subject: str | None) -> Pixels | None:
+    """Return the pixels of a JPEG; None if the fast decoder is absent or fails, and Pillow must decide.
+
+    Raises:
+        TileError: The decoder made up pixels for damaged ones. Pillow would not say so.
+    """
     if _FAST_JPEG is None:
         return None
     try:
         pixels: Pixels = _FAST_JPEG.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False)
-    except (ValueError, RuntimeError):
-        return None
+    except (ValueError, RuntimeError) as error:
+        if not str(error).startswith(_JPEG_COMPLAINTS):
+            return None
+        unpadded = without_jpeg_padding(data)
+        if unpadded != data:
+            return _decode_fast(unpadded, header, subject)
+        raise _bad_tile(subject, f"a whole {header.format} image", str(error)) from error
     return pixels
 
 
-def _decode_with_pillow(data: bytes, header: ImageHeader, subject: str | None) -> Pixels:
+def _is_decodable(data: bytes) -> bool:
+    try:
+        with Image.open(io.BytesIO(data), formats=["WEBP"]) as picture:
+            picture.load()
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - decoders raise many errors
+        return False
+    return True
+
+
+def _decode_with_pillow(data: bytes, header: ImageHeader, subject: str | None) -> Picture:
     try:
         with Image.open(io.BytesIO(data), formats=[header.format.upper()]) as picture:
             picture.load()
             if picture.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in picture.info:
-                return flatten_alpha(np.asarray(picture.convert("RGBA")))
-            return np.array(picture.convert("RGB"))
+                rgba = np.asarray(picture.convert("RGBA"))
+                return Picture(flatten_alpha(rgba), 1 - float(rgba[:, :, 3].mean()) / 255)
+            return Picture(np.array(picture.convert("RGB")), 0.0)
     except MemoryError:
         raise
     except Exception as error:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from store.base.canonical_json import Digest, Document, Value, digest, encode
 
-RECIPES: Mapping[str, int] = {"tiles": 1, "engine": 1, "cell": 1, "index": 1, "checks": 1}
+RECIPES: Mapping[str, int] = {"tiles": 1, "engine": 1, "cell": 2, "index": 1, "checks": 1}
 
 MAX_ZOOM = 25
 CELL_SHIFT = 4
@@ -113,18 +113,21 @@ def engine_components(
     }
 
 
-def vector_space(*, engine: str, preprocessing: Document, precision: str, batch: int) -> Digest:
+def vector_space(
+    *, engine: str, preprocessing: Document, precision: str, batch: int, recipe: int | None = None
+) -> Digest:
     """Return the key of a vector space, in which descriptors may be compared.
 
     It depends on the step key of the engine, the preprocessing, precision, batch and the recipe of embedding.
-    The recipe belongs to the space and not to the cell, because rows are copied within a space.
+    The recipe, by default today's, belongs to the space and not to the cell, because rows are copied within a
+    space.
     """
     components: Document = {
         "engine": engine,
         "preprocessing": preprocessing,
         "precision": precision,
         "batch": batch,
-        "recipe": RECIPES["cell"],
+        "recipe": RECIPES["cell"] if recipe is None else recipe,
     }
     return digest("c10/space/1", components)
 

@@ -3,8 +3,9 @@
 Ground station and aircraft run the same code with the parameters from the manifest, so that their descriptors
 can be compared. The steps are:
 
-1. Composite alpha over black: each channel becomes (c * a + 127) // 255. The decoder has expanded palettes
-   and repeated grey before. Embedded colour profiles and orientation tags are ignored.
+1. Composite alpha over the mean colour of what can be seen: the edge between a picture and another colour
+   looks like ground to a network, and hides the place. The decoder has expanded palettes and repeated grey
+   before. Embedded colour profiles and orientation tags are ignored.
 2. Resize to `size` by `RESAMPLER`, without keeping the aspect ratio; leave an equal size alone.
 3. Put channels into `colour` order and axes into `layout` order.
 4. Compute (p - mean) / std in float32, for p from 0 to 255; mean and std are in the network's channel order.
@@ -23,7 +24,9 @@ Sample = npt.NDArray[np.float32]
 
 RESAMPLER: Final = "pillow-bilinear-antialiased/1"
 """Pillow's triangle filter, antialiased; 8-bit fixed-point arithmetic, hence the same on every machine."""
-ALPHA: Final = "over-black/1"
+ALPHA: Final = "over-mean/1"
+_ALPHA_BEFORE: Final = "over-black/1"
+"""What caches of earlier versions name. It concerns tiles alone, so that their descriptors can be searched."""
 
 MIN_SIDE: Final = 1
 MAX_SIDE: Final = 16_384
@@ -42,7 +45,7 @@ class Preprocessing:
         mean: Subtracted from each channel, on the scale 0 to 255, in `colour` order.
         std: Then divides each channel.
         resampler: Name and version of the resampler; only `RESAMPLER` exists.
-        alpha: Name and version of the rule for transparency; only `ALPHA` exists.
+        alpha: Name and version of the rule for transparency; new tiles follow `ALPHA`.
 
     Raises:
         ValueError: At construction: a parameter is out of range, or names a rule that this version lacks.
@@ -67,7 +70,7 @@ class Preprocessing:
             ("colour", self.colour, ("rgb", "bgr")),
             ("layout", self.layout, ("nchw", "nhwc")),
             ("resampler", self.resampler, (RESAMPLER,)),
-            ("alpha", self.alpha, (ALPHA,)),
+            ("alpha", self.alpha, (ALPHA, _ALPHA_BEFORE)),
         ):
             if value not in known:
                 raise ValueError(f"expected {name} to be {' or '.join(known)}, found {value!r}")
@@ -149,7 +152,7 @@ class Preprocessing:
 
 
 def flatten_alpha(image: Pixels) -> Pixels:
-    """Return a picture composited over black: (c * a + 127) // 255.
+    """Return a picture composited over the mean colour of its visible part; grey if nothing is visible.
 
     Args:
         image: uint8 [height, width, 4], RGBA, alpha not premultiplied.
@@ -157,9 +160,10 @@ def flatten_alpha(image: Pixels) -> Pixels:
     Returns:
         uint8 [height, width, 3], RGB.
     """
-    alpha = image[:, :, 3:].astype(np.uint16)
-    flat = (image[:, :, :3].astype(np.uint16) * alpha + np.uint16(127)) // np.uint16(255)
-    return flat.astype(np.uint8)
+    colours, alpha = image[:, :, :3].astype(np.int64), image[:, :, 3:].astype(np.int64)
+    visible = int(alpha.sum())
+    mean = (colours * alpha).sum(axis=(0, 1)) // visible if visible else np.full(3, 127)
+    return ((colours * alpha + mean * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def resample(image: Pixels, size: tuple[int, int]) -> Pixels:

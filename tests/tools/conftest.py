@@ -110,7 +110,7 @@ def make_world(folder):
 
 def picture(rng):
     return Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize(
-        (64, 64), Image.Resampling.NEAREST
+        (64, 64), Image.Resampling.BILINEAR
     )
 
 

@@ -108,9 +108,15 @@ def _vector_space(build: Build) -> StepKey | None:
     if engine is None or not isinstance(preprocessing, Mapping):
         return None
     precision, batch = engine.components.get("precision"), engine.components.get("batch")
+    recipes = build.inputs.get("recipes")
+    recipe = recipes.get("cell") if isinstance(recipes, Mapping) else None
     try:
         key = identity.vector_space(
-            engine=engine.key, preprocessing=preprocessing, precision=str(precision), batch=int(batch or 0)
+            engine=engine.key,
+            preprocessing=preprocessing,
+            precision=str(precision),
+            batch=int(batch or 0),
+            recipe=int(recipe or 0),
         )
     except (CanonicalError, TypeError, ValueError):
         return None
@@ -119,7 +125,7 @@ def _vector_space(build: Build) -> StepKey | None:
         "preprocessing": preprocessing,
         "precision": precision,
         "batch": batch,
-        "recipe": identity.RECIPES["cell"],
+        "recipe": recipe,
     }
     return StepKey(kind="cells", subject="", key=key, components=components)
 

@@ -13,6 +13,7 @@ from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint, shows_changes
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.sources.read_tile import source_changed
+from pipeline.tiles.sources.row_order import rows_are_mirrored
 from pipeline.tiles.tile import Locator, ZoomRange
 from pipeline.tiles.tile_columns import TileColumns
 
@@ -47,6 +48,7 @@ class TileArchive(ABC):
         cached = cache.lookup(ranges)
         if cached is None:
             listing = self._list_tiles(ranges, cache)
+            self._require_row_order(listing, [part for part in ranges if part.z == zoom[1]])
             self._require_unchanged()
             cache.store(ranges, listing)
         else:
@@ -65,6 +67,23 @@ class TileArchive(ABC):
     @abstractmethod
     def _locator(self, listing: TileListing, row: int) -> Locator:
         """Return the locator of one tile of a list."""
+
+    @abstractmethod
+    def _announced_box(self) -> BoxE7 | None:
+        """Return the bounds that the archive announces, apart from its tiles."""
+
+    @abstractmethod
+    def _holds_any(self, ranges: Sequence[TileRange]) -> bool:
+        """Whether the archive has a tile in some rectangles."""
+
+    def _require_row_order(self, listing: TileListing, wanted: Sequence[TileRange]) -> None:
+        if len(listing.keys) and rows_are_mirrored(self._announced_box(), wanted, self._holds_any):
+            raise bad_archive(
+                self._path,
+                "tiles inside the bounds that it announces",
+                "them where these are mirrored at the equator: its rows are counted from the other end",
+                "make it again from the original tiles, and say there whether their rows are XYZ or TMS",
+            )
 
     def _require_unchanged(self) -> None:
         try:

@@ -11,23 +11,33 @@ import sqlite3
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.errors import TileError
+from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint
 from pipeline.tiles.grid import TileRange, range_box_e7
 from pipeline.tiles.image_header import IMAGE_EXTENSIONS, sniff
 from pipeline.tiles.sources.archive import TileArchive, bad_archive, unreadable_archive, unsupported_archive
 from pipeline.tiles.sources.read_tile import keep_open, source_changed
+from pipeline.tiles.sources.row_order import box_of_degrees
 from pipeline.tiles.tile import Extent, Locator, Place
-from store.base.identity import descriptor_id, tile_of
+from store.base.identity import CELL_SHIFT, descriptor_id, tile_of
 from store.files.regular_file import open_regular, read_at, read_start
 
 MAX_BLOB_BYTES = 32 << 20
 MAX_ZOOM = 25
 NO_ROW = -1
+
+_CONTENT = "ifnull(CAST(tile_data AS BLOB), x'')"
+"""The bytes of a row of any type: nothing stops a writer from leaving NULL or a text."""
+_SIZE = f"CASE typeof(tile_data) WHEN 'blob' THEN length(tile_data) ELSE length({_CONTENT}) END"
+"""Their number. The length of a blob is known without reading it."""
+_SNIFFED_ROWS = 1_000
 
 _MAGIC = b"SQLite format 3\x00"
 _HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")
@@ -82,31 +92,56 @@ class MBTilesArchive(TileArchive):
             ids = np.array(sorted(rows), np.int64)
             digests, known = cache.digests(ids)
             unknown = {identifier: row for row, identifier in enumerate(ids.tolist()) if not known[row]}
+            hashed: dict[int, bytes] = {}
             for part in ranges if unknown else ():
-                for z, x, tile_row, content in _select(database, part, "tile_data"):
-                    row = unknown.get(descriptor_id(*self._place(z, x, tile_row)))
+                for z, x, tile_row, content in _select(database, part, _CONTENT):
+                    place = self._place(z, x, tile_row)
+                    row = unknown.get(descriptor_id(*place))
                     if row is not None:
-                        digests[row] = np.frombuffer(hashlib.sha256(content).digest(), dtype=np.uint8)
+                        digest = hashlib.sha256(content).digest()
+                        if hashed.setdefault(row, digest) != digest:
+                            raise self._several(place)
+                        digests[row] = np.frombuffer(digest, dtype=np.uint8)
         keys = np.array([(each, *rows[each]) for each in ids.tolist()], np.int64).reshape(-1, 3)
         return TileListing(keys=keys, digests=digests)
+
+    def _announced_box(self) -> BoxE7 | None:
+        with self._open() as database:
+            try:
+                row = database.execute("SELECT value FROM metadata WHERE name = 'bounds'").fetchone()
+            except sqlite3.OperationalError:
+                return None  # there is no such table
+        try:
+            west, south, east, north = map(float, str(row[0]).split(",") if row else ())
+        except ValueError:
+            return None
+        return box_of_degrees(west, south, east, north)
+
+    def _holds_any(self, ranges: Sequence[TileRange]) -> bool:
+        with self._open() as database:
+            return any(_select(database, part, "1").fetchone() for part in ranges)
 
     def _sizes_and_rowids(
         self, database: sqlite3.Connection, ranges: Sequence[TileRange]
     ) -> dict[int, tuple[int, int]]:
-        """Return length and rowid (else `NO_ROW`) of every tile in some rectangles, by descriptor id."""
+        """Return length and rowid (else `NO_ROW`) of every tile in some rectangles, by descriptor id.
+
+        A row that is no image, such as NULL, is listed too: it is for the request to say what to do with it. A
+        place may have several equal rows.
+        """
         rowid_column = "rowid" if _has_rowids(database) else str(NO_ROW)
         rows: dict[int, tuple[int, int]] = {}
         for part in ranges:
-            columns = f"length(tile_data), typeof(tile_data), {rowid_column}"
-            for z, x, tile_row, size, kind, rowid in _select(database, part, columns):
+            for z, x, tile_row, size, rowid in _select(database, part, f"{_SIZE}, {rowid_column}"):
                 place = self._place(z, x, tile_row)
-                if kind != "blob" or not 0 < size <= MAX_BLOB_BYTES:
-                    raise bad_archive(self._path, f"an image at tile {place}", f"{size} bytes of type {kind}")
-                identifier = descriptor_id(*place)
-                if identifier in rows:
-                    raise bad_archive(self._path, f"one tile {place}", "several")
-                rows[identifier] = size, rowid
+                if rows.setdefault(descriptor_id(*place), (size, rowid))[0] != size:
+                    raise self._several(place)
         return rows
+
+    def _several(self, place: Place) -> TileError:
+        return bad_archive(
+            self._path, f"one tile {place}", "several that differ", "remove all but the right one"
+        )
 
     def _place(self, z: object, x: object, tile_row: object) -> Place:
         # SQLite columns have no fixed type: 5.5 is between 5 and 6 as well.
@@ -133,6 +168,44 @@ def open_database(path: str | Path) -> sqlite3.Connection:
     return database
 
 
+class _OpenArchive:
+    """An archive that a worker keeps open, and the contents of the cell of tiles that it read last.
+
+    A view may have to search all its rows for one tile. So the tiles of a view are read by cells, which is how
+    they are embedded.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.database = open_database(path)
+        self.has_rowids = _has_rowids(self.database)
+        self._cell: TileRange | None = None
+        self._contents: dict[tuple[int, int], bytes] = {}
+
+    def close(self) -> None:
+        self.database.close()
+
+    def tile(self, z: int, x: int, y: int, rowid: int) -> bytes | None:
+        last = (1 << z) - 1
+        if not self.has_rowids:
+            x0, y0 = x >> CELL_SHIFT << CELL_SHIFT, y >> CELL_SHIFT << CELL_SHIFT
+            side = (1 << CELL_SHIFT) - 1
+            cell = TileRange(z=z, x0=x0, x1=x0 + side, y0=y0, y1=y0 + side)
+            if self._cell != cell:
+                self._cell = None
+                rows = _select(self.database, cell, _CONTENT)
+                self._contents = {(column, last - row): content for _, column, row, content in rows}
+                self._cell = cell
+            return self._contents.get((x, y))
+        query = (
+            f"SELECT {_CONTENT} FROM tiles"  # noqa: S608 - a constant
+            " WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?"
+        )
+        key = (z, x, last - y)
+        found = self.database.execute(f"{query} AND rowid = ?", (*key, rowid)).fetchone()
+        found = found or self.database.execute(query, key).fetchone()
+        return None if found is None else bytes(found[0])
+
+
 def read_tile_blob(path: str, z: int, x: int, y: int, rowid: int) -> bytes:
     """Return the encoded bytes of one tile of an archive, which stays open.
 
@@ -146,19 +219,12 @@ def read_tile_blob(path: str, z: int, x: int, y: int, rowid: int) -> bytes:
     Raises:
         TileError: when the archive has no such tile.
     """
-    key = (z, x, (1 << z) - 1 - y)
-    by_place = "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?"
-    database = keep_open(path, open_database, sqlite3.Connection.close)
+    archive = keep_open(path, _OpenArchive, _OpenArchive.close)
     with _sqlite_errors_as_ours(path):
-        row = (
-            database.execute(f"{by_place} AND rowid = ?", (*key, rowid)).fetchone()
-            if rowid != NO_ROW
-            else None
-        )
-        row = row or database.execute(by_place, key).fetchone()
-    if row is None or not isinstance(row[0], bytes):
+        content = archive.tile(z, x, y, rowid)
+    if content is None:
         raise source_changed(f"{z}/{x}/{y}", f"tile {z}/{x}/{y}: expected it in {path}, found none")
-    return row[0]
+    return content
 
 
 def _has_rowids(database: sqlite3.Connection) -> bool:
@@ -189,25 +255,32 @@ def _require_raster_tiles(database: sqlite3.Connection, path: Path) -> None:
     if "tiles" not in objects:
         found = ", ".join(sorted(map(str, objects))[:8]) or "no tables"
         raise bad_archive(path, "a table or view named tiles", found, "check that it is an MBTiles archive")
-    first = database.execute("SELECT tile_data FROM tiles LIMIT 1").fetchone()
+    starts = database.execute(
+        f"SELECT substr({_CONTENT}, 1, 16) FROM tiles LIMIT ?",  # noqa: S608 - a constant
+        (_SNIFFED_ROWS,),
+    )
+    first = starts.fetchone()
     if first is None:
         raise bad_archive(path, "at least one tile", "none", "export the archive again")
     row = None
     if "metadata" in objects:
         row = database.execute("SELECT value FROM metadata WHERE name = 'format'").fetchone()
-    announced = None if row is None else str(row[0]).lower()
-    if announced is not None:
-        is_raster = announced in IMAGE_EXTENSIONS
-    else:
-        is_raster = isinstance(first[0], bytes) and sniff(first[0]) is not None
-    if not is_raster:
-        kind = {None: "none of them", "pbf": "vector tiles (pbf)"}.get(announced, f"format {announced!r}")
-        raise unsupported_archive(
-            path,
-            "raster tiles in jpg, png or webp",
-            kind,
-            "export the area as raster tiles, such as satellite imagery",
-        )
+    announced = "" if row is None else str(row[0]).lower()
+    vector = announced == "pbf"
+    # Writers spell the formats of images in many ways, so unless it is a usual one the tiles decide.
+    if announced in IMAGE_EXTENSIONS or (
+        not vector and any(sniff(start) for (start,) in chain([first], starts))
+    ):
+        return
+    found = "vector tiles (pbf)" if vector else f"tiles that begin with {first[0][:8]!r}"
+    raise unsupported_archive(
+        path,
+        "raster tiles in jpg, png or webp",
+        found,
+        "export the area as raster tiles, such as satellite imagery"
+        if vector
+        else "look at a tile: a server may have sent error pages, or a program compressed the tiles again",
+    )
 
 
 def _require_at_rest(path: Path) -> Fingerprint:
@@ -226,15 +299,18 @@ def _require_at_rest(path: Path) -> Fingerprint:
             os.close(descriptor)
         if magic != _MAGIC:
             raise bad_archive(path, "an SQLite database (MBTiles)", f"a file that begins with {magic[:16]!r}")
-        waiting = [f"{path}-wal"] if _begins_with(f"{path}-wal", b"") else []
-        waiting += [f"{path}-journal"] if _begins_with(f"{path}-journal", _HOT_JOURNAL) else []
+        waiting, settle = "", ""
+        if _begins_with(f"{path}-journal", _HOT_JOURNAL):
+            waiting, settle = f"{path}-journal", "SELECT count(*) FROM sqlite_master"
+        if _begins_with(f"{path}-wal", b""):
+            waiting, settle = f"{path}-wal", "PRAGMA wal_checkpoint(TRUNCATE)"
     except OSError as error:
         raise unreadable_archive(path, "MBTiles", error) from error
     if waiting:
         raise source_changed(
             str(path),
-            f"{path}: expected an archive at rest, found unmerged changes in {waiting[0]}",
-            hint=f"close the program that writes it, or merge them: sqlite3 {path} 'PRAGMA wal_checkpoint(TRUNCATE)'",
+            f"{path}: expected an archive at rest, found unmerged changes in {waiting}",
+            hint=f"close the program that writes it, or let SQLite settle them: sqlite3 {path} '{settle}'",
         )
     return Fingerprint.of(status)
 

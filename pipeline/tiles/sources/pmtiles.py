@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pmtiles.tile import Compression, HeaderDict, TileType, deserialize_header
 
 from pipeline.errors import ErrorKind, TileError
+from pipeline.request.geometry import E7, BoxE7
 from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint
 from pipeline.tiles.grid import TileRange
@@ -23,6 +24,7 @@ from pipeline.tiles.sources.archive import TileArchive, bad_archive, unreadable_
 from pipeline.tiles.sources.pmtiles_directory import END_OF_IDS, Directory, DirectoryError, parse, unpack
 from pipeline.tiles.sources.pmtiles_ids import covering_intervals, first_id, tile_places
 from pipeline.tiles.sources.read_tile import MAX_TILE_BYTES
+from pipeline.tiles.sources.row_order import box_of_degrees
 from pipeline.tiles.tile import Extent, Locator
 from pipeline.tiles.tile_columns import Numbers
 from store.base.identity import X_SHIFT, ZOOM_SHIFT
@@ -33,8 +35,15 @@ HEADER_BYTES = 127
 MAX_DEPTH = 4
 MAX_FOUND = 40_000_000
 MAX_PACKED_DIRECTORY_BYTES = 16 << 20
+_SNIFFED = 64
 
 _MAGIC = b"PMTiles"
+_OLD_MAGIC = b"PM"
+"""Of versions 1 and 2, which follows as 16 bits."""
+_EXPORT_AGAIN = (
+    "export the area again as PMTiles version 3 with directories in gzip, or as MBTiles; from MBTiles:"
+    " pmtiles convert X.mbtiles X.pmtiles"
+)
 _RASTER_TYPES = frozenset({TileType.JPEG, TileType.PNG, TileType.WEBP})
 
 
@@ -60,8 +69,8 @@ class PMTilesArchive(TileArchive):
         with self._open() as file:
             self._fingerprint = Fingerprint.of(os.fstat(file))
             self._header = self._read_header(file)
-            root = self._directory(file, self._header["root_offset"], self._header["root_length"])
-            if not len(root.ids):
+            self._root = self._header["root_offset"], self._header["root_length"]
+            if not len(self._directory(file, *self._root).ids):
                 raise bad_archive(self._path, "at least one tile", "none", "export the archive again")
             self._require_raster_tiles(file)
 
@@ -85,21 +94,29 @@ class PMTilesArchive(TileArchive):
     def _read_header(self, file: int) -> HeaderDict:
         path, size = self._path, self._fingerprint.size
         start = read_at(file, 0, HEADER_BYTES)
-        if not start.startswith(_MAGIC):
+        old = start[:2] == _OLD_MAGIC and start[2:4] in {b"\1\0", b"\2\0"}
+        if not (old or start.startswith(_MAGIC)):
             raise bad_archive(path, "a PMTiles archive", f"a file that begins with {start[:8]!r}")
         if len(start) < HEADER_BYTES:
             raise bad_archive(path, f"a header of {HEADER_BYTES} bytes", f"{len(start)}")
-        if start[7] != 3:
-            raise unsupported_archive(
-                path, "PMTiles version 3", f"version {start[7]}", "run: pmtiles convert"
-            )
+        version = start[2] if old else start[7]
+        if version != 3:
+            raise unsupported_archive(path, "PMTiles version 3", f"version {version}", _EXPORT_AGAIN)
         try:
             header = deserialize_header(start)
         except ValueError as error:
             raise bad_archive(path, "known compression and tile types", str(error)) from None
         if header["internal_compression"] not in {Compression.NONE, Compression.GZIP}:
             found = header["internal_compression"].name.lower()
-            raise unsupported_archive(path, "directories in gzip or unpacked", found, "run: pmtiles convert")
+            raise unsupported_archive(path, "directories in gzip or unpacked", found, _EXPORT_AGAIN)
+        contents, entries = header["tile_contents_count"], header["tile_entries_count"]
+        if 0 < entries < contents:
+            raise bad_archive(
+                path,
+                f"at most {entries} contents for {entries} entries",
+                f"{contents}, so that places share a picture that is not theirs",
+                "export it with another program: the one that wrote it merged different tiles of equal length",
+            )
         for section in ("root", "leaf_directory", "tile_data"):
             end = header[f"{section}_offset"] + header[f"{section}_length"]
             if end > size:
@@ -115,12 +132,22 @@ class PMTilesArchive(TileArchive):
             raise unsupported_archive(self._path, expected, found, hint)
         is_raster = header["tile_type"] in _RASTER_TYPES
         if header["tile_type"] is TileType.UNKNOWN:
-            start = read_at(file, header["tile_data_offset"], min(16, header["tile_data_length"]))
-            is_raster = sniff(start) is not None
+            is_raster = any(sniff(start) for start in self._first_tiles(file))
         if not is_raster:
             vector = header["tile_type"] in {TileType.MVT, TileType.MLT}
             found = f"{'vector ' if vector else ''}tiles of type {header['tile_type'].name.lower()}"
             raise unsupported_archive(self._path, expected, found, hint)
+
+    def _first_tiles(self, file: int) -> Iterator[bytes]:
+        """Yield the first bytes of some tiles: those of the first directory that has any."""
+        header, directory = self._header, self._directory(file, *self._root)
+        for _ in range(MAX_DEPTH):
+            if directory.runs[:1].any() or not len(directory.ids):
+                break
+            at = header["leaf_directory_offset"] + int(directory.offsets[0])
+            directory = self._directory(file, at, int(directory.lengths[0]))
+        for offset, length in zip(directory.offsets[:_SNIFFED], directory.lengths[:_SNIFFED], strict=True):
+            yield read_at(file, header["tile_data_offset"] + int(offset), min(16, int(length)))
 
     def _directory(self, file: int, offset: int, length: int) -> Directory:
         if offset not in self._directories:
@@ -157,6 +184,16 @@ class PMTilesArchive(TileArchive):
                 hashed[row] = np.frombuffer(digest, dtype=np.uint8)
         digests[unknown] = hashed[inverse.reshape(-1)]
         return TileListing(keys=np.stack([ids, lengths, offsets], axis=1), digests=digests)
+
+    def _announced_box(self) -> BoxE7 | None:
+        header = self._header
+        return box_of_degrees(
+            *(header[name] / E7 for name in ("min_lon_e7", "min_lat_e7", "max_lon_e7", "max_lat_e7"))
+        )
+
+    def _holds_any(self, ranges: Sequence[TileRange]) -> bool:
+        with self._open() as file:
+            return bool(len(_select_in_ranges(self._find_tiles(file, ranges).ids, ranges)[0]))
 
     def _find_tiles(self, file: int, ranges: Sequence[TileRange]) -> _StoredTiles:
         """Find the tiles in squares that cover some rectangles."""

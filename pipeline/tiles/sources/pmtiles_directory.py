@@ -61,7 +61,7 @@ def unpack(packed: bytes, *, gzipped: bool) -> bytes:
 
 
 def parse(content: bytes) -> Directory:
-    """Decode an unpacked directory.
+    """Decode an unpacked directory; leave out entries of tiles without content.
 
     Raises:
         DirectoryError: when it is damaged.
@@ -81,9 +81,12 @@ def parse(content: bytes) -> Directory:
         raise DirectoryError("tile ids that do not rise")
     if (runs[:-1] > np.diff(ids)).any():
         raise DirectoryError("entries that overlap")
-    if (lengths == 0).any():
-        raise DirectoryError("an entry without content")
-    return Directory(ids=ids, runs=runs, offsets=_offsets(encoded, lengths), lengths=lengths)
+    offsets = _offsets(encoded, lengths)
+    empty = lengths == 0
+    if (runs[empty] == 0).any():
+        raise DirectoryError("a directory without content")
+    # Some writers enter tiles that they do not have, with no content.
+    return Directory(ids=ids[~empty], runs=runs[~empty], offsets=offsets[~empty], lengths=lengths[~empty])
 
 
 def _offsets(encoded: Numbers, lengths: Numbers) -> Numbers:

@@ -82,6 +82,9 @@ SOURCES: Final[Mapping[str, SourceKind]] = {
 """Name to kind; if two recognise a source, the first is used."""
 
 
+_RASTER_FILES: Final = frozenset({".tif", ".tiff", ".vrt", ".jp2", ".gpkg"})
+
+
 def kind_of(spec: str) -> SourceKind | None:
     """Return the kind of source that a request's `tiles.source` names, if any."""
     return next((kind for kind in SOURCES.values() if kind.recognises(spec)), None)
@@ -106,24 +109,29 @@ def open_source(
         RequestError: when the spec is of no kind, or the source is missing or not readable.
         TileError: when the archive is damaged, unsuitable or still being written.
     """
-    if "://" in spec or spec.startswith("~"):
-        raise RequestError(
-            f"tiles.source: expected a path of this machine, found {spec!r}: nothing is fetched, ~ is not expanded",
-            hint="fetch the tiles first, and write the whole path of their folder or archive",
-            subject=spec,
-        )
-    kind = kind_of(spec)
+    kind = None if "://" in spec or spec.startswith("~") else kind_of(spec)
     if kind is None:
         *others, last = (each.written for each in SOURCES.values())
         raise RequestError(
             f"tiles.source: expected {', '.join(others)} or {last}, found {spec!r}",
-            hint="for a folder of tiles write the three braces out",
+            hint=_hint_for(spec),
             subject=spec,
         )
     source = _import_named(kind.source)(
         spec, base=base, digest_cache_folder=digest_cache_folder, now_ns=now_ns
     )
     return cast("TileMetadataStore", source)
+
+
+def _hint_for(spec: str) -> str:
+    """Return what to do with a source of no kind."""
+    if "://" in spec:
+        return "download the tiles first: C10 fetches nothing"
+    if spec.startswith("~"):
+        return "write the whole path of the folder or archive: ~ is not expanded"
+    if Path(spec).suffix.lower() in _RASTER_FILES:
+        return f"cut it into tiles: gdal_translate -of MBTILES {spec} X.mbtiles; gdaladdo X.mbtiles"
+    return "for a folder of tiles write the three braces out"
 
 
 def _import_named(path: str) -> Callable[..., Any]:

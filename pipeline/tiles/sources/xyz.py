@@ -8,11 +8,12 @@ import hashlib
 import os
 import re
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISREG
 
+import mercantile
 import numpy as np
 import numpy.typing as npt
 
@@ -23,12 +24,17 @@ from pipeline.tiles.grid import TileRange, range_box_e7, tile_ranges
 from pipeline.tiles.image_header import IMAGE_EXTENSIONS
 from pipeline.tiles.sources.archive import bad_archive
 from pipeline.tiles.sources.read_tile import read_tile_file, source_changed
+from pipeline.tiles.sources.row_order import box_of_degrees, rows_are_mirrored
 from pipeline.tiles.tile import Extent, Locator, ZoomRange
 from pipeline.tiles.tile_columns import TileColumns
+from store.files.regular_file import read_start
 
 _PATTERN = re.compile(r"(?P<root>.*?)/?\{z\}/\{x\}/\{y\}\.(?P<extension>[A-Za-z]+)")
 _INT64 = (1 << 63) - 1
 _NO_ROW = -1
+_TMS_FILE = "tilemapresource.xml"
+_MAX_TMS_BYTES = 1 << 16
+_TMS_BOUNDS = re.compile(r"""\b(min[xy]|max[xy])=["'](-?[0-9]{1,9}(?:\.[0-9]{1,30})?)["']""")
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
@@ -92,7 +98,11 @@ class XYZFolder:
         if parts is None or parts["extension"].lower() not in IMAGE_EXTENSIONS:
             raise RequestError(
                 f"tiles.source: expected DIR/{{z}}/{{x}}/{{y}}.EXT with jpg, png or webp, found {pattern!r}",
-                hint="write the three in this order, each once",
+                hint=(
+                    "write the three in this order, each once"
+                    if parts is None
+                    else f"convert the {parts['extension']} tiles to one of these"
+                ),
                 subject=pattern,
             )
         written = parts["root"] or ("/" if pattern.startswith("/") else ".")
@@ -123,6 +133,15 @@ class XYZFolder:
         files = _FileColumns()
         for part in tile_ranges(bbox_e7, zoom):
             self._scan(part, files)
+        if len(files.rows) and rows_are_mirrored(
+            self._announced_box(), tile_ranges(bbox_e7, (zoom[1], zoom[1])), self._holds_any
+        ):
+            raise bad_archive(
+                self._root,
+                f"tiles inside the bounds of its {_TMS_FILE}",
+                "them where these are mirrored at the equator: its rows are counted from the south (TMS)",
+                "cut the tiles again with rows from the north, for example gdal2tiles --xyz",
+            )
         places = files.places
         # A folder lists its files in no order.
         order = np.lexsort(places.T[::-1])
@@ -142,6 +161,29 @@ class XYZFolder:
             return "file", self._path_of(*places[row].tolist())
 
         return TileColumns.from_columns(places, digests=digests, sizes=keys[:, 2], locator_of=locator_of)
+
+    def _announced_box(self) -> BoxE7 | None:
+        """Return the bounds in the file that cutters of TMS folders leave beside the tiles."""
+        try:
+            text = read_start(f"{self._root}/{_TMS_FILE}", _MAX_TMS_BYTES, follow_symlinks=True)
+        except OSError:
+            return None
+        edges = {name: float(number) for name, number in _TMS_BOUNDS.findall(text.decode("utf-8", "replace"))}
+        if edges.keys() != {"minx", "miny", "maxx", "maxy"}:
+            return None
+        if max(map(abs, edges.values())) > 360:
+            # Metres of the Web Mercator projection.
+            west_south, east_north = (
+                mercantile.lnglat(edges[f"{end}x"], edges[f"{end}y"], truncate=True) for end in ("min", "max")
+            )
+            return box_of_degrees(*west_south, *east_north)
+        return box_of_degrees(edges["minx"], edges["miny"], edges["maxx"], edges["maxy"])
+
+    def _holds_any(self, ranges: Sequence[TileRange]) -> bool:
+        files = _FileColumns()
+        for part in ranges:
+            self._scan(part, files)
+        return bool(len(files.rows))
 
     def _path_of(self, z: int, x: int, y: int) -> str:
         return f"{self._root.rstrip('/')}/{z}/{x}/{y}{self._suffix}"

@@ -1,11 +1,13 @@
 """Whole builds with the real parts: ONNX Runtime, worker processes, FAISS, tile archives."""
 
+import io
 import time
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pmtiles.tile import TileType
 
 from pipeline.build.report import BuildOutcome
@@ -153,7 +155,8 @@ def test_damaged_tiles_fail_or_are_skipped(real_site):
     real_site.write_tiles(tiles)
     failed = real_site.build()
     assert (failed.error.kind, failed.error.step) == ("bad-tile", "cells")
-    assert failed.error.subject in {"6/8/12", "6/16/12"}
+    assert failed.error.subject == "6/8/12"
+    assert failed.error.message.endswith("; bad are 2 tiles, also 6/16/12")
     progress = RecordingProgress()
     request = real_site.request(tiles={"on_bad": "skip"})
     report = real_site.provisioner(progress=progress).build_cache_artifacts(request)
@@ -195,6 +198,67 @@ def test_plain_tiles_are_featureless_and_not_localisable(real_site):
     assert (report.outcome, report.tiles_embedded) == (BuildOutcome.BUILT, 5)
     coverage = real_site.state().head_build.coverage
     assert (coverage.present, coverage.featureless) == (6, 2)
+
+
+def encoded(pixels, encoding="png"):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, encoding)
+    return buffer.getvalue()
+
+
+def ground(seed, side=64, transparent=0.0):
+    """A tile with an alpha channel, of which a strip at the left is transparent."""
+    noise = np.random.default_rng(seed).integers(0, 256, (side // 4, side // 4, 4), np.uint8)
+    pixels = np.array(Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC))
+    pixels[..., 3] = 255
+    pixels[:, : round(side * transparent), 3] = 0
+    return pixels
+
+
+def test_tiles_that_cannot_be_told_apart_are_not_covered(real_site):
+    placeholder = ground(0)
+    again = encoded(placeholder[..., :3])
+    assert again != encoded(placeholder)
+    tiles = {(ZOOM, 1, y): encoded(ground(1 + y)) for y in range(4)}
+    tiles |= {(ZOOM, 2, 0): encoded(placeholder), (ZOOM, 2, 1): encoded(placeholder), (ZOOM, 2, 2): again}
+    tiles |= {
+        (ZOOM, 3, y): encoded(ground(9 + y, transparent=part)) for y, part in enumerate((0.2, 0.3, 0.9))
+    }
+    real_site.write_tiles(tiles)
+    report = real_site.build()
+    assert report.outcome is BuildOutcome.BUILT
+    assert any("5 tiles are featureless" in warning for warning in report.warnings), report.warnings
+    coverage = real_site.state().head_build.coverage
+    assert (coverage.present, coverage.featureless) == (10, 5)
+    document = canonical_decode(real_site.artifact(coverage.geography).read_bytes())
+    assert document["featureless"] == [[6, 0, 2, 2], [6, 1, 2, 3], [6, 2, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("tiles", "said"),
+    [
+        ({(ZOOM, 1, 1): b"<html>", (ZOOM, 2, 1): b""}, "at least one tile that can be localised"),
+        ({(ZOOM, 1, 1): plain(70), (ZOOM, 2, 1): plain(70)}, "at least one tile that can be localised"),
+    ],
+)
+def test_a_build_of_nothing_fails(real_site, tiles, said):
+    real_site.write_tiles(tiles)
+    report = real_site.build(tiles={"on_bad": "skip"})
+    assert (report.outcome, report.error.kind) == (BuildOutcome.FAILED, "coverage-too-low")
+    assert said in report.error.message
+
+
+def test_a_tile_that_is_not_square_is_bad(real_site):
+    real_site.write_tiles(spread(2, 2) | {(ZOOM, 1, 1): encoded(ground(1)[:50])})
+    assert "expected a square tile, found 64 x 50 pixels" in real_site.build().error.message
+
+
+def test_every_bad_tile_is_named_up_to_twenty(real_site):
+    real_site.write_tiles({(ZOOM, x, 1): b"<html>" for x in range(25)} | {(ZOOM, 30, 1): plain(70)})
+    error = real_site.build().error
+    assert "; bad are 25 tiles, also 6/1/1, 6/2/1" in error.message
+    assert error.message.endswith(", 6/19/1, …")
+    assert error.hint.startswith("replace the tiles")
 
 
 def test_compile_failures_of_the_real_compiler_are_outcomes(real_site):

@@ -81,12 +81,14 @@ def test_a_flat_picture_stays_flat(value, height, width, new_height, new_width):
     assert (resample(image, (new_height, new_width)) == value).all()
 
 
-@given(st.integers(0, 255), st.integers(0, 255))
-def test_alpha_over_black(colour, alpha):
-    pixel = np.array([[[colour, 0, 255, alpha]]], dtype=np.uint8)
-    flat = flatten_alpha(pixel)[0, 0].tolist()
-    assert flat == [(colour * alpha + 127) // 255, 0, (255 * alpha + 127) // 255]
-    assert flat[0] == round(colour * alpha / 255)
+@given(st.integers(0, 255), st.integers(0, 255), st.integers(1, 255))
+def test_alpha_over_the_mean_of_what_is_visible(one, other, alpha):
+    pixels = np.array([[[one, 0, 255, alpha], [other, 0, 255, alpha], [7, 7, 7, 0]]], dtype=np.uint8)
+    flat = flatten_alpha(pixels)[0].tolist()
+    mean = (one + other) // 2
+    assert flat[2] == [mean, 0, 255]
+    assert flat[0] == [(one * alpha + mean * (255 - alpha) + 127) // 255, 0, 255]
+    assert (flatten_alpha(pixels * np.uint8([1, 1, 1, 0])) == 127).all()
 
 
 floats = st.floats(-1e6, 1e6, allow_nan=False)
@@ -119,7 +121,12 @@ def test_form_of_a_document():
         "std": ["58.395", "1.0", "1.0"],
     }
     assert RESAMPLER == "pillow-bilinear-antialiased/1"
-    assert ALPHA == "over-black/1"
+    assert ALPHA == "over-mean/1"
+
+
+def test_a_document_of_earlier_versions_is_read():
+    document = Preprocessing(size=(2, 2)).to_document() | {"alpha": "over-black/1"}
+    assert Preprocessing.from_document(document).to_document() == document
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from contextlib import closing
 import pytest
 
 from pipeline.errors import ErrorKind, TileError
+from pipeline.tiles.sources import mbtiles
 from pipeline.tiles.sources.read_tile import close_archives, read_tile
 from pipeline.tiles.sources.registry import open_source
 from tests.tile_archives import WORLD
@@ -33,12 +34,44 @@ class TestMBTiles:
         assert error.kind is ErrorKind.UNSUPPORTED_ARCHIVE
         assert "vector tiles (pbf)" in error.message
 
-    def test_without_a_format_the_first_tile_decides(self, archives, tmp_path, refused):
-        image = archives.image(1, encoding="webp")
-        spec = archives.write_mbtiles(tmp_path / "a.mbtiles", {(0, 0, 0): image}, encoding=None)
-        open_source(spec, tmp_path)
-        spec = archives.write_mbtiles(tmp_path / "b.mbtiles", {(0, 0, 0): b"\x1f\x8bpbf"}, encoding=None)
-        assert refused(spec, tmp_path, query=False).kind is ErrorKind.UNSUPPORTED_ARCHIVE
+    @pytest.mark.parametrize(
+        "encoding", [None, "", "image/png", "png8", "jpgpng", "hybrid", "mixed", "JPG70"]
+    )
+    def test_without_a_usual_format_the_tiles_decide(self, encoding, archives, tmp_path, refused):
+        tiles = {(2, 0, 0): b"<html>", (2, 1, 0): archives.image(1, encoding="webp")}
+        spec = archives.write_mbtiles(tmp_path / "a.mbtiles", tiles, encoding=encoding)
+        assert len(open_source(spec, tmp_path).query_by_bbox(WORLD, (2, 2))) == 2
+        spec = archives.write_mbtiles(tmp_path / "b.mbtiles", {(0, 0, 0): b"\x1f\x8bpbf"}, encoding=encoding)
+        error = refused(spec, tmp_path, query=False)
+        assert error.kind is ErrorKind.UNSUPPORTED_ARCHIVE
+        assert "compressed the tiles again" in error.hint
+
+    @pytest.mark.parametrize(
+        ("value", "content"), [("NULL", b""), ("x''", b""), ("'text'", b"text"), ("12", b"12")]
+    )
+    def test_a_row_that_is_no_blob_is_a_tile_of_those_bytes(self, value, content, spec, tmp_path):
+        self.change(spec, f"UPDATE tiles SET tile_data = {value} WHERE tile_column = 2")
+        found = open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3))
+        assert len(found) == 16
+        for tile in found[8:12]:
+            assert (tile.size, read_tile(tile.locator)) == (len(content), content)
+            assert tile.sha256 == hashlib.sha256(content).hexdigest()
+
+    def test_equal_rows_of_one_place_are_one_tile(self, spec, tmp_path):
+        before = open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3))
+        self.change(spec, "INSERT INTO tiles SELECT * FROM tiles")
+        after = open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3))
+        assert [tile.sha256 for tile in after] == [tile.sha256 for tile in before]
+
+    def test_a_view_is_read_by_cells(self, archives, tmp_path, monkeypatch):
+        tiles = archives.block(6, 0, 0, columns=20, rows=20)
+        spec = archives.write_mbtiles(tmp_path / "v.mbtiles", tiles, view=True)
+        found = open_source(spec, tmp_path).query_by_bbox(WORLD, (6, 6))
+        queries, select = [], mbtiles._select
+        monkeypatch.setattr(mbtiles, "_select", lambda *query: queries.append(query) or select(*query))
+        for tile in sorted(found, key=lambda tile: (tile.x >> 4, tile.y >> 4)):
+            assert read_tile(tile.locator) == tiles[tile.place]
+        assert len(queries) == 4
 
     @pytest.mark.parametrize(
         ("statement", "said"),
@@ -46,11 +79,15 @@ class TestMBTiles:
             ("DROP TABLE tiles", "a table or view named tiles, found metadata"),
             ("DELETE FROM tiles", "at least one tile"),
             ("ALTER TABLE tiles RENAME COLUMN tile_data TO data", "no such column: tile_data"),
-            ("UPDATE tiles SET tile_data = 'text'", "bytes of type text"),
-            ("UPDATE tiles SET tile_data = NULL", "bytes of type null"),
-            ("UPDATE tiles SET tile_data = x''", "0 bytes of type blob"),
             ("UPDATE tiles SET tile_data = zeroblob(33554433)", "that SQLite can read"),
-            ("INSERT INTO tiles SELECT * FROM tiles", "one tile 3/0/0, found several"),
+            (
+                "INSERT INTO tiles SELECT zoom_level, tile_column, tile_row, x'00' FROM tiles",
+                "one tile 3/0/0, found several that differ",
+            ),
+            (
+                "INSERT INTO tiles SELECT zoom_level, tile_column, tile_row, zeroblob(length(tile_data)) FROM tiles",
+                "one tile 3/0/0, found several that differ",
+            ),
             ("UPDATE tiles SET tile_column = 1.5", "whole numbers as tile coordinates"),
         ],
     )
@@ -93,7 +130,9 @@ class TestMBTiles:
             writer.execute("BEGIN")
             writer.execute("CREATE TABLE more (a)")
             writer.execute("INSERT INTO more SELECT randomblob(1000) FROM tiles, tiles AS again")
-            assert "-journal" in refused(spec, tmp_path, query=False).message
+            error = refused(spec, tmp_path, query=False)
+            assert "-journal" in error.message
+            assert "wal_checkpoint" not in error.hint
             writer.execute("ROLLBACK")
 
     def test_rows_are_found_without_an_index_and_after_moving(self, spec, tmp_path):

@@ -47,10 +47,31 @@ class TestPMTiles:
         assert len(source.query_by_bbox(WORLD, (5, 5))) == 32 * 32
         assert len(source._directories) == 65
 
-    def test_the_first_tile_decides_an_unknown_tile_type(self, archives, tmp_path):
-        tiles = {(0, 0, 0): archives.image(1, encoding="jpeg")}
-        spec = archives.write_pmtiles(tmp_path / "a.pmtiles", tiles, tile_type=TileType.UNKNOWN)
-        open_source(spec, tmp_path)
+    @pytest.mark.parametrize("leaf_entries", [0, 3])
+    def test_the_tiles_decide_an_unknown_tile_type(self, leaf_entries, archives, tmp_path, refused):
+        tiles = {(1, 0, 0): b"<html>", (1, 0, 1): archives.image(1, encoding="jpeg")}
+        options = {"tile_type": TileType.UNKNOWN, "leaf_entries": leaf_entries}
+        spec = archives.write_pmtiles(tmp_path / "a.pmtiles", tiles, **options)
+        assert len(open_source(spec, tmp_path).query_by_bbox(WORLD, (1, 1))) == 2
+        spec = archives.write_pmtiles(tmp_path / "b.pmtiles", {(1, 0, 0): b"<html>"}, **options)
+        assert refused(spec, tmp_path, query=False).kind is ErrorKind.UNSUPPORTED_ARCHIVE
+
+    def test_entries_without_content_are_tiles_that_are_not_there(self, archives, tmp_path):
+        first = zxy_to_tileid(3, 0, 0)
+        entries = [Entry(first, 0, 4, 1), Entry(first + 1, 4, 0, 1), Entry(first + 2, 4, 4, 2)]
+        spec = archives.write_pmtiles_entries(tmp_path / "a.pmtiles", entries, b"one two ")
+        found = open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3))
+        assert sorted(read_tile(tile.locator) for tile in found) == [b"one ", b"two ", b"two "]
+
+    @pytest.mark.parametrize(
+        ("start", "said"),
+        [(b"PM\x02\x00", "version 2"), (b"PM\x01\x00", "version 1"), (b"PMTiles\x04", "version 4")],
+    )
+    def test_other_versions_are_named(self, start, said, tmp_path, refused):
+        (tmp_path / "a.pmtiles").write_bytes(start + bytes(200))
+        error = refused("a.pmtiles", tmp_path)
+        assert (error.kind, said in error.message) == (ErrorKind.UNSUPPORTED_ARCHIVE, True)
+        assert "X.mbtiles" in error.hint
 
     @pytest.mark.parametrize(
         ("header", "kind", "said"),
@@ -59,6 +80,11 @@ class TestPMTiles:
             ({"tile_type": TileType.AVIF}, ErrorKind.UNSUPPORTED_ARCHIVE, "tiles of type avif"),
             ({"tile_compression": Compression.GZIP}, ErrorKind.UNSUPPORTED_ARCHIVE, "tiles in gzip"),
             ({"internal_compression": Compression.BROTLI}, ErrorKind.UNSUPPORTED_ARCHIVE, "found brotli"),
+            (
+                {"tile_entries_count": 15, "tile_contents_count": 16},
+                ErrorKind.BAD_ARCHIVE,
+                "found 16, so that",
+            ),
             ({"root_offset": 1 << 60}, ErrorKind.BAD_ARCHIVE, "(end of root)"),
             ({"root_length": 1 << 60}, ErrorKind.BAD_ARCHIVE, "(end of root)"),
             ({"leaf_directory_length": 1 << 60}, ErrorKind.BAD_ARCHIVE, "(end of leaf_directory)"),
@@ -82,7 +108,8 @@ class TestPMTiles:
             ([], "at least one tile"),
             ([Entry(5, 0, 4, 1), Entry(5, 0, 4, 1)], "do not rise"),
             ([Entry(5, 0, 4, 3), Entry(6, 0, 4, 1)], "overlap"),
-            ([Entry(5, 0, 0, 1)], "without content"),
+            ([Entry(5, 0, 0, 1)], "at least one tile"),
+            ([Entry(5, 0, 4, 1), Entry(6, 0, 0, 0)], "a directory without content"),
             ([Entry(5, 5, 4, 1)], "points outside"),
             ([Entry(5, 0, 1 << 50, 1)], "points outside"),
             ([Entry(5, 1 << 61, 1 << 61, 1), Entry(6, 1 << 61, 1 << 62, 1)], "points outside"),

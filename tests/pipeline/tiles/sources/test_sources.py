@@ -2,13 +2,15 @@
 
 import hashlib
 import os
-from contextlib import contextmanager
+import sqlite3
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgpack
 import pytest
 
 from pipeline.errors import ErrorKind, RequestError, TileError
+from pipeline.tiles.grid import wanted_tiles
 from pipeline.tiles.sources import read_tile as read_tile_module
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.sources.registry import open_source
@@ -119,18 +121,24 @@ def _only_for(cache, sha256):
     return digest
 
 
-def test_what_is_no_source(tmp_path):
-    for spec in (
-        "tiles",
-        "tiles.zip",
-        "a/{z}/{y}/{x}.png",
-        "a/{z}/{x}/{y}.tif",
-        "{z}/{x}/{x}.png",
-        "a/{z}/{x}/{-y}.png",
-    ):
-        with pytest.raises(RequestError) as caught:
-            open_source(spec, tmp_path)
-        assert spec in caught.value.message
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("tiles", "three braces"),
+        ("tiles.zip", "three braces"),
+        ("area.tif", "gdal_translate -of MBTILES area.tif X.mbtiles"),
+        ("https://tile.example.com/{z}/{x}/{y}.png", "C10 fetches nothing"),
+        ("a/{z}/{y}/{x}.png", "in this order"),
+        ("a/{z}/{x}/{y}.avif", "convert the avif tiles"),
+        ("{z}/{x}/{x}.png", "in this order"),
+        ("a/{z}/{x}/{-y}.png", "in this order"),
+    ],
+)
+def test_what_is_no_source(spec, hint, tmp_path):
+    with pytest.raises(RequestError) as caught:
+        open_source(spec, tmp_path)
+    assert spec in caught.value.message
+    assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize("spec", ["no/{z}/{x}/{y}.png", "no.mbtiles", "no.pmtiles"])
@@ -279,6 +287,79 @@ class TestFolder:
         assert second[0] == hashlib.sha256(b"eno").hexdigest() != first[0]
         assert second[1] == first[1]
         assert digests() == second
+
+
+class TestRowOrder:
+    """An area over the equator, with the rows of its tiles counted from either end."""
+
+    BOX = (-111_000_000, -100_000_000, 111_000_000, 320_000_000)
+    EDGES = "-11.1,-10,11.1,32"
+
+    def write(self, kind, archives, tmp_path, tiles, edges):
+        match kind:
+            case "xyz":
+                west, south, east, north = edges.split(",")
+                spec = archives.write_xyz(tmp_path / "t", tiles)
+                (tmp_path / "t/tilemapresource.xml").write_text(
+                    f'<BoundingBox minx="{west}" miny="{south}" maxx="{east}" maxy="{north}"/>'
+                )
+            case "mbtiles":
+                spec = archives.write_mbtiles(tmp_path / "a.mbtiles", tiles)
+                with closing(sqlite3.connect(spec)) as database, database:
+                    database.execute("INSERT INTO metadata VALUES ('bounds', ?)", (edges,))
+            case _:
+                numbers = [int(float(edge) * 1e7) for edge in edges.split(",")]
+                names = ("min_lon_e7", "min_lat_e7", "max_lon_e7", "max_lat_e7")
+                header = dict(zip(names, numbers, strict=True))
+                spec = archives.write_pmtiles(tmp_path / "a.pmtiles", tiles, **header)
+        return spec
+
+    def tiles(self, archives, *, mirrored, z=6):
+        wanted = wanted_tiles(self.BOX, (z, z))
+        return {(z, x, (1 << z) - 1 - y if mirrored else y): archives.image(x * 99 + y) for _, x, y in wanted}
+
+    @pytest.mark.parametrize("kind", ["xyz", "mbtiles", "pmtiles"])
+    def test_rows_from_the_other_end_are_refused(self, kind, archives, tmp_path):
+        spec = self.write(kind, archives, tmp_path, self.tiles(archives, mirrored=True), self.EDGES)
+        with pytest.raises(TileError, match="mirrored at the equator") as caught:
+            open_source(spec, tmp_path).query_by_bbox(self.BOX, (5, 6))
+        assert caught.value.kind is ErrorKind.BAD_ARCHIVE
+
+    @pytest.mark.parametrize("kind", ["xyz", "mbtiles", "pmtiles"])
+    @pytest.mark.parametrize(
+        "edges",
+        [
+            "-11.1,-10,11.1,32",
+            "-180,-85.06,180,85.06",
+            "-11.1,-32,11.1,32",
+            "-11.1,-40,11.1,30",
+            "0,0,0,0",
+            "9,1,7,2",
+        ],
+    )
+    def test_other_bounds_are_no_reason(self, kind, edges, archives, tmp_path):
+        tiles = self.tiles(archives, mirrored=False)
+        spec = self.write(kind, archives, tmp_path, tiles, edges)
+        assert len(open_source(spec, tmp_path).query_by_bbox(self.BOX, (6, 6))) == len(tiles)
+
+    def test_bounds_in_metres_and_no_bounds_at_all(self, archives, tmp_path):
+        spec = self.write(
+            "xyz",
+            archives,
+            tmp_path,
+            self.tiles(archives, mirrored=True),
+            "-1235646,-1118889,1235646,3763310",
+        )
+        with pytest.raises(TileError, match="mirrored at the equator"):
+            open_source(spec, tmp_path).query_by_bbox(self.BOX, (6, 6))
+        for text in ("<xml/>", 'minx="a"'):
+            (tmp_path / "t/tilemapresource.xml").write_text(text)
+            assert open_source(spec, tmp_path).query_by_bbox(self.BOX, (6, 6))
+        spec = self.write("mbtiles", archives, tmp_path, self.tiles(archives, mirrored=True), "all")
+        assert open_source(spec, tmp_path).query_by_bbox(self.BOX, (6, 6))
+        with closing(sqlite3.connect(spec)) as database, database:
+            database.execute("DROP TABLE metadata")
+        assert open_source(spec, tmp_path).query_by_bbox(self.BOX, (6, 6))
 
 
 def test_locators_of_no_known_kind():
