@@ -128,6 +128,7 @@ def _only_for(cache, sha256):
         ("tiles.zip", "three braces"),
         ("area.tif", "gdal_translate -of MBTILES area.tif X.mbtiles"),
         ("https://tile.example.com/{z}/{x}/{y}.png", "C10 fetches nothing"),
+        ("~/area.mbtiles", "~ is not expanded"),
         ("a/{z}/{y}/{x}.png", "in this order"),
         ("a/{z}/{x}/{y}.avif", "convert the avif tiles"),
         ("{z}/{x}/{x}.png", "in this order"),
@@ -378,10 +379,3 @@ def test_what_a_worker_cannot_find(tmp_path, archives):
         with pytest.raises(TileError) as caught:
             read_tile(locator)
         assert caught.value.kind is ErrorKind.SOURCE_CHANGED
-
-
-@pytest.mark.parametrize("spec", ["https://tile.example.com/{z}/{x}/{y}.jpg", "~/area.mbtiles"])
-def test_what_only_a_browser_or_a_shell_knows_is_no_path(tmp_path, spec):
-    with pytest.raises(RequestError, match="nothing is fetched") as caught:
-        open_source(spec, tmp_path)
-    assert repr(spec) in caught.value.message
