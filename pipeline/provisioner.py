@@ -30,7 +30,7 @@ from store.cache.view import open_view
 from store.disk.folder_integrity import refuse_symlinked_folders, refuse_unfit_folder
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
-from store.errors import ErrorKind, NoGoError, RequestRefusedError, StoreError
+from store.errors import ErrorKind, RequestRefusedError, StoreError
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.key_files import load_signer, read_trusted
 from store.trust.signatures import Signer, TrustedKey, parse_trusted_keys
@@ -135,6 +135,7 @@ class CacheProvisioner:
             StoreError: Artifacts of the target are missing or damaged; nothing was changed.
         """
         from pipeline.build.attempt import warn_if_unsigned
+        from store.cache.projections import require_vouched
         from store.policy import rollback
 
         signer = self._signer()
@@ -146,7 +147,7 @@ class CacheProvisioner:
             after = before
             if planned is not None:
                 if signer is not None:
-                    _require_vouched(store.state, planned.target, self._keys(signer))
+                    require_vouched(store.state, planned.target, self._keys(signer))
                 self._require_artifacts(store, planned.target)
                 after = store.roll_back(planned)
             return RollbackReport(
@@ -377,21 +378,6 @@ class CacheProvisioner:
 
 def _public_key(signer: Signer | None) -> TrustedKey | None:
     return None if signer is None else TrustedKey(signer.public)
-
-
-def _require_vouched(state: "State", target: int, keys: "tuple[TrustedKey, ...]") -> None:
-    """Refuse to sign by a rollback what somebody without a key may have appended."""
-    from store.cache.projections import vouching_of
-
-    if not vouching_of(state, keys).covers(state.builds[target].ended_seq or 0, target):
-        signers = " or ".join(key.key_id for key in keys)
-        raise NoGoError(
-            [
-                f"signature: expected build {target} to be signed by {signers}, found that none of them signed it"
-            ],
-            kind=ErrorKind.SIGNATURE,
-            hint="c10 sign GENERATION (to vouch for it), or c10 rollback --to GENERATION, with a signed one",
-        )
 
 
 def _require_head(state: "State") -> "Generation":

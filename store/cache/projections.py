@@ -20,7 +20,7 @@ from store.disk.repair_commands import repairing
 from store.disk.write_once import write_once
 from store.domain.manifest_projection import head_projections, project
 from store.domain.state import Generation, State
-from store.errors import ArtifactError, DamagedHistoryError, ErrorKind, from_os_error
+from store.errors import ArtifactError, DamagedHistoryError, ErrorKind, NoGoError, from_os_error
 from store.formats.tables import decode_blocks
 from store.manifest import manifest
 from store.manifest.file_names import signature_name
@@ -122,6 +122,23 @@ def find_unvouched_results(state: State, entries: Iterable[Entry], keys: Sequenc
     if vouching.unsigned_until == state.position.seq:
         return Unvouched()
     return find_unvouched(state, to_recorded_events(entries), vouching)
+
+
+def require_vouched(state: State, target: int, keys: Sequence[TrustedKey]) -> None:
+    """Refuse to sign by a rollback what somebody without a key may have appended.
+
+    Raises:
+        NoGoError: None of the keys signed the build `target`.
+    """
+    if not vouching_of(state, keys).covers(state.builds[target].ended_seq or 0, target):
+        signers = " or ".join(key.key_id for key in keys)
+        raise NoGoError(
+            [
+                f"signature: expected build {target} to be signed by {signers}, found that none of them signed it"
+            ],
+            kind=ErrorKind.SIGNATURE,
+            hint="c10 sign GENERATION (to vouch for it), or c10 rollback --to GENERATION, with a signed one",
+        )
 
 
 def set_head_projections(event_store: EventStore) -> None:
