@@ -107,3 +107,18 @@ def test_every_command_and_exit_code_is_in_the_list_of_commands():
     assert set(cli.list_commands(None)) - listed == set()
     rows = re.findall(r"^\| (\d+) \| (.*) \|$", text, re.MULTILINE)
     assert rows == [(f"{code:d}", meaning) for code, meaning in MEANINGS.items()]
+
+
+def test_the_tests_of_each_kind_of_fault_exist():
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    table = text[text.index("## Faults from outside") : text.index("## Kills and errors")]
+    named = re.findall(r"`([\w/]+\.py)((?:::\w+)*)`", table)
+    assert len(named) > 40
+    for path, names in named:
+        source = (ROOT / "tests" / path).read_text()
+        missing = [
+            name
+            for name in names.split("::")[1:]
+            if not re.search(rf"^ *(?:def|class) {name}\b", source, re.MULTILINE)
+        ]
+        assert missing == [], path
