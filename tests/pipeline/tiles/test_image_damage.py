@@ -54,6 +54,13 @@ def half_clear(seed):
     return Image.fromarray(pixels)
 
 
+def sliver():
+    """A plain picture with ground in its last corner: lossless WebP needs none of its last 8 bytes."""
+    pixels = np.zeros((192, 192, 3), np.uint8)
+    pixels[-20:, -20:] = np.asarray(ground(7, 20))
+    return Image.fromarray(pixels)
+
+
 def encoded(picture, encoding, **options):
     buffer = io.BytesIO()
     picture.save(buffer, encoding, **options)
@@ -63,7 +70,14 @@ def encoded(picture, encoding, **options):
 @pytest.mark.parametrize(("encoding", "variants"), [("jpeg", JPEG), ("png", PNG), ("webp", WEBP)])
 def test_sound_images_of_any_encoder_are_accepted(encoding, variants):
     plain = Image.new("RGB", (192, 192), (40, 90, 200))
-    pictures = [ground(1), ground(1).convert("L"), half_plain(2), plain, ground(3).quantize(4).convert("RGB")]
+    pictures = [
+        ground(1),
+        ground(1).convert("L"),
+        half_plain(2),
+        sliver(),
+        plain,
+        ground(3).quantize(4).convert("RGB"),
+    ]
     pictures += [half_clear(4), ground(5).quantize(16)] if encoding == "png" else []
     pictures += [half_clear(4)] if encoding == "webp" else []
     for picture, options in product(pictures, variants):
