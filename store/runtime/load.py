@@ -9,6 +9,8 @@ machine has all of them. Two rules hold for every backend:
 """
 
 import math
+import mmap
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -16,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from store.base.values import whole_number
+from store.base.values import require_whole_number, whole_number
 from store.errors import TranslateShortages
 from store.formats.index_delta import Delta
 from store.runtime.backends.base import (
@@ -55,6 +57,8 @@ __all__ = [
 
 _PORTION_BATCHES: Final = 16
 _PORTION_BYTES: Final = 256 << 20
+_FAISS_ADDRESS_SPACE: Final = 384 << 20
+"""What importing faiss takes, mostly for the threads of its linear algebra."""
 
 
 class Engine:
@@ -174,7 +178,7 @@ def load_engine(
         input=input,
         output=output,
         batch=batch,
-        threads=threads,
+        threads=require_whole_number("threads", threads, least=1),
     )
     with TranslateShortages(f"loading an engine of {backend}"):
         return Engine(runtime.load(data, expected), batch=batch)
@@ -263,9 +267,14 @@ def load_index(
             it.
         CacheUnusableError: This process lacks memory, threads or open files.
     """
+    set_threads = _keep_threads
     installed_faiss()
-    faiss = import_library("faiss", "the descriptor index")
     with TranslateShortages("loading the index"):
+        faiss = _import_faiss()
+        if threads is not None:
+            set_threads = partial(
+                faiss.omp_set_num_threads, require_whole_number("threads", threads, least=1)
+            )
         outer = _read_index(faiss, data)
         found = _describe(faiss, outer)
         expected = (kind, dimensions, ntotal, metric)
@@ -283,12 +292,18 @@ def load_index(
                 IndexWithDelta(faiss, outer, delta),
                 ntotal + len(delta.added) - len(delta.dropped),
             )
-    set_threads = partial(faiss.omp_set_num_threads, threads) if threads is not None else _keep_threads
     return DescriptorIndex(whole, kind=kind, dimensions=dimensions, ntotal=ntotal, set_threads=set_threads)
 
 
 def _keep_threads() -> None:
     """Leave the number of threads as it is."""
+
+
+def _import_faiss() -> Untyped:
+    if "faiss" not in sys.modules:
+        # With too little address space its linear algebra library ends the process instead of raising an error.
+        mmap.mmap(-1, _FAISS_ADDRESS_SPACE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0).close()
+    return import_library("faiss", "the descriptor index")
 
 
 def _read_index(faiss: Untyped, data: Source) -> Untyped:

@@ -9,9 +9,9 @@ could trust.
 `cryptography` is imported only when a signature is made or checked.
 """
 
-import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
@@ -152,7 +152,7 @@ def parse_trusted_keys(keys: Sequence[TrustedKey | bytes]) -> tuple[TrustedKey, 
     Raises:
         ValueError: Some are no keys; the message has one line for each.
     """
-    if isinstance(keys, (str, bytes, os.PathLike)) or not isinstance(keys, Iterable):
+    if isinstance(keys, (str, bytes, bytearray, memoryview)) or not isinstance(keys, (Sequence, AbstractSet)):
         raise ValueError(  # noqa: TRY004 - callers catch one error for all keys that are none
             f"trusted keys: expected a list of keys, found {type(keys).__name__}; parse_keys reads the text of a file"
         )
