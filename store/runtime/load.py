@@ -9,7 +9,6 @@ machine has all of them. Two rules hold for every backend:
 """
 
 import math
-import mmap
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -57,8 +56,8 @@ __all__ = [
 
 _PORTION_BATCHES: Final = 16
 _PORTION_BYTES: Final = 256 << 20
-_FAISS_ADDRESS_SPACE: Final = 384 << 20
-"""What importing faiss takes, mostly for the threads of its linear algebra."""
+_FAISS_TAKES: Final = 384 << 20
+"""Address space for importing faiss, mostly for the threads of its linear algebra."""
 
 
 class Engine:
@@ -269,8 +268,8 @@ def load_index(
     """
     set_threads = _keep_threads
     installed_faiss()
-    with TranslateShortages("loading the index"):
-        faiss = _import_faiss()
+    with TranslateShortages("loading the index", takes=0 if "faiss" in sys.modules else _FAISS_TAKES):
+        faiss = import_library("faiss", "the descriptor index")
         if threads is not None:
             set_threads = partial(
                 faiss.omp_set_num_threads, require_whole_number("threads", threads, least=1)
@@ -297,13 +296,6 @@ def load_index(
 
 def _keep_threads() -> None:
     """Leave the number of threads as it is."""
-
-
-def _import_faiss() -> Untyped:
-    if "faiss" not in sys.modules:
-        # With too little address space its linear algebra library ends the process instead of raising an error.
-        mmap.mmap(-1, _FAISS_ADDRESS_SPACE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0).close()
-    return import_library("faiss", "the descriptor index")
 
 
 def _read_index(faiss: Untyped, data: Source) -> Untyped:

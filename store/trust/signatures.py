@@ -36,6 +36,9 @@ _SIGNATURE_FILE: Final = re.compile(
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 _NOT_AFTER: Final = re.compile(r"not_after=([0-9]{1,18})")
 
+_CRYPTOGRAPHY_TAKES: Final = 32 << 20
+"""Address space for importing and using the package."""
+
 _PRIME: Final = 2**255 - 19
 _SMALL_ORDER: Final = frozenset(
     {
@@ -252,7 +255,7 @@ def _problems_of_signature(
 
 def _is_valid(public: bytes, raw: bytes, signature: bytes) -> bool:
     try:
-        with TranslateShortages("cryptography, which checks signatures"):
+        with TranslateShortages("cryptography, which checks signatures", takes=_CRYPTOGRAPHY_TAKES):
             from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - only where keys are given
             from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415 - as above
                 Ed25519PublicKey,
