@@ -5,6 +5,7 @@ action that fixes it. Kinds are added, never changed, because scripts match on t
 """
 
 import errno
+import mmap
 import re
 from collections.abc import Sequence
 from enum import StrEnum
@@ -193,7 +194,8 @@ FAILING = "cannot be read"
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 _LACKS_RESOURCES = re.compile(
-    r"bad_alloc|(allocate|map) (memory|segment|buffer)|failed to allocate|start new thread|too many open files",
+    r"bad_alloc|(allocate|map) (memory|segment|buffer)|failed to allocate|start new thread|too many open files"
+    r"|returned NULL without setting",
     re.IGNORECASE,
 )
 """What the loader, ONNX Runtime, OpenVINO, FAISS and Python say; none of them has an error class for it."""
@@ -208,8 +210,12 @@ def lacks_resources(error: BaseException) -> bool:
     """Return whether an error, also one of a library, says that this process lacks memory, threads or open files."""
     if isinstance(error, OSError):
         return is_shortage(error)
-    if isinstance(error, StoreError) and error.kind is ErrorKind.RESOURCES:
-        return False
+    if isinstance(error, StoreError):
+        if error.kind is ErrorKind.RESOURCES:
+            return False
+        # An error that wraps a library's may have left out the text of that.
+        if error.__cause__ is not None and lacks_resources(error.__cause__):
+            return True
     return isinstance(error, MemoryError) or (
         isinstance(error, Exception) and _LACKS_RESOURCES.search(str(error)) is not None
     )
@@ -277,13 +283,22 @@ class TranslateOSErrors:
 
 
 class TranslateShortages:
-    """Raise errors inside of a `with` block that are shortages (`lacks_resources`) as such; `what` is in the message."""
+    """Raise errors inside of a `with` block that are shortages (`lacks_resources`) as such; `what` is in the message.
 
-    def __init__(self, what: str) -> None:
+    `takes` is address space in bytes that must be free at the start, for libraries that end the process instead
+    of raising an error.
+    """
+
+    def __init__(self, what: str, *, takes: int = 0) -> None:
         self._what = what
+        self._takes = takes
 
     def __enter__(self) -> None:
-        pass
+        if self._takes:
+            try:
+                mmap.mmap(-1, self._takes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0).close()
+            except OSError as error:
+                raise from_os_error(error, self._what) from error
 
     def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         if error is not None and lacks_resources(error):

@@ -101,9 +101,18 @@ def _category(error: BaseException) -> Category:
         category in _FAILURES_OF_A_STEP
         or isinstance(error, (MemoryError, RecursionError))
         or lacks_threads(error)
+        or _is_shortage_of_library(error)
     ):
         return Category.BUILD_FAILED
     return category
+
+
+def _is_shortage_of_library(error: BaseException) -> bool:
+    return (
+        isinstance(error, StoreError)
+        and error.kind is ErrorKind.RESOURCES
+        and not isinstance(error.__cause__, OSError | None)
+    )
 
 
 def failed_event(failure: Failure, error: BaseException, inputs: Mapping[str, object]) -> BuildFailed:

@@ -93,9 +93,10 @@ def _answer(answers: BinaryIO, number: int, request: Payload, handler: Handler) 
 def describe_error(error: Exception) -> Payload:
     """Return an error as a message to the parent: class, text, traceback and, for one of ours, its fields."""
     text = "".join(traceback.format_exception(error))
+    out_of_memory = any(isinstance(each, MemoryError) for each in (error, error.__cause__))
     return {
         # Libraries have subclasses with other names, such as NumPy's.
-        "kind": MemoryError.__name__ if isinstance(error, MemoryError) else type(error).__name__,
+        "kind": MemoryError.__name__ if out_of_memory else type(error).__name__,
         "message": str(error)[:_MESSAGE_LIMIT],
         "traceback": text[-_TRACEBACK_LIMIT:],
         "fields": [error.message[:_MESSAGE_LIMIT], error.hint, str(error.kind), error.step, error.subject]

@@ -30,3 +30,18 @@ def whole_number(value: object) -> int | None:
         return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         return None
+
+
+def require_whole_number(name: str, value: object, *, least: int) -> int:
+    """Return an argument as `int`.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is below `least`.
+    """
+    number = whole_number(value)
+    if number is None:
+        raise TypeError(f"expected {name} as a whole number, found {value!r:.60}")
+    if number < least:
+        raise ValueError(f"expected {name} of at least {least}, found {number}")
+    return number

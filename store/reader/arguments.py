@@ -4,30 +4,37 @@ import importlib
 import importlib.util
 from collections.abc import Mapping
 
-from store.base.values import whole_number
+from store.base.values import require_whole_number
 from store.errors import TranslateShortages, missing_package
 
 _SCALES = "scales camera frames to the size of the network"
 
 
 def as_floor(floor: object) -> int | Mapping[str, int] | None:
-    """Return a floor as `FlightCache.open` takes it: a whole number, a mapping, or None.
+    """Return a floor as `FlightCache.open` takes it: a generation, a mapping of cache ids to generations, or None.
 
     Raises:
         TypeError: It is something else.
+        ValueError: A generation is negative.
     """
-    if floor is None or isinstance(floor, Mapping):
-        return floor
-    return _as_number("floor", floor, "a generation, or a mapping of cache ids to generations")
+    if floor is None:
+        return None
+    if isinstance(floor, Mapping):
+        return {
+            name: require_whole_number(f"the floor of {name!r:.40}", each, least=0)
+            for name, each in floor.items()
+        }
+    return require_whole_number("floor", floor, least=0)
 
 
 def as_generation(generation: object) -> int | None:
-    """Return a generation as a whole number, or None.
+    """Return a generation, or None.
 
     Raises:
         TypeError: It is something else.
+        ValueError: It is below 1.
     """
-    return None if generation is None else _as_number("generation", generation, "a whole number")
+    return None if generation is None else require_whole_number("generation", generation, least=1)
 
 
 def require_pillow(*, load: bool = False) -> None:
@@ -44,10 +51,3 @@ def require_pillow(*, load: bool = False) -> None:
                 importlib.import_module("PIL.Image")
         except ImportError as error:
             raise missing_package("pillow", _SCALES, error) from error
-
-
-def _as_number(name: str, value: object, expected: str) -> int:
-    number = whole_number(value)
-    if number is None:
-        raise TypeError(f"expected {name} as {expected}, found {value!r:.60}")
-    return number

@@ -97,7 +97,7 @@ class FlightCache:
             IncompatibleDeviceError: The cache is sound but for another device or library version.
             CacheUnusableError: This process lacks memory or open files, or a Python package that scales frames
                 (Pillow) or checks signatures (cryptography); that says nothing about the cache.
-            TypeError: `floor` or `generation` is no whole number.
+            TypeError, ValueError: `floor` or `generation` is no whole number, or too low.
         """
         with TranslateShortages(f"cache {os.fspath(root)!r}"):
             return cls._open(
@@ -132,7 +132,9 @@ class FlightCache:
             raise no_cache(f"expected the folder of a cache, found: {error.strerror}") from error
         try:
             refuse_world_writable(folder)
-            raw, signatures, number = read_manifest(folder, generation)
+            raw, signatures, number = read_manifest(
+                folder, generation, signatures=trusted_keys is not ALLOW_UNSIGNED
+            )
             policy = Policy(
                 trusted_keys=trusted_keys,
                 floor=floor,
@@ -148,7 +150,7 @@ class FlightCache:
         return cls(
             manifest,
             ArtifactFiles.open(folder, manifest),
-            _proofs=None if proofs is None else Path(proofs),
+            _proofs=None if proofs is None else Path(os.fsdecode(proofs)),
             elsewhere=foreign_engines(manifest, policy),
         )
 
@@ -318,7 +320,7 @@ class FlightCache:
                 calibration=self.calibration(),
                 threads=threads,
             )
-            loaded.run_once(self.manifest.descriptor_engine.model)
+            loaded.run_once(self.manifest.descriptor_engine.model, self.preprocessing)
         self._loaded = loaded
         return loaded
 

@@ -24,16 +24,19 @@ def refuse_world_writable(folder: int) -> None:
         )
 
 
-def read_manifest(folder: int, wanted: int | None) -> tuple[bytes, tuple[bytes, ...], int]:
+def read_manifest(
+    folder: int, wanted: int | None, *, signatures: bool
+) -> tuple[bytes, tuple[bytes, ...], int]:
     """Return the manifest file of a generation, its signature files in their order, and its number.
 
     Args:
         folder: Descriptor of the cache's folder.
         wanted: The generation, or nothing for the newest.
+        signatures: Whether to read the signature files.
 
     Raises:
         NoGoError: There is no such generation, its manifest is no regular file of a possible size, or this user
-            may not read it or a signature.
+            may not read it or any of its signatures.
         CacheUnusableError: This process lacks memory or open files.
     """
     names = _manifest_names(folder)
@@ -47,11 +50,27 @@ def read_manifest(folder: int, wanted: int | None) -> tuple[bytes, tuple[bytes, 
     raw = _read_file(folder, name, MAX_MANIFEST_BYTES)
     if raw is None:
         raise no_cache(f"expected a regular file of at most {MAX_MANIFEST_BYTES} bytes as {name}")
-    places = sorted(
-        signed[1] for each in names if (signed := parse_signature_name(each)) and signed[0] == found[number]
-    )
-    files = (_read_file(folder, signature_name(name, place), _MAX_SIGNATURE) for place in places)
-    return raw, tuple(file for file in files if file is not None), number
+    return raw, _read_signatures(folder, names, found[number]) if signatures else (), number
+
+
+def _read_signatures(folder: int, names: Sequence[str], manifest: str) -> tuple[bytes, ...]:
+    """Return the signature files of a manifest that can be read.
+
+    Raises:
+        NoGoError: There are some, and this user may read none of them.
+    """
+    found, unreadable = list[bytes](), list[NoGoError]()
+    signed = (parse_signature_name(name) for name in names)
+    for place in sorted(each[1] for each in signed if each and each[0] == manifest):
+        try:
+            content = _read_file(folder, signature_name(f"manifests/{manifest}", place), _MAX_SIGNATURE)
+        except NoGoError as error:
+            unreadable.append(error)
+        else:
+            found += [] if content is None else [content]
+    if unreadable and not found:
+        raise unreadable[0]
+    return tuple(found)
 
 
 def _manifest_names(folder: int) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from store.base.preprocessing import Preprocessing
 from store.base.valueclass import valueclass
 from store.runtime.load import DescriptorIndex, Engine
 
@@ -42,14 +43,17 @@ class LoadedCache:
     calibration: Mapping[str, Any]
     threads: int
 
-    def run_once(self, descriptor_model: str) -> None:
-        """Run each engine on one sample of zeros, and search the index once, so that nothing is loaded later.
+    def run_once(self, descriptor_model: str, preprocessing: Preprocessing) -> None:
+        """Run each engine on one sample, and search the index once, so that nothing is loaded later.
 
         Args:
             descriptor_model: The model whose descriptors the index holds.
+            preprocessing: Prepares its sample, from a black frame.
         """
-        for engine in self.engines.values():
-            engine.run(np.zeros((1, *engine.sample_shape), np.float32))
+        samples = {model: np.zeros(engine.sample_shape, np.float32) for model, engine in self.engines.items()}
+        samples[descriptor_model] = preprocessing.apply(np.zeros((1, 1, 3), np.uint8))
+        for model, engine in self.engines.items():
+            engine.run(samples[model][None])
         query = np.zeros((1, self.engines[descriptor_model].dimensions), np.float32)
         query[0, 0] = 1
         self.index.search(query, 1)

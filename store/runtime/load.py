@@ -9,6 +9,7 @@ machine has all of them. Two rules hold for every backend:
 """
 
 import math
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -16,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from store.base.values import whole_number
+from store.base.values import require_whole_number, whole_number
 from store.errors import TranslateShortages
 from store.formats.index_delta import Delta
 from store.runtime.backends.base import (
@@ -55,6 +56,8 @@ __all__ = [
 
 _PORTION_BATCHES: Final = 16
 _PORTION_BYTES: Final = 256 << 20
+_FAISS_TAKES: Final = 384 << 20
+"""Address space for importing faiss, mostly for the threads of its linear algebra."""
 
 
 class Engine:
@@ -174,7 +177,7 @@ def load_engine(
         input=input,
         output=output,
         batch=batch,
-        threads=threads,
+        threads=require_whole_number("threads", threads, least=1),
     )
     with TranslateShortages(f"loading an engine of {backend}"):
         return Engine(runtime.load(data, expected), batch=batch)
@@ -263,9 +266,14 @@ def load_index(
             it.
         CacheUnusableError: This process lacks memory, threads or open files.
     """
+    set_threads = _keep_threads
     installed_faiss()
-    faiss = import_library("faiss", "the descriptor index")
-    with TranslateShortages("loading the index"):
+    with TranslateShortages("loading the index", takes=0 if "faiss" in sys.modules else _FAISS_TAKES):
+        faiss = import_library("faiss", "the descriptor index")
+        if threads is not None:
+            set_threads = partial(
+                faiss.omp_set_num_threads, require_whole_number("threads", threads, least=1)
+            )
         outer = _read_index(faiss, data)
         found = _describe(faiss, outer)
         expected = (kind, dimensions, ntotal, metric)
@@ -283,7 +291,6 @@ def load_index(
                 IndexWithDelta(faiss, outer, delta),
                 ntotal + len(delta.added) - len(delta.dropped),
             )
-    set_threads = partial(faiss.omp_set_num_threads, threads) if threads is not None else _keep_threads
     return DescriptorIndex(whole, kind=kind, dimensions=dimensions, ntotal=ntotal, set_threads=set_threads)
 
 

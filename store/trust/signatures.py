@@ -9,9 +9,9 @@ could trust.
 `cryptography` is imported only when a signature is made or checked.
 """
 
-import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
@@ -35,6 +35,9 @@ _SIGNATURE_FILE: Final = re.compile(
 )
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 _NOT_AFTER: Final = re.compile(r"not_after=([0-9]{1,18})")
+
+_CRYPTOGRAPHY_TAKES: Final = 32 << 20
+"""Address space for importing and using the package."""
 
 _PRIME: Final = 2**255 - 19
 _SMALL_ORDER: Final = frozenset(
@@ -152,7 +155,7 @@ def parse_trusted_keys(keys: Sequence[TrustedKey | bytes]) -> tuple[TrustedKey, 
     Raises:
         ValueError: Some are no keys; the message has one line for each.
     """
-    if isinstance(keys, (str, bytes, os.PathLike)) or not isinstance(keys, Iterable):
+    if isinstance(keys, (str, bytes, bytearray, memoryview)) or not isinstance(keys, (Sequence, AbstractSet)):
         raise ValueError(  # noqa: TRY004 - callers catch one error for all keys that are none
             f"trusted keys: expected a list of keys, found {type(keys).__name__}; parse_keys reads the text of a file"
         )
@@ -254,7 +257,7 @@ def _problems_of_signature(
 
 def _is_valid(public: bytes, raw: bytes, signature: bytes) -> bool:
     try:
-        with TranslateShortages("cryptography, which checks signatures"):
+        with TranslateShortages("cryptography, which checks signatures", takes=_CRYPTOGRAPHY_TAKES):
             from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - only where keys are given
             from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415 - as above
                 Ed25519PublicKey,

@@ -13,8 +13,10 @@ from store.errors import (
     ManifestCoverageError,
     NoGoError,
     RequestRefusedError,
+    TranslateShortages,
     UnknownEventError,
     from_os_error,
+    lacks_resources,
 )
 
 
@@ -98,3 +100,35 @@ def test_errors_of_the_system(code, cls, kind):
 
 def test_errors_without_a_number():
     assert "strange" in from_os_error(OSError("strange"), "file x").message
+
+
+@pytest.mark.parametrize(
+    ("error", "short"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("can't start new thread"), True),
+        (SystemError("<built-in function compile> returned NULL without setting an exception"), True),
+        (ImportError("libx.so: failed to map segment from shared object"), True),
+        (OSError(errno.EMFILE, "many"), True),
+        (ArtifactError("std::bad_alloc", kind=ErrorKind.ARTIFACT_DAMAGED), True),
+        (CacheUnusableError("std::bad_alloc", kind=ErrorKind.RESOURCES), False),
+        (RuntimeError("bad magic"), False),
+        (OSError(errno.EIO, "disk"), False),
+        (KeyboardInterrupt("bad_alloc"), False),
+    ],
+)
+def test_a_shortage_is_told_from_other_errors(error, short):
+    assert lacks_resources(error) is short
+    wrapped = ArtifactError("nothing said", kind=ErrorKind.ARTIFACT_DAMAGED)
+    wrapped.__cause__ = error
+    assert lacks_resources(wrapped) is short
+
+
+def test_address_space_that_is_not_there_is_a_shortage():
+    with (
+        pytest.raises(CacheUnusableError, match="a library") as error,
+        TranslateShortages("a library", takes=1 << 60),
+    ):
+        pytest.fail("it was there")
+    assert error.value.kind is ErrorKind.RESOURCES

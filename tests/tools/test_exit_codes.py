@@ -46,6 +46,12 @@ FULL = DiskFullError("no space", kind=ErrorKind.DISK_FULL)
 DENIED = CacheUnusableError("no", kind=ErrorKind.PERMISSION)
 
 
+def shortage(cause):
+    error = CacheUnusableError("short", kind=ErrorKind.RESOURCES)
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code", "in_a_build"),
     [
@@ -82,6 +88,8 @@ DENIED = CacheUnusableError("no", kind=ErrorKind.PERMISSION)
         (type("ForeignError", (Exception,), {"category": ["whatever"]})(), 1, 3),
         (OSError(errno.EMFILE, "many"), 2, 2),
         (CacheUnusableError("many", kind=ErrorKind.RESOURCES), 2, 2),
+        (shortage(OSError(errno.EMFILE, "many")), 2, 2),
+        (shortage(MemoryError()), 2, 3),
     ],
     ids=lambda value: repr(value)[:40],
 )

@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Final
 
 from store.base.valueclass import valueclass
+from store.errors import CacheUnusableError, ErrorKind
 from store.runtime.backends import base
 from store.runtime.backends.cuda import Cuda, CudaError
 from store.runtime.backends.gpu import Gpu, first_gpu, gpu_runs, gpus
@@ -107,6 +108,8 @@ class TensorRtExecutor:
                 self._cuda.synchronize_streams(self._copying, self._computing)
                 raise
         except CudaError as error:
+            if error.memory:
+                raise _shortage(f"expected enough memory of the GPU, found: {error.message}") from error
             raise base.EngineRunError(
                 f"the GPU failed while running: {error.message}",
                 hint="restart the program; see dmesg for Xid",
@@ -132,9 +135,8 @@ class TensorRtExecutor:
     def _require_memory(self, size: int, what: str, gpu: Gpu) -> None:
         free = self._cuda.free_memory()
         if size + _SPARE > free:
-            raise base.EngineLoadError(
-                f"expected {size + _SPARE >> 20} MiB of free memory on {gpu.name} for {what}, found {free >> 20} MiB",
-                hint="end other programs that use the GPU, or build with a smaller engine.batch",
+            raise _shortage(
+                f"expected {size + _SPARE >> 20} MiB of free memory on {gpu.name} for {what}, found {free >> 20} MiB"
             )
 
     def _run(self, samples: base.Vectors, out: base.Vectors) -> None:
@@ -232,20 +234,28 @@ def _open_bytes(source: base.Source) -> Iterator[memoryview]:
 
 @contextlib.contextmanager
 def _load_errors(backend: str) -> Iterator[None]:
-    """Turn errors of CUDA and of the library into `EngineLoadError`."""
+    """Turn errors of CUDA and of the library into `EngineLoadError`, unless memory of the GPU is short."""
     try:
         yield
     except CudaError as error:
-        hint = "end other programs that use the GPU" if error.memory else "c10 doctor"
-        raise base.EngineLoadError(
-            f"expected the GPU to take an engine of {backend}, found: {error.message}", hint=hint
-        ) from error
+        found = f"expected the GPU to take an engine of {backend}, found: {error.message}"
+        if error.memory:
+            raise _shortage(found) from error
+        raise base.EngineLoadError(found, hint="c10 doctor") from error
     except base.EngineRunError as error:
         raise base.EngineLoadError(error.message, hint=error.hint) from error
     except (RuntimeError, TypeError, ValueError) as error:
         raise base.EngineLoadError(
             f"expected an engine that {backend} can load, found: {error}", hint="c10 verify --full"
         ) from error
+
+
+def _shortage(message: str) -> CacheUnusableError:
+    return CacheUnusableError(
+        message,
+        kind=ErrorKind.RESOURCES,
+        hint="end other programs that use the GPU, or build with a smaller engine.batch",
+    )
 
 
 def _require_library(backend: str, version: str) -> ModuleType:

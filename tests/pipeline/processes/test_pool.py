@@ -25,6 +25,7 @@ CHILD = """
 import os, resource, signal, sys, time
 import numpy as np
 from pipeline.processes.serve import serve
+from store.errors import TranslateShortages
 
 def start(first):
     if first == "refuse":
@@ -46,6 +47,9 @@ def handle(request, progress):
             raise KeyError(text)
         case ["memory"]:
             raise MemoryError("asked for 1 TB")
+        case ["translated"]:
+            with TranslateShortages("running an engine"):
+                raise MemoryError("Unable to allocate 6.00 MiB")
         case ["allocate"]:
             resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
             return len(np.ones(1 << 40, np.uint8))
@@ -196,7 +200,7 @@ def test_sigkill_is_out_of_memory_only_when_the_kernel_says_so(child, monkeypatc
     assert isinstance(run_once(child, ["signal", int(signal.SIGKILL)]), OutOfMemory)
 
 
-@pytest.mark.parametrize("request_", [["memory"], ["allocate"]])
+@pytest.mark.parametrize("request_", [["memory"], ["translated"], ["allocate"]])
 def test_a_failed_allocation_is_out_of_memory(child, request_):
     assert isinstance(run_once(child, request_), OutOfMemory)
 

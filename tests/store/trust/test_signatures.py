@@ -242,7 +242,9 @@ class TestKeys:
             check_flightworthy(RAW, [SIGNED], generation=1, policy=policy)
         assert error.value.kind is ErrorKind.SIGNATURE
 
-    @pytest.mark.parametrize("keys", [ALICE.public, "keys/ground.pub", Path("ground.pub"), 7, None])
+    @pytest.mark.parametrize(
+        "keys", [ALICE.public, bytearray(32), {}, "keys/ground.pub", Path("ground.pub"), 7, None]
+    )
     def test_something_else_is_no_list_of_keys(self, keys):
         with pytest.raises(NoGoError) as error:
             check_flightworthy(

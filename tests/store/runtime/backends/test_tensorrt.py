@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import store.runtime.backends.gpu
 import store.runtime.backends.tensorrt
+from store.errors import CacheUnusableError, ErrorKind
 from store.runtime.backends.cuda import Cuda, CudaError
 from store.runtime.backends.gpu import Gpu
 from store.runtime.backends.tensorrt_library import LibraryMissingError, loaded_version
@@ -143,10 +144,11 @@ def test_everything_is_released(monkeypatch):
 def test_a_failed_load_releases_everything(monkeypatch, call, after):
     bench = Bench(monkeypatch, failing={call: (after, Code.cudaErrorMemoryAllocation)})
     with pytest.raises(
-        EngineLoadError, match=rf"{call} failed: cudaErrorMemoryAllocation \(2\), as told"
+        CacheUnusableError, match=rf"{call} failed: cudaErrorMemoryAllocation \(2\), as told"
     ) as caught:
         bench.load()
     assert "end other programs that use the GPU" in caught.value.hint
+    assert caught.value.kind is ErrorKind.RESOURCES
     assert not bench.gpu.alive
 
 
@@ -154,12 +156,16 @@ def test_a_failed_load_releases_everything(monkeypatch, call, after):
     "call",
     ["cudaMemcpyAsync", "cudaEventRecord", "cudaStreamWaitEvent", "cudaEventSynchronize", "cudaSetDevice"],
 )
-def test_a_failed_run_names_the_call_and_the_next_run_is_right(monkeypatch, call):
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(Code.cudaErrorIllegalAddress, EngineRunError), (Code.cudaErrorMemoryAllocation, CacheUnusableError)],
+)
+def test_a_failed_run_names_the_call_and_the_next_run_is_right(monkeypatch, call, code, error):
     bench = Bench(monkeypatch)
     engine = bench.load()
     made = bench.gpu.calls.get(call, 0)
-    bench.gpu.failing[call] = (made + 2 * (call != "cudaSetDevice"), Code.cudaErrorIllegalAddress)
-    with pytest.raises(EngineRunError, match=f"{call} failed: cudaErrorIllegalAddress"):
+    bench.gpu.failing[call] = (made + 2 * (call != "cudaSetDevice"), code)
+    with pytest.raises(error, match=f"{call} failed: {code.name}"):
         engine.run(samples(19))
     assert not any(stream.queue for stream in bench.gpu.streams.values())
     bench.gpu.failing.clear()
@@ -244,12 +250,12 @@ def test_a_library_that_refuses_is_quoted(monkeypatch, refuses, complaint):
 def test_free_memory_is_checked_before_it_is_allocated(monkeypatch, old):
     bench = Bench(monkeypatch, activations=1 << 30, free=1 << 30)
     with pytest.raises(
-        EngineLoadError, match=r"1088 MiB of free memory on Orin for activations.*found 1024 MiB"
+        CacheUnusableError, match=r"1088 MiB of free memory on Orin for activations.*found 1024 MiB"
     ):
         bench.load(engine_bytes(old=old))
     assert "cudaMalloc" not in bench.gpu.calls
     bench = Bench(monkeypatch, free=1 << 20)
-    with pytest.raises(EngineLoadError, match="for the weights, found 1 MiB"):
+    with pytest.raises(CacheUnusableError, match="for the weights, found 1 MiB"):
         bench.load()
     assert "deserialize" not in bench.gpu.calls
 
@@ -264,9 +270,9 @@ def test_the_free_memory_of_an_integrated_gpu_is_the_system_s(monkeypatch, tmp_p
     memory.write_text("MemTotal:       32000000 kB\nMemAvailable:   2000 kB\n")
     for found in (memory, tmp_path / "none"):
         monkeypatch.setattr("store.runtime.backends.cuda._MEMORY", found)
-        with pytest.raises(EngineLoadError, match="for the weights, found 1 MiB"):
+        with pytest.raises(CacheUnusableError, match="for the weights, found 1 MiB"):
             Bench(monkeypatch, free=1 << 20, integrated=True).load()
-    with pytest.raises(EngineLoadError, match="for the weights, found 1 MiB"):
+    with pytest.raises(CacheUnusableError, match="for the weights, found 1 MiB"):
         Bench(monkeypatch, free=1 << 20).load()
 
 
