@@ -32,7 +32,7 @@ from store.runtime.backends.base import (
 )
 from store.runtime.backends.registry import BACKENDS
 from store.runtime.capabilities import runtime_of
-from store.runtime.delta_search import IndexWithDelta
+from store.runtime.delta_search import IndexWithDelta, KeptRows
 from store.runtime.faiss_install import installed_faiss
 
 __all__ = [
@@ -160,7 +160,7 @@ def load_engine(
 class DescriptorIndex:
     """A loaded index that is as its manifest says."""
 
-    def __init__(self, index: Untyped | IndexWithDelta, *, kind: str, dimensions: int, ntotal: int) -> None:
+    def __init__(self, index: KeptRows | IndexWithDelta, *, kind: str, dimensions: int, ntotal: int) -> None:
         self._index = index
         self.kind: Final = kind
         self.dimensions: Final = dimensions
@@ -244,7 +244,8 @@ def load_index(
         )
         raise IndexLoadError(f"the index is not the one expected: {differing}", hint="c10 verify --full")
     if delta is None:
-        return DescriptorIndex(outer, kind=kind, dimensions=dimensions, ntotal=ntotal)
+        whole = KeptRows(faiss, outer, np.zeros(0, np.int64))
+        return DescriptorIndex(whole, kind=kind, dimensions=dimensions, ntotal=ntotal)
     extended, rows = IndexWithDelta(faiss, outer, delta), ntotal + len(delta.added) - len(delta.dropped)
     return DescriptorIndex(extended, kind=kind, dimensions=dimensions, ntotal=rows)
 
