@@ -88,7 +88,7 @@ class GraphRows:
         rows = np.arange(index.ntotal, storage.ntotal)
         for _ in rows:
             graph.levels.push_back(1)
-        graph.prepare_level_tab(len(rows), True)
+        graph.prepare_level_tab(len(rows), True)  # noqa: FBT003 - the library takes no names
         index.ntotal = storage.ntotal
         links = self._faiss.rev_swig_ptr(graph.neighbors.data(), graph.neighbors.size())
         starts = self._faiss.vector_to_array(graph.offsets)[rows].astype(np.int64)

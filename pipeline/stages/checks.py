@@ -12,9 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import job_with_file
@@ -22,7 +20,9 @@ from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CheckError, ErrorKind, TileError
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import ENGINE_CHECK
+from pipeline.request.options import IndexKind
 from pipeline.stages.extend_index import read_delta
+from pipeline.stages.index_sample import recall, take_samples
 from pipeline.stages.reference import reference_run
 from pipeline.tiles.decode import decode
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT, read_tile
@@ -33,8 +33,7 @@ from store.domain.events import CheckFailed, CheckPassed, EngineCompiled, Index
 from store.domain.index_files import delta_of, whole_of, whole_rows
 from store.domain.step_cache import StepCache
 from store.errors import ArtifactError
-from store.formats import descriptor_block
-from store.formats.index_delta import Delta, DeltaError, Rows
+from store.formats.index_delta import Delta, DeltaError
 from store.formats.tables import BlockRow
 from store.runtime.golden_vectors import batch_invariance, golden_samples, parity
 from store.runtime.load import (
@@ -48,15 +47,16 @@ from store.runtime.load import (
 
 INDEX_CHECK = "index"
 VECTORS_CHECK = "vectors"
+ONE_ANSWER = "that the network gives one answer for all tiles"
 _GOLDEN = 3
 _SAMPLE = 256
+_SAMPLE_OF_APPROXIMATE = 2048
 _RECALCULATED = 8
 _MILLION = 1_000_000
 _BILLION = 1_000_000_000
 _SAME_COSINE = 0.99999
 _INVARIANT_WITHIN = 1e-5
 
-Vectors = NDArray[np.float32]
 CheckResult = CheckPassed | CheckFailed
 
 
@@ -202,10 +202,10 @@ def load(event: EngineCompiled, data: bytes) -> Engine:
 
 
 def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *, least: float) -> CheckResult:
-    """Load the index and search it for a sample of its own tiles, without duplicates and featureless ones.
+    """Load the index and search it for a sample of its own tiles; see `pipeline.stages.index_sample`.
 
     If the index has a delta, a sample of the added rows is searched for as well, with the same required
-    recall.
+    recall. Tiles whose vectors are all the same fail whatever their recall.
 
     Args:
         artifacts: Holds index and blocks.
@@ -220,8 +220,10 @@ def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *,
         index = _load_index(artifacts, event, delta)
         if index.ntotal != expected:
             return subject.result({}, f"{index.ntotal} rows in the index, {expected} in its blocks")
-        samples = _samples(artifacts, rows, added=delta.added.ids, dimensions=event.dimensions)
-        recalls = [_recall(index, sample) for sample in samples]
+        size = _SAMPLE if event.kind == IndexKind.FLAT else _SAMPLE_OF_APPROXIMATE
+        taken = take_samples(artifacts, rows, added=delta.added.ids, size=size)
+        samples = [sample.rows(event.dimensions) for sample in taken]
+        recalls = [recall(index, sample, artifacts, rows) for sample in samples]
     except RuntimeUnavailableError:
         raise
     except (ArtifactError, DeltaError, ExecutionError) as error:
@@ -232,9 +234,12 @@ def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *,
         "recall_ppm": round(min(recalls) * _MILLION),
         "least_recall_ppm": round(least * _MILLION),
     }
-    for what, recall, sample in zip(("tiles", "tiles that came"), recalls, samples, strict=True):
-        if recall < least:
-            why = f"only {recall:.3f} of {len(sample)} sampled {what} find themselves, below {least}"
+    tiles, vectors = sum(sample.tiles for sample in taken), np.concatenate([each.vectors for each in samples])
+    if tiles > 1 and (vectors @ vectors[0]).min() >= _SAME_COSINE:
+        return subject.result(measured, f"{ONE_ANSWER}, as {tiles} sampled tiles show")
+    for what, found, sample in zip(("tiles", "tiles that came"), recalls, samples, strict=True):
+        if found < least:
+            why = f"only {found:.3f} of {len(sample)} sampled {what} find themselves, below {least}"
             return subject.result(measured, why)
     return subject.result(measured)
 
@@ -251,14 +256,6 @@ def _load_index(artifacts: Artifacts, event: Index, delta: Delta) -> DescriptorI
         )
 
 
-def _recall(index: DescriptorIndex, sample: Rows) -> float:
-    """Return the fraction of rows that are their own nearest neighbour; 1 if there are no rows."""
-    if not len(sample):
-        return 1.0
-    _, found = index.search(sample.vectors, 1)
-    return float((found[:, 0] == sample.ids.astype(np.int64)).mean())
-
-
 def require_coverage(localisable: float, least: float) -> None:
     """Raise `CheckError` if too small a fraction of the wanted tiles can be localised."""
     if localisable < least:
@@ -267,31 +264,3 @@ def require_coverage(localisable: float, least: float) -> None:
             hint="fetch the missing tiles, shrink the box, or lower coverage.min_fraction",
             kind=ErrorKind.COVERAGE_TOO_LOW,
         )
-
-
-def _samples(
-    artifacts: Artifacts, rows: Sequence[BlockRow], *, added: NDArray[np.uint64], dimensions: int
-) -> tuple[Rows, Rows]:
-    """Choose rows at a fixed stride over all blocks, and over the added rows."""
-    counts: dict[bytes, int] = {}
-    candidates: list[tuple[int, bytes, Vectors]] = []
-    stride, offset = max(1, sum(row.rows for row in rows) // _SAMPLE), 0
-    wanted = added[:: max(1, len(added) // _SAMPLE)]
-    for row in rows:
-        block = descriptor_block.decode(artifacts.read(row.ref))
-        for digest in block.digests:
-            counts[bytes(digest)] = counts.get(bytes(digest), 0) + 1
-        places = {*range(-offset % stride, block.rows, stride)}
-        if len(wanted):
-            places.update(np.flatnonzero(np.isin(block.ids, wanted)).tolist())
-        for place in sorted(places):
-            if block.texture[place] >= FEATURELESS_BELOW:
-                vector = block.vectors[place].copy()
-                candidates.append((int(block.ids[place]), bytes(block.digests[place]), vector))
-        offset += block.rows
-    chosen = [(identifier, vector) for identifier, digest, vector in candidates if counts[digest] == 1]
-    ids = np.array([identifier for identifier, _ in chosen], np.uint64)
-    vectors = np.array([vector for _, vector in chosen], np.float32).reshape(len(ids), dimensions)
-    new = np.isin(ids, added)
-    sample = Rows(ids, vectors)
-    return sample.select(~new), sample.select(new)

@@ -12,8 +12,8 @@ from pipeline.errors import CheckError
 from pipeline.index.faiss_builder import FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexJob, plan_index
 from pipeline.planning.area_report import AreaReport, Place
-from pipeline.request.options import IndexOptions
-from pipeline.stages.checks import INDEX_CHECK, check_index, require_coverage
+from pipeline.request.options import IndexKind, IndexOptions
+from pipeline.stages.checks import INDEX_CHECK, ONE_ANSWER, check_index, require_coverage
 from pipeline.stages.context import BuildContext
 from pipeline.stages.extend_index import extend_head_index
 from pipeline.tiles.selection import Selection
@@ -192,10 +192,18 @@ def prepare_index(run: BuildContext, rows: Sequence[BlockRow]) -> Index:
     if failed is not None:
         raise CheckError(
             f"expected the index to find its own tiles, found {failed.why}",
-            hint="raise index.ef or index.m, or lower checks.recall",
+            hint=_recall_hint(known.kind, failed.why),
             subject="index",
         )
     return known
+
+
+def _recall_hint(kind: str, why: str) -> str:
+    if kind == IndexKind.FLAT or ONE_ANSWER in why:
+        return "check the weights of the network and its mean, std and colour: it hardly tells tiles apart"
+    if kind == IndexKind.HNSW:
+        return 'raise index.ef or index.m, set index.kind = "flat", or lower checks.recall'
+    return 'raise index.m or index.nprobe, set index.kind = "flat", or lower checks.recall'
 
 
 def _check_failure(run: BuildContext, known: Index, rows: Sequence[BlockRow]) -> CheckFailed | None:

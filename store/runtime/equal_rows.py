@@ -13,6 +13,7 @@ from store.runtime.backends.base import Untyped, Vectors
 
 Ids = NDArray[np.int64]
 
+
 class EqualRows:
     """The groups of equal rows in a graph."""
 

@@ -175,6 +175,17 @@ def test_a_network_without_normalisation(real_site):
     assert "normalisation" in report.error.hint
 
 
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+@pytest.mark.parametrize("bias", [1e6, 1e16])
+def test_a_network_that_answers_the_same_for_all_tiles(real_site, kind, bias):
+    real_site.write_tiles(spread(2, 2))
+    real_site.write("net.onnx", tiny_network(bias=bias))
+    report = real_site.build(index=IndexOptions(kind=kind))
+    assert report.error.message.endswith("one answer for all tiles, as 4 sampled tiles show")
+    assert "mean" in report.error.hint
+    assert "index." not in report.error.hint
+
+
 def test_a_black_tile_has_no_direction(real_site):
     real_site.write_tiles(spread(2, 2) | {(ZOOM, 1, 1): plain(0)})
     report = real_site.build()

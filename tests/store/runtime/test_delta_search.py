@@ -89,9 +89,7 @@ def histories(seed, *, before, gone, changed, new, distinct=None):
     distinct=st.none() | st.integers(1, 5),
 )
 @settings(max_examples=25, deadline=None)
-def test_an_extended_index_answers_as_one_written_anew(
-    kind, seed, before, gone, changed, new, k, distinct
-):
+def test_an_extended_index_answers_as_one_written_anew(kind, seed, before, gone, changed, new, k, distinct):
     was, now = histories(seed, before=before, gone=gone, changed=changed, new=new, distinct=distinct)
     extended = loaded(kind, was, delta_between(was, now))
     assert extended.ntotal == len(now)
