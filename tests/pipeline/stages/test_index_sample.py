@@ -52,9 +52,9 @@ def test_a_sample_is_of_distinct_tiles(stored):
     everything, added = take_samples(artifacts, rows, added=ids[:0], size=5000)
     assert (everything.tiles, added.tiles) == (2000, 0)
     assert len(everything.rows(8)) == 800
-    few, same = take_samples(artifacts, rows, added=ids[:0], size=256)[0], everything.rows(8)
+    few, _ = take_samples(artifacts, rows, added=ids[:0], size=256)
     assert few.tiles == 256
-    assert set(few.rows(8).ids.tolist()) - set(same.ids.tolist()) == set()
+    assert 80 < len(few.rows(8)) < 125
     base, added = take_samples(artifacts, rows, added=ids[::3], size=5000)
     assert set(added.rows(8).ids.tolist()) <= set(ids[::3].tolist())
     assert not set(base.rows(8).ids.tolist()) & set(ids[::3].tolist())
