@@ -32,12 +32,12 @@ class KeptRows:
 
     def search(self, vectors: Vectors, k: int) -> tuple[Vectors, NDArray[np.int64]]:
         """Find the k best; see `store.runtime.DescriptorIndex.search`."""
-        scores, ids = self._whole.search(vectors, k, params=self._parameters())
+        scores, ids = self._whole.search(vectors, k, params=self._parameters(k))
         if self._equal is not None:
             self._equal.expand(scores, ids)
         return scores, ids
 
-    def _parameters(self) -> Untyped | None:
+    def _parameters(self, k: int) -> Untyped | None:
         """Return parameters that leave out hidden rows, anew for each search, since faiss writes to them.
 
         In a graph, hidden nodes still lead to others and are candidates. So a search takes as many candidates
@@ -46,7 +46,7 @@ class KeptRows:
         if self._selector is None:
             return None
         if self._graph is not None:
-            breadth = self._graph.hnsw.efSearch + self._hidden
+            breadth = max(self._graph.hnsw.efSearch, k) + self._hidden
             return self._faiss.SearchParametersHNSW(sel=self._selector, efSearch=breadth)
         return self._faiss.SearchParameters(sel=self._selector)
 

@@ -50,6 +50,8 @@ def _optimise(model: Proto, request: CompileRequest) -> Shapes:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    if job.quantized:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.optimized_model_filepath = str(request.engine)
     options.log_severity_level = 3
     data = model.SerializeToString(deterministic=True)

@@ -24,6 +24,8 @@ _FAILED: Final = re.compile(r"-- (\S+?)(?:-\d+)? with a message:\n(?:.*<Node\(\w
 _MISSING_TENSOR: Final = re.compile(r"^(.+) node not found in graph cache", re.MULTILINE)
 _VERSION_SUFFIX: Final = re.compile(r"-\d+$")
 _NARROWER: Final = frozenset({"bf16", "f16"})
+_COMPUTES: Final = frozenset({"Convolution", "FullyConnected", "MatMul"})
+_EIGHT_BITS: Final = frozenset({"i8", "u8"})
 _MAX_LISTED: Final = 8
 
 
@@ -99,9 +101,10 @@ def _compile(openvino: ModuleType, network: Untyped, request: CompileRequest) ->
     """Compile, export and save; return the shapes of input and output."""
     job = request.job
     try:
-        compiled = openvino.Core().compile_model(
-            network, openvino_library.DEVICE, openvino_library.configuration(job.precision)
+        settings = openvino_library.configuration(job.precision) | openvino_library.numerics(
+            job.precision, quantized=job.quantized
         )
+        compiled = openvino.Core().compile_model(network, openvino_library.DEVICE, settings)
         data = compiled.export_model()
     except RuntimeError as error:
         raise CompileError(
@@ -128,7 +131,8 @@ def _require_precision(compiled: Untyped, precision: str, name: str) -> None:
     for operator in compiled.get_runtime_model().get_ops():
         info = operator.get_rt_info()
         found = str(info["runtimePrecision"].value) if "runtimePrecision" in info else ""
-        if found in _NARROWER:
+        computes = "layerType" in info and str(info["layerType"].value) in _COMPUTES
+        if found in _NARROWER or (computes and found in _EIGHT_BITS):
             raise CompileError(
                 f"expected OpenVINO to compute in f32, found {found} in {operator.get_friendly_name()!r}",
                 hint="choose another backend, or another version of openvino",

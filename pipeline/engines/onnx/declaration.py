@@ -61,11 +61,13 @@ class Declaration:
         inputs: All inputs that are not weights.
         outputs: All outputs.
         external: Base names of the files that hold its external weights, sorted.
+        quantized: Whether it quantises explicitly (QuantizeLinear, DequantizeLinear).
     """
 
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     external: tuple[str, ...]
+    quantized: bool
 
     def signature(
         self,

@@ -32,6 +32,8 @@ MAX_MODEL_BYTES: Final = (1 << 31) - 1
 
 _EXTERNAL_DOMAIN: Final = b"c10/onnx-with-external-data/1\0"
 
+_QUANTIZING: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
 _WEIGHTS_NEED_NO_INPUT: Final = 4
 """First version of the format in which weights need not be inputs."""
 
@@ -98,6 +100,7 @@ def declaration_of(model: Proto) -> Declaration:
         inputs=tuple(_tensor_info(value) for value in inputs_of(model)),
         outputs=tuple(_tensor_info(value) for value in model.graph.output),
         external=_external_files(model),
+        quantized=any(node.op_type in _QUANTIZING for node in _messages(model, "NodeProto")),
     )
 
 
@@ -190,7 +193,12 @@ def is_repeated(field: Proto) -> bool:
 
 
 def _tensors(message: Proto) -> Iterator[Proto]:
-    """Yield every tensor in a message, wherever the format allows one.
+    """Yield every tensor in a message."""
+    return _messages(message, "TensorProto")
+
+
+def _messages(message: Proto, kind: str) -> Iterator[Proto]:
+    """Yield every message of a kind in a message, wherever the format allows one.
 
     Not from a list of known places: if it missed one, a library would find external weights there and load
     them from its working directory, and no digest would cover them.
@@ -199,10 +207,9 @@ def _tensors(message: Proto) -> Iterator[Proto]:
         if field.message_type is None:
             continue
         for each in value if is_repeated(field) else (value,):
-            if field.message_type.name == "TensorProto":
+            if field.message_type.name == kind:
                 yield each
-            else:
-                yield from _tensors(each)
+            yield from _messages(each, kind)
 
 
 def _remove_weights_from_inputs(model: Proto) -> None:

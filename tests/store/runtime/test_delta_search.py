@@ -120,7 +120,8 @@ def crowded(seed, *, terrains, tiles, gone, noise):
     return rows, rows.select(labels >= gone), near(generator.integers(0, gone, 100))
 
 
-def test_a_graph_is_searched_past_what_was_left_out(monkeypatch):
+@pytest.mark.parametrize("k", [5, 400])
+def test_a_graph_is_searched_past_what_was_left_out(monkeypatch, k):
     """Whole crowds are gone: what is near a query is left out, and the next best must be found all the same."""
     was, now, queries = crowded(3, terrains=60, tiles=100, gone=4, noise=0.05)
 
@@ -132,12 +133,12 @@ def test_a_graph_is_searched_past_what_was_left_out(monkeypatch):
         data = faiss.serialize_index(mapped).tobytes()
         return load_index(data, kind=kind, dimensions=DIMENSIONS, ntotal=len(rows), delta=delta)
 
-    exact = np.argsort(-(queries @ now.vectors.T), axis=1)[:, :5]
+    exact = np.argsort(-(queries @ now.vectors.T), axis=1)[:, :k]
     best = now.ids[exact].astype(np.int64)
 
     def recall(index):
-        _, found = index.search(queries, 5)
-        return np.mean([len({*one} & {*other}) / 5 for one, other in zip(found, best, strict=True)])
+        _, found = index.search(queries, k)
+        return np.mean([len({*one} & {*other}) / k for one, other in zip(found, best, strict=True)])
 
     anew = recall(narrow("hnsw", now))
     assert recall(narrow("hnsw", was, delta_between(was, now))) >= anew - 0.02
@@ -146,7 +147,7 @@ def test_a_graph_is_searched_past_what_was_left_out(monkeypatch):
     assert recall(narrow("hnsw", was, delta_between(was, now))) < anew - 0.2
 
 
-def narrow_parameters(self):
+def narrow_parameters(self, k):
     return faiss.SearchParametersHNSW(sel=self._selector, efSearch=self._graph.hnsw.efSearch)
 
 

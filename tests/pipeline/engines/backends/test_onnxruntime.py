@@ -17,9 +17,12 @@ from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.onnx.file import onnx_digest, parse_declaration, read_onnx
 from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, ErrorKind
+from pipeline.stages.reference import reference_run
 from store.base.canonical_json import encode
+from store.base.identity import difference
 from store.runtime.golden_vectors import batch_invariance, golden_images, golden_inputs, parity
 from store.runtime.load import load_engine
+from tests.networks import quantised
 from tests.toy_networks import DIMENSIONS, batch_coupled_network, toy_network
 
 SAMPLE = (3, 64, 64)
@@ -136,6 +139,24 @@ def test_the_key_names_what_matters_and_no_path(job, tmp_path):
         "onnx_sha256": "00" * 32,
     }.items():
         assert compiler.key_components(replace(job, **{field: value})) != key
+
+
+def test_explicit_quantisation_is_computed_in_floats(tmp_path):
+    """Operators in 8 bits would overflow on some processors; the key tells such engines from older ones."""
+    path, compiler = tmp_path / "quantised.onnx", OnnxRuntimeCompiler()
+    path.write_bytes(quantised().SerializeToString())
+    job = job_of(path, sample_shape=(3, 32, 32), quantized=parse_declaration(path.read_bytes()).quantized)
+    assert job.quantized
+    engine = compiler.compile(job, scratch=tmp_path)
+    operators = {node.op_type for node in onnx.load(engine.path).graph.node}
+    assert {"QuantizeLinear", "FusedConv"} <= operators
+    assert not [each for each in operators if "QLinear" in each or "Integer" in each]
+    inputs = golden_inputs((5, 3, 32, 32))
+    assert parity(load(engine).run, reference_run(job), inputs) > 0.999999
+    options = compiler.key_components(job)["options"]
+    assert difference(compiler.key_components(replace(job, quantized=False))["options"], options) == [
+        "disable_quant_qdq"
+    ]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
