@@ -17,7 +17,7 @@ from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.onnx.file import onnx_digest, parse_declaration, read_onnx
 from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.stages.reference import reference_run
+from pipeline.stages.reference import Reference
 from store.base.canonical_json import encode
 from store.base.identity import difference
 from store.runtime.golden_vectors import batch_invariance, golden_images, golden_inputs, parity
@@ -152,7 +152,7 @@ def test_explicit_quantisation_is_computed_in_floats(tmp_path):
     assert {"QuantizeLinear", "FusedConv"} <= operators
     assert not [each for each in operators if "QLinear" in each or "Integer" in each]
     inputs = golden_inputs((5, 3, 32, 32))
-    assert parity(load(engine).run, reference_run(job), inputs) > 0.999999
+    assert parity(load(engine).run, Reference(job).run, inputs) > 0.999999
     options = compiler.key_components(job)["options"]
     assert difference(compiler.key_components(replace(job, quantized=False))["options"], options) == [
         "disable_quant_qdq"
