@@ -1,5 +1,6 @@
 """The process that compiles one network with OpenVINO, exports the engine and runs it once."""
 
+import importlib
 import re
 import time
 from collections.abc import Iterator
@@ -64,6 +65,9 @@ def _library(version: str) -> ModuleType:
 
 
 def _convert(openvino: ModuleType, model: Proto, name: str) -> Untyped:
+    if model.functions:
+        inliner = importlib.import_module("onnx.inliner")
+        model = inliner.inline_local_functions(model)
     try:
         return openvino.Core().read_model(model.SerializeToString(deterministic=True))
     except RuntimeError as error:

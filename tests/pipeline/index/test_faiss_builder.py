@@ -180,6 +180,13 @@ def test_ivf_pq_refuses_what_cannot_be_trained():
         plan_for("ivf-pq", 1000, 10, m=4)
 
 
+@pytest.mark.parametrize(
+    ("dimensions", "m"), [(384, 64), (8448, 64), (100, 50), (97, 97), (194, 97), (2 * 3 * 127, 127), (7, 7)]
+)
+def test_the_default_number_of_subspaces_suits_the_dimensions(dimensions, m):
+    assert plan_for("ivf-pq", 1000, dimensions).m == m
+
+
 @given(st.integers(256, 10**7), st.integers(1, 50_000))
 def test_every_ivf_pq_plan_can_be_built(count, dimensions):
     plan = plan_for("ivf-pq", count, dimensions)

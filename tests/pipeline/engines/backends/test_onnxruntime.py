@@ -432,7 +432,7 @@ def test_external_weights_through_a_link_or_missing_or_a_pipe_are_refused(tmp_pa
         onnx_digest(path)
     (tmp_path / "elsewhere.bin").write_bytes(content)
     (tmp_path / "weights.bin").symlink_to(tmp_path / "elsewhere.bin")
-    with pytest.raises(CompileError, match="symbolic links"):
+    with pytest.raises(CompileError, match="found a link"):
         onnx_digest(path)
     (tmp_path / "weights.bin").unlink()
     os.mkfifo(tmp_path / "weights.bin")
