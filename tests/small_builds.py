@@ -29,10 +29,10 @@ DIMENSIONS = 16
 BATCH = 4
 
 
-def tiny_network(*, seed=0, batch=BATCH, unit=True, size=32, drift=0.0):
+def tiny_network(*, seed=0, batch=BATCH, unit=True, size=32, drift=0.0, bias=0.0):
     """Average pooling, a matrix of fixed weights, length 1: images [batch, 3, 32, 32] to vectors [batch, 16].
 
-    `drift` adds so much of other weights.
+    `drift` adds so much of other weights; `bias` is added before the vector gets its length.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -46,7 +46,7 @@ def tiny_network(*, seed=0, batch=BATCH, unit=True, size=32, drift=0.0):
     nodes = [
         helper.make_node("AveragePool", ["input"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4]),
         helper.make_node("Flatten", ["pooled"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "weights"], ["mixed" if unit else "descriptor"]),
+        helper.make_node("Gemm", ["flat", "weights", "bias"], ["mixed" if unit else "descriptor"]),
     ]
     if unit:
         nodes.append(helper.make_node("LpNormalization", ["mixed"], ["descriptor"], axis=1, p=2))
@@ -55,7 +55,7 @@ def tiny_network(*, seed=0, batch=BATCH, unit=True, size=32, drift=0.0):
         "tiny",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, size, size])],
         [helper.make_tensor_value_info("descriptor", TensorProto.FLOAT, [batch, DIMENSIONS])],
-        [numpy_helper.from_array(weights, "weights")],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.float32(bias), "bias")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.builtin_model.place import texture_energy
+from pipeline.builtin_model.place import FEATURELESS_BELOW, texture_energy
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Handler, Progress, serve
@@ -146,14 +146,21 @@ def _answer(
     good: Iterable[int],
     bad: dict[int, tuple[str, str]],
 ) -> Payload:
-    """Return the answer; a tile whose descriptor is not finite becomes a bad one."""
+    """Return the answer; a tile whose descriptor is not finite becomes a bad one.
+
+    So does a tile without texture whose descriptor is zero or not finite: that is the tile's fault, not the
+    network's.
+    """
     finite: NDArray[np.bool_] = np.asarray(np.isfinite(rows).all(axis=1))
-    for number, fine in zip(good, finite, strict=True):
-        if not fine:
+    kept = finite & (rows.any(axis=1) | (textures >= FEATURELESS_BELOW))
+    for number, fine, texture in zip(good, kept, textures, strict=True):
+        if not fine and texture < FEATURELESS_BELOW:
+            bad[number] = (ErrorKind.BAD_TILE, "the network has no descriptor for this tile, which is blank")
+        elif not fine:
             bad[number] = (ErrorKind.BAD_VECTORS, "expected a finite descriptor, found NaN or infinity")
     return {
-        "vectors": rows[finite],
-        "texture": textures[finite],
+        "vectors": rows[kept],
+        "texture": textures[kept],
         "bad": [[number, str(kind), message] for number, (kind, message) in sorted(bad.items())],
     }
 

@@ -12,10 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.errors import ErrorKind, RequestError
+from pipeline.index.added_rows import AddedRows, GraphRows, PlainRows
 from pipeline.index.gpu import CPU_HINT, GpuIndex, gpu_can_build
 from pipeline.index.plan import EF_CONSTRUCTION, METRIC, PQ_BITS, IndexPlan, index_error
 from pipeline.index.row_order import checked_blocks, row_chunks, training_rows
@@ -101,7 +99,9 @@ class FaissIndexBuilder:
             _fix_seeds(target, plan)
             if not target.is_trained:
                 target.train(training_rows(rows, count, dimensions))
-            ids = _add_rows(target, checked_blocks(rows, dimensions), count, dimensions, on_progress)
+            added = GraphRows(faiss, target) if plan.kind is IndexKind.HNSW else PlainRows(target)
+            _add_rows(added, checked_blocks(rows, dimensions), count, dimensions, on_progress)
+            ids = added.finish()
             index = _with_ids(faiss, index if gpu is None else gpu.to_cpu(), ids, plan)
         except (RuntimeError, MemoryError, AssertionError) as error:
             hint = f"free memory of the GPU; or {CPU_HINT}" if on_gpu else "free memory"
@@ -151,20 +151,17 @@ def _fix_seeds(index: Untyped, plan: IndexPlan) -> None:
 
 
 def _add_rows(
-    index: Untyped, blocks: Iterable[Block], count: int, dimensions: int, on_progress: OnRows | None
-) -> NDArray[np.int64]:
-    row_ids = np.empty(count, np.int64)
+    added: AddedRows, blocks: Iterable[Block], count: int, dimensions: int, on_progress: OnRows | None
+) -> None:
     done = 0
     for ids, vectors in row_chunks(blocks, dimensions):
         if done + len(ids) <= count:
-            index.add(vectors)
-            row_ids[done : done + len(ids)] = ids
+            added.add(ids, vectors)
         done += len(ids)
         if on_progress is not None:
             on_progress(done, count)
     if done != count:
         raise index_error(f"expected {count} rows in the blocks, found {done}", "c10 verify --full")
-    return row_ids
 
 
 def _with_ids(faiss: Untyped, inner: Untyped, ids: Untyped, plan: IndexPlan) -> Untyped:

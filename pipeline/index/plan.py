@@ -33,6 +33,9 @@ _DEFAULT_M: Final = 32
 _DEFAULT_EF: Final = 64
 _DEFAULT_NPROBE: Final = 16
 _DEFAULT_SUBSPACES: Final = 64
+_FEW_SUBSPACES: Final = 16
+"""Below, a product quantiser rounds so much that tiles do not find themselves."""
+
 _MOST_LISTS: Final = 4_096
 _ROWS_PER_LIST: Final = 64
 
@@ -148,8 +151,8 @@ def _resolve_ivf_pq(options: IndexOptions, count: int, dimensions: int) -> Index
             f"expected at least {MIN_TRAINING_ROWS} tiles to train an ivf-pq index, found {count}",
             'set index.kind = "flat"',
         )
-    divisors = [m for m in range(1, _DEFAULT_SUBSPACES + 1) if dimensions % m == 0]
-    m = options.m or divisors[-1]
+    divisors = [m for m in range(1, dimensions + 1) if dimensions % m == 0]
+    m = options.m or _subspaces(divisors)
     if dimensions % m:
         raise index_error(
             f"expected index.m to divide the {dimensions} dimensions of the descriptor, found {m}",
@@ -160,6 +163,12 @@ def _resolve_ivf_pq(options: IndexOptions, count: int, dimensions: int) -> Index
         lists *= 2
     nprobe = min(options.nprobe or _DEFAULT_NPROBE, lists)
     return IndexPlan(kind=IndexKind.IVF_PQ, storage=options.storage, m=m, lists=lists, nprobe=nprobe)
+
+
+def _subspaces(divisors: list[int]) -> int:
+    """Return the greatest divisor up to the usual number; if that is small, the next one, as for a prime."""
+    usual = [m for m in divisors if m <= _DEFAULT_SUBSPACES]
+    return divisors[len(usual)] if usual[-1] < min(_FEW_SUBSPACES, divisors[-1]) else usual[-1]
 
 
 def index_error(message: str, hint: str) -> EmbedError:

@@ -4,7 +4,7 @@ from pipeline.errors import CompileError, ErrorKind
 from pipeline.planning.recorded_inputs import UnavailableError, last_event
 from pipeline.rerun.inputs import RerunInputs
 from pipeline.rerun.report import Comparison, StepFailure
-from pipeline.stages.checks import check_engine
+from pipeline.stages.checks import ON_TILES, check_engine
 from pipeline.stages.compile import compile_network
 from store.domain.events import CheckFailed, EngineCompiled
 from store.domain.state import FLIGHT, STAND_IN
@@ -41,6 +41,11 @@ def rerun_engine_check(inputs: RerunInputs, name: str) -> StepFailure | None:
     event = inputs.engine(inputs.failure_input("engine").get("sha256"))
     data = inputs.artifact("engine", name, event.artifact)
     model, _ = inputs.network(name, event.purpose)
+    then = last_event(inputs.record.own_history, CheckFailed, lambda failed: failed.subject == name)
+    if then is not None and ON_TILES in then.why:
+        raise UnavailableError(
+            "expected the tiles that the engine was compared on, found none in the records"
+        )
     try:
         verdict = check_engine(model, event, data, scratch=inputs.scratch)
     except RuntimeUnavailableError as error:

@@ -10,6 +10,7 @@ from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import job_with_file
 from pipeline.engines.port import EngineCompiler, EngineSignature, OnProgress
 from pipeline.planning.plan import BuildPlan, Decision
+from pipeline.stages.check_network import require_usable
 from pipeline.stages.checks import check_engine, check_vectors, require_passed
 from pipeline.stages.compile_progress import CompileProgress
 from pipeline.stages.context import BuildContext
@@ -55,12 +56,14 @@ def compile_network(
     it.
 
     Raises:
-        CompileError: It could not be compiled.
+        CompileError: It could not be compiled, or gives no descriptors; see `check_network`.
         StoreError: The engine cannot be read.
     """
     began = monotonic()
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         job = replace(job_with_file(model, Path(folder)), timing_cache=timing_cache)
+        if model.spec.builtin is None:
+            require_usable(job)
         compiled = compiler.compile(job, scratch=Path(folder), on_progress=on_progress)
         elapsed_ms = round((monotonic() - began) * 1000)
         with TranslateOSErrors(f"engine of {model.spec.name}"):
@@ -177,6 +180,12 @@ def record_check(run: BuildContext, model: Model, event: EngineCompiled, *, what
         CheckError: They disagree; the engine will not be used again.
     """
     run.enter("check", model.spec.name)
-    verdict = check_engine(model, event, run.store.artifacts.read(event.artifact), scratch=run.scratch)
+    verdict = check_engine(
+        model,
+        event,
+        run.store.artifacts.read(event.artifact),
+        scratch=run.scratch,
+        tiles=run.inputs.selection.tiles,
+    )
     run.append(verdict)
     require_passed(model, verdict, what=what)

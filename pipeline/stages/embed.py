@@ -20,6 +20,7 @@ from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.planning.plan import BuildPlan, CellPlan, Decision
 from pipeline.progress import Progress
 from pipeline.request.options import BadTilePolicy
+from pipeline.stages.check_network import UNIT_TOLERANCE, length_hint
 from pipeline.stages.context import BuildContext
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT
 from store.base.identity import cell_components, cell_key, digest_packed_tiles
@@ -32,9 +33,6 @@ from store.formats.tables import BlockRow
 
 _NAMED_TILES = 20
 """How many bad tiles an error names."""
-
-_NORM_TOLERANCE = 1e-3
-"""How far a descriptor's length may be from 1."""
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +99,12 @@ def embed_windows(
 
 def _require_unit_vectors(result: WindowResult) -> None:
     lengths = np.linalg.norm(result.vectors, axis=1)
-    wrong = np.flatnonzero(~(np.abs(lengths - 1.0) <= _NORM_TOLERANCE))
+    wrong = np.flatnonzero(~(np.abs(lengths - 1.0) <= UNIT_TOLERANCE))
     if len(wrong):
         place = str(result.tiles[int(wrong[0])].place)
         raise EmbedError(
             f"expected descriptors of length 1, found {lengths[wrong[0]]:.6g} for tile {place}",
-            hint="end the network with an L2 normalisation",
+            hint=length_hint(float(lengths[wrong[0]])),
             kind=ErrorKind.BAD_VECTORS,
             subject=place,
         )

@@ -11,8 +11,8 @@ from pipeline.errors import CheckError
 from pipeline.index.faiss_builder import FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexJob, plan_index
 from pipeline.planning.area_report import AreaReport, Place
-from pipeline.request.options import IndexOptions
-from pipeline.stages.checks import INDEX_CHECK, check_index, hash_rows, require_coverage
+from pipeline.request.options import IndexKind, IndexOptions
+from pipeline.stages.checks import INDEX_CHECK, ONE_ANSWER, check_index, require_coverage
 from pipeline.stages.context import BuildContext
 from pipeline.stages.extend_index import extend_head_index
 from pipeline.tiles.selection import Selection
@@ -151,7 +151,7 @@ def survey_area(
         block = descriptor_block.decode(artifacts.read(row.ref))
         parts.append(block.ids.astype(np.int64))
         plain.append(block.texture < FEATURELESS_BELOW)
-        hashes.append(hash_rows(block.vectors))
+        hashes.append(_hash_rows(block.vectors))
     indexed = np.concatenate(parts)
     skipped = present[np.isin(present, indexed, invert=True)] if rows is not None else present[:0]
     # Tiles with the same descriptor cannot be told apart: "no imagery" of a provider, the same ground repeated.
@@ -165,6 +165,14 @@ def survey_area(
         skipped=tuple(tile_of(identifier)[:3] for identifier in skipped.tolist()),
         excluded=excluded,
     )
+
+
+def _hash_rows(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """Return a 64-bit hash of each row's bytes, the same for equal rows; sums overflow on purpose."""
+    words = np.ascontiguousarray(vectors).view(np.uint32).astype(np.uint64)
+    weights = np.random.default_rng(0).integers(1, 1 << 63, words.shape[1], np.uint64)
+    hashes: NDArray[np.uint64] = (words * weights).sum(axis=1, dtype=np.uint64)
+    return hashes
 
 
 def prepare_index(run: BuildContext, rows: Sequence[BlockRow]) -> Index:
@@ -202,10 +210,18 @@ def prepare_index(run: BuildContext, rows: Sequence[BlockRow]) -> Index:
     if failed is not None:
         raise CheckError(
             f"expected the index to find its own tiles, found {failed.why}",
-            hint="raise index.ef or index.m, or lower checks.recall",
+            hint=_recall_hint(known.kind, failed.why),
             subject="index",
         )
     return known
+
+
+def _recall_hint(kind: str, why: str) -> str:
+    if kind == IndexKind.FLAT or ONE_ANSWER in why:
+        return "check the weights of the network and its mean, std and colour: it hardly tells tiles apart"
+    if kind == IndexKind.HNSW:
+        return 'raise index.ef or index.m, set index.kind = "flat", or lower checks.recall'
+    return 'raise index.m or index.nprobe, set index.kind = "flat", or lower checks.recall'
 
 
 def _check_failure(run: BuildContext, known: Index, rows: Sequence[BlockRow]) -> CheckFailed | None:

@@ -5,44 +5,80 @@ import numpy as np
 from pipeline.engines.onnx.file import read_onnx
 from pipeline.engines.port import EngineJob
 from store.runtime.backends.onnxruntime import onnxruntime
-from store.runtime.golden_vectors import Run, Vectors
+from store.runtime.golden_vectors import Vectors
 from store.runtime.load import EngineLoadError, EngineRunError
 
 
-def reference_run(job: EngineJob) -> Run:
-    """Return a function from samples, float32 [n, ...], to descriptors, float32 [n, d]; nothing is optimised.
+class FixedBatchError(EngineRunError):
+    """The network gives another number of descriptors than it got images; `rows` is what it gives."""
+
+    def __init__(self, rows: int, images: int) -> None:
+        super().__init__(
+            f"expected a descriptor for each of {images} images, found {rows}: the network fixes its batch inside",
+            hint=f"set engine.batch = {rows}, or export the network with an open batch",
+        )
+        self.rows = rows
+
+
+class Reference:
+    """A network in ONNX Runtime; nothing is optimised.
 
     The library gets the bytes that the engine's key names, weights included, and opens no file itself.
-
-    Raises:
-        CompileError: BAD_MODEL, the network is no longer the one that was compiled.
-        RuntimeUnavailableError: ONNX Runtime is not installed.
-        EngineLoadError: It refuses the network.
     """
-    runtime = onnxruntime(f"the reference of {job.model}")
-    options = runtime.SessionOptions()
-    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    network = read_onnx(job.onnx, expected_sha256=job.onnx_sha256).SerializeToString()
-    try:
-        session = runtime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the library raises a private class per status code
-        raise EngineLoadError(f"expected ONNX Runtime to load {job.model}, found: {error}") from error
-    fixed = session.get_inputs()[0].shape[0]
 
-    def run(samples: Vectors) -> Vectors:
-        size = fixed if isinstance(fixed, int) else 1
-        rows = []
-        for start in range(0, len(samples), size):
-            chunk = samples[start : start + size]
-            padded = np.zeros((size, *samples.shape[1:]), np.float32)
+    def __init__(self, job: EngineJob) -> None:
+        """Load the network.
+
+        Raises:
+            CompileError: BAD_MODEL, the network is no longer the one that was compiled.
+            RuntimeUnavailableError: ONNX Runtime is not installed.
+            EngineLoadError: It refuses the network.
+        """
+        runtime = onnxruntime(f"the reference of {job.model}")
+        options = runtime.SessionOptions()
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        network = read_onnx(job.onnx, expected_sha256=job.onnx_sha256).SerializeToString()
+        try:
+            session = runtime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the library raises a private class per status code
+            raise EngineLoadError(f"expected ONNX Runtime to load {job.model}, found: {error}") from error
+        found = session.get_inputs()[0].shape[0]
+        self.fixed_batch = found if isinstance(found, int) and found > 0 else None
+        self._session, self._job = session, job
+
+    def run(self, samples: Vectors) -> Vectors:
+        """Return descriptors, float32 [n, d], of samples, float32 [n, ...], one after the other if it can.
+
+        Raises:
+            EngineRunError: The library failed.
+        """
+        try:
+            return self.run_together(samples, self.fixed_batch or 1)
+        except EngineRunError:
+            # The network may fix a batch that it does not declare.
+            if self.fixed_batch or self._job.batch == 1:
+                raise
+            return self.run_together(samples, self._job.batch)
+
+    def run_together(self, samples: Vectors, batch: int) -> Vectors:
+        """Return descriptors of samples that are run in batches; the last one is filled up with zeros.
+
+        Raises:
+            FixedBatchError: The answer has another number of rows.
+            EngineRunError: The library failed.
+        """
+        job, rows = self._job, []
+        for start in range(0, len(samples), batch):
+            chunk = samples[start : start + batch]
+            padded = np.zeros((batch, *samples.shape[1:]), np.float32)
             padded[: len(chunk)] = chunk
             try:
-                (answer,) = session.run([job.output], {job.input: padded})
+                (answer,) = self._session.run([job.output], {job.input: padded})
             except Exception as error:  # the library raises a private class per status code
                 raise EngineRunError(f"ONNX Runtime failed on {job.model}: {error}") from error
+            if len(answer) != batch:
+                raise FixedBatchError(len(answer), batch)
             rows.append(np.asarray(answer, np.float32)[: len(chunk)])
         return np.concatenate(rows)
-
-    return run

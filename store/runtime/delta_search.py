@@ -1,4 +1,4 @@
-"""Search an index and its delta as one: the index without the dropped rows, and the added rows.
+"""Search an index of faiss, and an index and its delta as one: kept rows and added rows.
 
 The added rows are few, so all of them are compared. Both sides score by inner product, so the best of both
 are the best of all; of two equal scores, the row of the index comes first. (An index with 16-bit numbers
@@ -12,8 +12,43 @@ from numpy.typing import NDArray
 
 from store.formats.index_delta import Delta
 from store.runtime.backends.base import IndexLoadError, Untyped, Vectors
+from store.runtime.equal_rows import EqualRows
 
 _NO_ROW: Final = -1
+
+
+class KeptRows:
+    """An index of faiss without some of its rows; in a graph, with the rows that are equal to found ones."""
+
+    def __init__(self, faiss: Untyped, whole: Untyped, dropped: NDArray[np.int64]) -> None:
+        """Take an `IndexIDMap2` and the ids of the rows to leave out."""
+        inner = faiss.downcast_index(whole.index)
+        self._faiss, self._whole = faiss, whole
+        self._graph = inner if isinstance(inner, faiss.IndexHNSW) else None
+        self._equal = None if self._graph is None else EqualRows(faiss, whole, inner)
+        hidden = dropped if self._equal is None else self._equal.drop(dropped)
+        self._hidden = len(hidden)
+        self._selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(hidden)) if self._hidden else None
+
+    def search(self, vectors: Vectors, k: int) -> tuple[Vectors, NDArray[np.int64]]:
+        """Find the k best; see `store.runtime.DescriptorIndex.search`."""
+        scores, ids = self._whole.search(vectors, k, params=self._parameters(k))
+        if self._equal is not None:
+            self._equal.expand(scores, ids)
+        return scores, ids
+
+    def _parameters(self, k: int) -> Untyped | None:
+        """Return parameters that leave out hidden rows, anew for each search, since faiss writes to them.
+
+        In a graph, hidden nodes still lead to others and are candidates. So a search takes as many candidates
+        more, and has at least as many kept ones as in a graph without the hidden nodes.
+        """
+        if self._selector is None:
+            return None
+        if self._graph is not None:
+            breadth = max(self._graph.hnsw.efSearch, k) + self._hidden
+            return self._faiss.SearchParametersHNSW(sel=self._selector, efSearch=breadth)
+        return self._faiss.SearchParameters(sel=self._selector)
 
 
 class IndexWithDelta:
@@ -37,45 +72,25 @@ class IndexWithDelta:
         inner = faiss.downcast_index(whole.index)
         if isinstance(inner, faiss.IndexIVF):
             raise _index_error("a flat or hnsw index under a delta", type(inner).__name__)
-        self._faiss, self._whole, self._inner = faiss, whole, inner
         self._added = faiss.IndexIDMap2(faiss.IndexFlat(whole.d, faiss.METRIC_INNER_PRODUCT))
         self._added.add_with_ids(np.ascontiguousarray(delta.added.vectors), delta.added.ids.astype(np.int64))
-        self._dropped, self._kept = len(delta.dropped), None
         known = np.sort(faiss.vector_to_array(whole.id_map)).astype(np.uint64)
         new = np.setdiff1d(delta.added.ids, delta.dropped.ids, assume_unique=True)
         if not np.isin(delta.dropped.ids, known).all() or np.isin(new, known).any():
             raise _index_error(
                 "a delta that fits the index", "one that leaves out rows it lacks, or adds some it has"
             )
-        if len(delta.dropped):
-            dropped = faiss.IDSelectorBatch(delta.dropped.ids.astype(np.int64))
-            self._kept = faiss.IDSelectorNot(dropped)
+        self._kept = KeptRows(faiss, whole, delta.dropped.ids.astype(np.int64))
 
     def search(self, vectors: Vectors, k: int) -> tuple[Vectors, NDArray[np.int64]]:
         """Find the k best of both; see `store.runtime.DescriptorIndex.search`."""
-        found = [
-            self._whole.search(vectors, k, params=self._parameters()),
-            self._added.search(vectors, k),
-        ]
+        found = [self._kept.search(vectors, k), self._added.search(vectors, k)]
         scores = np.concatenate([each[0] for each in found], axis=1)
         ids = np.concatenate([each[1] for each in found], axis=1)
         scores[ids == _NO_ROW] = -np.inf
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         best = np.take_along_axis(scores, order, axis=1)
         return best, np.take_along_axis(ids, order, axis=1)
-
-    def _parameters(self) -> Untyped | None:
-        """Return parameters that leave out dropped rows, anew for each search, since faiss writes to them.
-
-        In a graph, dropped nodes still lead to others and are candidates. So a search takes as many
-        candidates more, and has at least as many kept ones as in a graph without the dropped nodes.
-        """
-        if self._kept is None:
-            return None
-        if isinstance(self._inner, self._faiss.IndexHNSW):
-            breadth = self._inner.hnsw.efSearch + self._dropped
-            return self._faiss.SearchParametersHNSW(sel=self._kept, efSearch=breadth)
-        return self._faiss.SearchParameters(sel=self._kept)
 
 
 def _index_error(expected: str, found: str) -> IndexLoadError:

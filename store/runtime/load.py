@@ -37,7 +37,7 @@ from store.runtime.backends.base import (
 )
 from store.runtime.backends.registry import BACKENDS
 from store.runtime.capabilities import runtime_of
-from store.runtime.delta_search import IndexWithDelta
+from store.runtime.delta_search import IndexWithDelta, KeptRows
 from store.runtime.faiss_install import installed_faiss
 
 __all__ = [
@@ -188,7 +188,7 @@ class DescriptorIndex:
 
     def __init__(
         self,
-        index: Untyped | IndexWithDelta,
+        index: KeptRows | IndexWithDelta,
         *,
         kind: str,
         dimensions: int,
@@ -285,13 +285,14 @@ def load_index(
                 if want != have
             )
             raise IndexLoadError(f"the index is not the one expected: {differing}", hint="c10 verify --full")
-        whole: Untyped | IndexWithDelta = outer
-        if delta is not None:
-            whole, ntotal = (
+        if delta is None:
+            index: KeptRows | IndexWithDelta = KeptRows(faiss, outer, np.zeros(0, np.int64))
+        else:
+            index, ntotal = (
                 IndexWithDelta(faiss, outer, delta),
                 ntotal + len(delta.added) - len(delta.dropped),
             )
-    return DescriptorIndex(whole, kind=kind, dimensions=dimensions, ntotal=ntotal, set_threads=set_threads)
+    return DescriptorIndex(index, kind=kind, dimensions=dimensions, ntotal=ntotal, set_threads=set_threads)
 
 
 def _keep_threads() -> None:

@@ -23,7 +23,7 @@ from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CompileError
 from pipeline.index.gpu import GpuIndex
 from pipeline.request.options import EngineOptions
-from pipeline.stages.reference import reference_run
+from pipeline.stages.reference import Reference
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.backends.cuda import Cuda
@@ -113,7 +113,7 @@ CASES = [
 def test_engines_agree_with_their_networks(engines, backend, network, precision):
     job, data = engines(backend, network, precision)
     engine, inputs = loaded(backend, job, data), golden_inputs((8, *job.sample_shape))
-    cosine, spread_of = parity(engine.run, reference_run(job), inputs), batch_invariance(engine.run, inputs)
+    cosine, spread_of = parity(engine.run, Reference(job).run, inputs), batch_invariance(engine.run, inputs)
     print(f"\n{backend} {network} {precision}: cosine {cosine:.6f}, batch spread {spread_of:.2g}")
     assert cosine >= least_cosine(precision)
     assert spread_of == 0

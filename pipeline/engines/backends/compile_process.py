@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import assert_never
 
 from pipeline.engines.backends.compile_request import CompileRequest
+from pipeline.engines.onnx.declaration import EXPORT_HINT
 from pipeline.engines.port import CompiledEngine, EngineCompiler, EngineJob, EngineSignature, OnProgress
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.processes.framing import Message
 from pipeline.processes.outcome import Died, Failed, Finished, Outcome, OutOfMemory, TimedOut
 from store.base.canonical_json import Document
 from store.base.identity import engine_components
+from store.runtime.backends.base import EngineLoadError, EngineRunError
 
 _LOG_TAIL = 2_000
 """Characters of a log that go into a message; the journal keeps all of it."""
@@ -102,6 +104,8 @@ def _require_finished(outcome: Outcome, model: str) -> Finished:
         case Failed():
             found = f", found that the compiler failed: {outcome.kind}: {outcome.message}"
             hint = "usual causes: an operator that the backend lacks, or a full disk"
+            if outcome.kind in {EngineLoadError.__name__, EngineRunError.__name__}:
+                hint = f"{EXPORT_HINT}, and leave its batch open or set engine.batch to the one that it fixes"
             kind = ErrorKind.COMPILE_FAILED
         case Died():
             found = f", found that {outcome.signal} ended the compiler"

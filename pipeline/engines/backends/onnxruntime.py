@@ -2,6 +2,10 @@
 
 The optimisation level is EXTENDED: it always gives the same bytes, and they do not depend on the processor.
 The level above inserts layouts for one processor family and gave different bytes for one network.
+
+Networks that quantise explicitly are computed as they are written, in floats between their roundings. The
+library would replace pairs of quantised operators by operators in 8 bits, whose sums overflow on processors
+without VNNI: descriptors would be wrong there, and others on each kind of processor.
 """
 
 from pathlib import Path
@@ -61,7 +65,8 @@ class OnnxRuntimeCompiler:
     def key_components(self, job: EngineJob) -> Document:
         """Return everything the engine depends on. This backend ignores workspace, TF32 and profile."""
         _check(job)
-        return job_components(job, self, options={"level": "extended", **tensor_options(job)})
+        quantized: Document = {"disable_quant_qdq": True} if job.quantized else {}
+        return job_components(job, self, options={"level": "extended", **quantized, **tensor_options(job)})
 
     def compile(
         self, job: EngineJob, *, scratch: Path, on_progress: OnProgress | None = None

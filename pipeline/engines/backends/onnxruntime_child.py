@@ -2,16 +2,20 @@
 
 import re
 import time
+from types import ModuleType
 from typing import Final
 
 from pipeline.engines.backends.compile_request import CompileRequest
 from pipeline.engines.backends.compile_steps import OPEN_SIZE, Shapes, read_network, run_new_engine
 from pipeline.engines.onnx.file import Proto
 from pipeline.engines.onnx.graph import consumers, node_names
+from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Progress, serve
+from store.runtime.backends.base import Untyped
 from store.runtime.backends.onnxruntime import onnxruntime
+from store.runtime.golden_vectors import golden_inputs
 
 _STATUS: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _UNKNOWN_OPERATOR: Final = re.compile(r"(\S+):(\w+)\(-?\d+\) is not a registered function/op")
@@ -50,11 +54,15 @@ def _optimise(model: Proto, request: CompileRequest) -> Shapes:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    if job.quantized:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.optimized_model_filepath = str(request.engine)
     options.log_severity_level = 3
-    data = model.SerializeToString(deterministic=True)
     try:
-        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        session = _session(ort, model, options)
+        if job.role == "descriptor" and not _has_fixed_output(session):
+            _declare_output(model, session, job)
+            session = _session(ort, model, options)
     except Exception as error:  # the library raises a private class per status code
         raise CompileError(
             f"expected a network that onnxruntime {ort.__version__} can compile, found: {_reason(str(error), model)}",
@@ -67,6 +75,24 @@ def _optimise(model: Proto, request: CompileRequest) -> Shapes:
     )
     first, second = ([size if isinstance(size, int) else OPEN_SIZE for size in shape] for shape in shapes)
     return first, second
+
+
+def _session(ort: ModuleType, model: Proto, options: Untyped) -> Untyped:
+    data = model.SerializeToString(deterministic=True)
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def _has_fixed_output(session: Untyped) -> bool:
+    shape = session.get_outputs()[0].shape
+    return bool(shape) and all(isinstance(size, int) for size in shape)
+
+
+def _declare_output(model: Proto, session: Untyped, job: EngineJob) -> None:
+    """Declare the shape that the output has in a run, where the library cannot infer it, as behind a Loop."""
+    (answer,) = session.run([job.output], {job.input: golden_inputs((job.batch, *job.sample_shape))})
+    sizes = model.graph.output[0].type.tensor_type.shape
+    for size in answer.shape:
+        sizes.dim.add().dim_value = size
 
 
 def _reason(text: str, model: Proto) -> str:

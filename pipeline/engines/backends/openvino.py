@@ -70,7 +70,11 @@ class OpenVinoCompiler:
     def key_components(self, job: EngineJob) -> Document:
         """Return everything the engine depends on. This backend ignores workspace, TF32 and profile."""
         _check(job)
-        return job_components(job, self, options={"settings": numerics(job.precision), **tensor_options(job)})
+        return job_components(
+            job,
+            self,
+            options={"settings": numerics(job.precision, quantized=job.quantized), **tensor_options(job)},
+        )
 
     def compile(
         self, job: EngineJob, *, scratch: Path, on_progress: OnProgress | None = None

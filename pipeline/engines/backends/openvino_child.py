@@ -1,5 +1,6 @@
 """The process that compiles one network with OpenVINO, exports the engine and runs it once."""
 
+import importlib
 import re
 import time
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ _FAILED: Final = re.compile(r"-- (\S+?)(?:-\d+)? with a message:\n(?:.*<Node\(\w
 _MISSING_TENSOR: Final = re.compile(r"^(.+) node not found in graph cache", re.MULTILINE)
 _VERSION_SUFFIX: Final = re.compile(r"-\d+$")
 _NARROWER: Final = frozenset({"bf16", "f16"})
+_COMPUTES: Final = frozenset({"Convolution", "FullyConnected", "MatMul"})
+_EIGHT_BITS: Final = frozenset({"i8", "u8"})
 _MAX_LISTED: Final = 8
 
 
@@ -62,6 +65,9 @@ def _library(version: str) -> ModuleType:
 
 
 def _convert(openvino: ModuleType, model: Proto, name: str) -> Untyped:
+    if model.functions:
+        inliner = importlib.import_module("onnx.inliner")
+        model = inliner.inline_local_functions(model)
     try:
         return openvino.Core().read_model(model.SerializeToString(deterministic=True))
     except RuntimeError as error:
@@ -99,9 +105,10 @@ def _compile(openvino: ModuleType, network: Untyped, request: CompileRequest) ->
     """Compile, export and save; return the shapes of input and output."""
     job = request.job
     try:
-        compiled = openvino.Core().compile_model(
-            network, openvino_library.DEVICE, openvino_library.configuration(job.precision)
+        settings = openvino_library.configuration(job.precision) | openvino_library.numerics(
+            job.precision, quantized=job.quantized
         )
+        compiled = openvino.Core().compile_model(network, openvino_library.DEVICE, settings)
         data = compiled.export_model()
     except RuntimeError as error:
         raise CompileError(
@@ -128,7 +135,8 @@ def _require_precision(compiled: Untyped, precision: str, name: str) -> None:
     for operator in compiled.get_runtime_model().get_ops():
         info = operator.get_rt_info()
         found = str(info["runtimePrecision"].value) if "runtimePrecision" in info else ""
-        if found in _NARROWER:
+        computes = "layerType" in info and str(info["layerType"].value) in _COMPUTES
+        if found in _NARROWER or (computes and found in _EIGHT_BITS):
             raise CompileError(
                 f"expected OpenVINO to compute in f32, found {found} in {operator.get_friendly_name()!r}",
                 hint="choose another backend, or another version of openvino",

@@ -93,6 +93,7 @@ def _inspect_model(
         sample_shape=preprocessing.shape if preprocessing else (),
         batch=request.engine.batch or facts.batch or DEFAULT_BATCH,
         precision=precision,
+        quantized=facts.quantized,
         target=target,
         workspace_mb=request.engine.workspace_mb,
         timeout_s=request.engine.timeout_s,
@@ -155,6 +156,7 @@ class _NetworkFacts:
     batch: int | None
     file_bytes: int
     dimensions: int | None
+    quantized: bool = False
 
 
 def _builtin_facts(spec: ModelSpec) -> _NetworkFacts:
@@ -216,6 +218,7 @@ def _file_facts(path: Path, spec: ModelSpec, networks: NetworkCache) -> _Network
         batch=signature.fixed_batch(),
         file_bytes=network.size,
         dimensions=signature.fixed_dimensions(),
+        quantized=network.declared.quantized,
     )
 
 

@@ -25,7 +25,7 @@ from pipeline.tiles.digest_cache import RACY_NS, Fingerprint, shows_changes
 from store.base.valueclass import valueclass
 from store.files.regular_file import read_own
 
-_MAGIC: Final = b"C10NET\x00\x01"
+_MAGIC: Final = b"C10NET\x00\x02"
 _DIGEST: Final = 32
 _MAX_BYTES: Final = 1 << 24
 
@@ -119,6 +119,7 @@ def _store(entry: Path, fingerprints: Fingerprints, network: NetworkFile) -> Non
             [(each.name, each.dtype, each.shape) for each in declared.inputs],
             [(each.name, each.dtype, each.shape) for each in declared.outputs],
             declared.external,
+            declared.quantized,
         ]
     )
     with suppress(OSError):
@@ -140,9 +141,12 @@ def _load(entry: Path) -> tuple[Fingerprints, NetworkFile] | None:
     if content[: len(_MAGIC) + _DIGEST] != _MAGIC + hashlib.sha256(body).digest():
         return None
     try:
-        fingerprints, sha256, size, inputs, outputs, external = msgpack.unpackb(body)
+        fingerprints, sha256, size, inputs, outputs, external, quantized = msgpack.unpackb(body)
         declared = Declaration(
-            inputs=_tensor_infos(inputs), outputs=_tensor_infos(outputs), external=tuple(external)
+            inputs=_tensor_infos(inputs),
+            outputs=_tensor_infos(outputs),
+            external=tuple(external),
+            quantized=quantized,
         )
         stored = tuple(Fingerprint(*numbers) for numbers in fingerprints)
     except (TypeError, ValueError):

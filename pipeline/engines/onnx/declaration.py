@@ -10,6 +10,7 @@ from pipeline.errors import CompileError, ErrorKind
 from store.base.valueclass import valueclass
 
 _CHANNELS: Final = 3
+_IMAGE_RANK: Final = 4
 EXPORT_HINT: Final = "export the network with one float32 image input [N,3,H,W] and one output [N,D]"
 
 Size = int | str | None
@@ -61,11 +62,13 @@ class Declaration:
         inputs: All inputs that are not weights.
         outputs: All outputs.
         external: Base names of the files that hold its external weights, sorted.
+        quantized: Whether it quantises explicitly (QuantizeLinear, DequantizeLinear).
     """
 
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     external: tuple[str, ...]
+    quantized: bool
 
     def signature(
         self,
@@ -79,13 +82,15 @@ class Declaration:
 
         Args:
             role: A "descriptor" must take float32 images of rank 4 with 3 channels and give float32 [N, D].
-            input: Which input takes the image; needed only when there are several.
+            input: Which input takes the image; a descriptor network may have no other.
             output: Which output is the descriptor; needed only when there are several.
             subject: Name of the model, for messages.
 
         Raises:
             CompileError: BAD_MODEL, with what was expected and found.
         """
+        if role == "descriptor" and len(self.inputs) > 1:
+            _refuse_inputs(self.inputs, input, subject)
         signature = ModelSignature(
             input=_choose("input", self.inputs, input, role, subject),
             output=_choose("output", self.outputs, output, role, subject),
@@ -95,9 +100,21 @@ class Declaration:
         return signature
 
 
+def _refuse_inputs(inputs: tuple[TensorInfo, ...], image: str | None, subject: str) -> None:
+    """Refuse a network with inputs that nothing fills: all but the image."""
+    if image not in {each.name for each in inputs}:
+        image = next((each.name for each in inputs if each.shape and len(each.shape) == _IMAGE_RANK), None)
+    unfilled = ", ".join(repr(each.name) for each in inputs if each.name != image)
+    raise bad_model(
+        f"expected the image as the only input, found {', '.join(map(str, inputs))}: nothing fills {unfilled}",
+        "export the network with its other inputs as constants, or without them",
+        subject,
+    )
+
+
 def _check_descriptor(signature: ModelSignature, subject: str) -> None:
     image, vector = signature.input, signature.output
-    if image.dtype != "float" or image.shape is None or len(image.shape) != 4:
+    if image.dtype != "float" or image.shape is None or len(image.shape) != _IMAGE_RANK:
         raise bad_model(
             f"expected an image input of float [N,3,H,W] or [N,H,W,3], found {image}", EXPORT_HINT, subject
         )

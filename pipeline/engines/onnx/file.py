@@ -1,10 +1,12 @@
 """Read an ONNX file with its weights, digest it, say what it declares, fix its input's sizes.
 
-Nothing here trusts the bytes. Weights may be in other files beside the model ("external data"): those have
-plain base names, are never reached through links or folders, and enter the digest. Each file is read once, so
-that the bytes that are hashed are the bytes that are compiled.
+Nothing here trusts the bytes. The path of a model may be a link; what it leads to is hashed. Weights may be in
+other files beside the model ("external data"): those have plain base names, are never reached through folders
+or through links to elsewhere, and enter the digest. Each file is read once, so that the bytes that are hashed
+are the bytes that are compiled.
 """
 
+import errno
 import hashlib
 import importlib
 import os
@@ -32,6 +34,8 @@ MAX_MODEL_BYTES: Final = (1 << 31) - 1
 
 _EXTERNAL_DOMAIN: Final = b"c10/onnx-with-external-data/1\0"
 
+_QUANTIZING: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
 _WEIGHTS_NEED_NO_INPUT: Final = 4
 """First version of the format in which weights need not be inputs."""
 
@@ -47,7 +51,7 @@ def onnx_digest(path: Path) -> str:
         CompileError: BAD_MODEL, the file is unreadable, no ONNX, or names external data outside its own
             folder.
     """
-    data = _read(path)
+    data = _read(_target(path))
     names = _external_files(_parse(data, path.name))
     parts = ((name, hashlib.sha256(weights).digest()) for name, weights in _read_external(path, names))
     return _digest(data, parts)
@@ -63,7 +67,7 @@ def read_onnx(path: Path, *, expected_sha256: str) -> Proto:
         CompileError: BAD_MODEL as for `onnx_digest`, an external tensor is outside its file, or another
             digest.
     """
-    data = _read(path)
+    data = _read(_target(path))
     model = _parse(data, path.name)
     files = dict(_read_external(path, _external_files(model)))
     found = _digest(data, ((name, hashlib.sha256(files[name]).digest()) for name in sorted(files)))
@@ -98,6 +102,7 @@ def declaration_of(model: Proto) -> Declaration:
         inputs=tuple(_tensor_info(value) for value in inputs_of(model)),
         outputs=tuple(_tensor_info(value) for value in model.graph.output),
         external=_external_files(model),
+        quantized=any(node.op_type in _QUANTIZING for node in _messages(model, "NodeProto")),
     )
 
 
@@ -190,7 +195,12 @@ def is_repeated(field: Proto) -> bool:
 
 
 def _tensors(message: Proto) -> Iterator[Proto]:
-    """Yield every tensor in a message, wherever the format allows one.
+    """Yield every tensor in a message."""
+    return _messages(message, "TensorProto")
+
+
+def _messages(message: Proto, kind: str) -> Iterator[Proto]:
+    """Yield every message of a kind in a message, wherever the format allows one.
 
     Not from a list of known places: if it missed one, a library would find external weights there and load
     them from its working directory, and no digest would cover them.
@@ -199,10 +209,9 @@ def _tensors(message: Proto) -> Iterator[Proto]:
         if field.message_type is None:
             continue
         for each in value if is_repeated(field) else (value,):
-            if field.message_type.name == "TensorProto":
+            if field.message_type.name == kind:
                 yield each
-            else:
-                yield from _tensors(each)
+            yield from _messages(each, kind)
 
 
 def _remove_weights_from_inputs(model: Proto) -> None:
@@ -274,20 +283,39 @@ def _parse(data: bytes, subject: str) -> Proto:
             "copy or export the network again",
             subject,
         )
+    _open_sizes(model)
     return model
 
 
+def _open_sizes(model: Proto) -> None:
+    """Make sizes open that are declared as 0 or -1, as some exporters write an open batch."""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.WhichOneof("value") == "dim_value" and size.dim_value <= 0:
+                size.ClearField("dim_value")
+
+
 def _read_external(model: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield name and bytes of each file of weights beside a model; together they must fit into one model."""
-    left = MAX_MODEL_BYTES
+    """Yield name and bytes of each file of weights beside a model; together they must fit into one model.
+
+    In a download cache, model and weights are links into one folder. So a link is followed if it leads to the
+    folder of the model that is a link itself; any other link could lead to a file that is not the model's.
+    """
+    left, home = MAX_MODEL_BYTES, _target(model).parent
     for name in names:
-        data = _read(model.parent / name, limit=left, only_name=True)
+        path = model.parent / name
+        target = _target(path) if model.is_symlink() else path
+        data = _read(target if target.parent == home else path, limit=left, only_name=True)
         left -= len(data)
         yield name, data
 
 
+def _target(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
 def _read(path: Path, *, limit: int = MAX_MODEL_BYTES, only_name: bool = False) -> bytes:
-    """Read a regular file; the path itself must be no link.
+    """Read a regular file that is no link.
 
     `only_name` refuses a file with other hard links: a model from elsewhere could name a file that is not its
     own.
@@ -300,8 +328,8 @@ def _read(path: Path, *, limit: int = MAX_MODEL_BYTES, only_name: bool = False) 
         ) from error
     except OSError as error:
         raise bad_model(
-            f"expected a readable network file, found: {error.strerror}",
-            "check the path; links are not followed",
+            f"expected a readable network file, found {'a link' if error.errno == errno.ELOOP else error.strerror}",
+            "copy what it leads to into its place" if error.errno == errno.ELOOP else "check the path",
             str(path),
         ) from error
     status = os.fstat(descriptor)

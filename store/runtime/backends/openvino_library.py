@@ -109,9 +109,15 @@ def configuration(precision: str, *, threads: int = 1) -> dict[str, Any]:
     return {**numerics(precision), "INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
 
 
-def numerics(precision: str) -> dict[str, Any]:
-    """Return the settings that may change a result."""
+def numerics(precision: str, *, quantized: bool = False) -> dict[str, Any]:
+    """Return the settings that may change a result.
+
+    A network that quantises explicitly is computed in floats between its roundings: sums in 8 bits overflow on
+    processors without VNNI. Only the compiler needs this setting; the exported engine has no such operators.
+    """
+    floats = {"LP_TRANSFORMS_MODE": "NO"} if quantized else {}
     return {
+        **floats,
         "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
         "EXECUTION_MODE_HINT": "ACCURACY",
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,

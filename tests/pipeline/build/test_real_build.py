@@ -12,6 +12,7 @@ from pmtiles.tile import TileType
 
 from pipeline.build.report import BuildOutcome
 from pipeline.request.options import CheckOptions, EngineOptions, IndexOptions, ModelRole, ModelSpec
+from pipeline.stages import checks
 from pipeline.testing import Calls, FakeCompiler, RecordingProgress
 from pipeline.tiles.decode import decode
 from store.base.canonical_json import decode as canonical_decode
@@ -19,7 +20,7 @@ from store.base.identity import descriptor_id
 from store.domain.events import BuildFailed, CheckFailed, CheckPassed, EngineCompiled
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.verify.verify import Depth, verify
-from tests.small_builds import ZOOM, Site, picture, plain, spread, tiny_network
+from tests.small_builds import DIMENSIONS, ZOOM, Site, picture, plain, spread, tiny_network
 
 
 @pytest.fixture
@@ -174,14 +175,52 @@ def test_a_network_without_normalisation(real_site):
     real_site.write_tiles(spread(2, 2))
     real_site.write("net.onnx", tiny_network(unit=False))
     report = real_site.build()
-    assert (report.error.kind, report.error.step) == ("bad-vectors", "cells")
+    assert (report.error.kind, report.error.step) == ("bad-vectors", "engine")
     assert "normalisation" in report.error.hint
+    assert not real_site.events(EngineCompiled)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+@pytest.mark.parametrize("bias", [1e6, 1e16])
+def test_a_network_that_answers_the_same_for_all_tiles(real_site, kind, bias):
+    real_site.write_tiles(spread(2, 2))
+    real_site.write("net.onnx", tiny_network(bias=bias))
+    report = real_site.build(index=IndexOptions(kind=kind))
+    assert report.error.message.endswith("one answer for all tiles, as 4 sampled tiles show")
+    assert "mean" in report.error.hint
+    assert "index." not in report.error.hint
 
 
 def test_a_black_tile_has_no_direction(real_site):
     real_site.write_tiles(spread(2, 2) | {(ZOOM, 1, 1): plain(0)})
     report = real_site.build()
-    assert (report.error.kind, report.error.subject) == ("bad-vectors", "6/1/1")
+    assert (report.error.kind, report.error.subject) == ("bad-tile", "6/1/1")
+    assert "skip" in report.error.hint
+    assert real_site.build(tiles={"on_bad": "skip"}).outcome is BuildOutcome.BUILT
+    assert real_site.state().head_build.coverage.skipped == 1
+
+
+def test_an_engine_that_errs_on_tiles_alone(real_site, monkeypatch):
+    """Golden images are smooth; noise has pixels of 255."""
+
+    class Saturating:
+        dimensions = DIMENSIONS
+
+        def __init__(self, engine):
+            self.engine = engine
+
+        def run(self, samples):
+            return self.engine.run(samples) + (samples.max(axis=(1, 2, 3)) == 255)[:, None]
+
+    loaded = checks.load
+    monkeypatch.setattr(checks, "load", lambda *given: Saturating(loaded(*given)))
+    real_site.write_tiles(spread(2, 2) | {(ZOOM, 1, 1): b"no picture", (ZOOM, 2, 1): plain(0)})
+    report = real_site.build(tiles={"on_bad": "skip"})
+    assert (report.error.kind, report.error.step) == ("check-failed", "check")
+    assert "on tiles of this build" in report.error.message
+    (failed,) = real_site.events(CheckFailed)
+    assert failed.measured["cosine_ppb"] > 999_999_000
+    assert failed.measured["tiles"] == 4
 
 
 def test_no_worker_outlives_a_failed_build(real_site):

@@ -35,6 +35,31 @@ def test_bytes_do_not_depend_on_threads_and_every_row_finds_itself(tmp_path, kin
     assert np.abs(scores[found[:, 0] == ids] - 1).max() < 2e-3
 
 
+@pytest.mark.parametrize("storage", list(Storage))
+@pytest.mark.parametrize("share", [0.5, 0.9, 1.0])
+def test_equal_rows_hide_no_row_of_a_graph_and_are_all_found(tmp_path, monkeypatch, share, storage):
+    monkeypatch.setattr("pipeline.index.row_order._CHUNK_ROWS", 500)
+    monkeypatch.setattr("pipeline.index.added_rows._CHUNK", 700)
+    generator, count = np.random.default_rng(1), 4000
+    blocks = make_blocks(count, 16)
+    vectors = np.abs(generator.standard_normal((count, 8)) @ generator.standard_normal((8, 16)))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    equal = generator.random(count) < share
+    vectors[equal] = vectors[equal][0]
+    for block, start in zip(blocks, range(0, count, 256), strict=True):
+        block.vectors[:] = vectors[start : start + block.rows]
+    plan = plan_for("hnsw", count, 16, storage=storage)
+    data = build(blocks, plan, tmp_path)[1]
+    assert data == build(blocks, plan, tmp_path, threads=2)[1]
+    ids = np.concatenate([block.ids for block in blocks]).astype(np.int64)
+    index = load_index(data, kind="hnsw", dimensions=16, ntotal=count)
+    assert (index.search(vectors[~equal], 1)[1][:, 0] == ids[~equal]).all()
+    most = int(equal.sum())
+    scores, found = index.search(vectors[equal][:1], most)
+    assert set(found[0].tolist()) == set(ids[equal].tolist())
+    assert np.abs(scores - 1).max() < 2e-3
+
+
 def test_a_graph_is_not_the_work_of_its_block_sizes(tmp_path):
     # Two ways to cut the same rows: ids stay in the same order, chunks fall where the builder puts them.
     small, large = make_blocks(600, 8, per_cell=30), make_blocks(600, 8, per_cell=200)
@@ -153,6 +178,13 @@ def test_ivf_pq_refuses_what_cannot_be_trained():
         plan_for("ivf-pq", 255, 16)
     with pytest.raises(EmbedError, match=r"divide the 10 dimensions.*found 4.*\[1, 2, 5, 10\]"):
         plan_for("ivf-pq", 1000, 10, m=4)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "m"), [(384, 64), (8448, 64), (100, 50), (97, 97), (194, 97), (2 * 3 * 127, 127), (7, 7)]
+)
+def test_the_default_number_of_subspaces_suits_the_dimensions(dimensions, m):
+    assert plan_for("ivf-pq", 1000, dimensions).m == m
 
 
 @given(st.integers(256, 10**7), st.integers(1, 50_000))

@@ -332,7 +332,7 @@ def test_explicit_quantisation_passes_unchanged(tmp_path):
     for compiler in (OnnxRuntimeCompiler(), OpenVinoCompiler()):
         scratch = tmp_path / compiler.backend
         scratch.mkdir()
-        job = job_of(scratch, model, sample_shape=sample, target=compiler.target(None))
+        job = job_of(scratch, model, sample_shape=sample, target=compiler.target(None), quantized=True)
         data = compiler.compile(job, scratch=scratch).path.read_bytes()
         engine = load(data, backend=compiler.backend, version=compiler.version, target=None)
         assert batch_invariance(engine.run, inputs) == 0

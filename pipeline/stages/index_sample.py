@@ -1,0 +1,100 @@
+"""Choose tiles that an index must find: distinct pictures with distinct vectors, however often each occurs.
+
+The tiles with the smallest SHA-256 are taken, which is a random choice that does not depend on how blocks are
+cut. A choice at a fixed stride over all rows would mostly meet the tiles that occur often.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.builtin_model.place import FEATURELESS_BELOW
+from store.base.identity import CELL_SHIFT, tile_of
+from store.disk.artifacts import Artifacts
+from store.formats import descriptor_block
+from store.formats.descriptor_block import Block
+from store.formats.index_delta import Rows
+from store.formats.tables import BlockRow
+from store.runtime.load import DescriptorIndex
+
+_KEY_BYTES = 8
+_ANY_KEY = (1 << 64) - 1
+
+Vectors = NDArray[np.float32]
+
+
+class TileSample:
+    """A sample of distinct tiles that are not featureless."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._rows: dict[int, tuple[int, Vectors]] = {}
+        self._greatest = _ANY_KEY
+
+    def offer(self, block: Block, places: NDArray[np.bool_]) -> None:
+        """Take what belongs to the sample from some rows of a block."""
+        keys = np.ascontiguousarray(block.digests[:, :_KEY_BYTES]).view(">u8")[:, 0]
+        textured = block.texture >= FEATURELESS_BELOW
+        for place in np.flatnonzero(places & textured & (keys <= np.uint64(self._greatest))).tolist():
+            key = int(keys[place])
+            if key not in self._rows:
+                self._rows[key] = int(block.ids[place]), block.vectors[place].copy()
+        if len(self._rows) > self._size:
+            smallest = sorted(self._rows)[: self._size]
+            self._rows = {key: self._rows[key] for key in smallest}
+            self._greatest = smallest[-1]
+
+    @property
+    def tiles(self) -> int:
+        """Number of distinct tiles."""
+        return len(self._rows)
+
+    def rows(self, dimensions: int) -> Rows:
+        """Return one tile of each distinct vector."""
+        distinct: dict[bytes, tuple[int, Vectors]] = {}
+        for identifier, vector in self._rows.values():
+            distinct.setdefault(vector.tobytes(), (identifier, vector))
+        ids = np.array([identifier for identifier, _ in distinct.values()], np.uint64)
+        vectors = np.array([vector for _, vector in distinct.values()], np.float32)
+        return Rows(ids, vectors.reshape(len(ids), dimensions))
+
+
+def take_samples(
+    artifacts: Artifacts, rows: Sequence[BlockRow], *, added: NDArray[np.uint64], size: int
+) -> tuple[TileSample, TileSample]:
+    """Return a sample of the rows that a delta did not add, and one of those that it did."""
+    samples = TileSample(size), TileSample(size)
+    for row in rows:
+        block = descriptor_block.decode(artifacts.read(row.ref))
+        new = np.isin(block.ids, added)
+        samples[0].offer(block, ~new)
+        samples[1].offer(block, new)
+    return samples
+
+
+def recall(index: DescriptorIndex, sample: Rows, artifacts: Artifacts, rows: Sequence[BlockRow]) -> float:
+    """Return the fraction of rows that are found first, or whose equal is; 1 if there are no rows."""
+    if not len(sample):
+        return 1.0
+    _, ids = index.search(sample.vectors, 1)
+    found, wanted = ids[:, 0], sample.ids.astype(np.int64)
+    equal = _vectors_of(set(found[found != wanted].tolist()), artifacts, rows)
+    right = [
+        there == own or equal.get(there) == vector.tobytes()
+        for there, own, vector in zip(found.tolist(), wanted.tolist(), sample.vectors, strict=True)
+    ]
+    return float(np.mean(right))
+
+
+def _vectors_of(ids: set[int], artifacts: Artifacts, rows: Sequence[BlockRow]) -> dict[int, bytes]:
+    """Return the vectors of some rows, as bytes."""
+    places = [tile_of(identifier) for identifier in ids if identifier >= 0]
+    cells = {(zoom, x >> CELL_SHIFT, y >> CELL_SHIFT) for zoom, x, y, _ in places}
+    vectors: dict[int, bytes] = {}
+    for row in rows:
+        if (row.zoom, row.cell_x, row.cell_y) in cells:
+            block = descriptor_block.decode(artifacts.read(row.ref))
+            pairs = zip(block.ids.tolist(), block.vectors, strict=True)
+            vectors |= {identifier: vector.tobytes() for identifier, vector in pairs if identifier in ids}
+    return vectors

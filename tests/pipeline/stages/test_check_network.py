@@ -1,0 +1,105 @@
+"""Networks that cannot give descriptors are refused by their cause, before they are compiled."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from pipeline.build.report import BuildOutcome
+from pipeline.request.options import EngineOptions
+from store.domain.events import EngineCompiled
+from tests.small_builds import Site, spread, tiny_network
+
+
+def network(*nodes, batch="N", **weights):
+    """The tiny network with further nodes, which make `descriptor` of `unit`."""
+    model = onnx.load_from_string(tiny_network(batch=batch))
+    model.graph.node[-1].output[0] = "unit"
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()
+    )
+    return model.SerializeToString()
+
+
+NODE = helper.make_node
+RANDOM = network(
+    NODE("Dropout", ["unit", "ratio", "training"], ["descriptor"]), ratio=np.float32(0.3), training=True
+)
+DEPENDENT = (
+    NODE("ReduceMean", ["unit"], ["mean"], axes=[0], keepdims=1),
+    NODE("Sub", ["unit", "mean"], ["descriptor"]),
+)
+MIXED = network(
+    *DEPENDENT[:1],
+    NODE("Add", ["unit", "mean"], ["sum"]),
+    NODE("LpNormalization", ["sum"], ["descriptor"], axis=1, p=2),
+)
+BAKED = NODE("Reshape", ["unit", "shape"], ["descriptor"])
+CASES = {
+    "random": (RANDOM, 8, "change from run to run", "evaluation mode"),
+    "random, alone": (RANDOM, 1, "change from run to run", "evaluation mode"),
+    "neighbours": (MIXED, 8, "depend on their neighbours", "engine.batch = 1"),
+    "zero for one image": (network(*DEPENDENT), 8, "depend on their neighbours", "evaluation mode"),
+    "zero in a batch of 1": (network(*DEPENDENT), 1, "depend on their neighbours", "evaluation mode"),
+    "batch 1 inside": (
+        network(BAKED, shape=np.array([1, -1])),
+        8,
+        "8 images, found 1:",
+        "set engine.batch = 1",
+    ),
+    "length": (
+        network(NODE("Mul", ["unit", "three"], ["descriptor"]), three=np.float32(3)),
+        8,
+        "length 3",
+        "L2",
+    ),
+    "zero": (
+        network(NODE("Mul", ["unit", "none"], ["descriptor"]), none=np.float32(0)),
+        8,
+        "length 0",
+        "weights",
+    ),
+    "not a number": (
+        network(
+            NODE("Sqrt", ["minus"], ["root"]),
+            NODE("Mul", ["unit", "root"], ["descriptor"]),
+            minus=np.float32(-1),
+        ),
+        8,
+        "NaN",
+        "mean",
+    ),
+}
+
+
+@pytest.fixture
+def site(tmp_path):
+    made = Site(tmp_path)
+    made.write_tiles(spread(2, 2))
+    return made
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_no_compiler_can_mend_is_refused_by_its_cause(site, case):
+    model, batch, found, hint = CASES[case]
+    site.write("net.onnx", model)
+    error = site.build(engine=EngineOptions(batch=batch)).error
+    # A slight dependence shows only in the engine, whose batch always has the same size.
+    step = "check" if case == "neighbours" else "engine"
+    assert error.step == step
+    assert found in error.message
+    assert hint in error.hint
+    assert ("engine.batch" in error.hint) == ("engine.batch" in hint)
+    assert bool(site.events(EngineCompiled)) == (step == "check")
+
+
+@pytest.mark.parametrize(
+    ("model", "batch"),
+    [(MIXED, 1), (network(BAKED, shape=np.array([1, -1])), 1), (network(BAKED, shape=np.array([4, -1])), 4)],
+    ids=["neighbours, alone", "batch 1 inside", "batch 4 inside"],
+)
+def test_hints_about_the_batch_mend(site, model, batch):
+    site.write("net.onnx", model)
+    report = site.build(engine=EngineOptions(batch=batch))
+    assert report.outcome is BuildOutcome.BUILT, report.error
