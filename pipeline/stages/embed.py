@@ -17,6 +17,7 @@ from pipeline.embed import batcher
 from pipeline.embed.batcher import BadTile, DescriptorBatcher, EngineSpec, WindowResult
 from pipeline.embed.cells import AssembledCell, Cell, CellAssembler, Row, Window, plan_windows, shared_digests
 from pipeline.embed.reusable_rows import ReusableRows
+from pipeline.embed.worker import BLANK_TILE
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.planning.plan import BuildPlan, CellPlan, Decision
 from pipeline.progress import Progress
@@ -268,9 +269,12 @@ def _record_retry(run: BuildContext, retry: batcher.Retry) -> None:
 
 def _refuse_or_skip(run: BuildContext, bad: BadTile) -> None:
     place = str(bad.tile.place)
-    if bad.kind == ErrorKind.BAD_VECTORS:
-        raise EmbedError(bad.message, hint="check the network", kind=ErrorKind.BAD_VECTORS, subject=place)
-    if bad.kind != ErrorKind.BAD_TILE or run.inputs.request.tiles.on_bad is BadTilePolicy.FAIL:
+    failing = run.inputs.request.tiles.on_bad is BadTilePolicy.FAIL
+    blank = bad.message == BLANK_TILE
+    if bad.kind == ErrorKind.BAD_VECTORS and (failing or not blank):
+        hint = 'set tiles.on_bad = "skip", or leave the tile out' if blank else "check the network"
+        raise EmbedError(bad.message, hint=hint, kind=ErrorKind.BAD_VECTORS, subject=place)
+    if bad.kind not in {ErrorKind.BAD_TILE, ErrorKind.BAD_VECTORS} or failing:
         hint = 'replace the tile, or set tiles.on_bad = "skip"'
         if bad.kind != ErrorKind.BAD_TILE:
             hint = SOURCE_CHANGED_HINT
