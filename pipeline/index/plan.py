@@ -51,6 +51,7 @@ class IndexPlan:
         ef: Breadth of a search in the graph; 0 where not used.
         lists: Inverted lists; 0 where not used.
         nprobe: Lists that a search visits; 0 where not used.
+        links_equal: Whether a graph links equal rows too, as older graphs do; they are only written again.
     """
 
     kind: IndexKind
@@ -59,11 +60,12 @@ class IndexPlan:
     ef: int = 0
     lists: int = 0
     nprobe: int = 0
+    links_equal: bool = False
 
     def to_document(self) -> Document:
         """Return the plan for the index's step key."""
         return {
-            **graph_recipe(self.kind),
+            **({} if self.links_equal else graph_recipe(self.kind)),
             "kind": str(self.kind),
             "metric": METRIC,
             "storage": str(self.storage),
