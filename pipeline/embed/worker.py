@@ -21,6 +21,11 @@ from pipeline.tiles.sources.read_tile import read_tile
 from store.base.preprocessing import Preprocessing
 from store.runtime.load import Engine, load_engine
 
+BLANK_TILE: Final = (
+    "expected a descriptor of length 1, found NaN, infinity or zero for a tile without texture"
+)
+"""What is wrong with a blank tile to which a sound network has no answer."""
+
 _THREADS: Final = 1
 MOST_TRANSPARENT: Final = 0.25
 """A tile of which more is transparent is featureless: its place is no longer found with certainty."""
@@ -148,14 +153,13 @@ def _answer(
 ) -> Payload:
     """Return the answer; a tile whose descriptor is not finite becomes a bad one.
 
-    So does a tile without texture whose descriptor is zero or not finite: that is the tile's fault, not the
-    network's.
+    So does a tile without texture whose descriptor is zero.
     """
     finite: NDArray[np.bool_] = np.asarray(np.isfinite(rows).all(axis=1))
     kept = finite & (rows.any(axis=1) | (textures >= FEATURELESS_BELOW))
     for number, fine, texture in zip(good, kept, textures, strict=True):
         if not fine and texture < FEATURELESS_BELOW:
-            bad[number] = (ErrorKind.BAD_TILE, "the network has no descriptor for this tile, which is blank")
+            bad[number] = (ErrorKind.BAD_VECTORS, BLANK_TILE)
         elif not fine:
             bad[number] = (ErrorKind.BAD_VECTORS, "expected a finite descriptor, found NaN or infinity")
     return {

@@ -10,6 +10,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.index.row_order import chunk_rows
+
 Ids = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 Untyped = Any
@@ -23,7 +25,7 @@ class AddedRows(Protocol):
     """Rows on their way into an index."""
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
-        """Add a chunk of rows; the arrays may change afterwards."""
+        """Add rows, at most a chunk; the arrays may change afterwards."""
         ...
 
     def finish(self) -> Ids:
@@ -55,30 +57,40 @@ class GraphRows:
         self._faiss, self._index = faiss, index
         self._storage = faiss.downcast_index(index.storage)
         self._linked = PlainRows(index)
+        self._waiting = [(np.zeros(0, np.int64), np.zeros((0, index.d), np.float32))]
         self._rows: dict[bytes, int] = {}
         self._equal = [np.zeros(0, np.int64)]
         self._equal_to = [np.zeros(0, np.int64)]
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
-        """Link the rows whose vector is new; remember of which row the others are equals."""
-        first = len(self._rows)
+        """Keep the rows whose vector is new until a chunk is full; remember of which row the others are equals."""
         rows = np.empty(len(ids), np.int64)
         new = np.zeros(len(ids), np.bool_)
         for place, code in enumerate(self._storage.sa_encode(vectors)):
             digest = hashlib.blake2b(code, digest_size=_DIGEST).digest()
             new[place] = digest not in self._rows
             rows[place] = self._rows.setdefault(digest, len(self._rows))
-        if len(self._rows) > first:
-            self._linked.add(ids[new], vectors[new])
+        self._waiting.append((ids[new], vectors[new]))
+        if sum(len(each) for each, _ in self._waiting) >= chunk_rows(self._index.d):
+            self._link()
         self._equal.append(ids[~new])
         self._equal_to.append(rows[~new])
 
     def finish(self) -> Ids:
-        """Append the equal rows."""
+        """Link what still waits, and append the equal rows."""
+        self._link(rest=True)
         ids, linked = np.concatenate(self._equal), np.concatenate(self._equal_to)
         if len(ids):
             self._append(linked)
         return np.concatenate([self._linked.finish(), ids])
+
+    def _link(self, *, rest: bool = False) -> None:
+        """Add a full chunk, so that a graph does not depend on how equal rows lie between the others."""
+        ids, vectors = (np.concatenate(each) for each in zip(*self._waiting, strict=True))
+        most = len(ids) if rest else chunk_rows(self._index.d)
+        if len(ids[:most]):
+            self._linked.add(ids[:most], vectors[:most])
+        self._waiting = [(ids[most:].copy(), vectors[most:].copy())]
 
     def _append(self, linked: Ids) -> None:
         index, storage, graph = self._index, self._storage, self._index.hnsw

@@ -99,7 +99,8 @@ class FaissIndexBuilder:
             _fix_seeds(target, plan)
             if not target.is_trained:
                 target.train(training_rows(rows, count, dimensions))
-            added = GraphRows(faiss, target) if plan.kind is IndexKind.HNSW else PlainRows(target)
+            distinct = plan.kind is IndexKind.HNSW and not plan.links_equal
+            added = GraphRows(faiss, target) if distinct else PlainRows(target)
             _add_rows(added, checked_blocks(rows, dimensions), count, dimensions, on_progress)
             ids = added.finish()
             index = _with_ids(faiss, index if gpu is None else gpu.to_cpu(), ids, plan)

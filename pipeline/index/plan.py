@@ -51,6 +51,7 @@ class IndexPlan:
         ef: Breadth of a search in the graph; 0 where not used.
         lists: Inverted lists; 0 where not used.
         nprobe: Lists that a search visits; 0 where not used.
+        links_equal: Whether a graph links equal rows too, as older graphs do; they are only written again.
     """
 
     kind: IndexKind
@@ -59,10 +60,12 @@ class IndexPlan:
     ef: int = 0
     lists: int = 0
     nprobe: int = 0
+    links_equal: bool = False
 
     def to_document(self) -> Document:
         """Return the plan for the index's step key."""
         return {
+            **({} if self.links_equal else graph_recipe(self.kind)),
             "kind": str(self.kind),
             "metric": METRIC,
             "storage": str(self.storage),
@@ -104,9 +107,7 @@ def plan_index(options: IndexOptions, *, count: int, dimensions: int) -> IndexPl
     Raises:
         EmbedError: INDEX_FAILED, the request cannot be met with these rows.
     """
-    kind = options.kind
-    if kind is IndexKind.AUTO:
-        kind = IndexKind.FLAT if count < FLAT_BELOW else IndexKind.HNSW
+    kind = chosen_kind(options.kind, count)
     match kind:
         case IndexKind.FLAT:
             return IndexPlan(kind=kind, storage=options.storage)
@@ -116,6 +117,21 @@ def plan_index(options: IndexOptions, *, count: int, dimensions: int) -> IndexPl
             )
         case _:
             return _resolve_ivf_pq(options, count, dimensions)
+
+
+def chosen_kind(kind: IndexKind, count: int) -> IndexKind:
+    """Return the kind of an index with so many rows."""
+    if kind is IndexKind.AUTO:
+        return IndexKind.FLAT if count < FLAT_BELOW else IndexKind.HNSW
+    return kind
+
+
+def graph_recipe(kind: IndexKind) -> Document:
+    """Return what distinguishes graphs from older ones, in which equal rows hid others; nothing for other kinds.
+
+    It is raised in place of the recipe of all indexes when only graphs are built in another way.
+    """
+    return {"graph": 2} if kind is IndexKind.HNSW else {}
 
 
 def can_extend(plan: IndexPlan, count: int, known: Document, wanted: Document) -> bool:

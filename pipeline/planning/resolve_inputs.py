@@ -15,6 +15,7 @@ from pipeline.engines.port import EngineCompiler
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import RequestError
 from pipeline.index.faiss_builder import FaissIndexBuilder
+from pipeline.index.plan import chosen_kind, graph_recipe
 from pipeline.planning.inputs import Inputs
 from pipeline.request.files import read_named_file
 from pipeline.request.options import ModelRole
@@ -128,7 +129,11 @@ def _identity_document(
         },
         models=[model.document for model in models],
         engine={"backend": compiler.backend, "version": compiler.version},
-        index={**_index_options(request), "library": index.library(request.index.kind)},
+        index={
+            **_index_options(request),
+            **graph_recipe(chosen_kind(request.index.kind, len(selection.tiles))),
+            "library": index.library(request.index.kind),
+        },
         checks={
             "parity_ppb": round(least_cosine(precision, request.checks.parity) * _BILLION),
             "recall_ppb": round(request.checks.recall * _BILLION),

@@ -81,6 +81,7 @@ def _recorded_job(event: Index) -> IndexJob:
             kind=IndexKind(options["kind"]),
             storage=Storage(options["storage"]),
             **{name: options[name] for name in ("m", "ef", "lists", "nprobe")},
+            links_equal="graph" not in options,
         )
     except (KeyError, ValueError, TypeError) as error:
         raise UnavailableError(

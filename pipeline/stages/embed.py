@@ -16,6 +16,7 @@ from pipeline.embed import batcher
 from pipeline.embed.batcher import BadTile, DescriptorBatcher, EngineSpec, WindowResult
 from pipeline.embed.cells import AssembledCell, Cell, CellAssembler, Row, Window, plan_windows, shared_digests
 from pipeline.embed.reusable_rows import ReusableRows
+from pipeline.embed.worker import BLANK_TILE
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.planning.plan import BuildPlan, CellPlan, Decision
 from pipeline.progress import Progress
@@ -283,13 +284,16 @@ def _note_bad_tile(run: BuildContext, found: dict[str, str], bad: BadTile) -> No
         EmbedError, TileError: Something else is wrong, and going on would be of no use.
     """
     place = str(bad.tile.place)
-    if bad.kind == ErrorKind.BAD_VECTORS:
-        raise EmbedError(bad.message, hint="check the network", kind=ErrorKind.BAD_VECTORS, subject=place)
-    if bad.kind != ErrorKind.BAD_TILE:
+    failing = run.inputs.request.tiles.on_bad is BadTilePolicy.FAIL
+    blank = bad.message == BLANK_TILE
+    if bad.kind == ErrorKind.BAD_VECTORS and (failing or not blank):
+        hint = 'set tiles.on_bad = "skip", or leave the tile out' if blank else "check the network"
+        raise EmbedError(bad.message, hint=hint, kind=ErrorKind.BAD_VECTORS, subject=place)
+    if bad.kind not in {ErrorKind.BAD_TILE, ErrorKind.BAD_VECTORS}:
         message = f"tile {place}: {bad.message}"
         raise TileError(message, hint=SOURCE_CHANGED_HINT, kind=ErrorKind(bad.kind), subject=place)
     found[bad.tile.sha256] = bad.message
-    what = "bad" if run.inputs.request.tiles.on_bad is BadTilePolicy.FAIL else "skipped"
+    what = "bad" if failing else "skipped"
     run.ports.progress.say(f"{what} tile {place}: {bad.message}")
 
 

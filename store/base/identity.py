@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from store.base.canonical_json import Digest, Document, Value, digest, encode
 
-RECIPES: Mapping[str, int] = {"tiles": 1, "engine": 1, "cell": 2, "index": 2, "checks": 1}
+RECIPES: Mapping[str, int] = {"tiles": 1, "engine": 1, "cell": 2, "index": 1, "checks": 1}
 
 MAX_ZOOM = 25
 CELL_SHIFT = 4

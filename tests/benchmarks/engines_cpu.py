@@ -105,7 +105,8 @@ def compiled(
 ) -> tuple[Engine, float, int]:
     """Compile and load one engine; return it, the seconds it took and its size in bytes."""
     batch, *sample = samples.shape
-    signature = parse_declaration(path.read_bytes()).signature()
+    declared = parse_declaration(path.read_bytes())
+    signature = declared.signature()
     job = EngineJob(
         model="network",
         role="descriptor",
@@ -116,6 +117,7 @@ def compiled(
         sample_shape=tuple(sample),
         batch=batch,
         precision=precision,
+        quantized=declared.quantized,
         target=compiler.target(None),
     )
     compiler.key_components(job)

@@ -194,7 +194,7 @@ def test_a_network_that_answers_the_same_for_all_tiles(real_site, kind, bias):
 def test_a_black_tile_has_no_direction(real_site):
     real_site.write_tiles(spread(2, 2) | {(ZOOM, 1, 1): plain(0)})
     report = real_site.build()
-    assert (report.error.kind, report.error.subject) == ("bad-tile", "6/1/1")
+    assert (report.error.kind, report.error.subject) == ("bad-vectors", "6/1/1")
     assert "skip" in report.error.hint
     assert real_site.build(tiles={"on_bad": "skip"}).outcome is BuildOutcome.BUILT
     assert real_site.state().head_build.coverage.skipped == 1

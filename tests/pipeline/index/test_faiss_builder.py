@@ -162,6 +162,7 @@ def test_auto_is_flat_for_few_and_a_graph_for_many():
         kind=IndexKind.HNSW, storage=Storage.FP32, m=32, ef=64
     )
     assert plan_for("hnsw", 5, 8, m=16, ef=99).to_document() == {
+        "graph": 2,
         "kind": "hnsw",
         "metric": "ip",
         "storage": "fp32",

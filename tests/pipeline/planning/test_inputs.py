@@ -59,7 +59,7 @@ ENTERS = {
     "colour": ({"model": {"colour": "bgr"}}, ["models"]),
     "bad tiles": ({"tiles": {"on_bad": "skip"}}, ["tiles.on_bad"]),
     "batch": ({"engine": EngineOptions(batch=2)}, ["models"]),
-    "index kind": ({"index": IndexOptions(kind="hnsw")}, ["index.kind"]),
+    "index kind": ({"index": IndexOptions(kind="hnsw")}, ["index.graph", "index.kind"]),
     "index links": ({"index": IndexOptions(m=16)}, ["index.m"]),
     "index breadth": ({"index": IndexOptions(ef=16)}, ["index.ef"]),
     "index storage": ({"index": IndexOptions(storage="fp16")}, ["index.storage"]),

@@ -20,6 +20,7 @@ from pipeline.request.options import (
 )
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import MAX_TEXT_BYTES, parse_recorded_request, request_record, to_toml
+from pipeline.stages import index
 from pipeline.testing import FakeCompiler
 from store.disk.layout import FOLDERS
 from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
@@ -547,3 +548,19 @@ def test_a_repair_makes_a_withheld_head_visible_but_hides_none(two):
     two.tiles = {}
     two.provisioner().repair()
     assert manifest.exists()
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_graph_with_equal_rows_is_written_again_as_it_was(real_site, monkeypatch, older):
+    """Graphs of earlier versions link equal rows too, and their options do not say otherwise."""
+    if older:
+        planned = index.plan_index
+        monkeypatch.setattr(index, "plan_index", lambda *a, **b: replace(planned(*a, **b), links_equal=True))
+    real_site.write_tiles(spread(content=lambda seed: picture(seed % 5)))
+    assert real_site.build(index=IndexOptions(kind="hnsw")).error is None
+    (built,) = real_site.events(IndexBuilt)
+    assert ("graph" in built.components["options"]) != older
+    monkeypatch.undo()
+    flip(real_site.artifact(built.artifact))
+    real_site.provisioner().repair()
+    assert is_go(real_site)
