@@ -20,6 +20,7 @@ from typing import BinaryIO, Final
 
 from pipeline.errors import PipelineError
 from pipeline.processes.framing import FrameReader, Message, Payload, encode
+from store.errors import StoreError
 
 Progress = Callable[[Payload], None]
 Handler = Callable[[Message, Progress], Payload]
@@ -93,11 +94,13 @@ def _answer(answers: BinaryIO, number: int, request: Payload, handler: Handler) 
 def describe_error(error: Exception) -> Payload:
     """Return an error as a message to the parent: class, text, traceback and, for one of ours, its fields."""
     text = "".join(traceback.format_exception(error))
+    # A `PipelineError` has its hint among the fields.
+    message = f"{error}; {error.hint}" if isinstance(error, StoreError) and error.hint else str(error)
     out_of_memory = any(isinstance(each, MemoryError) for each in (error, error.__cause__))
     return {
         # Libraries have subclasses with other names, such as NumPy's.
         "kind": MemoryError.__name__ if out_of_memory else type(error).__name__,
-        "message": str(error)[:_MESSAGE_LIMIT],
+        "message": message[:_MESSAGE_LIMIT],
         "traceback": text[-_TRACEBACK_LIMIT:],
         "fields": [error.message[:_MESSAGE_LIMIT], error.hint, str(error.kind), error.step, error.subject]
         if isinstance(error, PipelineError)

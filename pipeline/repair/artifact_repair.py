@@ -34,10 +34,9 @@ from store.errors import ArtifactError, DiskFullError, ErrorKind, StoreError, Tr
 from store.formats.tables import BlockRow, decode_blocks
 from store.manifest.manifest import Manifest
 from store.manifest.roles import DELTA, WHOLE
-from store.runtime.load import ExecutionError
 from store.verify import coverage
 
-_FAILURES = (UnavailableError, PipelineError, StoreError, ExecutionError, ValueError)
+_FAILURES = (UnavailableError, PipelineError, StoreError, ValueError)
 """Errors of rebuilding one artifact, after which the others are still repaired."""
 
 

@@ -205,6 +205,10 @@ def test_a_failed_allocation_is_out_of_memory(child, request_):
     assert isinstance(run_once(child, request_), OutOfMemory)
 
 
+def test_the_hint_of_an_error_arrives(child):
+    assert "; raise the limit" in run_once(child, ["translated"]).message
+
+
 def test_a_child_that_takes_too_long_is_killed(child):
     outcome = run_once(child, ["sleep", 600], timeout_s=0.5)
     assert isinstance(outcome, TimedOut)

@@ -146,8 +146,9 @@ def test_the_precision_must_be_named(made):
 def test_without_bfloat16_it_is_refused_before_anything_is_imported(made, monkeypatch, tmp_path, untouchable):
     monkeypatch.setattr(openvino_executor, "has_bfloat16", lambda _: False)
     monkeypatch.setattr(backend, "has_bfloat16", lambda _: False)
-    with pytest.raises(EngineLoadError, match="processor that computes in bfloat16"):
+    with pytest.raises(EngineLoadError, match="processor that computes in bfloat16") as error:
         load(made["fp32"][1], precision="bf16")
+    assert 'engine.precision = "fp32"' in error.value.hint
     job = job_of(tmp_path, toy_network(), precision="bf16")
     for call in (
         OpenVinoCompiler().key_components,
