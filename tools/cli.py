@@ -244,12 +244,13 @@ class _C10(click.Group):
                 code = command.write_or_warn(answer, as_json=as_json)
         except click.exceptions.Exit as leaving:
             code = ExitCode(leaving.exit_code)
-        except BrokenPipeError:
-            command.discard_output()
-            code = ExitCode.DONE
         except BaseException as error:  # noqa: BLE001 - the last place that can report it
-            shape = entry.shape if entry else {}
-            code = error_report.report_error(error, shape=shape, as_json=as_json, command=name)
+            if isinstance(error, BrokenPipeError) and command.has_lost_reader():  # of the help or the version
+                command.discard_output()
+                code = ExitCode.DONE
+            else:
+                shape = entry.shape if entry else {}
+                code = error_report.report_error(error, shape=shape, as_json=as_json, command=name)
         command.exit_with(code)
 
 

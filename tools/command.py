@@ -7,6 +7,7 @@ fix it) and an exit code from `tools.exit_codes`.
 
 import errno
 import os
+import select
 import signal
 import sys
 import threading
@@ -289,14 +290,15 @@ def write(answer: Answer, *, as_json: bool) -> None:
 def write_or_warn(answer: Answer, *, as_json: bool) -> ExitCode:
     """Print an answer and return its exit code: that of what was done, whoever can read it.
 
+    A reader that went away is no error: it has read what it wanted.
+
     Raises:
-        BrokenPipeError: The reader went away.
         OSError: The answer cannot be printed, and it was all that the command was for.
     """
     try:
         write(answer, as_json=as_json)
     except BrokenPipeError:
-        raise
+        discard_output()
     except OSError as error:
         discard_output()
         if not answer.lasting and answer.code is ExitCode.DONE:
@@ -327,6 +329,13 @@ def exit_with(code: ExitCode) -> NoReturn:
     except OSError:
         discard_output()
     raise SystemExit(int(code))
+
+
+def has_lost_reader() -> bool:
+    """Whether standard output is a pipe or socket that nobody reads any more."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return bool(poll.poll(0))
 
 
 def discard_output() -> None:

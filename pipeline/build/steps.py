@@ -1,5 +1,7 @@
 """Run the steps of a build in order; each stage records its own work."""
 
+from functools import partial
+
 from pipeline.planning.plan import BuildPlan, make_plan, reusable_artifacts
 from pipeline.stages.compile import forget_changed_vectors, prepare_engines
 from pipeline.stages.context import BuildContext
@@ -8,6 +10,7 @@ from pipeline.stages.index import check_area, prepare_index, walk_coverage
 from pipeline.stages.stand_in import prepare_stand_in
 from store.cache.projections import find_unvouched_results
 from store.domain.events import BuildPlanned, TilesSelected
+from store.domain.state import State
 from store.policy.vouching import withdraw
 from store.verify.coverage import find_foreign_files, intact_artifacts, refuse_foreign_files, sizes
 
@@ -41,8 +44,16 @@ def _withdraw_unvouched(run: BuildContext) -> None:
     """Withdraw the results that no key of this builder vouches for."""
     store = run.store
     found = find_unvouched_results(store.state, store.journal.entries(), run.keys)
+    if run.keys:
+        # If another process appends meanwhile, the state is folded again, with all that was forgotten.
+        store.event_store.on_folded = partial(_withdraw_again, run)
     run.append(*found.withdrawals)
     withdraw(store.state, found)
+
+
+def _withdraw_again(run: BuildContext, state: State) -> None:
+    found = find_unvouched_results(state, run.store.journal.entries(), run.keys, own=run.number)
+    withdraw(state, found.without_results_of(state, run.number))
 
 
 def _plan(run: BuildContext) -> BuildPlan:

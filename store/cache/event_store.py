@@ -6,7 +6,7 @@ its own readers refuse. If an append fails, it is unknown whether it is durable;
 the journal before its next use.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Self
@@ -26,12 +26,18 @@ _NONE: Mapping[bytes, bytes] = MappingProxyType({})
 
 @dataclass(slots=True)
 class EventStore:
-    """An open journal with its state. `appended` counts transactions committed through it."""
+    """An open journal with its state.
+
+    Attributes:
+        appended: How many transactions were committed through it.
+        on_folded: Called with the state, which it may change, whenever that took records from the journal.
+    """
 
     layout: Layout
     clock: Clock
     journal: Journal
     appended: int = 0
+    on_folded: Callable[[State], None] | None = None
     _state: State = field(default_factory=State)
     _in_step: bool = False
 
@@ -67,7 +73,7 @@ class EventStore:
         state = self.state
         self._in_step = False
         fold_entries(state, self.journal.entries(state.position.seq + 1))
-        self._in_step = True
+        self._set_state(state)
 
     def record(self, event: Event, *, build: int | None, wall_ns: int | None = None) -> Record:
         """Return the record of an event that happens now."""
@@ -125,6 +131,11 @@ class EventStore:
     def _reload(self) -> None:
         state = State()
         fold_entries(state, self.journal.entries())
+        self._set_state(state)
+
+    def _set_state(self, state: State) -> None:
+        if self.on_folded is not None:
+            self.on_folded(state)
         self._state, self._in_step = state, True
 
 

@@ -5,7 +5,7 @@ visible.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from journal.errors import JournalDamagedError
@@ -116,11 +116,18 @@ def vouching_of(state: State, keys: Sequence[TrustedKey]) -> Vouching:
     return Vouching(builds=frozenset(valid), unsigned_until=min(each.seq for each in signed))
 
 
-def find_unvouched_results(state: State, entries: Iterable[Entry], keys: Sequence[TrustedKey]) -> Unvouched:
-    """Return the results that a builder with these keys must not reuse; `entries` are read if there can be any."""
+def find_unvouched_results(
+    state: State, entries: Iterable[Entry], keys: Sequence[TrustedKey], *, own: int | None = None
+) -> Unvouched:
+    """Return the results that a builder with these keys must not reuse; `entries` are read if there can be any.
+
+    `own` is the number of its running build, whose results it may reuse.
+    """
     vouching = vouching_of(state, keys)
     if vouching.unsigned_until == state.position.seq:
         return Unvouched()
+    if own is not None:
+        vouching = replace(vouching, builds=vouching.builds | {own})
     return find_unvouched(state, to_recorded_events(entries), vouching)
 
 

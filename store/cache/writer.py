@@ -370,7 +370,10 @@ def _open_event_store(layout: Layout, clock: Clock) -> EventStore:
 
 def _require_still_valid(state: State, build: Build) -> None:
     """Compare the engines and index of a build with the journal: another process may have recorded a failed check."""
-    shown = [(state.step_cache.engines.get(event.key), event, name) for name, event in build.engines]
+    used = list(build.engines)
+    if build.stand_in is not None:
+        used.append((build.stand_in.model, build.stand_in))
+    shown = [(state.step_cache.engines.get(event.key), event, name) for name, event in used]
     if build.index is not None:
         index = state.step_cache.indexes.get(build.index.key)
         if index is None or refs_of(index) != refs_of(build.index):

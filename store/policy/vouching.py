@@ -7,6 +7,7 @@ the first key that signs takes over a cache that nobody had signed.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from store.base.valueclass import valueclass
 from store.domain.events import (
@@ -50,6 +51,17 @@ class Unvouched:
     withdrawals: tuple[CheckFailed, ...] = ()
     cells: frozenset[tuple[CellName, str]] = frozenset()
     checks: frozenset[tuple[str, str]] = frozenset()
+
+    def without_results_of(self, state: State, build: int) -> "Unvouched":
+        """Return this without the withdrawals of engines and indexes that this build recorded last."""
+        steps = state.step_cache
+        own = {
+            key
+            for results in (steps.engines, steps.indexes)
+            for key, result in results.items()
+            if (made := steps.made.get(result.artifact.sha256)) is not None and made.build == build
+        }
+        return replace(self, withdrawals=tuple(event for event in self.withdrawals if event.key not in own))
 
 
 def find_unvouched(state: State, facts: Iterable[RecordedEvent], vouching: Vouching) -> Unvouched:

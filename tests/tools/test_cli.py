@@ -145,21 +145,38 @@ def test_memory_that_runs_out_for_real_is_exit_2(world):
 
 @pytest.mark.parametrize("command", [("log",), ("manifest",), ("status", "--json"), ("show", "99", "--json")])
 def test_a_reader_that_went_away_is_no_error(built, command):
-    read, write = os.pipe()
-    os.close(read)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "tools.cli", *command, "--cache", str(built.cache)],
-            cwd=ROOT,
-            stdout=write,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-    finally:
-        os.close(write)
+    done = run_without_reader(*command, "--cache", str(built.cache))
     assert done.returncode == (2 if "99" in command else 0)
     assert b"Broken" not in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def run_without_reader(*args):
+    """Run c10 with a pipe as its standard output from which nobody reads any more."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        command = [sys.executable, "-m", "tools.cli", *args]
+        return subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(write)
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+def test_a_reader_that_went_away_changes_no_exit_code(world, as_json):
+    """As in `c10 verify | head -1`: a NO-GO stays one, and a build that failed has failed."""
+    (world.cache / "artifacts").chmod(0o777)
+    cache = ["--cache", str(world.cache), *as_json]
+    assert run_without_reader("verify", *cache).returncode == 5
+    (world.cache / "artifacts").chmod(0o755)
+    next(iter(world.folder.glob("tiles/*/*/*"))).write_bytes(b"no image")
+    assert run_without_reader("build", str(world.folder / "request.toml"), *cache).returncode == 3
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_a_reader_that_went_away_from_the_help_is_no_error(option):
+    done = run_without_reader(option)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_name_that_the_terminal_cannot_show_is_no_error(world, shell):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.build.report import BuildOutcome
+from pipeline.request.options import ModelRole, ModelSpec
 from store.cache.writer import CacheWriter
 from store.domain.events import BuildAbandoned, BuildStarted, CheckPassed, GenerationSigned
 from store.errors import ErrorKind, NoGoError
@@ -15,7 +16,9 @@ from store.trust.key_files import write_key_pair
 from store.verify.coverage import named_by
 from store.verify.report import Depth
 from store.verify.verify import verify
+from tests.child_python import run_python
 from tests.played_builds import make
+from tests.small_builds import tiny_network
 
 
 @pytest.fixture
@@ -32,7 +35,8 @@ def build(site, pair=None, *, flight, **settings):
 def forge(store, what):
     """Events that replace results under keys which the next build reuses, and the digests of their bytes."""
     state, put = store.state, store.artifacts.put
-    head, found = state.head_build, []
+    head = state.builds[state.head.origin]
+    found = []
     _, engine = head.engines[0]
     if what == "engine":
         # An ONNX file with an empty documentation string behind it is the same network in other bytes.
@@ -67,6 +71,29 @@ def append_unsigned(site, what, how):
         if number is not None:
             store.append(make(BuildAbandoned), build=number)
     return digests
+
+
+ACCEPT = """
+import sys
+from pathlib import Path
+from store.cache.optimistic_append import accept
+from store.disk.layout import Layout
+from store.testing import FakeClock
+accept(Layout(Path(sys.argv[1])), 1, why="", host={}, clock=FakeClock())
+"""
+FORGE = """
+import sys
+from pathlib import Path
+from store.cache.optimistic_append import open_for_append
+from store.disk.layout import Layout
+from store.testing import FakeClock
+from tests.pipeline.build.test_vouching import forge
+with open_for_append(Layout(Path(sys.argv[1])), clock=FakeClock()) as store:
+    events, digests = forge(store, sys.argv[2])
+    before = store.state.position
+    store.append(lambda state: events if state.position == before else ())
+print(*digests)
+"""
 
 
 def head(site):
@@ -105,6 +132,33 @@ def test_unsigned_results_behind_a_signed_head_are_made_again(site, keys, what, 
             site.provisioner(signing_key=ground.private).rollback(to=2)
         assert caught.value.kind is ErrorKind.SIGNATURE
     assert site.provisioner(signing_key=ground.private).rollback(to=1).origin == 1
+
+
+@pytest.mark.parametrize("what", ["acceptance", "blocks", "index", "engine", "checks"])
+def test_unsigned_results_stay_away_if_others_append_meanwhile(site, keys, what):
+    """An append by another process makes a build fold its state again, with all that it forgot in memory."""
+    ground = keys["ground"]
+    build(site, ground, flight="f1")
+    forged = append_unsigned(site, "blocks", "no build") if what == "acceptance" else set()
+    site.write("other.onnx", tiny_network(seed=7))
+
+    def append():
+        if what == "acceptance":
+            run_python(ACCEPT, site.cache)
+        else:
+            forged.update(run_python(FORGE, site.cache, what).stdout.split())
+
+    site.calls.faults["compile other"] = append
+    descriptor = ModelSpec(name="place", role=ModelRole.DESCRIPTOR, onnx="net.onnx")
+    other = ModelSpec(name="other", role=ModelRole.AUXILIARY, onnx="other.onnx")
+    request = site.request(flight_id="f2", models=(other, descriptor))
+    report = site.provisioner(signing_key=ground.private).build_cache_artifacts(request)
+    assert report.outcome is BuildOutcome.BUILT, report.error
+    raw, named = head(site)
+    assert forged or what == "checks"
+    assert not forged & named
+    assert b"forged" not in raw
+    assert verify(site.layout, depth=Depth.FULL, trusted_keys=[ground.public_bytes]).go
 
 
 def test_the_first_signature_takes_over_what_nobody_signed(site, keys):
