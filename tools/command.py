@@ -290,13 +290,12 @@ def write_or_warn(answer: Answer, *, as_json: bool) -> ExitCode:
     """Print an answer and return its exit code: that of what was done, whoever can read it.
 
     Raises:
-        BrokenPipeError: The reader went away.
         OSError: The answer cannot be printed, and it was all that the command was for.
     """
     try:
         write(answer, as_json=as_json)
     except BrokenPipeError:
-        raise
+        discard_output()  # a reader that has seen enough, such as `head`, makes no NO-GO a GO
     except OSError as error:
         discard_output()
         if not answer.lasting and answer.code is ExitCode.DONE:

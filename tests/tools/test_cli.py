@@ -143,13 +143,12 @@ def test_memory_that_runs_out_for_real_is_exit_2(world):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", [("log",), ("manifest",), ("status", "--json"), ("show", "99", "--json")])
-def test_a_reader_that_went_away_is_no_error(built, command):
+def run_without_reader(*command, cache):
     read, write = os.pipe()
     os.close(read)
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "tools.cli", *command, "--cache", str(built.cache)],
+        return subprocess.run(
+            [sys.executable, "-m", "tools.cli", *command, "--cache", str(cache)],
             cwd=ROOT,
             stdout=write,
             stderr=subprocess.PIPE,
@@ -157,9 +156,22 @@ def test_a_reader_that_went_away_is_no_error(built, command):
         )
     finally:
         os.close(write)
+
+
+@pytest.mark.parametrize("command", [("log",), ("manifest",), ("status", "--json"), ("show", "99", "--json")])
+def test_a_reader_that_went_away_is_no_error(built, command):
+    done = run_without_reader(*command, cache=built.cache)
     assert done.returncode == (2 if "99" in command else 0)
     assert b"Broken" not in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_no_go_stays_one_if_its_reader_went_away(world, options):
+    """As in `c10 verify | head -1` with pipefail."""
+    manifest = json.loads(world.manifest_file(3).read_bytes())["body"]
+    world.artifact(manifest["index"]["artifact"]["sha256"]).unlink()
+    assert run_without_reader("verify", *options, cache=world.cache).returncode == 5
 
 
 def test_a_name_that_the_terminal_cannot_show_is_no_error(world, shell):
