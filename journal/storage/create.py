@@ -77,10 +77,13 @@ def require_one_name(path: Path, scratch: Path) -> None:
             unfinished = sum(_same_file(found, file) for found in scratch.glob(f"{_SCRATCH}*/{file.name}"))
             names = file.stat().st_nlink - unfinished
             if names > 1:
+                import shlex  # noqa: PLC0415 - only this error needs it
+
                 raise JournalFilesystemError(
                     f"{file}: one name expected, found {names}: a copy by hard links is no copy",
-                    hint=f"give this folder a file of its own while nothing uses it: cd {path.parent} &&"
-                    f" cp -p {path.name} own && mv own {path.name} && rm -f {path.name}-lock",
+                    hint="give this folder a file of its own while nothing uses it: cd"
+                    f" {shlex.quote(str(path.parent))} && cp -p {path.name} own && mv own {path.name}"
+                    f" && rm -f {path.name}-lock",
                 )
 
 

@@ -71,9 +71,10 @@ class Environment:
     def write(self) -> Iterator["WriteTransaction"]:
         """Open a write transaction: committed and durable when the block ends, rolled back when it raises.
 
-        Before and after the commit, check that the path still names this file. A process that rebuilds a
-        journal first unlinks the old one and then reads it, so it finds every acknowledged record. Check the lock
-        file, too: with another one, LMDB would let two processes write at once, and one would undo the other's commit.
+        At first, and right before and after the commit, check that the path still names this file. A process that
+        rebuilds a journal first unlinks the old one and then reads it, so it finds every acknowledged record. Check
+        the lock file, too: with another one, LMDB would let two processes write at once, and one would undo the
+        other's commit.
 
         Raises:
             JournalMisuseError: The environment is read-only.
@@ -92,6 +93,7 @@ class Environment:
             with env.begin(write=True) as txn:
                 self._require_same_file()
                 yield WriteTransaction(txn, self._records, self._projections, self._meta)
+                self._require_same_file()
             self._require_same_file()
         except (lmdb.Error, OSError) as error:
             raise self._fail(error, "writing") from error

@@ -23,7 +23,8 @@ from pipeline.tiles.image_header import ImageHeader
 _PNG_START = 8
 _PNG_FRAME = 12
 """Length, kind and checksum of a chunk, in bytes."""
-_INFLATE_STEP = 1 << 16
+_INFLATE_STEP = 1 << 20
+"""Bytes at a time; each step copies what is left of the packed bytes."""
 _MAX_PIXEL_BYTES = 8
 
 _RIFF_HEADER = 12
@@ -66,7 +67,7 @@ def _deflate_damage(packed: bytes, limit: int) -> str | None:
                 break
     except zlib.error as error:
         return f"damaged pixels ({error})"
-    return None if inflater.eof else "pixels that do not end"
+    return None if inflater.eof and size <= limit else "pixels that do not end"
 
 
 def webp_damage(data: bytes) -> str | None:

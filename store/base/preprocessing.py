@@ -160,10 +160,12 @@ def flatten_alpha(image: Pixels) -> Pixels:
     Returns:
         uint8 [height, width, 3], RGB.
     """
-    colours, alpha = image[:, :, :3].astype(np.int64), image[:, :, 3:].astype(np.int64)
-    visible = int(alpha.sum())
-    mean = (colours * alpha).sum(axis=(0, 1)) // visible if visible else np.full(3, 127)
-    return ((colours * alpha + mean * (255 - alpha) + 127) // 255).astype(np.uint8)
+    alpha = image[:, :, 3:].astype(np.uint16)
+    flat = image[:, :, :3] * alpha  # 16 bits hold a mixture: at most 255 * 255
+    visible = int(alpha.sum(dtype=np.int64))
+    mean = flat.sum(axis=(0, 1), dtype=np.int64) // visible if visible else np.full(3, 127)
+    flat += mean.astype(np.uint16) * (np.uint16(255) - alpha)
+    return ((flat + np.uint16(127)) // np.uint16(255)).astype(np.uint8)
 
 
 def resample(image: Pixels, size: tuple[int, int]) -> Pixels:

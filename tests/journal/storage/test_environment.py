@@ -183,11 +183,14 @@ def test_without_its_lock_file_nothing_is_written(path, replace):
         pass
 
 
-def test_a_lock_file_removed_during_a_transaction_leaves_its_result_unknown(path):
+def test_a_lock_file_removed_during_a_transaction_ends_it_before_its_commit(path):
+    """Another process may have committed since, and this commit would undo that one."""
     environment = open_environment(path, readonly=False)
     with pytest.raises(JournalIOError, match="found none"), environment.write() as txn:  # noqa: PT012
         txn.put_meta(b"a", b"b")
         path.with_name(f"{path.name}-lock").unlink()
+    with open_environment(path, readonly=True).read() as reader:
+        assert reader.meta(b"a") is None
 
 
 @pytest.mark.parametrize("number", [0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x794C7630])
