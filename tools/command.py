@@ -300,7 +300,7 @@ def write_or_warn(answer: Answer, *, as_json: bool) -> ExitCode:
     except BrokenPipeError:
         discard_output()  # a reader that has seen enough, such as `head`, makes no NO-GO a GO
     except OSError as error:
-        discard_output()  # a reader that has seen enough, such as `head`, makes no NO-GO a GO
+        discard_output()
         if not answer.lasting and answer.code is ExitCode.DONE:
             raise OSError(error.errno, error.strerror, "standard output") from error
         print_message(f"c10: warning: the answer could not be printed on standard output: {error.strerror}")
@@ -327,7 +327,7 @@ def exit_with(code: ExitCode) -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:
-        discard_output()  # a reader that has seen enough, such as `head`, makes no NO-GO a GO
+        discard_output()
     raise SystemExit(int(code))
 
 
