@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -113,41 +114,75 @@ def check_engine(
         return subject.result({"size": event.artifact.size, "executed": False})
     if model.preprocessing is None:
         return subject.result({"size": event.artifact.size})
-    samples, least = golden_samples(model.preprocessing, _GOLDEN), required_cosine(model)
-    pictures = _tile_samples(tiles, model.preprocessing)
     try:
-        engine = load(event, data)
-        changing = agreement(engine.run(samples), engine.run(samples)) < _SAME_COSINE
-        spread = batch_invariance(engine.run, samples)
-        with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            reference = Reference(job_with_file(model, Path(folder)))
-        cosine = parity(engine.run, reference.run, samples)
-        answers = reference.run(pictures) if len(pictures) else np.zeros((0, engine.dimensions), np.float32)
-        # A network may have no answer to a blank tile; what becomes of that is decided when it is embedded.
-        answered = np.isfinite(answers).all(axis=1) & answers.any(axis=1)
-        on_tiles = agreement(engine.run(pictures[answered]), answers[answered])
+        found = _compare_with_network(model, model.preprocessing, load(event, data), scratch, tiles)
     except RuntimeUnavailableError:
         raise
     except ExecutionError as error:
         return subject.result({}, f"it does not run: {error.message}")
-    measured = {
-        "cosine_ppb": round(cosine * _BILLION),
-        "least_cosine_ppb": round(least * _BILLION),
-        "batch_spread_ppb": min(round(spread * _BILLION), 1 << 53) if np.isfinite(spread) else 1 << 53,
-        "images": _GOLDEN,
-    }
-    if changing:
-        return subject.result(measured, CHANGING)
-    if not spread <= _INVARIANT_WITHIN:
-        return subject.result(measured, f"{NEIGHBOURS} (by {spread:.3g})")
-    if not cosine >= least:
-        return subject.result(measured, f"a cosine of {cosine:.6f} to ONNX Runtime, below {least}")
-    if answered.any():
-        measured |= {"tiles": int(answered.sum()), "tiles_cosine_ppb": round(on_tiles * _BILLION)}
-    if not on_tiles >= least:
-        why = f"a cosine of {on_tiles:.6f} to ONNX Runtime {ON_TILES}, below {least}"
-        return subject.result(measured, why)
-    return subject.result(measured)
+    return subject.result(found.document(), found.problem())
+
+
+class _Comparison(NamedTuple):
+    """How an engine answers: `changing` from run to run, `spread` between batches, cosines to its network.
+
+    `tiles` are the tiles that the network has an answer for; it may have none to a blank one, and what becomes
+    of that is decided when it is embedded.
+    """
+
+    changing: bool
+    spread: float
+    cosine: float
+    tiles: int
+    on_tiles: float
+    least: float
+
+    def document(self) -> dict[str, int]:
+        """Return what is recorded."""
+        spread = min(round(self.spread * _BILLION), 1 << 53) if np.isfinite(self.spread) else 1 << 53
+        measured = {
+            "cosine_ppb": round(self.cosine * _BILLION),
+            "least_cosine_ppb": round(self.least * _BILLION),
+            "batch_spread_ppb": spread,
+            "images": _GOLDEN,
+        }
+        on_tiles = {"tiles": self.tiles, "tiles_cosine_ppb": round(self.on_tiles * _BILLION)}
+        return measured | (on_tiles if self.tiles and not self._golden_problem() else {})
+
+    def problem(self) -> str:
+        """Return why the engine must not be used; empty if it may be."""
+        if (why := self._golden_problem()) or self.on_tiles >= self.least:
+            return why
+        return f"a cosine of {self.on_tiles:.6f} to ONNX Runtime {ON_TILES}, below {self.least}"
+
+    def _golden_problem(self) -> str:
+        if self.changing:
+            return CHANGING
+        if not self.spread <= _INVARIANT_WITHIN:
+            return f"{NEIGHBOURS} (by {self.spread:.3g})"
+        if not self.cosine >= self.least:
+            return f"a cosine of {self.cosine:.6f} to ONNX Runtime, below {self.least}"
+        return ""
+
+
+def _compare_with_network(
+    model: Model, preprocessing: Preprocessing, engine: Engine, scratch: Path, tiles: Sequence[SourceTile]
+) -> _Comparison:
+    samples, pictures = golden_samples(preprocessing, _GOLDEN), _tile_samples(tiles, preprocessing)
+    changing = agreement(engine.run(samples), engine.run(samples)) < _SAME_COSINE
+    spread = batch_invariance(engine.run, samples)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        reference = Reference(job_with_file(model, Path(folder)))
+    answers = reference.run(pictures) if len(pictures) else np.zeros((0, engine.dimensions), np.float32)
+    answered = np.isfinite(answers).all(axis=1) & answers.any(axis=1)
+    return _Comparison(
+        changing=changing,
+        spread=spread,
+        cosine=parity(engine.run, reference.run, samples),
+        tiles=int(answered.sum()),
+        on_tiles=agreement(engine.run(pictures[answered]), answers[answered]),
+        least=required_cosine(model),
+    )
 
 
 def _tile_samples(tiles: Sequence[SourceTile], preprocessing: Preprocessing) -> Vectors:
