@@ -34,21 +34,26 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 PATH: Final = click.Path(path_type=Path, readable=False)
 
 
-class _LocalFolder(click.Path):
-    """A folder of this machine. `host:path` would else become a folder here, and look as if it were there."""
+class _LocalPath(click.Path):
+    """A path of this machine. `host:path` would else become a name here, and look as if it were there."""
+
+    def __init__(self, *, what: str, copy: str) -> None:
+        super().__init__(path_type=Path, readable=False)
+        self._what, self._copy = what, copy
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's signature
         """Return the path; refuse what rsync and scp take for an address: a colon before the first slash."""
         if ":" in str(value).partition("/")[0]:
             raise RequestRefusedError(
-                f"expected a folder of this machine, found a remote address: {value}",
+                f"expected a {self._what} of this machine, found a remote address: {value}",
                 kind=ErrorKind.FILE_SYSTEM,
-                hint=f"use a local DIR, then copy it: rsync -a DIR/ {value} (a folder of that name is ./{value})",
+                hint=f"use a local one, then copy it: {self._copy} {value} (a {self._what} of that name is ./{value})",
             )
         return super().convert(value, param, ctx)
 
 
-LOCAL_FOLDER: Final = _LocalFolder(path_type=Path, readable=False)
+LOCAL_FOLDER: Final = _LocalPath(what="folder", copy="rsync -a DIR/")
+LOCAL_FILE: Final = _LocalPath(what="file", copy="scp FILE")
 
 
 class _Number(click.IntRange):

@@ -66,14 +66,27 @@ def keeps_change_times(path: Path) -> bool:
 
     Local file systems do that, since no program can set a change time. Images (squashfs, erofs, ISO, ext4
     mounted read-only) show the times that their maker wrote, often the same ones in each release. Servers
-    show what they like. The files of an overlay may come from an image.
+    show what they like. The files of an overlay may come from an image. A folder that a container sees read-only
+    (`-v /tiles:/tiles:ro`) is as reliable as the file system that it is in.
     """
     try:
-        read_only = os.statvfs(path).f_flag & os.ST_RDONLY
         number = filesystem_type(path)
+        if number not in _ALLOWED or number == _OVERLAY:
+            return False
+        return not os.statvfs(path).f_flag & os.ST_RDONLY or _is_written_elsewhere(path)
     except OSError:
         return False
-    return not read_only and number in _ALLOWED and number != _OVERLAY
+
+
+def _is_written_elsewhere(path: Path) -> bool:
+    """Tell whether a file system is writable as a whole, although a path is in a part that is mounted read-only."""
+    device = path.stat().st_dev
+    name = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        mount, _, system = line.partition(" - ")
+        if mount.split()[2] == name:
+            return "rw" in system.split()[2].split(",")
+    return False
 
 
 def require_supported_filesystem(number: int, path: Path, *, allow_unknown: bool) -> None:

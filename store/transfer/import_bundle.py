@@ -3,7 +3,9 @@
 An import believes nothing in the file. Before it writes anything it checks the chain of the records, folds
 them, and compares the projection of every generation with the manifest digest that was committed. With
 trusted keys, one of them must have signed the newest generation, and the import ends with its commit: no
-signature covers the records behind it. An artifact is stored only if a record names it and its bytes match.
+signature covers the records behind it. Of these it takes over, as records of its own, the signatures of trusted
+keys, and that generations were collected whose artifacts are not here. An artifact is stored only if a record
+names it and its bytes match.
 
 The records enter the journal last, after the whole file was read and the artifacts of the newest generation
 are there: in one transaction, or in a new journal that appears complete. An import that is killed before
@@ -27,12 +29,19 @@ from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache.event_mapper import to_record, to_recorded_events
 from store.cache.event_store import EventStore
-from store.cache.projections import Projections, signatures_of
+from store.cache.projections import Projections, is_whole, signatures_of
 from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import refuse_symlinked_folders, refuse_unfit_folder
 from store.disk.layout import Layout
-from store.domain.events import Event, GenerationAccepted, GenerationSigned, Imported
+from store.domain.events import (
+    Collected,
+    CollectionPlanned,
+    Event,
+    GenerationAccepted,
+    GenerationSigned,
+    Imported,
+)
 from store.domain.fold import fold
 from store.domain.manifest_projection import head_projections, project
 from store.domain.state import RecordedEvent, State
@@ -45,15 +54,26 @@ from store.errors import (
     RequestRefusedError,
 )
 from store.manifest import manifest
+from store.manifest.file_names import MAX_SIGNATURES
 from store.transfer.bundle_format import BundleHeader
 from store.transfer.bundle_reader import COPY_AGAIN, BundleReader, open_bundle
 from store.transfer.free_space import require_space
 from store.transfer.selection import artifacts_named
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
-from store.trust.signatures import TrustedKey, parse_trusted_keys, signature_problems
+from store.trust.signatures import (
+    Signature,
+    TrustedKey,
+    parse_trusted_keys,
+    signature_file,
+    signature_problems,
+)
 from store.verify.coverage import missing_artifacts
 
 _EXPORT_AGAIN: Final = "make it again: c10 export"
+_SIGN_AGAIN: Final = "c10 sign, where the cache is, then export it again; or c10 import --unsigned"
+_NOT_FOLLOWING: Final = (
+    "c10 import without --follow: the signature is recorded behind other records, which no signature covers"
+)
 _REPLAY: Final = "c10 replay --bundle FILE (reads it all the same)"
 
 
@@ -85,12 +105,15 @@ class _BundleHistory:
     """The records of a bundle that are imported.
 
     `known` is how many of them the cache has, -1 if there is no cache. `named` are the artifacts that all records of
-    the bundle name, digest to reference.
+    the bundle name, digest to reference. `whole` is what all of them fold to, `base` what the cache will be without
+    further events.
     """
 
     entries: Sequence[Entry]
     facts: Sequence[RecordedEvent]
     state: State
+    whole: State
+    base: State
     named: Mapping[str, ArtifactRef]
     known: int
     outcome: ImportOutcome
@@ -133,6 +156,8 @@ def import_bundle(
     with open_bundle(path) as reader:
         entries = tuple(reader.entries())
         history = _check_history(layout, entries, trusted_keys)
+        if follows and trusted_keys is not ALLOW_UNSIGNED:
+            _require_signed(history.state, trusted_keys, _NOT_FOLLOWING)
         layout.create()
         artifacts = Artifacts(layout)
         with artifacts.shared_lock():
@@ -144,8 +169,10 @@ def import_bundle(
             file = reader.finish()
             _require_artifacts(history.state, artifacts)
             events: list[Event] = []
-            if not follows and (stored or history.outcome is not ImportOutcome.UNCHANGED):
-                events.append(_imported(path, reader.header, history, file, len(stored), host))
+            if not follows:
+                events += _events_left_out(history, trusted_keys, artifacts, host)
+                if stored or history.outcome is not ImportOutcome.UNCHANGED:
+                    events.append(_imported(path, reader.header, history, file, len(stored), host))
             state = _append(layout, history, events, clock)
     return ImportResult(
         outcome=history.outcome,
@@ -174,28 +201,30 @@ def _check_history(layout: Layout, entries: Sequence[Entry], trusted_keys: Trust
             raise _impossible(f"generation {number} to project to the manifest that it committed")
     if state.pending_rollback is not None:
         raise _impossible("a rollback to end with its commit")
-    named = artifacts_named(facts)
+    whole, named = state, artifacts_named(facts)
     if trusted_keys is not ALLOW_UNSIGNED:
-        _require_signed(state, trusted_keys)
+        _require_signed(state, trusted_keys, _SIGN_AGAIN)
         count = _count_signed(state, facts)
         entries, facts = entries[:count], facts[:count]
         state = fold(facts)
-    if not layout.exists():
-        return _BundleHistory(
-            entries=entries,
-            facts=facts,
-            state=state,
-            named=named,
-            known=-1,
-            outcome=ImportOutcome.IMPORTED,
-        )
-    own = read_history(layout)
-    common = min(len(own.entries), len(entries))
-    if not common or own.entries[common - 1].chain != entries[common - 1].chain:
-        raise _own_history_error(layout, own, entries)
-    outcome = ImportOutcome.UNCHANGED if common == len(entries) else ImportOutcome.ADVANCED
+    base, common, outcome = state, -1, ImportOutcome.IMPORTED
+    if layout.exists():
+        own = read_history(layout)
+        common = min(len(own.entries), len(entries))
+        if not common or own.entries[common - 1].chain != entries[common - 1].chain:
+            raise _own_history_error(layout, own, entries)
+        outcome = ImportOutcome.ADVANCED
+        if common == len(entries):
+            base, outcome = own.state, ImportOutcome.UNCHANGED
     return _BundleHistory(
-        entries=entries, facts=facts, state=state, named=named, known=common, outcome=outcome
+        entries=entries,
+        facts=facts,
+        state=state,
+        whole=whole,
+        base=base,
+        named=named,
+        known=common,
+        outcome=outcome,
     )
 
 
@@ -222,7 +251,7 @@ def _count_signed(state: State, facts: Sequence[RecordedEvent]) -> int:
     return count
 
 
-def _require_signed(state: State, trusted_keys: Sequence[TrustedKey | bytes]) -> None:
+def _require_signed(state: State, trusted_keys: Sequence[TrustedKey | bytes], hint: str) -> None:
     """Require a trusted signature of the newest generation, which covers every record before its commit."""
     head = state.head
     reasons: Sequence[str] = ("signature: expected a signed generation, found none at all",)
@@ -235,11 +264,46 @@ def _require_signed(state: State, trusted_keys: Sequence[TrustedKey | bytes]) ->
             raw = project(state, head)
             reasons = signature_problems(raw, signatures_of(head), generation=head.number, keys=keys)
     if reasons:
-        raise NoGoError(
-            reasons,
-            kind=ErrorKind.SIGNATURE,
-            hint="c10 sign, where the cache is, then export it again; or c10 import --unsigned",
-        )
+        raise NoGoError(reasons, kind=ErrorKind.SIGNATURE, hint=hint)
+
+
+def _events_left_out(
+    history: _BundleHistory, trusted_keys: TrustedKeys, artifacts: Artifacts, host: Document
+) -> list[Event]:
+    """Return what is recorded again of the records behind the signed head: it needs nobody's word."""
+    if trusted_keys is ALLOW_UNSIGNED:
+        return []
+    events: list[Event] = [*_signatures_left_out(history, parse_trusted_keys(trusted_keys), host)]
+    base, head = history.base, history.base.head
+    gone = tuple(
+        number
+        for number in sorted(history.whole.collected_generations - base.collected_generations)
+        if head is not None
+        and base.generations[number].origin != head.origin
+        and number not in base.accepted
+        and not is_whole(base, base.generations[number], artifacts)
+    )
+    if gone:
+        events.append(CollectionPlanned(digests=(), generations=gone, size=0, policy={}, host=host))
+        events.append(Collected(digests=(), generations=gone, size=0, host=host))
+    return events
+
+
+def _signatures_left_out(
+    history: _BundleHistory, keys: Sequence[TrustedKey], host: Document
+) -> Iterator[GenerationSigned]:
+    for number, generation in history.whole.generations.items():
+        known = history.base.generations[number]
+        if number in history.base.collected_generations:
+            continue
+        raw, room = project(history.state, known), MAX_SIGNATURES - len(known.signatures)
+        for key_id, signature in generation.signatures:
+            file = signature_file(Signature(key_id=key_id, signature=signature))
+            if (key_id, signature) in known.signatures or room <= 0:
+                continue
+            if not signature_problems(raw, [file], generation=number, keys=keys):
+                room -= 1
+                yield GenerationSigned(generation=number, signature=signature, key_id=key_id, host=host)
 
 
 def _store_artifacts(

@@ -34,12 +34,13 @@ UNRELIABLE = {
 def mounted(monkeypatch):
     """Make every path be on a file system of some type, mounted writable or not."""
 
-    def mount(number=EXT4, *, read_only=False):
+    def mount(number=EXT4, *, read_only=False, elsewhere=False):
         status = os.statvfs("/")
         flags = status.f_flag | os.ST_RDONLY if read_only else status.f_flag & ~os.ST_RDONLY
         shown = os.statvfs_result((*status[:8], flags, status[9]))
         monkeypatch.setattr(filesystem, "filesystem_type", lambda _: number)
         monkeypatch.setattr(os, "statvfs", lambda _: shown)
+        monkeypatch.setattr(filesystem, "_is_written_elsewhere", lambda _: elsewhere)
 
     mount()
     return mount
@@ -87,6 +88,33 @@ def test_content_decides_on_a_read_only_mount(digests, tmp_path, mounted):
     make_wrong(tmp_path / "cache")
     mounted(read_only=True)
     assert digests() == right
+
+
+def test_a_folder_that_a_container_sees_read_only_is_not_hashed_each_time(digests, tmp_path, mounted):
+    right = digests()
+    make_wrong(tmp_path / "cache")
+    mounted(read_only=True, elsewhere=True)
+    assert digests() != right
+    mounted(UNRELIABLE["overlay"], read_only=True, elsewhere=True)
+    assert digests() == right
+
+
+MOUNTS = """\
+22 1 0:21 / /proc rw,nosuid - proc proc rw
+30 1 {device} / /part/one ro,relatime shared:1 - ext4 /dev/sda1 {options}
+31 1 {device} /tiles /part/two ro,relatime - ext4 /dev/sda1 {options}
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "found"), [("rw,errors=remount-ro", True), ("ro,rw_hint=1", False), (None, False)]
+)
+def test_the_kernel_says_whether_a_file_system_is_writable_as_a_whole(monkeypatch, tmp_path, options, found):
+    device = tmp_path.stat().st_dev
+    name = f"{os.major(device)}:{os.minor(device)}" if options else "250:250"
+    text = MOUNTS.format(device=name, options=options)
+    monkeypatch.setattr(filesystem.Path, "read_text", lambda _, errors: text)
+    assert filesystem._is_written_elsewhere(tmp_path) is found
 
 
 def test_nothing_is_cached_where_change_times_mean_nothing(digests, tmp_path, mounted):

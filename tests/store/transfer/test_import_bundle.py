@@ -15,6 +15,7 @@ from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import (
     BuildCommitted,
+    CollectionPlanned,
     GenerationAccepted,
     GenerationSigned,
     Imported,
@@ -32,6 +33,8 @@ from store.errors import (
     RequestRefusedError,
     UnknownEventError,
 )
+from store.maintenance.collect_garbage import collect
+from store.policy.retention import KeepPolicy
 from store.reader import ALLOW_UNSIGNED
 from store.testing import FakeClock
 from store.transfer.bundle import read_bundle
@@ -144,6 +147,68 @@ def test_signatures_and_acceptances_right_behind_the_head_are_imported(source, n
         store.append(make(StepStarted), make(GenerationAccepted, generation=2), build=None)
     done = take(new, export(source, tmp_path / "b").path, trusted_keys=[ALICE.public])
     assert (done.left_out, done.state.accepted) == (2, frozenset({1}))
+    assert not whole(new)
+
+
+def sign(store, generation, key=ALICE):
+    signature = key.sign(project(store.state, store.state.generations[generation]))
+    store.add_signature(make(GenerationSigned, generation=generation, **asdict(signature)))
+
+
+def test_signatures_behind_other_records_are_recorded_again(source, new, tmp_path):
+    """A cache that was signed later, after a build that failed."""
+    with open_writer(source) as store:
+        play(store, Scenario(flight="f4"))
+        play(store, Scenario(flight="f5", fail_at="index"))
+        sign(store, 3)
+        sign(store, 3, BOB)
+        sign(store, 1, BOB)
+    path = export(source, tmp_path / "b").path
+    with pytest.raises(NoGoError) as caught:
+        take(new, path, trusted_keys=[ALICE.public], follows=True)
+    assert (caught.value.kind, new.root.exists()) == (ErrorKind.SIGNATURE, False)
+    assert "without --follow" in caught.value.hint
+    done = take(new, path, trusted_keys=[ALICE.public])
+    assert [len(each.signatures) for each in done.state.generations.values()] == [1, 1, 1]
+    assert not whole(new)
+    done = take(new, path, trusted_keys=[ALICE.public, BOB.public])
+    assert [len(each.signatures) for each in done.state.generations.values()] == [2, 1, 2]
+    assert done.outcome is ImportOutcome.UNCHANGED
+    before = chains(new)
+    take(new, path, trusted_keys=[ALICE.public, BOB.public])
+    assert chains(new) == before
+    assert not whole(new)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_generations_that_were_collected_behind_the_signed_head_are_not_missed(new, tmp_path, fails):
+    source = Layout(tmp_path / "collected")
+    flights = (
+        Scenario(),
+        Scenario(flight="f2", engine="e2"),
+        Scenario(flight="f3", engine="e3", tiles=OTHER),
+    )
+    record_builds(source, *flights, signer=ALICE)
+    if fails:
+        record_builds(source, Scenario(flight="f4", engine="e4", fail_at="index"))
+    with open_writer(source, exclusive_within_s=1) as store:
+        collect(store, KeepPolicy(keep=1))
+    path = export(source, tmp_path / "b").path
+    done = take(new, path, trusted_keys=[ALICE.public])
+    assert done.state.collected_generations == open_view(source).state.collected_generations == {1}
+    assert not whole(new)
+    before = chains(new)
+    assert take(new, path, trusted_keys=[ALICE.public]).outcome is ImportOutcome.UNCHANGED
+    assert chains(new) == before
+
+
+def test_a_stranger_cannot_have_generations_collected_that_are_here(source, new, tmp_path):
+    take(new, export(source, tmp_path / "1").path, trusted_keys=[ALICE.public])
+    with open_writer(source) as store:
+        gone = {"generations": (1,), "policy": {}}
+        store.append(make(CollectionPlanned, **gone), build=None)
+    done = take(new, export(source, tmp_path / "2").path, trusted_keys=[ALICE.public])
+    assert done.state.collected_generations == frozenset()
     assert not whole(new)
 
 

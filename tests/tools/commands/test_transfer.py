@@ -182,6 +182,8 @@ def test_an_address_of_another_machine_is_no_folder(world, tmp_path, monkeypatch
     refused = world.json("mirror", address, code=2)["error"]
     assert "remote address" in refused["message"]
     assert f"rsync -a DIR/ {address}" in refused["hint"]
+    refused = world.json("export", "-o", address, code=2)["error"]
+    assert f"scp FILE {address}" in refused["hint"]
     build = ["build", world.request, "--json"]
     for result in (
         CliRunner().invoke(cli, [*build, "--cache", address]),
