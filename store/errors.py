@@ -192,7 +192,7 @@ FAILING = "cannot be read"
 """Says that the disk failed: the content is lost and must be rebuilt."""
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+_SHORTAGES = frozenset({errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 _LACKS_RESOURCES = re.compile(
     r"bad_alloc|(allocate|map) (memory|segment|buffer)|failed to allocate|start new thread|too many open files"
     r"|returned NULL without setting",
@@ -202,7 +202,7 @@ _LACKS_RESOURCES = re.compile(
 
 
 def is_shortage(error: OSError) -> bool:
-    """Return whether this process lacks memory or open files, or was interrupted."""
+    """Return whether this process lacks memory or open files, may not write so much, or was interrupted."""
     return error.errno in _SHORTAGES
 
 
@@ -309,7 +309,7 @@ def _shortage(found: str) -> CacheUnusableError:
     return CacheUnusableError(
         f"expected enough memory and open files for this process, found {found}",
         kind=ErrorKind.RESOURCES,
-        hint="raise the limit (ulimit -n, ulimit -v) or end other programs, then run it again",
+        hint="raise the limit (ulimit -n, -v, -f) or end other programs, then run it again",
     )
 
 

@@ -104,6 +104,8 @@ def _apply(state: State, fact: RecordedEvent) -> None:
     event = fact.event
     if not state.cache_id and not isinstance(event, e.CacheCreated):
         raise _impossible(fact, "expected the genesis event first")
+    if state.pending_rollback is not None and not isinstance(event, e.BuildCommitted | Unknown):
+        raise _impossible(fact, "a rollback was not followed by its commit")
     if isinstance(event, Unknown):
         state.unknown = (*state.unknown, f"{event.tag} v{event.version}")
     else:
@@ -158,8 +160,8 @@ def _apply_to_generation(state: State, fact: RecordedEvent, event: Event) -> Non
             _collect_generations(state, fact, frozenset(numbers))
             state.step_cache.evict(frozenset(digests))
         case e.Collected(digests=digests, generations=numbers):
+            _collect_generations(state, fact, frozenset(numbers))
             state.step_cache.evict(frozenset(digests))
-            state.collected_generations |= frozenset(numbers)
         case _:
             raise _impossible(fact, f"{type(event).__name__} needs a build")
 
@@ -341,7 +343,7 @@ def _impossible(fact: RecordedEvent, found: str) -> DamagedHistoryError:
     return DamagedHistoryError(
         f"record {fact.seq} cannot follow: {found}",
         kind=ErrorKind.IMPOSSIBLE_HISTORY,
-        hint="c10 verify --full",
+        hint="c10 rebuild (makes the journal again from its segments, and from the records up to that one)",
     )
 
 

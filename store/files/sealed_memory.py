@@ -140,7 +140,7 @@ def _hash_and_copy(fd: int, ref: ArtifactRef, memory: int | None) -> None:
                 _write_all(memory, chunk)
     except OSError as error:
         _raise_if_shortage(error, f"artifact {ref.sha256}")
-        raise SealError(f"expected the disk and memory to suffice, found: {error.strerror}") from error
+        raise SealError(f"expected a disk that can be read, found: {error.strerror}") from error
     if done != ref.size or state.hexdigest() != ref.sha256:
         raise SealError(
             f"expected {ref.size} bytes with SHA-256 {ref.sha256[:12]}, found {done} with {state.hexdigest()[:12]}"
@@ -154,5 +154,6 @@ def _raise_if_shortage(error: OSError, what: str) -> None:
 
 def _write_all(memory: int, chunk: bytes) -> None:
     view = memoryview(chunk)
-    while view:
-        view = view[os.write(memory, view) :]
+    with TranslateOSErrors("sealed memory"):
+        while view:
+            view = view[os.write(memory, view) :]

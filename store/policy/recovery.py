@@ -82,6 +82,12 @@ def check(state: State, observed: CacheFiles) -> None:
     if state.unknown:
         # An unknown event may have committed these files: no sign of damage.
         return
+    if state.pending_rollback is not None:
+        raise DamagedHistoryError(
+            "expected the journal to end a rollback with its commit, found that it ends in between",
+            kind=ErrorKind.IMPOSSIBLE_HISTORY,
+            hint="c10 rebuild (makes the journal again from its segments, and from the records before)",
+        )
     committed = len(state.generations)
     highest = max((*observed.manifests, *observed.segments), default=0)
     if highest > committed:

@@ -488,6 +488,12 @@ def impossible(history, text=""):
         ([*THREE, collecting(3)], "shown or accepted"),
         ([*THREE, (None, make(e.GenerationAccepted, generation=1)), collecting(1)], "shown or accepted"),
         ([*THREE, collecting(1), (None, make(e.GenerationAccepted, generation=1))], "had been collected"),
+        ([*THREE, (None, make(e.Collected, generations=(4,)))], "no generation 4"),
+        ([*THREE, (None, make(e.Collected, generations=(3,)))], "shown or accepted"),
+        *(
+            ([*THREE, (None, rolled_back(4, 2)), after], "not followed by its commit")
+            for after in ((5, started()), (None, make(e.Imported)), (None, rolled_back(4, 2)))
+        ),
         ([*THREE, collecting(1), (None, signature(1))], "no more signatures"),
         ([*THREE, *((None, signature(2, n)) for n in range(MAX_SIGNATURES + 1))], "no more signatures"),
         (

@@ -5,9 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.base.values import Position
+from store.domain.events import RolledBack
 from store.domain.state import Build, Generation, State
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from store.policy.recovery import Abandon, CacheFiles, ClearScratch, Project, SetAside, check, plan
+from tests.played_builds import make
 
 SHA = "cd" * 32
 
@@ -124,6 +126,16 @@ def test_a_journal_that_does_not_fit_the_files(there):
             function(state_of(2), there)
         assert damaged.value.kind is ErrorKind.JOURNAL_REPLACED
         assert damaged.value.hint
+
+
+def test_a_rollback_without_its_commit_is_no_end_of_a_journal():
+    """Both are one transaction; a reader that believes the first would fail at every later commit."""
+    state = state_of(2, pending_rollback=make(RolledBack, left=2, target=1))
+    for look in (check, plan):
+        with pytest.raises(DamagedHistoryError) as damaged:
+            look(state, observed(2))
+        assert damaged.value.kind is ErrorKind.IMPOSSIBLE_HISTORY
+        assert "c10 rebuild" in damaged.value.hint
 
 
 def test_a_journal_of_a_later_version_is_read_and_not_written():

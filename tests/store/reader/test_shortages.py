@@ -25,7 +25,7 @@ from tests.played_builds import Scenario
 from tests.store_caches import record_builds
 
 ROOT = Path(__file__).parents[3]
-SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
+SHORT = (errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 
 
 @pytest.fixture
@@ -155,3 +155,27 @@ def test_any_limit_of_open_files_is_enough_or_reported(layout):
     seen = {tuple(map(str, json.loads(line))) for line in done.stdout.splitlines()}
     assert seen >= {(name, said) for name in ("verified", "read", "opened") for said in ("[]", "resources")}
     assert {said for _, said in seen} <= {"[]", "resources", "journal-io"}
+
+
+@pytest.mark.parametrize("open_it", ["open", "verify"])
+def test_a_limit_on_the_size_of_files_is_no_damage(layout, open_it):
+    """Sealed memory is a file, too: `ulimit -f` counts for it."""
+    code = f"""
+import resource, sys
+from pathlib import Path
+from store.disk.layout import Layout
+from store.errors import CacheUnusableError
+from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.verify.report import Depth
+from store.verify.verify import verify
+flight = FlightCache.open(sys.argv[1], trusted_keys=ALLOW_UNSIGNED)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+try:
+    if {open_it == "open"}:
+        flight.load_all()
+    else:
+        verify(Layout(Path(sys.argv[1])), depth=Depth.FULL)
+except CacheUnusableError as error:
+    print(error.kind)
+"""
+    assert run_python(code, layout.root).stdout.strip() == "resources"
