@@ -199,7 +199,8 @@ class CacheProvisioner:
 
         compiler = self.ports.compiler_for(request)
         models = inspect_models(request, compiler, self.precision, networks=self._networks())
-        run = EngineRun(layout=self.layout, compiler=compiler, ports=self.ports)
+        keys = self._keys(self._signer())
+        run = EngineRun(layout=self.layout, compiler=compiler, ports=self.ports, keys=keys)
         to_compile = run.models_without_engine(models)
         if to_compile:
             require_space_for_engines(self.layout, to_compile, self.ports.free_bytes(self.layout.root))

@@ -30,11 +30,14 @@ from pipeline.stages.compile_progress import CompileProgress
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache.optimistic_append import OptimisticAppender, open_for_append
+from store.cache.projections import find_unvouched_results
 from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import EngineCompiled, Event, Repaired
 from store.domain.state import State
+from store.policy.vouching import withdraw
+from store.trust.signatures import TrustedKey
 
 
 class EngineOutcome(StrEnum):
@@ -84,11 +87,15 @@ _Ensured = tuple[EngineOutcome, ArtifactRef | None]
 
 @dataclass(slots=True, kw_only=True)
 class EngineRun:
-    """Compiles engines outside of a build; the cache is created if there is none."""
+    """Compiles engines outside of a build; the cache is created if there is none.
+
+    With `keys`, engines and timing caches that none of them vouches for are not used; see `store.policy.vouching`.
+    """
 
     layout: Layout
     compiler: EngineCompiler
     ports: Ports
+    keys: tuple[TrustedKey, ...] = ()
 
     def compile_all(self, models: tuple[Model, ...]) -> EnginesReport:
         """Give every network a checked engine in the cache; the others go on if one fails.
@@ -123,13 +130,23 @@ class EngineRun:
     def _ensure_engine(self, model: Model) -> _Ensured:
         with self._open_appender() as appender:
             before = appender.state.step_cache.engines.get(model.key)
-            if before is not None and appender.artifacts.damage(before.artifact) is None:
-                if has_passed_here(appender.state, model, before):
-                    return EngineOutcome.REUSED, before.artifact
-                return self._check_known(appender, model, before)
-            timing_cache = last_timing_cache(appender.state, appender.artifacts, model.components)
+            usable = self._usable_state(appender)
+            known = usable.step_cache.engines.get(model.key)
+            if known is not None and appender.artifacts.damage(known.artifact) is None:
+                if has_passed_here(usable, model, known):
+                    return EngineOutcome.REUSED, known.artifact
+                return self._check_known(appender, model, known)
+            timing_cache = last_timing_cache(usable, appender.artifacts, model.components)
         with tempfile.TemporaryDirectory(prefix="c10-") as folder:
             return self._compile(model, before, Path(folder), timing_cache)
+
+    def _usable_state(self, appender: OptimisticAppender) -> State:
+        """Return the state without results that no key vouches for: an engine is native code."""
+        if not self.keys:
+            return appender.state
+        state = appender.state.copy()
+        withdraw(state, find_unvouched_results(state, appender.event_store.journal.entries(), self.keys))
+        return state
 
     def _check_known(self, appender: OptimisticAppender, model: Model, known: EngineCompiled) -> _Ensured:
         """Check an engine that was stored but not checked."""

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.build.engines_only import EngineOutcome
 from pipeline.build.report import BuildOutcome
 from pipeline.request.options import ModelRole, ModelSpec
 from store.cache.writer import CacheWriter
@@ -191,3 +192,16 @@ def test_the_name_of_a_key_is_no_signature(site, keys):
         )
     assert build(site, ground, flight="f1").outcome is BuildOutcome.BUILT
     assert build(site, ground, flight="f1").outcome is BuildOutcome.REUSED
+
+
+def test_an_engine_run_uses_no_engine_of_a_stranger(site, keys):
+    assert build(site, keys["ground"], flight="f1").error is None
+    evil = append_unsigned(site, "engine", "no build")
+    with_key = site.provisioner(signing_key=keys["ground"].private)
+    for provisioner, outcome in (
+        (with_key, EngineOutcome.COMPILED),
+        (site.provisioner(), EngineOutcome.REUSED),
+    ):
+        (engine,) = provisioner.compile_engines_for_corpus(site.request()).engines
+        assert engine.outcome is outcome
+        assert engine.artifact.sha256 not in evil
