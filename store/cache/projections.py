@@ -106,14 +106,16 @@ def vouching_of(state: State, keys: Sequence[TrustedKey]) -> Vouching:
     signed = [generation for generation in state.generations.values() if generation.signatures]
     if not keys or not signed:
         return Vouching(builds=frozenset(), unsigned_until=state.position.seq)
-    valid = (
-        generation.origin
+    valid = [
+        generation
         for generation in signed
         if not signature_problems(
             project(state, generation), signatures_of(generation), generation=generation.number, keys=keys
         )
-    )
-    return Vouching(builds=frozenset(valid), unsigned_until=min(each.seq for each in signed))
+    ]
+    # The first valid signature takes over what was there: its manifest names the records before it by their chain.
+    until = min((generation.seq for generation in valid), default=0)
+    return Vouching(builds=frozenset(generation.origin for generation in valid), unsigned_until=until)
 
 
 def find_unvouched_results(
