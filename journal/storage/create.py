@@ -71,7 +71,7 @@ def require_one_name(path: Path, scratch: Path) -> None:
     """
     with translating_errors(path, "asking for its names"):
         for file in (path, path.with_name(f"{path.name}-lock")):
-            if not file.exists() or file.stat().st_nlink == 1:
+            if not file.is_file() or file.stat().st_nlink == 1:
                 continue
             # These names are counted first: they may go meanwhile, and none may come.
             unfinished = sum(_same_file(found, file) for found in scratch.glob(f"{_SCRATCH}*/{file.name}"))

@@ -48,14 +48,14 @@ import os, signal
 from pipeline.embed import worker
 from pipeline.processes.serve import serve
 
-decode = worker.decode
+decode = worker.decode_picture
 
 def decode_or_die(data):
     if b"poison" in data:
         os.kill(os.getpid(), signal.SIGKILL)
     return decode(data)
 
-worker.decode = decode_or_die
+worker.decode_picture = decode_or_die
 
 if __name__ == "__main__":
     serve(worker.start)

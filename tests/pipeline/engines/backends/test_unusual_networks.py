@@ -1,6 +1,7 @@
 """Networks that exporters really write: sizes of -1, a Loop at the end, local functions, links in a cache."""
 
 import os
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from store.runtime.load import load_engine
 from tests.toy_networks import toy_network
 
 SAMPLE = (3, 64, 64)
+NEEDS_OPENVINO = pytest.mark.skipif(
+    find_spec("openvino") is None, reason="needs OpenVINO: pip install 'c10[openvino]'"
+)
 
 
 def with_end(*nodes, functions=(), **weights):
@@ -77,7 +81,9 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize(
-    "compiler", [OnnxRuntimeCompiler(), OpenVinoCompiler()], ids=lambda each: each.backend
+    "compiler",
+    [OnnxRuntimeCompiler(), pytest.param(OpenVinoCompiler(), marks=[pytest.mark.openvino, NEEDS_OPENVINO])],
+    ids=lambda each: each.backend,
 )
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_compiles_and_agrees_with_its_network(tmp_path, compiler, name):
