@@ -8,7 +8,7 @@ import click
 from store.transfer.bundle_format import Choice
 from store.transfer.export import ExportResult
 from store.transfer.export import export as write_bundle
-from tools.command import NUMBER, PATH, Answer, Call, print_error, shared_options
+from tools.command import LOCAL_FILE, NUMBER, Answer, Call, print_error, shared_options
 from tools.exit_codes import ExitCode
 from tools.output import render
 from tools.output.progress import byte_progress, shown_progress
@@ -24,7 +24,7 @@ _MISSING_SHOWN = 20
     "target",
     required=True,
     metavar="FILE",
-    type=PATH,
+    type=LOCAL_FILE,
     help="Bundle to write.",
 )
 @click.option(
