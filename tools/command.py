@@ -35,25 +35,28 @@ PATH: Final = click.Path(path_type=Path, readable=False)
 
 
 class _LocalPath(click.Path):
-    """A path of this machine. `host:path` would else become a name here, and look as if it were there."""
+    """A folder or file of this machine. `host:path` would else be made here, and look as if it were there."""
 
-    def __init__(self, *, what: str, copy: str) -> None:
+    def __init__(self, what: str, example: str) -> None:
         super().__init__(path_type=Path, readable=False)
-        self._what, self._copy = what, copy
+        self._what, self._example = what, example
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's signature
         """Return the path; refuse what rsync and scp take for an address: a colon before the first slash."""
         if ":" in str(value).partition("/")[0]:
+            what, example = self._what, self._example
+            copied = f"use a local {example.rstrip('/')}, then copy it: rsync -a {example} {value}"
             raise RequestRefusedError(
-                f"expected a {self._what} of this machine, found a remote address: {value}",
+                f"expected a {what} of this machine, found a remote address: {value}",
                 kind=ErrorKind.FILE_SYSTEM,
-                hint=f"use a local one, then copy it: {self._copy} {value} (a {self._what} of that name is ./{value})",
+                hint=f"{copied} (a {what} of that name is ./{value})",
             )
         return super().convert(value, param, ctx)
 
 
-LOCAL_FOLDER: Final = _LocalPath(what="folder", copy="rsync -a DIR/")
-LOCAL_FILE: Final = _LocalPath(what="file", copy="scp FILE")
+LOCAL_FOLDER: Final = _LocalPath("folder", "DIR/")
+LOCAL_FILE: Final = _LocalPath("file", "FILE")
+"""A file that the command writes."""
 
 
 class _Number(click.IntRange):

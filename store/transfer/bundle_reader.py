@@ -15,7 +15,14 @@ from typing import BinaryIO, Final
 from journal import Entry, JournalDamagedError, RecordError
 from journal.record import CHAIN_BYTES, EMPTY, MAX_RECORD_BYTES, verify_chain
 from store.base.values import ArtifactRef
-from store.errors import BundleError, ErrorKind, TranslateOSErrors
+from store.errors import (
+    BundleError,
+    ErrorKind,
+    RequestRefusedError,
+    TranslateOSErrors,
+    from_os_error,
+    is_shortage,
+)
 from store.files.regular_file import NotRegularError, open_regular
 from store.transfer.bundle_format import (
     ARTIFACT,
@@ -180,15 +187,17 @@ def open_bundle(path: Path, *, hash_all: bool = True) -> Iterator[BundleReader]:
             nobody asks for is skipped unread.
 
     Raises:
-        BundleError: It cannot be opened, or is no regular file.
+        RequestRefusedError: It cannot be opened, or is no regular file.
+        CacheUnusableError: This process lacks memory or open files.
     """
     try:
         fd = open_regular(path, follow_symlinks=True)
     except NotRegularError as error:
-        raise _bundle_error(path, "a regular file", "something else", "name another") from error
+        raise _no_file_error(path, "a regular file", "something else") from error
     except OSError as error:
-        found = error.strerror or str(error)
-        raise _bundle_error(path, "a file to read", found, "name another") from error
+        if is_shortage(error):
+            raise from_os_error(error, f"bundle {path}") from error
+        raise _no_file_error(path, "a file to read", error.strerror or str(error)) from error
     with os.fdopen(fd, "rb") as file:
         left = max(0, os.fstat(fd).st_size - TRAILER_BYTES)
         yield BundleReader(path, file, left, hashlib.sha256() if hash_all else None)
@@ -196,3 +205,12 @@ def open_bundle(path: Path, *, hash_all: bool = True) -> Iterator[BundleReader]:
 
 def _bundle_error(path: Path, expected: str, found: str, hint: str) -> BundleError:
     return BundleError(f"bundle {path}: expected {expected}, found {found}", kind=ErrorKind.BUNDLE, hint=hint)
+
+
+def _no_file_error(path: Path, expected: str, found: str) -> RequestRefusedError:
+    """Return the error of a path that says nothing about any bundle."""
+    return RequestRefusedError(
+        f"bundle {path}: expected {expected}, found {found}",
+        kind=ErrorKind.FILE_SYSTEM,
+        hint="name another",
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from store.trust.key_files import write_key_pair
-from tools.command import PATH, Answer, Call, shared_options
+from tools.command import LOCAL_FILE, Answer, Call, shared_options
 from tools.output import render
 
 
@@ -14,7 +14,7 @@ from tools.output import render
     "-o",
     "--output",
     required=True,
-    type=PATH,
+    type=LOCAL_FILE,
     metavar="NAME",
     help="File of the private key; the public key goes to NAME.pub.",
 )

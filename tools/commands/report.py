@@ -11,7 +11,7 @@ import click
 from store.errors import ErrorKind, RequestRefusedError, TranslateOSErrors
 from store.files.regular_file import open_regular
 from tools.analysis.replay_document import replay
-from tools.command import NUMBER, PATH, Answer, Call, shared_options
+from tools.command import LOCAL_FILE, NUMBER, Answer, Call, shared_options
 from tools.output import render
 from tools.record_source import read_source, source_options
 from tools.report.page import MARK, page
@@ -28,7 +28,7 @@ _HEAD: Final = 512
     "target",
     required=True,
     metavar="FILE",
-    type=PATH,
+    type=LOCAL_FILE,
     help="Page to write; - is standard output.",
 )
 @click.option("--at", type=NUMBER, metavar="RECORD", help="Show the state after this record.")

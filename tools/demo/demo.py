@@ -25,7 +25,7 @@ from store.errors import CacheUnusableError, ErrorKind
 from store.manifest.manifest import parse
 from store.verify.report import Depth
 from store.verify.verify import verify
-from tools.command import Answer, Call, print_error, shared_options
+from tools.command import LOCAL_FOLDER, Answer, Call, print_error, shared_options
 from tools.commands.query import centre_of, distance_m, read_image, search
 from tools.demo.region import DemoRegion, jpeg, make_region, metres_per_pixel, with_new_roof
 from tools.exit_codes import ExitCode
@@ -91,9 +91,7 @@ class _Demonstration:
 
 
 @click.command()
-@click.option(
-    "--keep", type=click.Path(path_type=Path), metavar="DIR", help="Use the folder DIR and keep it."
-)
+@click.option("--keep", type=LOCAL_FOLDER, metavar="DIR", help="Use the folder DIR and keep it.")
 @shared_options(cache=False)
 def demo(call: Call, *, keep: Path | None) -> Answer:
     """See all of it work on made-up terrain, in about a minute."""

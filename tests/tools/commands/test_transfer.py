@@ -100,11 +100,11 @@ def test_a_damaged_cache_is_exported_as_far_as_it_goes(world, tmp_path):
 
 def test_what_is_no_bundle_leaves_nothing_behind(built, file, tmp_path):
     (tmp_path / "other").write_bytes(os.urandom(3000))
-    for name in ("other", "nothing"):
-        done = c10("import", tmp_path / name, "--cache", tmp_path / "new", code=5)
-        assert done["error"]["kind"] == "bundle"
+    for name, code, kind in (("other", 5, "bundle"), ("nothing", 2, "file-system"), ("", 2, "file-system")):
+        done = c10("import", tmp_path / name, "--cache", tmp_path / "new", code=code)
+        assert done["error"]["kind"] == kind
         assert done["outcome"] is None
-        assert c10("replay", "--bundle", tmp_path / name, code=5)["error"]["kind"] == "bundle"
+        assert c10("log", "--bundle", tmp_path / name, code=code)["error"]["kind"] == kind
     assert not (tmp_path / "new").exists()
     (tmp_path / "other").write_bytes(file.read_bytes()[:-1])
     assert (
@@ -182,8 +182,6 @@ def test_an_address_of_another_machine_is_no_folder(world, tmp_path, monkeypatch
     refused = world.json("mirror", address, code=2)["error"]
     assert "remote address" in refused["message"]
     assert f"rsync -a DIR/ {address}" in refused["hint"]
-    refused = world.json("export", "-o", address, code=2)["error"]
-    assert f"scp FILE {address}" in refused["hint"]
     build = ["build", world.request, "--json"]
     for result in (
         CliRunner().invoke(cli, [*build, "--cache", address]),
@@ -192,6 +190,20 @@ def test_an_address_of_another_machine_is_no_folder(world, tmp_path, monkeypatch
         assert (result.exit_code, json.loads(result.stdout)["error"]["kind"]) == (2, "file-system")
     assert not list(tmp_path.glob("*drone*"))
     assert not list(tmp_path.glob("rsync*"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["export", "-o"], ["report", "1", "-o"], ["keygen", "-o"], ["demo", "--keep"]],
+    ids=lambda words: words[0],
+)
+def test_nothing_is_written_to_a_file_that_looks_remote(world, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    options = [] if words[0] in {"keygen", "demo"} else ["--cache", str(world.cache)]
+    refused = c10(*words, "me@drone:there", *options, code=2)["error"]
+    assert refused["kind"] == "file-system"
+    assert "remote address: me@drone:there" in refused["message"]
+    assert not list(tmp_path.glob("*drone*"))
 
 
 def test_a_folder_with_a_colon_in_its_name_is_written_with_a_dot(world, tmp_path, monkeypatch):
