@@ -30,7 +30,7 @@ from store.cache.projections import Projections, is_whole, set_head_projections
 from store.cache.view import list_cache_files, require_cache
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import refuse_symlinked_folders, refuse_unfit_folder
-from store.disk.layout import Layout
+from store.disk.layout import FOLDERS, Layout
 from store.disk.quarantine import move_to_quarantine
 from store.disk.repair_commands import rebuilding
 from store.disk.scratch import clear_scratch, fill_reserve, release_reserve
@@ -127,6 +127,9 @@ class CacheWriter:
         refuse_symlinked_folders(layout)
         created = create and ensure_cache(layout, clock=clock)
         require_cache(layout)
+        if not all((layout.root / name).is_dir() for name in FOLDERS):
+            # Backups that keep no empty folders lose some.
+            layout.create()
         try:
             event_store = _open_event_store(layout, clock)
         except JournalDamagedError as error:

@@ -247,6 +247,19 @@ class TestRecovery:
             assert (store.recovered, store.writes) == ((), 0)
 
     @pytest.mark.usefixtures("two")
+    @pytest.mark.parametrize("gone", ["manifests", "segments", "quarantine", "tmp"])
+    def test_a_folder_that_a_backup_left_out_is_made_again(self, layout, opened, gone):
+        """Any writer does that, a rollback among them."""
+        before = {path.name: path.read_bytes() for path in sorted((layout.root / gone).iterdir())}
+        shutil.rmtree(layout.root / gone)
+        with opened(create=False):
+            pass
+        assert (layout.root / gone).is_dir()
+        if gone != "tmp":
+            after = {path.name: path.read_bytes() for path in sorted((layout.root / gone).iterdir())}
+            assert after == before
+
+    @pytest.mark.usefixtures("two")
     def test_projections_in_the_journal_are_written_again(self, layout, opened):
         with Journal.open(layout.journal) as journal:
             inside = journal.projections()
