@@ -26,9 +26,11 @@ from PIL import Image
 from pipeline.errors import ErrorKind, TileError
 from pipeline.tiles.image_damage import (
     jpeg_damage,
+    jpeg_tables_damage,
     png_damage,
     webp_damage,
     webp_shortened,
+    webp_zeros,
     without_jpeg_padding,
 )
 from pipeline.tiles.image_header import ImageHeader, read_header, sniff
@@ -45,8 +47,9 @@ PIXEL_CEILING = 8192 * 8192
 """Highest limit that a caller may set, below Pillow's own limit, which is one for the whole process."""
 
 _FAST_JPEG: ModuleType | None = simplejpeg
-_JPEG_COMPLAINTS = ("Corrupt JPEG data", "Premature end")
+_JPEG_COMPLAINTS = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
 """How libjpeg begins what it says of damage that it decodes nevertheless."""
+_NEEDLESS = "bytes that do not belong to the picture"
 
 
 class Picture(NamedTuple):
@@ -78,14 +81,17 @@ def decode_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, subject: str | 
     header = _checked_header(data, max_pixels, subject)
     _require_whole(png_damage(data, header) if header.format == "png" else None, header, subject)
     _require_whole(webp_damage(data) if header.format == "webp" else None, header, subject)
+    _require_whole(jpeg_tables_damage(data) if header.format == "jpeg" else None, header, subject)
     fast = _decode_fast(data, header, subject) if header.format == "jpeg" else None
     picture = _decode_with_pillow(data, header, subject) if fast is None else Picture(fast, 0.0)
     pixels = picture.pixels
     if pixels.shape != (header.height, header.width, 3):
         raise _bad_tile(subject, f"{header.height} x {header.width} pixels", f"{list(pixels.shape)}")
     _require_whole(jpeg_damage(data, pixels) if header.format == "jpeg" else None, header, subject)
-    if header.format == "webp" and any(map(_is_decodable, webp_shortened(data))):
-        raise _bad_tile(subject, "a whole webp image", "bytes that do not belong to the picture")
+    if header.format == "webp":
+        _require_whole(webp_zeros(data, pixels), header, subject)
+        if any(_shows(each, header, pixels) for each in webp_shortened(data)):
+            _require_whole(_NEEDLESS, header, subject)
     return picture
 
 
@@ -137,15 +143,12 @@ def _decode_fast(data: bytes, header: ImageHeader, subject: str | None) -> Pixel
     return pixels
 
 
-def _is_decodable(data: bytes) -> bool:
+def _shows(data: bytes, header: ImageHeader, pixels: Pixels) -> bool:
+    """Whether an image can be decoded to some pixels."""
     try:
-        with Image.open(io.BytesIO(data), formats=["WEBP"]) as picture:
-            picture.load()
-    except MemoryError:
-        raise
-    except Exception:  # noqa: BLE001 - decoders raise many errors
+        return bool((_decode_with_pillow(data, header, None).pixels == pixels).all())
+    except TileError:
         return False
-    return True
 
 
 def _decode_with_pillow(data: bytes, header: ImageHeader, subject: str | None) -> Picture:

@@ -48,7 +48,7 @@ class TileArchive(ABC):
         cached = cache.lookup(ranges)
         if cached is None:
             listing = self._list_tiles(ranges, cache)
-            self._require_row_order(listing, [part for part in ranges if part.z == zoom[1]])
+            self._require_row_order(listing, ranges)
             self._require_unchanged()
             cache.store(ranges, listing)
         else:
@@ -77,7 +77,11 @@ class TileArchive(ABC):
         """Whether the archive has a tile in some rectangles."""
 
     def _require_row_order(self, listing: TileListing, wanted: Sequence[TileRange]) -> None:
-        if len(listing.keys) and rows_are_mirrored(self._announced_box(), wanted, self._holds_any):
+        if not len(listing.keys):
+            return
+        deepest = int(listing.places[:, 0].max())
+        wanted = [part for part in wanted if part.z == deepest]
+        if rows_are_mirrored(self._announced_box(), wanted, self._holds_any):
             raise bad_archive(
                 self._path,
                 "tiles inside the bounds that it announces",

@@ -11,7 +11,6 @@ import sqlite3
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +36,8 @@ _CONTENT = "ifnull(CAST(tile_data AS BLOB), x'')"
 """The bytes of a row of any type: nothing stops a writer from leaving NULL or a text."""
 _SIZE = f"CASE typeof(tile_data) WHEN 'blob' THEN length(tile_data) ELSE length({_CONTENT}) END"
 """Their number. The length of a blob is known without reading it."""
+_START = f"ifnull(substr({_CONTENT}, 1, 16), x'')"
+"""The first of them: SQLite has no part of an empty value."""
 _SNIFFED_ROWS = 1_000
 
 _MAGIC = b"SQLite format 3\x00"
@@ -107,12 +108,9 @@ class MBTilesArchive(TileArchive):
 
     def _announced_box(self) -> BoxE7 | None:
         with self._open() as database:
-            try:
-                row = database.execute("SELECT value FROM metadata WHERE name = 'bounds'").fetchone()
-            except sqlite3.OperationalError:
-                return None  # there is no such table
+            bounds = _metadata(database, "bounds")
         try:
-            west, south, east, north = map(float, str(row[0]).split(",") if row else ())
+            west, south, east, north = map(float, bounds.split(",") if bounds else ())
         except ValueError:
             return None
         return box_of_degrees(west, south, east, north)
@@ -228,9 +226,12 @@ def read_tile_blob(path: str, z: int, x: int, y: int, rowid: int) -> bytes:
 
 
 def _has_rowids(database: sqlite3.Connection) -> bool:
-    """Whether `tiles` has rowids: a view and a table WITHOUT ROWID have none."""
-    kind = database.execute("SELECT type FROM sqlite_master WHERE name = 'tiles'").fetchone()
+    """Whether `tiles` has rowids: a view and a table WITHOUT ROWID have none, and a column may take the name."""
+    kind = database.execute("SELECT type FROM sqlite_master WHERE lower(name) = 'tiles'").fetchone()
     if kind != ("table",):
+        return False
+    columns = {str(name).lower() for _, name, *_ in database.execute("PRAGMA table_info(tiles)")}
+    if "rowid" in columns:
         return False
     try:
         database.execute("SELECT rowid FROM tiles LIMIT 1")
@@ -248,29 +249,40 @@ def _select(database: sqlite3.Connection, part: TileRange, columns: str) -> sqli
     )
 
 
+def _metadata(database: sqlite3.Connection, name: str) -> str | None:
+    """Return what an archive says of itself; None if it does not, or has no table for it."""
+    try:
+        row = database.execute("SELECT value FROM metadata WHERE name = ?", (name,)).fetchone()
+    except sqlite3.OperationalError:
+        return None
+    return None if row is None else str(row[0])
+
+
+def _starts(database: sqlite3.Connection) -> Iterator[tuple[bytes]]:
+    """Yield the first bytes of some rows: the first ones, and some of all if they can be found by number."""
+    query = f"SELECT {_START} FROM tiles"  # noqa: S608 - a constant
+    yield from database.execute(f"{query} LIMIT ?", (_SNIFFED_ROWS,))
+    if _has_rowids(database):
+        low, high = database.execute("SELECT min(rowid), max(rowid) FROM tiles").fetchone()
+        for rowid in range(low, high + 1, (high - low) // _SNIFFED_ROWS + 1):
+            yield from database.execute(f"{query} WHERE rowid >= ? LIMIT 1", (rowid,))
+
+
 def _require_raster_tiles(database: sqlite3.Connection, path: Path) -> None:
     objects = {
         name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
     }
-    if "tiles" not in objects:
+    # SQLite does not distinguish the case of names.
+    if "tiles" not in {str(name).lower() for name in objects}:
         found = ", ".join(sorted(map(str, objects))[:8]) or "no tables"
         raise bad_archive(path, "a table or view named tiles", found, "check that it is an MBTiles archive")
-    starts = database.execute(
-        f"SELECT substr({_CONTENT}, 1, 16) FROM tiles LIMIT ?",  # noqa: S608 - a constant
-        (_SNIFFED_ROWS,),
-    )
-    first = starts.fetchone()
+    first = database.execute(f"SELECT {_START} FROM tiles LIMIT 1").fetchone()  # noqa: S608 - a constant
     if first is None:
         raise bad_archive(path, "at least one tile", "none", "export the archive again")
-    row = None
-    if "metadata" in objects:
-        row = database.execute("SELECT value FROM metadata WHERE name = 'format'").fetchone()
-    announced = "" if row is None else str(row[0]).lower()
+    announced = (_metadata(database, "format") or "").lower()
     vector = announced == "pbf"
     # Writers spell the formats of images in many ways, so unless it is a usual one the tiles decide.
-    if announced in IMAGE_EXTENSIONS or (
-        not vector and any(sniff(start) for (start,) in chain([first], starts))
-    ):
+    if announced in IMAGE_EXTENSIONS or (not vector and any(sniff(start) for (start,) in _starts(database))):
         return
     found = "vector tiles (pbf)" if vector else f"tiles that begin with {first[0][:8]!r}"
     raise unsupported_archive(

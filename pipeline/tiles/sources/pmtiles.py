@@ -44,6 +44,7 @@ _EXPORT_AGAIN = (
     "export the area again as PMTiles version 3 with directories in gzip, or as MBTiles; from MBTiles:"
     " pmtiles convert X.mbtiles X.pmtiles"
 )
+_MERGED_TILES = "export it with another program: the one that wrote it merged different tiles of equal length"
 _RASTER_TYPES = frozenset({TileType.JPEG, TileType.PNG, TileType.WEBP})
 
 
@@ -115,7 +116,7 @@ class PMTilesArchive(TileArchive):
                 path,
                 f"at most {entries} contents for {entries} entries",
                 f"{contents}, so that places share a picture that is not theirs",
-                "export it with another program: the one that wrote it merged different tiles of equal length",
+                _MERGED_TILES,
             )
         for section in ("root", "leaf_directory", "tile_data"):
             end = header[f"{section}_offset"] + header[f"{section}_length"]
@@ -139,14 +140,15 @@ class PMTilesArchive(TileArchive):
             raise unsupported_archive(self._path, expected, found, hint)
 
     def _first_tiles(self, file: int) -> Iterator[bytes]:
-        """Yield the first bytes of some tiles: those of the first directory that has any."""
+        """Yield the first bytes of some tiles of the first directory that has any."""
         header, directory = self._header, self._directory(file, *self._root)
         for _ in range(MAX_DEPTH):
             if directory.runs[:1].any() or not len(directory.ids):
                 break
             at = header["leaf_directory_offset"] + int(directory.offsets[0])
             directory = self._directory(file, at, int(directory.lengths[0]))
-        for offset, length in zip(directory.offsets[:_SNIFFED], directory.lengths[:_SNIFFED], strict=True):
+        every = len(directory.ids) // _SNIFFED + 1
+        for offset, length in zip(directory.offsets[::every], directory.lengths[::every], strict=True):
             yield read_at(file, header["tile_data_offset"] + int(offset), min(16, int(length)))
 
     def _directory(self, file: int, offset: int, length: int) -> Directory:
@@ -206,6 +208,7 @@ class PMTilesArchive(TileArchive):
             offset, length, low, high, depth = waiting.pop()
             directory = self._directory(file, offset, length)
             self._require_within(directory, low, high)
+            self._require_equal_runs(file, directory)
             leaf = directory.runs == 0
             last = np.concatenate([directory.ids[1:], [high]])
             found.append(self._tiles_in_intervals(directory, ~leaf, starts, ends))
@@ -233,6 +236,33 @@ class PMTilesArchive(TileArchive):
             raise bad_archive(
                 self._path, f"a directory for ids {low} to {high}", f"one for {first} to {last}"
             )
+
+    def _require_equal_runs(self, file: int, directory: Directory) -> None:
+        """Require that no run stands for different tiles of equal length, one after the other in the data.
+
+        Such a run leaves a gap of just their length before the next content.
+        """
+        tiles = directory.runs > 0
+        offsets, lengths, runs = directory.offsets[tiles], directory.lengths[tiles], directory.runs[tiles]
+        limit = self._header["tile_data_length"]
+        starts = np.append(np.unique(offsets), limit)
+        repeated = np.flatnonzero((runs > 1) & (lengths <= limit // np.maximum(runs, 1)))
+        ends = offsets[repeated] + lengths[repeated] * runs[repeated]
+        following = np.searchsorted(starts, offsets[repeated], "right")
+        merged = repeated[
+            (following < len(starts)) & (starts[np.minimum(following, len(starts) - 1)] == ends)
+        ]
+        for offset, length in zip(offsets[merged].tolist(), lengths[merged].tolist(), strict=True):
+            at = self._header["tile_data_offset"] + offset
+            if read_at(file, at, min(length, MAX_TILE_BYTES)) != read_at(
+                file, at + length, min(length, MAX_TILE_BYTES)
+            ):
+                raise bad_archive(
+                    self._path,
+                    "a picture of its own at every place",
+                    f"a run of places over different tiles at {offset}+{length}",
+                    _MERGED_TILES,
+                )
 
     def _tiles_in_intervals(
         self, directory: Directory, tiles: npt.NDArray[np.bool_], starts: Numbers, ends: Numbers

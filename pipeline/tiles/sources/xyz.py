@@ -34,7 +34,11 @@ _INT64 = (1 << 63) - 1
 _NO_ROW = -1
 _TMS_FILE = "tilemapresource.xml"
 _MAX_TMS_BYTES = 1 << 16
-_TMS_BOUNDS = re.compile(r"""\b(min[xy]|max[xy])=["'](-?[0-9]{1,9}(?:\.[0-9]{1,30})?)["']""")
+_TMS_BOUNDS = re.compile(
+    r"""\b(min[xy]|max[xy])=["'](-?[0-9]{1,9}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,2})?)["']"""
+)
+_MOST_METRES = 21e6
+"""The Web Mercator projection is a little smaller."""
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
@@ -133,8 +137,10 @@ class XYZFolder:
         files = _FileColumns()
         for part in tile_ranges(bbox_e7, zoom):
             self._scan(part, files)
-        if len(files.rows) and rows_are_mirrored(
-            self._announced_box(), tile_ranges(bbox_e7, (zoom[1], zoom[1])), self._holds_any
+        places = files.places
+        deepest = int(places[:, 0].max(initial=zoom[0]))
+        if len(places) and rows_are_mirrored(
+            self._announced_box(), tile_ranges(bbox_e7, (deepest, deepest)), self._holds_any
         ):
             raise bad_archive(
                 self._root,
@@ -142,7 +148,6 @@ class XYZFolder:
                 "them where these are mirrored at the equator: its rows are counted from the south (TMS)",
                 "cut the tiles again with rows from the north, for example gdal2tiles --xyz",
             )
-        places = files.places
         # A folder lists its files in no order.
         order = np.lexsort(places.T[::-1])
         places, keys = places[order], files.keys[order]
@@ -171,7 +176,10 @@ class XYZFolder:
         edges = {name: float(number) for name, number in _TMS_BOUNDS.findall(text.decode("utf-8", "replace"))}
         if edges.keys() != {"minx", "miny", "maxx", "maxy"}:
             return None
-        if max(map(abs, edges.values())) > 360:
+        largest = max(map(abs, edges.values()))
+        if largest > _MOST_METRES:
+            return None
+        if largest > 360:
             # Metres of the Web Mercator projection.
             west_south, east_north = (
                 mercantile.lnglat(edges[f"{end}x"], edges[f"{end}y"], truncate=True) for end in ("min", "max")

@@ -1,5 +1,6 @@
 """Damaged images that decoders accept are refused; sound ones of any encoder are not."""
 
+import base64
 import io
 import struct
 import zlib
@@ -98,6 +99,24 @@ def test_zeros_before_the_end_of_a_jpeg_are_padding():
     assert (decode(data[:-2] + bytes(400) + data[-2:]) == decode(data)).all()
 
 
+NEAR_LOSSLESS = base64.b64decode(
+    "UklGRr4AAABXRUJQVlA4TLEAAAAvDAADAM1VIKL/sYuI/ocDQiNJjqTq0ZF6/rT2ex2JWM+wbdtIsux2/4HvYeS2bRg66Gn//+1aJybg737j"
+    "f22KzRK3bLbVHb7aVl6Z+X+NoB1e+7n5N0eLA28z5pirTzo5JgWmmXb45iZhBhr4FBodu/2Pmym0uSDiZqBImNm0tCMcrh9i+p+G0AMvBg1j"
+    "RqM1DXkuEjM9vhumHRkFkVNoSwYqPeZNTOxgr7LvbMKfmrsA"
+)
+"""A near lossless WebP of libwebp that is decoded without its last 8 bytes too, to other pixels."""
+
+
+def test_a_webp_that_is_decoded_to_other_pixels_without_its_end_is_sound():
+    assert decode(NEAR_LOSSLESS).shape == (13, 13, 3)
+
+
+def test_long_runs_of_zeros_in_a_lossless_webp_may_be_plain_ground():
+    for encoding in ({"method": 0}, {"method": 4}):
+        for picture in (half_plain(2), half_clear(4), Image.new("RGB", (192, 192))):
+            decode(encoded(picture, "webp", lossless=True, **encoding))
+
+
 def zero_hole(data):
     return data[: len(data) // 3] + bytes(len(data) // 6) + data[len(data) // 2 :]
 
@@ -138,6 +157,74 @@ def test_a_short_run_of_zeros_in_a_jpeg_is_found_without_the_decoders_help(monke
     data = encoded(ground(1), "jpeg")
     with pytest.raises(TileError, match="zero bytes in the place of pixels"):
         decode(data[: len(data) // 2] + bytes(64) + data[len(data) // 2 + 64 :])
+
+
+@pytest.mark.parametrize("length", [128, 512])
+def test_zeros_inside_a_lossless_webp_are_found(length):
+    for seed in range(8):
+        data = encoded(ground(seed), "webp", lossless=True)
+        at = len(data) // 3
+        with pytest.raises(TileError):
+            decode(data[:at] + bytes(length) + data[at + length :])
+
+
+def test_a_hole_of_sixteen_bytes_in_a_jpeg_is_found():
+    pytest.importorskip("simplejpeg")
+    for seed in range(8):
+        data = encoded(ground(seed), "jpeg", quality=85)
+        at = len(data) // 2
+        with pytest.raises(TileError):
+            decode(data[:at] + bytes(20) + data[at + 20 :])
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_with_zeros_in_a_quantisation_table_is_refused(progressive):
+    data = encoded(ground(1), "jpeg", progressive=progressive)
+    at = data.find(b"\xff\xdb") + 10
+    with pytest.raises(TileError, match="quantisation table"):
+        decode(data[:at] + bytes(8) + data[at + 8 :])
+
+
+def test_a_progressive_jpeg_that_ends_after_some_of_its_scans_is_refused():
+    data = encoded(ground(1), "jpeg", progressive=True)
+    last = data.rfind(b"\xff\xc4")
+    assert data.rfind(b"\xff\xda") > last > data.find(b"\xff\xda")
+    with pytest.raises(TileError, match="scans that are missing"):
+        decode(data[:last] + b"\xff\xd9")
+
+
+def test_a_png_with_too_few_rows_is_refused():
+    for interlaced in (0, 1):
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 64, 8, 2, 0, 0, interlaced))
+        rows = zlib.compress(bytes(64 * 193 // 2))
+        with pytest.raises(TileError, match="bytes of pixels"):
+            decode(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + END)
+
+
+def test_a_png_without_its_palette_is_refused():
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 3, 0, 0, 0))
+    with pytest.raises(TileError, match="a palette that is missing"):
+        decode(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", ROWS) + END)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_interlaced_images_of_any_depth_and_side_are_accepted(depth):
+    for side in range(1, 20):
+        passes = [
+            (0, 0, 8, 8),
+            (4, 0, 8, 8),
+            (0, 4, 4, 8),
+            (2, 0, 4, 4),
+            (0, 2, 2, 4),
+            (1, 0, 2, 2),
+            (0, 1, 1, 2),
+        ]
+        rows = b""
+        for x, y, step_x, step_y in passes:
+            width, height = len(range(x, side, step_x)), len(range(y, side, step_y))
+            rows += bytes(height * (1 + (width * depth + 7) // 8)) if width else b""
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, depth, 0, 0, 0, 1))
+        decode(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + END)
 
 
 def chunk(kind, content):

@@ -57,6 +57,40 @@ class TestMBTiles:
             assert (tile.size, read_tile(tile.locator)) == (len(content), content)
             assert tile.sha256 == hashlib.sha256(content).hexdigest()
 
+    @pytest.mark.parametrize("value", ["NULL", "x''", "''"])
+    def test_an_empty_first_row_does_not_decide(self, value, spec, tmp_path):
+        self.change(
+            spec,
+            "DELETE FROM metadata",
+            f"UPDATE tiles SET tile_data = {value} WHERE rowid = (SELECT min(rowid) FROM tiles)",
+        )
+        assert len(open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3))) == 16
+
+    def test_portal_pages_at_the_beginning_do_not_decide(self, archives, tmp_path, monkeypatch):
+        monkeypatch.setattr(mbtiles, "_SNIFFED_ROWS", 10)
+        tiles = {(4, x, y): b"<html>" for x in range(8) for y in range(16)}
+        tiles |= {(4, x, y): archives.image(1) for x in range(8, 10) for y in range(16)}
+        spec = archives.write_mbtiles(tmp_path / "a.mbtiles", tiles, encoding=None)
+        assert len(open_source(spec, tmp_path).query_by_bbox(WORLD, (4, 4))) == 160
+
+    def test_names_in_capitals_and_other_metadata(self, spec, tmp_path):
+        self.change(
+            spec,
+            "ALTER TABLE tiles RENAME TO old",
+            "ALTER TABLE old RENAME TO TILES",
+            "DROP TABLE metadata",
+            "CREATE TABLE metadata (key TEXT, content TEXT)",
+        )
+        found = open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3))
+        assert len(found) == 16
+        assert read_tile(found[3].locator)
+
+    def test_a_column_named_rowid(self, spec, tmp_path):
+        self.change(spec, "DELETE FROM metadata", "ALTER TABLE tiles ADD COLUMN rowid TEXT DEFAULT 'a'")
+        found = open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3))
+        assert len(found) == 16
+        assert read_tile(found[3].locator)
+
     def test_equal_rows_of_one_place_are_one_tile(self, spec, tmp_path):
         before = open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3))
         self.change(spec, "INSERT INTO tiles SELECT * FROM tiles")

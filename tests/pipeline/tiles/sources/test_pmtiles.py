@@ -56,6 +56,27 @@ class TestPMTiles:
         spec = archives.write_pmtiles(tmp_path / "b.pmtiles", {(1, 0, 0): b"<html>"}, **options)
         assert refused(spec, tmp_path, query=False).kind is ErrorKind.UNSUPPORTED_ARCHIVE
 
+    def test_a_portal_page_at_the_beginning_does_not_decide(self, archives, tmp_path):
+        places = [(4, x, y) for x in range(16) for y in range(16)]
+        tiles = {place: b"<html>%d" % number for number, place in enumerate(places)}
+        tiles |= dict.fromkeys(places[200:], archives.image(1))
+        spec = archives.write_pmtiles(tmp_path / "a.pmtiles", tiles, tile_type=TileType.UNKNOWN)
+        assert len(open_source(spec, tmp_path).query_by_bbox(WORLD, (4, 4))) == 256
+
+    @pytest.mark.parametrize(
+        ("data", "sound"), [(b"north" + b"south" + b"sea", False), (b"north" * 2 + b"sea", True)]
+    )
+    def test_a_run_over_different_tiles_is_refused(self, data, sound, archives, tmp_path, refused):
+        first = zxy_to_tileid(1, 0, 0)
+        entries = [Entry(first, 0, 5, 2), Entry(first + 2, 10, 3, 1)]
+        spec = archives.write_pmtiles_entries(tmp_path / "a.pmtiles", entries, data)
+        if sound:
+            assert len(open_source(spec, tmp_path).query_by_bbox(WORLD, (1, 1))) == 3
+        else:
+            error = refused(spec, tmp_path)
+            assert error.kind is ErrorKind.BAD_ARCHIVE
+            assert "different tiles" in error.message
+
     def test_entries_without_content_are_tiles_that_are_not_there(self, archives, tmp_path):
         first = zxy_to_tileid(3, 0, 0)
         entries = [Entry(first, 0, 4, 1), Entry(first + 1, 4, 0, 1), Entry(first + 2, 4, 4, 2)]

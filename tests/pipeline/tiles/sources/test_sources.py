@@ -327,6 +327,12 @@ class TestRowOrder:
         assert caught.value.kind is ErrorKind.BAD_ARCHIVE
 
     @pytest.mark.parametrize("kind", ["xyz", "mbtiles", "pmtiles"])
+    def test_they_are_refused_if_deeper_zooms_are_wanted_than_there_are(self, kind, archives, tmp_path):
+        spec = self.write(kind, archives, tmp_path, self.tiles(archives, mirrored=True), self.EDGES)
+        with pytest.raises(TileError, match="mirrored at the equator"):
+            open_source(spec, tmp_path).query_by_bbox(self.BOX, (5, 8))
+
+    @pytest.mark.parametrize("kind", ["xyz", "mbtiles", "pmtiles"])
     @pytest.mark.parametrize(
         "edges",
         [
@@ -349,11 +355,12 @@ class TestRowOrder:
             archives,
             tmp_path,
             self.tiles(archives, mirrored=True),
-            "-1235646,-1118889,1235646,3763310",
+            "-1.235646e+06,-1118889,1235646,3763310",
         )
         with pytest.raises(TileError, match="mirrored at the equator"):
             open_source(spec, tmp_path).query_by_bbox(self.BOX, (6, 6))
-        for text in ("<xml/>", 'minx="a"'):
+        huge = 'minx="-1e99" miny="-1e99" maxx="1e99" maxy="1e99"'
+        for text in ("<xml/>", 'minx="a"', huge):
             (tmp_path / "t/tilemapresource.xml").write_text(text)
             assert open_source(spec, tmp_path).query_by_bbox(self.BOX, (6, 6))
         spec = self.write("mbtiles", archives, tmp_path, self.tiles(archives, mirrored=True), "all")
