@@ -42,8 +42,8 @@ _RIFF_CHUNK = 8
 _WEBP_CODED = frozenset({b"VP8 ", b"VP8L", b"ALPH"})
 _WEBP_SPARE = 16
 """Bytes taken away. A decoder that reads ahead by 64 bits does not miss 8 of them."""
-_WEBP_ZEROS = re.compile(rb"\0{128,}")
-"""Shorter runs occur in the tables of sound files (measured: 58)."""
+_WEBP_ZEROS = re.compile(rb"\0{256,}")
+"""Shorter runs occur in tables, and in pictures of fractals (measured: 208)."""
 
 _JPEG_ZEROS = re.compile(rb"\0{16,}")
 _JPEG_SCAN = b"\xff\xda"
@@ -139,7 +139,8 @@ def webp_shortened(data: bytes) -> Iterator[bytes]:
 def webp_zeros(data: bytes, pixels: npt.NDArray[np.uint8]) -> str | None:
     """Return what is wrong with a lossless WebP that was decoded: zeros in place of pixels; None if nothing is.
 
-    An encoder that does not look for repetitions writes zeros for one colour, 8 / 3 pixels to a byte.
+    An encoder that does not look for repetitions may write zeros for pixels that equal their neighbours, 8 / 3 of
+    them to a byte.
     """
     at = data.find(b"VP8L", _RIFF_HEADER)
     if at < 0:
@@ -148,10 +149,12 @@ def webp_zeros(data: bytes, pixels: npt.NDArray[np.uint8]) -> str | None:
     longest = max((len(run) for run in _WEBP_ZEROS.findall(data, at, end)), default=0)
     if longest == 0:
         return None
-    row = pixels.reshape(-1, 3)
-    changes = np.flatnonzero((row[1:] != row[:-1]).any(axis=1))
-    plain = int(np.diff(changes, prepend=-1, append=len(row) - 1).max())
-    return f"{longest} zero bytes in the place of pixels" if plain < longest else None
+    plain = np.ones(pixels.shape[:2], np.bool_)
+    plain[:, 1:] = (pixels[:, 1:] == pixels[:, :-1]).all(axis=-1)
+    plain[1:] |= (pixels[1:] == pixels[:-1]).all(axis=-1)
+    others = np.flatnonzero(~plain)
+    most = int(np.diff(others, prepend=-1, append=plain.size).max()) - 1
+    return f"{longest} zero bytes in the place of pixels" if most < longest else None
 
 
 def _even(size: int) -> int:

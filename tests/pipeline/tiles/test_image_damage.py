@@ -112,9 +112,19 @@ def test_a_webp_that_is_decoded_to_other_pixels_without_its_end_is_sound():
 
 
 def test_long_runs_of_zeros_in_a_lossless_webp_may_be_plain_ground():
-    for encoding in ({"method": 0}, {"method": 4}):
-        for picture in (half_plain(2), half_clear(4), Image.new("RGB", (192, 192))):
-            decode(encoded(picture, "webp", lossless=True, **encoding))
+    rows, columns = np.mgrid[:256, :256]
+    noise = np.random.default_rng(1).integers(0, 256, (16, 256, 3))
+    patterns = [
+        rows,
+        columns,
+        rows + columns,
+        rows & columns,
+        np.repeat(np.repeat(noise[:, :16, 0], 16, 0), 16, 1),
+    ]
+    pictures = [Image.fromarray(np.stack([pattern % 256] * 3, -1).astype(np.uint8)) for pattern in patterns]
+    pictures += [Image.fromarray(np.repeat(noise[:1], 256, 0).astype(np.uint8)), half_plain(2), half_clear(4)]
+    for picture, quality in product(pictures, (0, 50, 100)):
+        decode(encoded(picture, "webp", lossless=True, method=0, quality=quality))
 
 
 def zero_hole(data):
@@ -159,7 +169,7 @@ def test_a_short_run_of_zeros_in_a_jpeg_is_found_without_the_decoders_help(monke
         decode(data[: len(data) // 2] + bytes(64) + data[len(data) // 2 + 64 :])
 
 
-@pytest.mark.parametrize("length", [128, 512])
+@pytest.mark.parametrize("length", [512, 4096])
 def test_zeros_inside_a_lossless_webp_are_found(length):
     for seed in range(8):
         data = encoded(ground(seed), "webp", lossless=True)

@@ -120,3 +120,10 @@ def test_what_was_withdrawn_and_made_again_stays():
     facts, state = history((), (engine(b"1"), passed(b"1"), cell(b"1")), (withdrawn, *ALL))
     found = find_unvouched(state, facts, vouching)
     assert (found.withdrawals, found.cells, found.checks) == ((), frozenset(), frozenset())
+
+
+def test_what_a_build_made_itself_meanwhile_is_not_withdrawn_again():
+    facts, state = history((), (engine(b"1"), index(b"1"), engine(b"2", "other")), (engine(b"3", "other"),))
+    found = find_unvouched(state, facts, Vouching(builds=frozenset(), unsigned_until=1))
+    assert {event.key for event in found.withdrawals} == {"k", "i", "other"}
+    assert {event.key for event in found.without_results_of(state, 2).withdrawals} == {"other"}

@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
-from store.domain.events import StepRetried
+from store.domain.events import CellEmbedded, StepRetried
+from tests.played_builds import make
 from tools.analysis import show_document
 from tools.analysis.show_text import show_lines
 
@@ -10,6 +11,14 @@ def test_a_retry_is_a_step_of_its_own():
     record = SimpleNamespace(event=retried, seq=3, wall_ns=0, mono_ns=0, build=1)
     (step,) = show_document._steps([record])
     assert "attempt 2: killed" in step.values()
+
+
+def test_cells_of_a_build_whose_windows_are_not_in_the_journal_took_an_unknown_time():
+    record = SimpleNamespace(
+        event=make(CellEmbedded, rows=3, embedded=2), seq=3, wall_ns=0, mono_ns=9, build=1
+    )
+    (step,) = show_document._steps([record])
+    assert (step["rows"], step["embedded"], step["ms"]) == (3, 2, None)
 
 
 def test_a_build_that_failed_before_it_selected_tiles_has_no_tiles(built):
