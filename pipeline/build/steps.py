@@ -11,7 +11,7 @@ from pipeline.stages.stand_in import prepare_stand_in
 from store.cache.projections import find_unvouched_results
 from store.domain.events import BuildPlanned, TilesSelected
 from store.domain.state import State
-from store.policy.vouching import withdraw
+from store.policy.vouching import Unvouched, withdraw
 from store.verify.coverage import find_foreign_files, intact_artifacts, refuse_foreign_files, sizes
 
 
@@ -25,8 +25,9 @@ def run_steps(run: BuildContext) -> None:
     if run.strict:
         refuse_foreign_files(find_foreign_files(run.store.artifacts))
     run.enter("plan")
-    _withdraw_unvouched(run)
+    unvouched = _withdraw_unvouched(run)
     plan = _plan(run)
+    run.withdrawn = _made_again(run, plan, unvouched)
     _record_plan(run, plan)
     check_area(run, None)
     prepare_engines(run, plan)
@@ -40,8 +41,8 @@ def run_steps(run: BuildContext) -> None:
     walk_coverage(run, geography, index, rows)
 
 
-def _withdraw_unvouched(run: BuildContext) -> None:
-    """Withdraw the results that no key of this builder vouches for."""
+def _withdraw_unvouched(run: BuildContext) -> Unvouched:
+    """Withdraw and return the results that no key of this builder vouches for."""
     store = run.store
     found = find_unvouched_results(store.state, store.journal.entries(), run.keys)
     if run.keys:
@@ -49,6 +50,16 @@ def _withdraw_unvouched(run: BuildContext) -> None:
         store.event_store.on_folded = partial(_withdraw_again, run)
     run.append(*found.withdrawals)
     withdraw(store.state, found)
+    return found
+
+
+def _made_again(run: BuildContext, plan: BuildPlan, unvouched: Unvouched) -> list[str]:
+    """Return what a plan makes again because it was withdrawn, for people."""
+    keys = {event.key for event in unvouched.withdrawals}
+    engines = [f"engine {each.model.spec.name}" for each in plan.engines if each.model.key in keys]
+    names = (((run.inputs.space, *each.cell.key), each.key) for each in plan.stale)
+    cells = sum(name in unvouched.cells for name in names)
+    return [*engines, *([f"{cells} cells of tiles"] if cells else [])]
 
 
 def _withdraw_again(run: BuildContext, state: State) -> None:

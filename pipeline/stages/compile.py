@@ -63,6 +63,8 @@ def compile_network(
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         job = replace(job_with_file(model, Path(folder)), timing_cache=timing_cache)
         if model.spec.builtin is None:
+            if on_progress is not None:
+                on_progress({"phase": "run the network on golden images"})
             require_usable(job)
         compiled = compiler.compile(job, scratch=Path(folder), on_progress=on_progress)
         elapsed_ms = round((monotonic() - began) * 1000)

@@ -42,6 +42,7 @@ class BuildContext:
         step: The current step, recorded if it fails.
         subject: What the step works on.
         damaged: Digests of artifacts that were to be reused and have other bytes than when they were stored.
+        withdrawn: What is made again because no key of this builder vouches for it, for people.
         windows: Number to window, of those that workers have not answered yet.
         geography: The report of the area, once it was made.
     """
@@ -58,6 +59,7 @@ class BuildContext:
     stand_in: EngineCompiled | None = None
     hashed: set[str] = field(default_factory=set)
     damaged: list[str] = field(default_factory=list)
+    withdrawn: list[str] = field(default_factory=list)
     step: str = "start"
     subject: str = ""
     counts: BuildCounts = field(default_factory=BuildCounts)
@@ -68,13 +70,17 @@ class BuildContext:
     @property
     def warnings(self) -> tuple[str, ...]:
         """The warnings about what the build began with, one sentence each."""
-        if not self.damaged:
-            return self.inputs.warnings
-        names = ", ".join(digest[:12] for digest in self.damaged[:_DAMAGED_SHOWN])
-        more = len(self.damaged) - _DAMAGED_SHOWN
-        names += f" and {more} more" if more > 0 else ""
-        found = f"artifacts of earlier builds were damaged and are made again: {names}"
-        return (*self.inputs.warnings, found)
+        found = list(self.inputs.warnings)
+        if self.damaged:
+            names = ", ".join(digest[:12] for digest in self.damaged[:_DAMAGED_SHOWN])
+            more = len(self.damaged) - _DAMAGED_SHOWN
+            names += f" and {more} more" if more > 0 else ""
+            found.append(f"artifacts of earlier builds were damaged and are made again: {names}")
+        if self.withdrawn:
+            found.append(
+                f"no key of this builder vouches for what is made again: {', '.join(self.withdrawn)}"
+            )
+        return tuple(found)
 
     @property
     def embedder(self) -> EngineCompiled:

@@ -118,6 +118,9 @@ def test_unsigned_results_behind_a_signed_head_are_made_again(site, keys, what, 
     site.calls.made.clear()
     report = build(site, ground, flight="f3")
     assert report.outcome is BuildOutcome.BUILT
+    told = [each for each in report.warnings if "vouches for what is made again" in each]
+    made_again = {"engine": "engine ", "checks": "engine ", "blocks": "cells of tiles"}.get(what)
+    assert [made_again in each for each in told] == ([True] if made_again else [])
     raw, named = head(site)
     assert not forged & named
     assert b"forged" not in raw
@@ -126,6 +129,7 @@ def test_unsigned_results_behind_a_signed_head_are_made_again(site, keys, what, 
     assert verify(site.layout, depth=Depth.FULL, trusted_keys=[ground.public_bytes]).go
     # What a signed build made is reused, and nothing comes back.
     again = build(site, ground, flight="f4")
+    assert not [each for each in again.warnings if "vouches" in each]
     assert (again.engines_compiled, again.tiles_embedded) == (0, 0)
     assert not forged & head(site)[1]
     if how == "committed build":
