@@ -19,6 +19,8 @@ HISTORIES = 12
 
 PLACES = [(ZOOM, x, y) for x, y in ((0, 0), (1, 0), (16, 0), (40, 40), (41, 40))]
 CONTENTS = [b"water", b"wood", b"town"]
+LANDMARK = ((ZOOM, 20, 20), b"castle")
+"""A tile unlike all others. Without one nothing may be localisable, and a build of that fails."""
 MEMORY_DISK = Path("/dev/shm")
 
 ACTIONS = st.one_of(
@@ -122,10 +124,13 @@ def go_back(site):
 
 def build(site, model, request):
     west = request["bbox"] == WEST
+    site.tiles.pop(LANDMARK[0], None)
     wanted = {place: content for place, content in site.tiles.items() if not west or place[1] < 32}
     if not wanted:
         assert site.build(**request).error.kind == "no-tiles"
         return
+    for tiles in (site.tiles, wanted):
+        tiles.update([LANDMARK])
     planned = site.provisioner().plan(site.request(**request))
     site.batcher.embedded.clear()
     report = site.build(**request)
