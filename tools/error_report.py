@@ -1,5 +1,6 @@
 """Report the error that ended a command: two lines on standard error, one line of JSON, and an exit code."""
 
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -13,6 +14,7 @@ from tools.exit_codes import ExitCode, TerminatedError, code_of
 _MAKE_ROOM: Final = (
     "end other programs or raise the limit (ulimit -v, -u, the container's), then run it again"
 )
+_NO_THREADS: Final = ("expected the system to start a thread, found that it starts no more", _MAKE_ROOM)
 
 
 def report_error(
@@ -58,13 +60,13 @@ def _described(error: BaseException, command: str) -> tuple[str, str, str, ExitC
             return "usage", error.format_message(), "c10 --help", ExitCode.REFUSED
         case TerminatedError():
             return "terminated", "terminated by SIGTERM", "run it again", ExitCode.TERMINATED
-        case KeyboardInterrupt():
+        case KeyboardInterrupt() if _can_start_threads():
             return "interrupted", "interrupted", "run it again", ExitCode.INTERRUPTED
         case _:
             pass
     code = code_of(error)
     if (shortage := _shortage(error)) is not None:
-        return "resources", *shortage, code
+        return "resources", *shortage, ExitCode.REFUSED if code is ExitCode.INTERRUPTED else code
     kind, message = getattr(error, "kind", None), getattr(error, "message", None)
     if message is not None:
         named = _kebab(type(error).__name__) if kind is None else str(kind)
@@ -89,13 +91,26 @@ def _shortage(error: BaseException) -> tuple[str, str] | None:
         case RecursionError():
             found = "expected data that this process can follow, found it nested too deeply"
             return found, "look at the file that was read last, then c10 doctor"
+        case KeyboardInterrupt():
+            # OpenBLAS interrupts its own process if it cannot start its threads.
+            return _NO_THREADS
         case RuntimeError() if lacks_threads(error):
-            return "expected the system to start a thread, found that it starts no more", _MAKE_ROOM
+            return _NO_THREADS
         case OSError() if is_shortage(error):
             found = f"expected enough memory and open files, found: {error.strerror}"
             return found, "raise the limit (ulimit -n), or end other programs"
         case _:
             return None
+
+
+def _can_start_threads() -> bool:
+    thread = threading.Thread(target=int)
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    thread.join()
+    return True
 
 
 def _kebab(name: str) -> str:

@@ -21,6 +21,7 @@ import lmdb
 
 from journal.errors import JournalClosedError, JournalDamagedError, JournalError, JournalMisuseError
 from journal.storage.error_mapping import to_journal_error, translating_errors
+from journal.storage.meta_pages import read_meta_pages
 from journal.storage.open_environment import MAP_BYTES, allocate_lock_file, open_lmdb
 
 MAX_NAME_BYTES: Final = 511
@@ -80,8 +81,8 @@ class Environment:
             JournalMisuseError: The environment is read-only.
             JournalDamagedError: The path names another file or none. If this happened during the commit, the
                 result of the transaction is unknown.
-            JournalIOError: The lock file was removed or replaced; the environment is closed. If this happened
-                during the commit, the result of the transaction is unknown.
+            JournalIOError: The lock file was removed, replaced or overwritten; the environment is closed. If this
+                happened during the commit, the result of the transaction is unknown.
             JournalError: See `translating_errors`.
         """
         env = self._require_open()
@@ -92,6 +93,7 @@ class Environment:
         try:
             with env.begin(write=True) as txn:
                 self._require_same_file()
+                self._require_newest(txn)
                 yield WriteTransaction(txn, self._records, self._projections, self._meta)
                 self._require_same_file()
             self._require_same_file()
@@ -107,6 +109,15 @@ class Environment:
         raise JournalDamagedError(
             f"{self.path}: expected the file that was opened, found {found}", hint="open the journal again"
         )
+
+    def _require_newest(self, txn: "lmdb.Transaction[bytes]") -> None:
+        """Refuse a transaction that does not continue the newest one.
+
+        LMDB takes the number of the last transaction from the lock file. After an older copy of it was written over it
+        in place, the next commit would undo acknowledged ones.
+        """
+        if txn.id() != max(read_meta_pages(self.path)) + 1:
+            raise OSError(errno.ESTALE, "expected the lock file that was opened, found other contents in it")
 
     def sync(self) -> None:
         """Flush everything to the device; each commit does so, too."""

@@ -48,6 +48,8 @@ from store.files.regular_file import read_regular
 from store.manifest.file_names import MAX_MANIFEST_BYTES, signature_name
 from store.manifest.manifest import Manifest, parse
 from store.transfer.free_space import require_space
+from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
+from store.trust.signatures import parse_trusted_keys, signature_problems
 from store.verify.coverage import intact_artifacts, missing_artifacts, named_by
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
@@ -113,6 +115,7 @@ def mirror(
     layout: Layout,
     destination: Path,
     *,
+    trusted_keys: TrustedKeys = ALLOW_UNSIGNED,
     full: bool = False,
     lock_timeout_s: float = 5.0,
     on_total: Callable[[int], None] | None = None,
@@ -123,6 +126,7 @@ def mirror(
     Args:
         layout: The cache, which is only read.
         destination: Folder of the copy, created if it does not exist.
+        trusted_keys: One of them must have signed the head; or `ALLOW_UNSIGNED`.
         full: Whether to hash the artifacts of the copy, and replace damaged ones; otherwise their size
             counts.
         lock_timeout_s: How long to wait for another mirror run to the same folder, seconds.
@@ -131,6 +135,7 @@ def mirror(
 
     Raises:
         RequestRefusedError: There is no cache, or no generation; or the destination has a history of its own.
+        NoGoError: No trusted key signed the head; the copy was not touched.
         DamagedHistoryError, journal.JournalError: The journal cannot be trusted.
         UnknownEventError: A newer version wrote to the cache.
         ArtifactError: An artifact of the head is missing or damaged.
@@ -138,6 +143,7 @@ def mirror(
     """
     while True:
         source = _read_source(layout)
+        _require_signed(source, trusted_keys)
         try:
             return _update_copy(
                 source,
@@ -218,6 +224,19 @@ def _read_source(layout: Layout) -> _Source:
         artifacts=tuple(ArtifactRef(sha256=digest, size=size) for digest, (_, size) in sorted(named.items())),
         segments=tuple(_segments(layout, view)),
     )
+
+
+def _require_signed(source: _Source, trusted_keys: TrustedKeys) -> None:
+    """Refuse to put a head on a copy that `c10 verify` calls a NO-GO for its signature."""
+    if trusted_keys is ALLOW_UNSIGNED:
+        return
+    state, head = source.view.state, source.head
+    keys = parse_trusted_keys(trusted_keys)
+    reasons = signature_problems(project(state, head), signatures_of(head), generation=head.number, keys=keys)
+    if reasons:
+        raise NoGoError(
+            reasons, kind=ErrorKind.SIGNATURE, hint=f"c10 sign {head.number}, then mirror it again"
+        )
 
 
 def _segments(layout: Layout, view: HistoryView) -> Iterator[_File]:

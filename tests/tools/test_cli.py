@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from importlib import metadata
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.child_python import run_python
 from tools.cli import _COMMANDS, cli
 from tools.commands import status
 from tools.demo import demo
+from tools.error_report import report_error
 from tools.exit_codes import MEANINGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -391,3 +393,17 @@ def test_the_demonstration_asks_for_its_packages_first(monkeypatch):
     error = json.loads(result.stdout)["error"]
     assert (result.exit_code, error["message"].split(", ")[-1]) == (2, "found no faiss")
     assert "pip install" in error["hint"]
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_an_interrupt_by_a_library_that_lacks_threads_is_a_shortage(monkeypatch, capsys, starts):
+    """OpenBLAS interrupts its own process if the system starts no thread for it (`ulimit -u`)."""
+
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    if not starts:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+    code = report_error(KeyboardInterrupt(), shape={}, as_json=True)
+    kind = json.loads(capsys.readouterr().out)["error"]["kind"]
+    assert (code, kind) == ((130, "interrupted") if starts else (2, "resources"))

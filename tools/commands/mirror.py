@@ -28,6 +28,7 @@ def mirror(call: Call, *, destination: Path, full: bool) -> Answer:
         found = update_mirror(
             call.layout(),
             destination,
+            trusted_keys=call.trusted_keys(),
             full=full,
             lock_timeout_s=config.lock_timeout_s,
             on_total=on_total,

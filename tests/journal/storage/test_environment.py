@@ -183,6 +183,22 @@ def test_without_its_lock_file_nothing_is_written(path, replace):
         pass
 
 
+def test_an_older_copy_written_over_the_lock_file_undoes_no_commit(path):
+    """LMDB takes the number of the newest transaction from the lock file."""
+    environment = open_environment(path, readonly=False)
+    lock = path.with_name(f"{path.name}-lock")
+    older = lock.read_bytes()
+    for name in (b"a", b"b", b"c"):
+        with environment.write() as txn:
+            txn.put_meta(name, name)
+    with lock.open("r+b") as file:
+        file.write(older)
+    with pytest.raises(JournalIOError, match="found other contents"), environment.write():
+        pytest.fail("expected the transaction to be refused before it began")
+    with open_environment(path, readonly=False).write() as txn:
+        assert [txn.meta(name) for name in (b"a", b"b", b"c")] == [b"a", b"b", b"c"]
+
+
 def test_a_lock_file_removed_during_a_transaction_ends_it_before_its_commit(path):
     """Another process may have committed since, and this commit would undo that one."""
     environment = open_environment(path, readonly=False)

@@ -135,6 +135,15 @@ def test_a_copy_that_is_up_to_date_is_not_touched(layout, copy):
     assert tree(layout.root) == ours
 
 
+def test_a_head_that_no_trusted_key_signed_does_not_get_onto_a_copy(layout, copy):
+    before = tree(copy.root)
+    with pytest.raises(NoGoError, match="signature: expected one by") as refused:
+        mirror(layout, copy.root, trusted_keys=[BOB.public])
+    assert refused.value.kind is ErrorKind.SIGNATURE
+    assert tree(copy.root) == before
+    assert mirror(layout, copy.root, trusted_keys=[BOB.public, ALICE.public]).generation == 2
+
+
 def test_rollbacks_and_later_signatures_are_copied(layout, copy):
     mirror(layout, copy.root)
     with open_writer(layout, signer=ALICE) as store:
