@@ -3,6 +3,7 @@
 from pipeline.build.report import PlanReport
 from pipeline.build.up_to_date import find_up_to_date
 from pipeline.embed.reusable_rows import ReusableRows
+from pipeline.planning.disk_space import estimate_build
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import make_plan, reusable_artifacts
 from pipeline.stages.checks import require_coverage
@@ -47,7 +48,7 @@ def preview_build(
             refuse_foreign_files(find_foreign_files(artifacts))
         present = survey_selection(inputs.selection, None, artifacts)
         require_coverage(present.localisable, inputs.request.coverage.min_fraction)
-    stale = {tile.sha256 for cell in plan.stale for tile in cell.cell.tiles}
+    stale = {digest for cell in plan.stale for digest in cell.cell.units.hex_digests}
     return PlanReport(
         identity=inputs.identity,
         decision="reused" if reused else "build",
@@ -55,6 +56,9 @@ def preview_build(
         tiles=len(inputs.selection.tiles),
         wanted=inputs.selection.wanted,
         to_embed=len(stale - _known_digests(artifacts, state, inputs)),
+        chunks=inputs.selection.chunk_count,
+        levels=inputs.level_documents(),
+        bytes=estimate_build(layout, state, inputs, plan).total,
         warnings=(*inputs.warnings, *(() if reused else _refusal_warning(state, inputs))),
     )
 
@@ -77,4 +81,4 @@ def _refusal_warning(state: State, inputs: Inputs) -> tuple[str, ...]:
 
 def _known_digests(artifacts: Artifacts, state: State, inputs: Inputs) -> set[str]:
     known = ReusableRows(artifacts, state.step_cache.blocks_in(inputs.space))
-    return {tile.sha256 for tile in inputs.selection.tiles if tile.sha256 in known}
+    return {digest for digest in inputs.selection.units.hex_digests if digest in known}

@@ -6,7 +6,7 @@ usual cause is that memory ran out.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Final, Protocol, TypedDict, Unpack, assert_never
@@ -19,7 +19,7 @@ from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.outcome import Died, Failed, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.processes.pool import QUEUE_DEPTH, WorkerPool, WorkerStartError
-from pipeline.tiles.tile import SourceTile
+from pipeline.tiles.retrieval_units import RetrievalUnits, unit_name
 from store.base.preprocessing import Preprocessing
 from store.base.valueclass import valueclass
 
@@ -60,12 +60,25 @@ class EngineSpec:
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
-class BadTile:
-    """A tile that got no descriptor; `kind` is the value of an `ErrorKind`, such as "bad-tile"."""
+class BadImage:
+    """A tile that cannot be used, or a unit whose descriptor cannot.
 
-    tile: SourceTile
+    Attributes:
+        identifier: Descriptor id of the tile or chunk.
+        sha256: Its digest, hexadecimal.
+        kind: The value of an `ErrorKind`, such as "bad-tile".
+        message: What is wrong.
+    """
+
+    identifier: int
+    sha256: str
     kind: str
     message: str
+
+    @property
+    def name(self) -> str:
+        """The name of the tile or chunk."""
+        return unit_name(self.identifier)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,17 +87,19 @@ class WindowResult:
 
     Attributes:
         window: The window.
-        tiles: Its tiles that have a descriptor, in order.
+        units: Its units that have a descriptor, in order.
         vectors: Their descriptors, float32 [n, d], finite.
         texture: Their texture scores, float32 [n].
-        bad: Its other tiles.
+        without: Digests of its other units, hexadecimal.
+        bad: Why these have none: its bad tiles, then units whose descriptor cannot be used.
     """
 
     window: Window
-    tiles: tuple[SourceTile, ...]
+    units: RetrievalUnits
     vectors: NDArray[np.float32]
     texture: NDArray[np.float32]
-    bad: tuple[BadTile, ...]
+    without: tuple[str, ...]
+    bad: tuple[BadImage, ...]
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +121,7 @@ class Retry:
 
 OnDispatch = Callable[[Window], None]
 OnRetry = Callable[[Retry], None]
-OnTiles = Callable[[int], None]
+OnUnits = Callable[[int], None]
 
 
 class EmbedCallbacks(TypedDict, total=False):
@@ -114,17 +129,17 @@ class EmbedCallbacks(TypedDict, total=False):
 
     Attributes:
         on_dispatch: Called with each window before it is given to a worker for the first time.
-        on_progress: Called with the number of tiles embedded since the last call.
+        on_progress: Called with the number of units embedded since the last call.
         on_retry: Called when a worker failed and its window will be tried again.
     """
 
     on_dispatch: OnDispatch | None
-    on_progress: OnTiles | None
+    on_progress: OnUnits | None
     on_retry: OnRetry | None
 
 
 class DescriptorBatcher(Protocol):
-    """Embeds tiles."""
+    """Embeds tiles, or chunks of ground."""
 
     def embed(
         self,
@@ -142,7 +157,7 @@ class DescriptorBatcher(Protocol):
         Args:
             windows: The windows to embed.
             engine: The engine to run.
-            preprocessing: How tiles become samples of the engine.
+            preprocessing: How pictures become samples of the engine.
             callbacks: What to report.
 
         Raises:
@@ -200,7 +215,7 @@ class WindowQueue:
             self._on_retry(Retry(window=window, attempt=attempt, why=why, workers=workers))
 
     def finish(self, window: Window, answer: Message) -> WindowResult:
-        """Return the result of a window from a worker's answer, and report its tiles.
+        """Return the result of a window from a worker's answer, and report its units.
 
         Raises:
             EmbedError: As for `window_result`.
@@ -208,7 +223,7 @@ class WindowQueue:
         self._failures.pop(window.number, None)
         result = window_result(window, answer, self._dimensions)
         if self._on_progress is not None:
-            self._on_progress(len(result.tiles))
+            self._on_progress(len(result.units))
         return result
 
 
@@ -289,7 +304,7 @@ class _LocalRun:
             len(self._in_progress) < QUEUE_DEPTH * pool.alive and (window := self._queue.take()) is not None
         ):
             self._in_progress[window.number] = window
-            pool.submit(window.number, worker_request(window.tiles))
+            pool.submit(window.number, worker_request(window, [list(tile.locator) for tile in window.tiles]))
 
     def _retry(self, window: Window | None, outcome: Outcome) -> None:
         """Try again with fewer workers; raise `EmbedError` when a lone worker failed too often."""
@@ -303,32 +318,44 @@ class _LocalRun:
 
 
 def window_result(window: Window, value: Message, dimensions: int) -> WindowResult:
-    """Return a window's result from a worker's answer.
+    """Return a window's result from a worker's answer; `pipeline.embed.worker` describes the message.
 
     Raises:
-        EmbedError: BAD_VECTORS, the number of rows is not that of the good tiles, or a row has another
+        EmbedError: BAD_VECTORS, the number of rows is not that of the good units, or a row has another
             length.
     """
-    bad = {
-        index: BadTile(tile=window.tiles[index], kind=kind, message=message)
-        for index, kind, message in value["bad"]
-    }
-    tiles = tuple(tile for index, tile in enumerate(window.tiles) if index not in bad)
+    good = np.asarray(value["good"], np.intp)
     vectors, texture = value["vectors"], value["texture"]
-    if vectors.shape != (len(tiles), dimensions) or texture.shape != (len(tiles),):
+    if vectors.shape != (len(good), dimensions) or texture.shape != (len(good),):
         raise EmbedError(
-            f"expected descriptors as [{len(tiles)}, {dimensions}], found {list(vectors.shape)}",
+            f"expected descriptors as [{len(good)}, {dimensions}], found {list(vectors.shape)}",
             hint="compile the engine again",
             kind=ErrorKind.BAD_VECTORS,
             subject=window_name(window),
         )
+    bad = np.ones(len(window.units), np.bool_)
+    bad[good] = False
     return WindowResult(
         window=window,
-        tiles=tiles,
+        units=window.units.take(good),
         vectors=vectors,
         texture=texture,
-        bad=tuple(bad[index] for index in sorted(bad)),
+        without=tuple(window.units.take(bad).hex_digests),
+        bad=(
+            *_bad_images(RetrievalUnits.of_tiles(window.tiles), value["bad_tiles"]),
+            *_bad_images(window.units, value["bad_vectors"]),
+        ),
     )
+
+
+def _bad_images(units: RetrievalUnits, problems: Iterable[tuple[int, str, str]]) -> Iterator[BadImage]:
+    for index, kind, message in problems:
+        yield BadImage(
+            identifier=int(units.ids[index]),
+            sha256=units.digests[index].tobytes().hex(),
+            kind=kind,
+            message=message,
+        )
 
 
 def worker_setup(engine: EngineSpec, preprocessing: Preprocessing) -> dict[str, Payload]:
@@ -336,9 +363,19 @@ def worker_setup(engine: EngineSpec, preprocessing: Preprocessing) -> dict[str, 
     return {"engine": asdict(engine), "preprocessing": preprocessing.to_document()}
 
 
-def worker_request(tiles: Iterable[SourceTile]) -> Payload:
-    """Return the message that asks a worker for the descriptors of some tiles."""
-    return [[tile.sha256, list(tile.locator)] for tile in tiles]
+def worker_request(window: Window, content: Sequence[Payload]) -> Payload:
+    """Return the message that asks a worker for the descriptors of a window.
+
+    Args:
+        window: The window.
+        content: For each tile its locator, or its encoded bytes, or why there are none, as `kind` and `message`.
+    """
+    tiles = window.tiles
+    return {
+        "tiles": [list(each) for each in zip(tiles.ids.tolist(), tiles.hex_digests, content, strict=True)],
+        "chunks": window.units.ids if window.shows_chunks else None,
+        "tile_edges": [list(each) for each in window.tile_edges.items()],
+    }
 
 
 def window_name(window: Window | None) -> str:
@@ -347,7 +384,8 @@ def window_name(window: Window | None) -> str:
         return "a worker's start"
     first, last = window.subjects[0], window.subjects[-1]
     cells = first if first == last else f"{first} to {last}"
-    return f"window {window.number} (cells {cells}, {len(window.tiles)} tiles)"
+    what = "chunks" if window.shows_chunks else "tiles"
+    return f"window {window.number} (cells {cells}, {len(window.units)} {what})"
 
 
 def describe_outcome(outcome: Outcome | Lost) -> str:

@@ -1,11 +1,13 @@
-"""The worker process that embeds tiles: read, hash, decode, prepare, run.
+"""The worker process that embeds: read tiles, hash, decode, cut chunks of ground from them, prepare, run.
 
 The bytes that are hashed are the bytes that are decoded, so that no other image gets a known digest when a
-source changes during a build. A bad tile does not affect the rest of its window.
+source changes during a build. A bad tile does not affect what shows other ground. Where the units are chunks,
+each tile of a window is decoded once.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -18,11 +20,14 @@ from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Handler, Progress, serve
 from pipeline.tiles.decode import Picture, decode_picture
 from pipeline.tiles.sources.read_tile import read_tile
+from store.base.identity import VIEW_SHIFT, tile_of
+from store.base.lattice import Level, chunk_of
+from store.base.mosaic import render_chunks
 from store.base.preprocessing import Preprocessing
 from store.runtime.load import Engine, load_engine
 
 BLANK_TILE: Final = (
-    "expected a descriptor of length 1, found NaN, infinity or zero for a tile without texture"
+    "expected a descriptor of length 1, found NaN, infinity or zero for a picture without texture"
 )
 """What is wrong with a blank tile to which a sound network has no answer."""
 
@@ -43,28 +48,36 @@ class Embedder:
         """Embed one window.
 
         Args:
-            request: For each tile its expected SHA-256 in hexadecimal, and its locator or its encoded bytes.
+            request: `tiles`: for each its descriptor id, its expected SHA-256 in hexadecimal, and its locator, its
+                encoded bytes, or why there are none, a map of `kind` and `message`. `chunks`: the ids of the
+                chunks to embed, int64 [n]; None where the tiles themselves are the units. `tile_edges`: zoom and
+                edge in pixels of the tiles under chunks.
             progress: Not used: a window is short.
 
         Returns:
-            A map of `vectors`, float32 [n, d], and `texture`, float32 [n], of the good tiles in order, and
-                `bad`: for
-            each other tile its index in the request, an `ErrorKind` and a message.
+            A map. `good`: the indices of the units that have a descriptor; `vectors`, float32 [n, d], and
+            `texture`, float32 [n], theirs. `bad_tiles`: index of each bad tile, an `ErrorKind` and a message;
+            `bad_vectors`: the same of each unit whose descriptor cannot be used.
         """
         del progress
-        bad: dict[int, tuple[str, str]] = {}
-        good: list[int] = []
+        bad: list[tuple[int, str, str]] = []
+        tiles = _readable(request["tiles"], dict(request["tile_edges"]), bad)
+        if request["chunks"] is None:
+            answer = self._describe(tiles)
+        else:
+            decoded = {request["tiles"][index][0]: picture for index, picture in tiles}
+            answer = self._describe(_cut_chunks(request["chunks"], decoded, self._preprocessing.size))
+        return {**answer, "bad_tiles": [list(each) for each in bad]}
+
+    def _describe(self, pictures: Iterable[tuple[int, Picture]]) -> dict[str, Payload]:
+        """Return the answer for the pictures of units, which come with the unit's index."""
+        numbers: list[int] = []
         textures: list[float] = []
-        vectors: list[NDArray[np.float32]] = []
+        vectors = [np.empty((0, self._engine.dimensions), np.float32)]
         filled = 0
-        for number, (sha256, source) in enumerate(request):
-            try:
-                picture = read_picture(sha256, source)
-                self._samples[filled] = self._preprocessing.apply(picture.pixels)
-            except TileError as error:
-                bad[number] = (error.kind, error.message)
-                continue
-            good.append(number)
+        for number, picture in pictures:
+            self._samples[filled] = self._preprocessing.apply(picture.pixels)
+            numbers.append(number)
             textures.append(_texture(picture))
             filled += 1
             if filled == len(self._samples):
@@ -72,8 +85,7 @@ class Embedder:
                 filled = 0
         if filled:
             vectors.append(self._engine.run(self._samples[:filled]))
-        rows = np.concatenate([np.empty((0, self._engine.dimensions), np.float32), *vectors])
-        return _answer(rows, np.array(textures, np.float32), good, bad)
+        return _answer(np.concatenate(vectors), np.array(textures, np.float32), np.array(numbers, np.int64))
 
 
 def start(first: Message) -> Handler:
@@ -140,33 +152,97 @@ def read_picture(sha256: str, source: list[str | int] | bytes) -> Picture:
     return picture
 
 
+def _readable(
+    tiles: Message, edges: Mapping[int, int], bad: list[tuple[int, str, str]]
+) -> Iterator[tuple[int, Picture]]:
+    """Yield index and picture of each tile that can be used; add the others to `bad`."""
+    for index, (identifier, sha256, content) in enumerate(tiles):
+        if isinstance(content, dict):
+            bad.append((index, content["kind"], content["message"]))
+            continue
+        try:
+            picture = read_picture(sha256, content)
+            _require_edge(picture, edges.get(tile_of(identifier)[0]))
+        except TileError as error:
+            bad.append((index, str(error.kind), error.message))
+            continue
+        yield index, picture
+
+
+def _require_edge(picture: Picture, edge: int | None) -> None:
+    found = len(picture.pixels)
+    if edge is not None and found != edge:
+        raise TileError(f"expected a tile of {edge} pixels, as others of its zoom are, found {found}")
+
+
+def _cut_chunks(
+    ids: NDArray[np.int64], tiles: Mapping[int, Picture], size: tuple[int, int]
+) -> Iterator[tuple[int, Picture]]:
+    """Yield index and picture of each chunk of which all tiles are there; `tiles` by descriptor id."""
+    # The fields above column and row name the level.
+    levels = ids >> VIEW_SHIFT
+    for field in np.unique(levels).tolist():
+        level, _, _ = chunk_of(int(ids[levels == field][0]))
+        images = {
+            (x, y): picture for zoom, x, y, _, picture in ((*tile_of(each), tiles[each]) for each in tiles)
+            if zoom == level.zoom
+        }
+        places: list[tuple[int, int]] = []
+        numbers: list[int] = []
+        for number in np.flatnonzero(levels == field).tolist():
+            _, x, y = chunk_of(int(ids[number]))
+            if all(tile in images for tile, _ in _tiles_under(level, x, y)):
+                places.append((x, y))
+                numbers.append(number)
+        pixels = render_chunks(level, places, {place: each.pixels for place, each in images.items()}, size)
+        for number, place, image in zip(numbers, places, pixels, strict=True):
+            yield number, Picture(image, _transparent_part(level, place, images))
+
+
+def _tiles_under(level: Level, x: int, y: int) -> list[tuple[tuple[int, int], int]]:
+    """Return the tiles under a chunk, each with the number of the chunk's steps on it."""
+    across, down = (_steps_by_tile(level, first) for first in (x, y))
+    around = 1 << level.zoom
+    return [
+        ((column % around, row), columns * rows) for column, columns in across for row, rows in down
+    ]
+
+
+def _steps_by_tile(level: Level, first: int) -> list[tuple[int, int]]:
+    """Return column (or row) and number of steps for the tiles along one side of a chunk."""
+    return sorted(Counter(step >> level.k for step in range(first, first + level.m)).items())
+
+
+def _transparent_part(
+    level: Level, place: tuple[int, int], images: Mapping[tuple[int, int], Picture]
+) -> float:
+    """Return the part of a chunk's ground that is transparent, 0 to 1."""
+    parts = [images[tile].transparent * steps for tile, steps in _tiles_under(level, *place)]
+    return sum(parts) / level.m**2
+
+
 def _texture(picture: Picture) -> float:
-    """Return the texture score, 0 for a tile of which too little can be seen."""
+    """Return the texture score, 0 for a picture of which too little can be seen."""
     return texture_energy(picture.pixels) if picture.transparent <= MOST_TRANSPARENT else 0.0
 
 
 def _answer(
-    rows: NDArray[np.float32],
-    textures: NDArray[np.float32],
-    good: Iterable[int],
-    bad: dict[int, tuple[str, str]],
-) -> Payload:
-    """Return the answer; a tile whose descriptor is not finite becomes a bad one.
-
-    So does a tile without texture whose descriptor is zero.
-    """
+    rows: NDArray[np.float32], textures: NDArray[np.float32], numbers: NDArray[np.int64]
+) -> dict[str, Payload]:
+    """Return the answer without descriptors that are not finite, and zeros for pictures without texture."""
     finite: NDArray[np.bool_] = np.asarray(np.isfinite(rows).all(axis=1))
-    kept = finite & (rows.any(axis=1) | (textures >= FEATURELESS_BELOW))
-    for number, fine, texture in zip(good, kept, textures, strict=True):
-        if not fine and texture < FEATURELESS_BELOW:
-            bad[number] = (ErrorKind.BAD_VECTORS, BLANK_TILE)
-        elif not fine:
-            bad[number] = (ErrorKind.BAD_VECTORS, "expected a finite descriptor, found NaN or infinity")
-    return {
-        "vectors": rows[kept],
-        "texture": textures[kept],
-        "bad": [[number, str(kind), message] for number, (kind, message) in sorted(bad.items())],
-    }
+    good = finite & (rows.any(axis=1) | (textures >= FEATURELESS_BELOW))
+    bad = [
+        [
+            number,
+            str(ErrorKind.BAD_VECTORS),
+            BLANK_TILE
+            if texture < FEATURELESS_BELOW
+            else "expected a finite descriptor, found NaN or infinity",
+        ]
+        for number, texture in zip(numbers[~good].tolist(), textures[~good].tolist(), strict=True)
+    ]
+    return {"good": numbers[good], "vectors": rows[good], "texture": textures[good], "bad_vectors": bad}
 
 
 if __name__ == "__main__":

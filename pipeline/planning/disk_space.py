@@ -82,10 +82,10 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
         state: The folded journal.
         present: Digest to size of the artifacts of known indexes that are present.
     """
-    rows, cells = len(inputs.selection.tiles), len(plan.cells)
+    rows, cells = inputs.selection.unit_count, len(plan.cells)
     dimensions = _dimensions(inputs, plan)
     engines = (*plan.engines, *filter(None, (plan.stand_in,)))
-    stale = [len(cell.cell.tiles) for cell in plan.stale]
+    stale = [len(cell.cell.units) for cell in plan.stale]
     index_there = not stale and any(
         index.components.get("space") == inputs.space
         and index.rows == rows
@@ -105,9 +105,17 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
         engines=sum(engine_size(each.model) for each in engines if each.decision is Decision.RUN),
         blocks=sum(stale) * (4 * dimensions + _BLOCK_ROW) + len(stale) * PER_FILE,
         index=index,
-        tables=rows * _TILE_ROW + cells * _CELL_ROW + 2 * PER_FILE,
+        tables=len(inputs.selection.tiles) * _TILE_ROW + cells * _CELL_ROW + 2 * PER_FILE,
         other=len(inputs.calibration) + _FIXED,
     )
+
+
+def estimate_build(layout: Layout, state: State, inputs: Inputs, plan: BuildPlan) -> Estimate:
+    """Estimate what a build will write into a cache, which need not exist."""
+    head = state.head_build
+    indexes = [*state.step_cache.indexes.values(), *((head.index,) if head and head.index else ())]
+    present = sizes(Artifacts(layout), (ref for index in indexes for ref in refs_of(index)))
+    return estimate(inputs, plan, state, present)
 
 
 def _delta_rows(
@@ -115,7 +123,7 @@ def _delta_rows(
 ) -> int | None:
     """Return how many rows a delta will have at most; None if a new index will be written.
 
-    All tiles of a changed cell count as changed.
+    All rows of a changed cell count as changed.
     """
     head = state.head_build
     index = None if head is None else head.index
@@ -191,10 +199,7 @@ def require_space_for_build(layout: Layout, state: State, inputs: Inputs, free: 
     """
     artifacts = Artifacts(layout)
     planned = make_plan(state, inputs, sizes(artifacts, reusable_artifacts(state, inputs)))
-    head = state.head_build
-    indexes = [*state.step_cache.indexes.values(), *((head.index,) if head and head.index else ())]
-    present = sizes(artifacts, (ref for index in indexes for ref in refs_of(index)))
-    found = estimate(inputs, planned, state, present)
+    found = estimate_build(layout, state, inputs, planned)
     new_cache = 0 if state.cache_id else _NEW_CACHE
     _require_free(layout, found.total + new_cache, free, f"this build ({found})")
 

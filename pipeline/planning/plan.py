@@ -131,7 +131,7 @@ def reusable_artifacts(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
     embedder = state.step_cache.engines.get(inputs.embedder.key)
     if inputs.descriptor.stand_in is not None and embedder is not None:
         engines += [embedder.artifact, *(ref for name, ref in attached(embedder).items() if name == GOLDEN)]
-    cells = group_cells(inputs.selection.tiles)
+    cells = group_cells(inputs.selection.units)
     blocks = (
         _closest_block(state, inputs.space, cell, cell_key(_components(inputs.space, cell))) for cell in cells
     )
@@ -157,7 +157,7 @@ def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
         engines=tuple(_plan_engine(state, model, present) for model in inputs.models),
         cells=tuple(
             _plan_cell(state, inputs.space, cell, present, why_new, whole_only=whole_only)
-            for cell in group_cells(inputs.selection.tiles)
+            for cell in group_cells(inputs.selection.units)
         ),
         stand_in=_plan_stand_in(state, inputs.descriptor, present),
         index_why=_index_why(state, inputs, present),
@@ -253,7 +253,7 @@ def _plan_cell(
     key = cell_key(components)
     known = _closest_block(state, space, cell, key)
     whole = known is not None and _is_present(known.block, present)
-    skipped = known is not None and known.rows < len(cell.tiles)
+    skipped = known is not None and known.rows < len(cell.units)
     if known is not None and known.key == key and whole and not (whole_only and skipped):
         decision, why = Decision.REUSE, "same tiles"
     elif known is None:
@@ -275,7 +275,7 @@ def _plan_cell(
 
 
 def _components(space: str, cell: Cell) -> Document:
-    return cell_components(space=space, tiles=digest_packed_tiles(cell.tiles.packed()))
+    return cell_components(space=space, tiles=digest_packed_tiles(cell.units.packed()))
 
 
 def _closest_block(state: State, space: str, cell: Cell, key: str) -> CellEmbedded | None:

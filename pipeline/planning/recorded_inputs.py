@@ -16,12 +16,13 @@ from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import inspect_models
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError
+from pipeline.planning.chunk_levels import recorded_levels
 from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import parse_recorded_request
 from pipeline.tiles.selection import Selection, select_tiles
-from store.base.identity import cell_components, cell_key, descriptor_id, difference, digest_tile_set
+from store.base.identity import cell_components, cell_key, difference, digest_packed_tiles
 from store.base.preprocessing import Preprocessing
 from store.domain.events import EngineCompiled
 from store.domain.state import STAND_IN, Build, RecordedEvent
@@ -141,8 +142,7 @@ class RecordedInputs:
     def tiles(self) -> Selection:
         """Return the selected tiles."""
         selection = self._selection
-        pairs = ((descriptor_id(tile.z, tile.x, tile.y), tile.sha256) for tile in selection.tiles)
-        found, expected = digest_tile_set(pairs), str(self.build.inputs["tiles"]["digest"])
+        found, expected = digest_packed_tiles(selection.tiles.packed()), str(self.build.inputs["tiles"]["digest"])
         if found != expected:
             raise UnavailableError(
                 f"tiles: expected the set {expected[:12]}, found {found[:12]} with {len(selection.tiles)} tiles in"
@@ -152,13 +152,13 @@ class RecordedInputs:
 
     def cell(self, key: CellKey, *, space: str, step_key: str) -> Cell:
         """Return a cell; other cells may have changed."""
-        found = next((cell for cell in group_cells(self._selection.tiles) if cell.key == key), None)
+        found = next((cell for cell in group_cells(self._selection.units) if cell.key == key), None)
         if found is None:
             raise UnavailableError(
                 f"tiles: expected those of cell {key}, found none in {self.request.tiles.source}"
             )
-        tiles = ((descriptor_id(tile.z, tile.x, tile.y), tile.sha256) for tile in found.tiles)
-        if cell_key(cell_components(space=space, tiles=tiles)) != step_key:
+        units = digest_packed_tiles(found.units.packed())
+        if cell_key(cell_components(space=space, tiles=units)) != step_key:
             raise UnavailableError(f"tiles: expected those of cell {key} as recorded, found other ones")
         return found
 
@@ -176,6 +176,11 @@ class RecordedInputs:
     @cached_property
     def _selection(self) -> Selection:
         try:
-            return select_tiles(self.request, self.ports.source_for(self.request), today=self.day)
+            return select_tiles(
+                self.request,
+                self.ports.source_for(self.request),
+                today=self.day,
+                levels=recorded_levels(self.build.inputs),
+            )
         except PipelineError as error:
             raise UnavailableError(error.message) from error

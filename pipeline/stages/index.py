@@ -10,11 +10,12 @@ from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.errors import CheckError
 from pipeline.index.faiss_builder import FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexJob, plan_index
-from pipeline.planning.area_report import AreaReport, Place
+from pipeline.planning.area_report import AreaReport, Place, ground_coverage
 from pipeline.request.options import IndexKind, IndexOptions
 from pipeline.stages.checks import INDEX_CHECK, ONE_ANSWER, check_index, require_coverage
 from pipeline.stages.context import BuildContext
 from pipeline.stages.extend_index import extend_head_index
+from pipeline.tiles.chunks import chunks_of, tile_ids_under
 from pipeline.tiles.selection import Selection
 from store.base.identity import index_components, index_key, tile_of
 from store.base.valueclass import valueclass
@@ -111,60 +112,55 @@ class StoredBlocks:
 def survey_selection(
     selection: Selection, rows: Sequence[BlockRow] | None, artifacts: Artifacts
 ) -> AreaReport:
-    """Report on every tile that a selection wants; see `survey_area`."""
-    return survey_area(
-        rows,
-        artifacts,
-        wanted=selection.wanted,
-        present=selection.tiles.ids,
-        holes=tuple(map(tuple, selection.holes.tolist())),
-        excluded=tuple(map(tuple, selection.excluded.places.tolist())),
-    )
+    """Report on everything that a selection wants.
 
-
-def survey_area(
-    rows: Sequence[BlockRow] | None,
-    artifacts: Artifacts,
-    *,
-    wanted: int,
-    present: NDArray[np.int64],
-    holes: tuple[Place, ...],
-    excluded: tuple[Place, ...],
-) -> AreaReport:
-    """Report which wanted tiles are indexed, missing, featureless, skipped or excluded.
-
-    A tile whose descriptor another tile has, too, is featureless.
+    A tile or chunk whose descriptor another has, too, is featureless.
 
     Args:
+        selection: The selection.
         rows: The blocks; None before anything is embedded: then nothing is known to be featureless or skipped.
         artifacts: Holds the blocks.
-        wanted: Number of tiles in the area.
-        present: Descriptor ids of the selected tiles.
-        holes: Tiles that the source does not have.
-        excluded: Tiles that were left out because they are too old.
 
     Raises:
         ArtifactError: A block is missing or damaged.
     """
+    units = selection.units.ids
+    indexed, featureless = (units, np.zeros(len(units), np.bool_)) if rows is None else _judge_rows(rows, artifacts)
+    skipped = units[np.isin(units, indexed, invert=True)]
+    if selection.levels:
+        skipped = np.setdiff1d(tile_ids_under(skipped), tile_ids_under(indexed))
+    return AreaReport(
+        tiles_wanted=selection.wanted,
+        tiles_present=len(selection.tiles),
+        holes=tuple(map(tuple, selection.holes.tolist())),
+        featureless=() if selection.levels else _places(indexed[featureless]),
+        skipped=_places(skipped),
+        excluded=tuple(map(tuple, selection.excluded.places.tolist())),
+        levels=tuple(
+            ground_coverage(each.level, each.area, indexed[own], featureless[own])
+            for each in selection.levels
+            for own in (chunks_of(each.level, indexed),)
+        ),
+    )
+
+
+def _judge_rows(
+    rows: Sequence[BlockRow], artifacts: Artifacts
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the ids of the rows of some blocks, and which of them are featureless."""
     parts, plain, hashes = [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)], [np.zeros(0, np.uint64)]
-    for row in rows or ():
+    for row in rows:
         block = descriptor_block.decode(artifacts.read(row.ref))
         parts.append(block.ids.astype(np.int64))
         plain.append(block.texture < FEATURELESS_BELOW)
         hashes.append(_hash_rows(block.vectors))
-    indexed = np.concatenate(parts)
-    skipped = present[np.isin(present, indexed, invert=True)] if rows is not None else present[:0]
-    # Tiles with the same descriptor cannot be told apart: "no imagery" of a provider, the same ground repeated.
+    # Rows of the same descriptor cannot be told apart: "no imagery" of a provider, the same ground repeated.
     _, same, counts = np.unique(np.concatenate(hashes), return_inverse=True, return_counts=True)
-    featureless = indexed[np.concatenate(plain) | (counts[same] > 1)].tolist()
-    return AreaReport(
-        wanted=wanted,
-        present=len(present),
-        holes=holes,
-        featureless=tuple(tile_of(identifier)[:3] for identifier in featureless),
-        skipped=tuple(tile_of(identifier)[:3] for identifier in skipped.tolist()),
-        excluded=excluded,
-    )
+    return np.concatenate(parts), np.concatenate(plain) | (counts[same] > 1)
+
+
+def _places(ids: NDArray[np.int64]) -> tuple[Place, ...]:
+    return tuple(tile_of(identifier)[:3] for identifier in ids.tolist())
 
 
 def _hash_rows(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
@@ -310,7 +306,7 @@ def walk_coverage(
             geography=report,
             wanted=geography.wanted,
             present=geography.present,
-            featureless=len(geography.featureless),
+            featureless=geography.featureless_count,
             skipped=len(geography.skipped),
         )
     )

@@ -23,7 +23,10 @@ CELL_SHIFT = 4
 ZOOM_SHIFT, X_SHIFT = 58, 25
 """First bits of zoom and column in a descriptor id."""
 
-_VIEW_SHIFT, _AXIS_MASK, _VIEW_MASK = 50, (1 << 25) - 1, (1 << 8) - 1
+VIEW_SHIFT = 50
+"""First bit of the view in a descriptor id."""
+AXIS_MASK, VIEW_MASK = (1 << 25) - 1, (1 << 8) - 1
+"""The bits of a column or row, and of a view."""
 
 
 def descriptor_id(zoom: int, x: int, y: int, view: int = 0) -> int:
@@ -35,18 +38,18 @@ def descriptor_id(zoom: int, x: int, y: int, view: int = 0) -> int:
         ValueError: A part is outside its range.
     """
     side = 1 << zoom if 0 <= zoom <= MAX_ZOOM else 0
-    if not (0 <= x < side and 0 <= y < side and 0 <= view <= _VIEW_MASK):
+    if not (0 <= x < side and 0 <= y < side and 0 <= view <= VIEW_MASK):
         raise ValueError(f"no tile {zoom}/{x}/{y} view {view}: zoom is 0..{MAX_ZOOM}, x and y below 2^zoom")
-    return zoom << ZOOM_SHIFT | view << _VIEW_SHIFT | x << X_SHIFT | y
+    return zoom << ZOOM_SHIFT | view << VIEW_SHIFT | x << X_SHIFT | y
 
 
 def tile_of(identifier: int) -> tuple[int, int, int, int]:
     """Unpack a descriptor id into (zoom, x, y, view)."""
     return (
         identifier >> ZOOM_SHIFT,
-        identifier >> X_SHIFT & _AXIS_MASK,
-        identifier & _AXIS_MASK,
-        identifier >> _VIEW_SHIFT & _VIEW_MASK,
+        identifier >> X_SHIFT & AXIS_MASK,
+        identifier & AXIS_MASK,
+        identifier >> VIEW_SHIFT & VIEW_MASK,
     )
 
 
@@ -184,6 +187,7 @@ def build_inputs(
     engine: Document,
     index: Document,
     checks: Document,
+    chunks: Document | None = None,
 ) -> Document:
     """Return the inputs that define a build; the digest of this document is the build identity.
 
@@ -199,6 +203,7 @@ def build_inputs(
         engine: Backend, full version, target, precision, batch.
         index: Index options and library.
         checks: Thresholds, as integers.
+        chunks: The `levels` of chunks, each with zoom, k, m and tile_edge; None if tiles get the descriptors.
     """
     ordered = sorted(models, key=lambda model: str(model["name"]))
     return {
@@ -214,6 +219,7 @@ def build_inputs(
         "index": index,
         "checks": checks,
         "recipes": dict(RECIPES),
+        **({} if chunks is None else {"chunks": chunks}),
     }
 
 

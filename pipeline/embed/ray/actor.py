@@ -28,6 +28,8 @@ _DESCRIPTOR_MODULES: Final = (
     "pipeline.builtin_model.place",
     "pipeline.embed.ray.actor",
     "pipeline.embed.worker",
+    "store.base.lattice",
+    "store.base.mosaic",
     "store.base.preprocessing",
     "store.runtime",
 )

@@ -38,12 +38,10 @@ class SentWindow:
     Attributes:
         ref: Ray's reference to the answer.
         window: The window.
-        unread: Tiles that could not be read and were not sent: by index, an `ErrorKind` and a message.
     """
 
     ref: Untyped
     window: Window
-    unread: dict[int, tuple[str, str]]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
