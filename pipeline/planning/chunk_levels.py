@@ -12,14 +12,17 @@ from pipeline.errors import ErrorKind, PipelineError, RequestError
 from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7, BoxE7
 from pipeline.request.options import DEFAULT_OVERLAP, MAX_LEVELS
 from pipeline.request.request import BuildRequest
-from pipeline.tiles.chunks import ChunkLevel
+from pipeline.tiles.chunks import ChunkLevel, make_chunks
 from pipeline.tiles.image_header import read_header
+from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Locator, TileMetadataStore
+from pipeline.tiles.tile_columns import TileColumns
 from store.base.camera import Camera, level_sides_m
 from store.base.canonical_json import Document
 from store.base.lattice import Level, choose_level, metres_per_pixel, overlap_of, side_m
 from store.base.valueclass import valueclass
+from store.formats.tables import TileTable
 
 _SAMPLED_TILES: Final = 9
 _LARGEST_DIFFERENCE: Final = 0.12
@@ -231,3 +234,18 @@ def recorded_levels(inputs: Mapping[str, Any]) -> tuple[ChunkLevel, ...]:
         ChunkLevel(level=Level(each["zoom"], each["k"], each["m"]), tile_edge=each["tile_edge"])
         for each in named
     )
+
+
+def units_of_table(table: TileTable, inputs: Mapping[str, Any]) -> RetrievalUnits:
+    """Return what got a descriptor in a recorded build.
+
+    Args:
+        table: Its tile table.
+        inputs: The inputs that it recorded.
+    """
+    tiles, levels = TileColumns.from_table(table), recorded_levels(inputs)
+    if not levels:
+        return RetrievalUnits.of_tiles(tiles)
+    west, south, east, north = inputs["bbox_e7"]
+    made = (make_chunks(level, (west, south, east, north), tiles).made for level in levels)
+    return RetrievalUnits.joined(made)

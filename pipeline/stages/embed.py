@@ -272,7 +272,7 @@ def _embed_stale(run: BuildContext, plans: Sequence[CellPlan]) -> list[BlockRow]
     answered = embed_cells(
         [plan.cell for plan in plans],
         embed,
-        shown=ShownTiles(run.inputs.selection),
+        shown=ShownTiles.of(run.inputs.selection),
         space=space,
         engine=engine,
         known=ReusableRows(run.store.artifacts, run.store.state.step_cache.blocks_in(space)),

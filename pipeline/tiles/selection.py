@@ -89,9 +89,15 @@ class ShownTiles:
         edges: Edge in pixels of the tiles under chunks, by zoom; empty where tiles are the units.
     """
 
-    def __init__(self, selection: Selection) -> None:
-        self._tiles, self._ids = selection.tiles, selection.tiles.ids
-        self.edges = {each.level.zoom: each.tile_edge for each in selection.levels}
+    def __init__(self, tiles: TileColumns, edges: Mapping[int, int]) -> None:
+        """Take the tiles, by rising (z, x, y), and their edges."""
+        self._tiles, self._ids = tiles, tiles.ids
+        self.edges = edges
+
+    @classmethod
+    def of(cls, selection: Selection) -> "ShownTiles":
+        """Return the tiles of a selection."""
+        return cls(selection.tiles, {each.level.zoom: each.tile_edge for each in selection.levels})
 
     def under(self, ids: npt.NDArray[np.int64]) -> TileColumns:
         """Return the tiles of units, given their descriptor ids.

@@ -76,15 +76,15 @@ class _Mosaic:
 
     def render(self, x: int, y: int) -> Pixels:
         """Return the picture of a chunk, uint8 [*size, 3]."""
-        x0, nx, y0, ny = tile_span(self._level, x, y)
+        _, _, y0, ny = tile_span(self._level, x, y)
         if x != self._x:
             self._x, self._strips = x, {}
         strips = [self._strip(x, row) for row in range(y0, y0 + ny)]
-        picture = np.empty((self._cut[0], self._cut[1], 3), np.uint8)
+        picture = np.empty((*self._cut, 3), np.uint8)
         for strip, runs in zip(strips, self._runs_of(0, y), strict=True):
             for source, target in runs:
                 picture[target] = strip[source]
-        return np.ascontiguousarray(resample(picture, self._size))
+        return resample(picture, self._size)
 
     def _strip(self, x: int, row: int) -> Pixels:
         """Return a row of tiles, cut to the columns of the chunks that begin at x."""
