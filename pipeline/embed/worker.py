@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,21 +45,24 @@ class Embedder:
         self._samples: NDArray[np.float32] = np.empty((engine.portion, *engine.sample_shape), np.float32)
 
     def embed(self, request: Message, progress: Progress) -> Payload:
-        """Embed one window.
+        """Embed one window, as a worker's handler; no progress is reported, since a window is short."""
+        del progress
+        return self.describe(request)
+
+    def describe(self, request: Message) -> dict[str, Any]:
+        """Return the descriptors of one window.
 
         Args:
             request: `tiles`: for each its descriptor id, its expected SHA-256 in hexadecimal, and its locator, its
                 encoded bytes, or why there are none, a map of `kind` and `message`. `chunks`: the ids of the
                 chunks to embed, int64 [n]; None where the tiles themselves are the units. `tile_edges`: zoom and
                 edge in pixels of the tiles under chunks.
-            progress: Not used: a window is short.
 
         Returns:
             A map. `good`: the indices of the units that have a descriptor; `vectors`, float32 [n, d], and
             `texture`, float32 [n], theirs. `bad_tiles`: index of each bad tile, an `ErrorKind` and a message;
             `bad_vectors`: the same of each unit whose descriptor cannot be used.
         """
-        del progress
         bad: list[tuple[int, str, str]] = []
         tiles = _readable(request["tiles"], dict(request["tile_edges"]), bad)
         if request["chunks"] is None:
@@ -69,7 +72,7 @@ class Embedder:
             answer = self._describe(_cut_chunks(request["chunks"], decoded, self._preprocessing.size))
         return {**answer, "bad_tiles": [list(each) for each in bad]}
 
-    def _describe(self, pictures: Iterable[tuple[int, Picture]]) -> dict[str, Payload]:
+    def _describe(self, pictures: Iterable[tuple[int, Picture]]) -> dict[str, Any]:
         """Return the answer for the pictures of units, which come with the unit's index."""
         numbers: list[int] = []
         textures: list[float] = []
@@ -228,7 +231,7 @@ def _texture(picture: Picture) -> float:
 
 def _answer(
     rows: NDArray[np.float32], textures: NDArray[np.float32], numbers: NDArray[np.int64]
-) -> dict[str, Payload]:
+) -> dict[str, Any]:
     """Return the answer without descriptors that are not finite, and zeros for pictures without texture."""
     finite: NDArray[np.bool_] = np.asarray(np.isfinite(rows).all(axis=1))
     good = finite & (rows.any(axis=1) | (textures >= FEATURELESS_BELOW))

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from pipeline.errors import ErrorKind, PipelineError, RequestError
 from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7, BoxE7
-from pipeline.request.options import DEFAULT_OVERLAP, MAX_LEVELS
+from pipeline.request.options import DEFAULT_OVERLAP
 from pipeline.request.request import BuildRequest
-from pipeline.tiles.chunks import ChunkLevel, make_chunks
+from pipeline.tiles.chunks import make_chunks
 from pipeline.tiles.image_header import read_header
 from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.sources.read_tile import read_tile
@@ -23,6 +23,7 @@ from store.base.canonical_json import Document
 from store.base.lattice import Level, choose_level, metres_per_pixel, overlap_of, side_m
 from store.base.valueclass import valueclass
 from store.formats.tables import TileTable
+from store.manifest.levels import MAX_LEVELS, ChunkLevel, parse_levels
 
 _SAMPLED_TILES: Final = 9
 _LARGEST_DIFFERENCE: Final = 0.12
@@ -212,28 +213,7 @@ def _middle_part(box: BoxE7, part: int) -> BoxE7:
 
 def levels_document(levels: Sequence[ChosenLevel]) -> Document | None:
     """Return what the identity of a build names of its levels; None without any."""
-    if not levels:
-        return None
-    return {
-        "levels": [
-            {
-                "zoom": each.level.zoom,
-                "k": each.level.k,
-                "m": each.level.m,
-                "tile_edge": each.chunks.tile_edge,
-            }
-            for each in levels
-        ]
-    }
-
-
-def recorded_levels(inputs: Mapping[str, Any]) -> tuple[ChunkLevel, ...]:
-    """Return the levels that a recorded build names in its inputs, by rising side."""
-    named = inputs.get("chunks", {}).get("levels", ())
-    return tuple(
-        ChunkLevel(level=Level(each["zoom"], each["k"], each["m"]), tile_edge=each["tile_edge"])
-        for each in named
-    )
+    return {"levels": [each.chunks.to_document() for each in levels]} if levels else None
 
 
 def units_of_table(table: TileTable, inputs: Mapping[str, Any]) -> RetrievalUnits:
@@ -243,7 +223,7 @@ def units_of_table(table: TileTable, inputs: Mapping[str, Any]) -> RetrievalUnit
         table: Its tile table.
         inputs: The inputs that it recorded.
     """
-    tiles, levels = TileColumns.from_table(table), recorded_levels(inputs)
+    tiles, levels = TileColumns.from_table(table), parse_levels(inputs)
     if not levels:
         return RetrievalUnits.of_tiles(tiles)
     west, south, east, north = inputs["bbox_e7"]

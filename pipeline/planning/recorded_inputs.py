@@ -16,7 +16,6 @@ from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import inspect_models
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError
-from pipeline.planning.chunk_levels import recorded_levels
 from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
@@ -26,6 +25,7 @@ from store.base.identity import cell_components, cell_key, difference, digest_pa
 from store.base.preprocessing import Preprocessing
 from store.domain.events import EngineCompiled
 from store.domain.state import STAND_IN, Build, RecordedEvent
+from store.manifest.levels import parse_levels
 
 Recorded = TypeVar("Recorded")
 
@@ -180,7 +180,7 @@ class RecordedInputs:
                 self.request,
                 self.ports.source_for(self.request),
                 today=self.day,
-                levels=recorded_levels(self.build.inputs),
+                levels=parse_levels(self.build.inputs),
             )
         except PipelineError as error:
             raise UnavailableError(error.message) from error

@@ -9,14 +9,13 @@ from typing import Annotated, ClassVar, assert_never
 from pipeline.errors import Problem, RequestError
 from pipeline.request import rules
 from pipeline.request.validation import CheckedRecord, InvalidValueError, format_value, record_from
+from store.manifest.levels import MAX_LEVELS
 from store.runtime.backends.registry import BACKENDS, DEFAULT_BACKEND
 
 BUILTIN = "builtin:"
 
 DEFAULT_OVERLAP = 0.85
 """Part of its side that a chunk shares with the next one; a smaller part finds fewer places."""
-
-MAX_LEVELS = 16
 
 
 class SectorClassification(StrEnum):

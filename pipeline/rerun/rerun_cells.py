@@ -16,7 +16,6 @@ from pipeline.embed import batcher
 from pipeline.embed.batcher import BadImage, EngineSpec, WindowResult
 from pipeline.embed.cells import CellKey, Window, cells_of
 from pipeline.errors import EmbedError, ErrorKind
-from pipeline.planning.chunk_levels import recorded_levels
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.outcome import Failed, Finished, Outcome
@@ -36,6 +35,7 @@ from store.base.valueclass import valueclass
 from store.domain.events import BuildFailed, CellEmbedded, StepStarted
 from store.errors import ArtifactError
 from store.formats import tile_pack
+from store.manifest.levels import parse_levels
 
 _DECODE_ONLY: Final = "pipeline.rerun.decode_child"
 _MAX_CELLS: Final = 256
@@ -276,7 +276,7 @@ def _window_again(
     columns = TileColumns.joined([tiles])
     if chunks is None:
         return _WindowAgain(units=RetrievalUnits.of_tiles(tiles), shown=ShownTiles(columns, {}))
-    edges = {each.level.zoom: each.tile_edge for each in recorded_levels(inputs.build.inputs)}
+    edges = {each.level.zoom: each.tile_edge for each in parse_levels(inputs.build.inputs)}
     there = set(columns.ids.tolist())
     ids = [each for each in chunks if there.issuperset(tile_ids_under(np.array([each])).tolist())]
     if not ids:

@@ -6,7 +6,6 @@ import numpy as np
 
 from pipeline.errors import CheckError, EmbedError, ErrorKind
 from pipeline.planning.area_report import Place
-from pipeline.planning.chunk_levels import recorded_levels
 from pipeline.planning.recorded_inputs import UnavailableError, last_event
 from pipeline.rerun.inputs import NOT_WITH_RECORDS, RerunInputs
 from pipeline.rerun.report import Comparison, InputStatus, StepFailure
@@ -24,6 +23,7 @@ from store.domain.attachments import attached_to_failure
 from store.domain.events import CellEmbedded, CheckFailed, IndexBuilt
 from store.domain.index_files import delta_of, whole_of
 from store.formats.tables import BlockRow, TileTable, decode_blocks, decode_tiles, encode_blocks
+from store.manifest.levels import parse_levels
 from store.manifest.roles import DELTA
 from store.runtime.load import RuntimeUnavailableError
 
@@ -99,7 +99,7 @@ def rerun_survey(inputs: RerunInputs) -> StepFailure | None:
     selection = selection_of(
         request,
         TileColumns.from_table(table),
-        levels=recorded_levels(inputs.build.inputs),
+        levels=parse_levels(inputs.build.inputs),
         excluded=excluded,
     )
     geography = survey_selection(selection, rows, inputs.scratch_artifacts)

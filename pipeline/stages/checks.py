@@ -15,7 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.embed.batcher import worker_request
+from pipeline.embed.cells import Window
 from pipeline.embed.reusable_rows import ReusableRows
+from pipeline.embed.worker import Embedder
 from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import job_with_file
 from pipeline.engines.precision.float16 import least_cosine
@@ -28,6 +31,7 @@ from pipeline.stages.extend_index import read_delta
 from pipeline.stages.index_sample import recall, take_samples
 from pipeline.stages.reference import Reference
 from pipeline.tiles.decode import decode
+from pipeline.tiles.selection import ShownTiles
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT, read_tile
 from pipeline.tiles.tile import SourceTile
 from store.base.canonical_json import Document

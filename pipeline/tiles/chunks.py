@@ -26,7 +26,7 @@ from store.base.lattice import (
     tile_span,
     wanted_range,
 )
-from store.base.valueclass import valueclass
+from store.manifest.levels import ChunkLevel
 
 Integers = npt.NDArray[np.int64]
 
@@ -43,14 +43,6 @@ class Rectangle(NamedTuple):
     def total(self) -> int:
         """Number of places."""
         return self.nx * self.ny
-
-
-@valueclass(frozen=True, slots=True, kw_only=True)
-class ChunkLevel:
-    """A level, and the edge in pixels of the tiles that its chunks are cut from."""
-
-    level: Level
-    tile_edge: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -18,7 +18,6 @@ from pipeline.request.options import TooOldPolicy, UnknownAgePolicy
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.capture_dates import MAX_CSV_BYTES, parse_capture_dates
 from pipeline.tiles.chunks import (
-    ChunkLevel,
     LevelChunks,
     Rectangle,
     disjoint_ranges,
@@ -32,6 +31,7 @@ from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.tile import Place, TileMetadataStore
 from pipeline.tiles.tile_columns import NO_DAY, TileColumns
 from store.formats.tables import encode_tile_columns
+from store.manifest.levels import ChunkLevel
 
 MAX_WANTED = 20_000_000
 """A request for more tiles is refused as a mistake; this many are about 200,000 km² at zoom 18."""

@@ -12,6 +12,7 @@ from store.domain.index_files import whole_of
 from store.domain.state import Build, BuildStatus, Generation, State, checks_of
 from store.errors import DamagedHistoryError, ErrorKind
 from store.manifest.index_entry import EXTENDED, PLAIN, artifact_document
+from store.manifest.levels import CHUNKS
 from store.manifest.manifest import FORMATS, Envelope
 
 
@@ -30,7 +31,7 @@ def project(state: State, generation: Generation) -> bytes:
 def render(body: Document, envelope: Envelope) -> bytes:
     """Return the manifest file of this body and envelope."""
     document: Document = {
-        "format": EXTENDED if "delta" in body.get("index", {}) else PLAIN,
+        "format": _number_of(body["inputs"], extended="delta" in body["index"]),
         "body": body,
         "envelope": {
             "cache_id": envelope.cache_id,
@@ -69,7 +70,13 @@ def _body(state: State, build: Build) -> Document:
 
 def format_of(build: Build) -> int:
     """Return the format in which the manifest of a build is written."""
-    return index_format(build.index)
+    return _number_of(build.inputs, extended=isinstance(build.index, IndexExtended))
+
+
+def _number_of(inputs: Document, *, extended: bool) -> int:
+    if "chunks" in inputs:
+        return CHUNKS
+    return EXTENDED if extended else PLAIN
 
 
 def _plain_body(state: State, build: Build) -> Document:
@@ -161,11 +168,6 @@ def _engine(model: Document, event: EngineCompiled) -> Document:
         "signature": without_attached(event.signature),
         "preprocessing": model["preprocessing"],
     }
-
-
-def index_format(index: Index | None) -> int:
-    """Return the format of the manifest that names this index."""
-    return EXTENDED if isinstance(index, IndexExtended) else PLAIN
 
 
 def index_document(index: Index) -> Document:
