@@ -60,7 +60,7 @@ class Embedder:
         for number, (sha256, source) in enumerate(request):
             try:
                 picture = read_picture(sha256, source)
-                self._samples[filled] = self._preprocessing.apply(picture.pixels)
+                self._preprocessing.apply(picture.pixels, out=self._samples[filled])
             except TileError as error:
                 bad[number] = (error.kind, error.message)
                 continue
