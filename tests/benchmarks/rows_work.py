@@ -107,9 +107,7 @@ def embedding(settings: Settings) -> Iterator[Row]:
                 tiles=part,
                 tile_edges={},
             )
-            for place, part in enumerate(
-                tiles[first : first + 256] for first in range(0, len(tiles), 256)
-            )
+            for place, part in enumerate(tiles[first : first + 256] for first in range(0, len(tiles), 256))
         )
         batcher = LocalDescriptorBatcher(workers=1)
         done = sum(len(found.units) for found in batcher.embed(windows, engine=spec, preprocessing=rule))

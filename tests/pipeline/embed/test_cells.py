@@ -61,7 +61,9 @@ def test_cells_hold_every_tile_once_in_the_order_of_ids(tiles):
 @given(tile_sets, some_digests, st.integers(1, 40))
 def test_windows_hold_each_new_digest_once(tiles, known, size):
     cells = cells_of_tiles(tiles)
-    windows = list(plan_windows(cells, shown=shown_tiles(tiles), known=known, shared=shared_digests(cells), size=size))
+    windows = list(
+        plan_windows(cells, shown=shown_tiles(tiles), known=known, shared=shared_digests(cells), size=size)
+    )
     planned = [each.sha256 for window in windows for each in window.tiles]
     assert planned == [each for window in windows for each in window.units.hex_digests]
     assert sorted(planned) == sorted({each.sha256 for each in tiles} - known)

@@ -35,7 +35,9 @@ def test_the_same_row_of_two_zooms_is_two_runs():
 
 
 def test_only_tiles_with_a_row_and_texture_are_localisable():
-    some = AreaReport(tiles_wanted=10, tiles_present=6, **EMPTY | {"featureless": ((1, 0, 0),), "skipped": ((1, 1, 0),)})
+    some = AreaReport(
+        tiles_wanted=10, tiles_present=6, **EMPTY | {"featureless": ((1, 0, 0),), "skipped": ((1, 1, 0),)}
+    )
     assert some.localisable == 0.4
     assert AreaReport(tiles_wanted=0, tiles_present=0, **EMPTY).localisable == 0.0
     assert AreaReport(tiles_wanted=4, tiles_present=4, **EMPTY).localisable == 1.0
