@@ -7,8 +7,7 @@ can be compared. The steps are:
    looks like ground to a network, and hides the place. The decoder has expanded palettes and repeated grey
    before. Embedded colour profiles and orientation tags are ignored.
 2. If `size` is square and the picture is not, cut out its middle square: squeezed ground is not recognised.
-   Tiles are square. Resize to `size` by `RESAMPLER`, without keeping the aspect ratio of a network that is not
-   square; leave an equal size alone.
+   Tiles are square. Resize to `size` by `RESAMPLER`; leave an equal size alone.
 3. Put channels into `colour` order and axes into `layout` order.
 4. Compute (p - mean) / std in float32, for p from 0 to 255; mean and std are in the network's channel order.
 """
