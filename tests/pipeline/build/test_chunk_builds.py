@@ -204,6 +204,16 @@ def test_two_levels_share_cells_and_a_second_one_copies_the_rows_of_the_first(si
     assert json.loads(site.head_bytes())["format"] == 3
 
 
+def test_levels_of_other_sizes_want_their_own_tiles(site):
+    three = ChunkOptions(
+        level=tuple(ChunkLevelOptions(side_m=side, overlap=0.75) for side in (19_600, 29_300, 39_000))
+    )
+    report = built(site.build(chunks=three))
+    assert (report.holes, report.tiles, report.wanted) == (0, 64, 64)
+    levels = Counter(chunk_of(each)[0] for each in site.rows())
+    assert levels == {LEVEL: 81, Level(ZOOM, 1, 6): 81, Level(ZOOM, 0, 4): 25}
+
+
 def blocks_of(site):
     return decode_blocks(Artifacts(site.layout).read(site.state().head_build.index.blocks))
 
