@@ -21,7 +21,8 @@ from pipeline.tiles.tile import Locator, TileMetadataStore
 from pipeline.tiles.tile_columns import TileColumns
 from store.base.camera import Camera, level_sides_m
 from store.base.canonical_json import Document
-from store.base.lattice import Level, choose_level, metres_per_pixel, overlap_of, side_m
+from store.base.lattice import choose_level, metres_per_pixel, overlap_of, side_m
+from store.base.level import Level
 from store.base.valueclass import valueclass
 from store.formats.tables import TileTable
 from store.manifest.levels import MAX_LEVELS, ChunkLevel, parse_levels

@@ -17,15 +17,8 @@ from pipeline.tiles.grid import TileRange
 from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.tile_columns import TileColumns
 from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT
-from store.base.lattice import (
-    Level,
-    chunk_digests,
-    chunk_ids,
-    chunk_of,
-    digest_lookup,
-    tile_span,
-    wanted_range,
-)
+from store.base.lattice import chunk_digests, chunk_ids, chunk_of, digest_lookup, tile_span, wanted_range
+from store.base.level import Level
 from store.manifest.levels import ChunkLevel
 
 Integers = npt.NDArray[np.int64]

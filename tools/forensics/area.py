@@ -22,7 +22,7 @@ from pipeline.tiles.retrieval_units import RetrievalUnits
 from store.base import canonical_json
 from store.base.canonical_json import CanonicalError, Document
 from store.base.identity import MAX_ZOOM, cell_components, cell_key, digest_packed_tiles
-from store.base.lattice import Level
+from store.base.level import Level
 from store.base.values import ArtifactRef
 from store.domain import events as e
 from store.domain.attachments import attached_to_failure
