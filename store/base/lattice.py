@@ -19,8 +19,6 @@ from store.base.level import MAX_K, MAX_M, Level
 
 EARTH_M: Final = 40_075_016.686
 """Length of the equator."""
-MAX_K: Final = 7
-MAX_M: Final = 31
 
 _VIEW_SHIFT: Final = 50
 _HALF_TURN_E7: Final = 1_800_000_000
