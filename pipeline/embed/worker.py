@@ -6,7 +6,6 @@ each tile of a window is decoded once.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +19,8 @@ from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Handler, Progress, serve
 from pipeline.tiles.decode import Picture, decode_picture
 from pipeline.tiles.sources.read_tile import read_tile
-from store.base.identity import VIEW_SHIFT, tile_of
-from store.base.lattice import chunk_of
+from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT, tile_of
+from store.base.lattice import chunk_of, tile_span
 from store.base.level import Level
 from store.base.mosaic import render_chunks
 from store.base.preprocessing import Preprocessing
@@ -186,42 +185,51 @@ def _cut_chunks(
     # The fields above column and row name the level.
     levels = ids >> VIEW_SHIFT
     for field in np.unique(levels).tolist():
-        level, _, _ = chunk_of(int(ids[levels == field][0]))
-        images = {
-            (x, y): picture
-            for zoom, x, y, _, picture in ((*tile_of(each), tiles[each]) for each in tiles)
+        numbers = np.flatnonzero(levels == field)
+        level, _, _ = chunk_of(int(ids[numbers[0]]))
+        xs, ys = (ids[numbers] >> X_SHIFT) & AXIS_MASK, ids[numbers] & AXIS_MASK
+        whole, transparent = _ground_under(level, xs, ys, tiles)
+        numbers, transparent = numbers[whole], transparent[whole]
+        places = zip(xs[whole].tolist(), ys[whole].tolist(), strict=True)
+        pixels = {
+            (x, y): tiles[identifier].pixels
+            for identifier in tiles
+            for zoom, x, y, _ in (tile_of(identifier),)
             if zoom == level.zoom
         }
-        places: list[tuple[int, int]] = []
-        numbers: list[int] = []
-        for number in np.flatnonzero(levels == field).tolist():
-            _, x, y = chunk_of(int(ids[number]))
-            if all(tile in images for tile, _ in _tiles_under(level, x, y)):
-                places.append((x, y))
-                numbers.append(number)
-        pixels = render_chunks(level, places, {place: each.pixels for place, each in images.items()}, size)
-        for number, place, image in zip(numbers, places, pixels, strict=True):
-            yield number, Picture(image, _transparent_part(level, place, images))
+        images = render_chunks(level, places, pixels, size)
+        for number, image, part in zip(numbers.tolist(), images, transparent.tolist(), strict=True):
+            yield number, Picture(image, part)
 
 
-def _tiles_under(level: Level, x: int, y: int) -> list[tuple[tuple[int, int], int]]:
-    """Return the tiles under a chunk, each with the number of the chunk's steps on it."""
-    across, down = (_steps_by_tile(level, first) for first in (x, y))
-    around = 1 << level.zoom
-    return [((column % around, row), columns * rows) for column, columns in across for row, rows in down]
+def _ground_under(
+    level: Level, xs: NDArray[np.int64], ys: NDArray[np.int64], tiles: Mapping[int, Picture]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Return of each chunk whether all of its tiles are there, and which part of its ground is transparent."""
+    if not tiles:
+        return np.zeros(len(xs), np.bool_), np.zeros(len(xs))
+    known = np.array(sorted(tiles), np.int64)
+    parts = np.array([tiles[each].transparent for each in known.tolist()])
+    x0, nx, y0, ny = tile_span(level, xs, ys)
+    whole, transparent = np.ones(len(xs), np.bool_), np.zeros(len(xs))
+    for column in range(int(nx.max())):
+        for row in range(int(ny.max())):
+            # Steps of the chunk on this tile; none beyond its last one.
+            across = _steps_on(level, xs, column) * _steps_on(level, ys, row)
+            under = level.zoom << ZOOM_SHIFT | (x0 + column) % (1 << level.zoom) << X_SHIFT | (y0 + row)
+            at = np.minimum(np.searchsorted(known, under), len(known) - 1)
+            whole &= (across == 0) | (known[at] == under)
+            transparent += across * parts[at]
+    return whole, transparent / level.m**2
 
 
-def _steps_by_tile(level: Level, first: int) -> list[tuple[int, int]]:
-    """Return column (or row) and number of steps for the tiles along one side of a chunk."""
-    return sorted(Counter(step >> level.k for step in range(first, first + level.m)).items())
-
-
-def _transparent_part(
-    level: Level, place: tuple[int, int], images: Mapping[tuple[int, int], Picture]
-) -> float:
-    """Return the part of a chunk's ground that is transparent, 0 to 1."""
-    parts = [images[tile].transparent * steps for tile, steps in _tiles_under(level, *place)]
-    return sum(parts) / level.m**2
+def _steps_on(level: Level, first: NDArray[np.int64], tile: int) -> NDArray[np.int64]:
+    """Return how many steps of chunks lie on the tile of a number from their first, along one axis."""
+    begin = tile * level.steps_per_tile - (first & level.steps_per_tile - 1)
+    steps: NDArray[np.int64] = np.clip(
+        np.minimum(begin + level.steps_per_tile, level.m) - np.maximum(begin, 0), 0, None
+    )
+    return steps
 
 
 def _texture(picture: Picture) -> float:
