@@ -239,9 +239,9 @@ def test_plain_tiles_are_featureless_and_not_localisable(real_site):
     assert (coverage.present, coverage.featureless) == (6, 2)
 
 
-def encoded(pixels, encoding="png"):
+def encoded(pixels, encoding="png", **options):
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, encoding)
+    Image.fromarray(pixels).save(buffer, encoding, **options)
     return buffer.getvalue()
 
 
@@ -271,6 +271,18 @@ def test_tiles_that_cannot_be_told_apart_are_not_covered(real_site):
     assert (coverage.present, coverage.featureless) == (10, 5)
     document = canonical_decode(real_site.artifact(coverage.geography).read_bytes())
     assert document["featureless"] == [[6, 0, 2, 2], [6, 1, 2, 3], [6, 2, 2, 3]]
+
+
+def test_a_placeholder_of_different_quality_is_one_picture(real_site):
+    placeholder = ground(0)[..., :3]
+    tiles = {(ZOOM, 1, y): encoded(ground(1 + y)) for y in range(8)}
+    tiles |= {(ZOOM, 2, y): encoded(placeholder, "jpeg", quality=80 + 2 * y) for y in range(8)}
+    assert len(set(tiles.values())) == 16
+    real_site.write_tiles(tiles)
+    assert real_site.build().outcome is BuildOutcome.BUILT
+    coverage = real_site.state().head_build.coverage
+    document = canonical_decode(real_site.artifact(coverage.geography).read_bytes())
+    assert document["featureless"] == [[6, y, 2, 2] for y in range(8)]
 
 
 @pytest.mark.parametrize(
