@@ -90,7 +90,7 @@ def select_tiles(request: BuildRequest, source: TileMetadataStore, *, today: dat
         wanted=wanted,
         holes=_find_holes(ranges, found.places),
         excluded=excluded,
-        warnings=tuple(warnings),
+        warnings=(*found.warnings, *warnings),
     )
 
 

@@ -1,4 +1,4 @@
-"""Find out whether the rows of a source are counted from the other end than its own bounds say. Pure.
+"""Hold the tiles of a source against the bounds that it announces: are its rows counted from the other end? Pure.
 
 XYZ counts rows from the north, TMS from the south. Far from the equator a mistake leaves the area empty; over
 the equator every picture stands at a wrong place.
@@ -7,8 +7,11 @@ the equator every picture stands at a wrong place.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from pipeline.request.geometry import MERCATOR_LIMIT_E7, BoxE7, degrees_to_e7
-from pipeline.tiles.grid import TileRange, tile_ranges
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.request.geometry import MERCATOR_LIMIT_E7, BoxE7, box_text, degrees_to_e7
+from pipeline.tiles.grid import TileRange, range_box_e7, tile_ranges
 
 
 def box_of_degrees(west: float, south: float, east: float, north: float) -> BoxE7 | None:
@@ -17,6 +20,32 @@ def box_of_degrees(west: float, south: float, east: float, north: float) -> BoxE
         return None
     box = degrees_to_e7(west), degrees_to_e7(south), degrees_to_e7(east), degrees_to_e7(north)
     return box[0], max(box[1], -MERCATOR_LIMIT_E7), box[2], min(box[3], MERCATOR_LIMIT_E7)
+
+
+def bounds_warnings(name: str, announced: BoxE7 | None, places: npt.NDArray[np.int32]) -> tuple[str, ...]:
+    """Return a sentence if a source has tiles beyond the bounds that it announces.
+
+    Args:
+        name: The source's name.
+        announced: The bounds that it announces.
+        places: Zoom, column and row of its tiles, int32 [n, 3]; those of the highest zoom are looked at.
+    """
+    if announced is None or not len(places):
+        return ()
+    z = int(places[:, 0].max())
+    x, y = places[places[:, 0] == z, 1:].T
+    inside = tile_ranges(announced, (z, z))[0]
+    # Bounds are not always of whole tiles.
+    beyond = (x < inside.x0 - 1) | (x > inside.x1 + 1) | (y < inside.y0 - 1) | (y > inside.y1 + 1)
+    if not beyond.any():
+        return ()
+    held = TileRange(z=z, x0=int(x.min()), x1=int(x.max()), y0=int(y.min()), y1=int(y.max()))
+    message = (
+        f"{name} announces the bounds {box_text(announced)}, but {int(beyond.sum())} of its {len(x)} tiles of"
+        f" zoom {z} in the area are outside: they reach over {box_text(range_box_e7(held))}; check that they are"
+        " at their places"
+    )
+    return (message,)
 
 
 def rows_are_mirrored(
