@@ -75,7 +75,7 @@ def select_tiles(request: BuildRequest, source: TileMetadataStore, *, today: dat
         )
     found = TileColumns.of(source.query_by_bbox(request.bbox_e7, request.zoom))
     if not len(found):
-        raise _no_tiles(request, source, wanted)
+        raise _no_tiles(request, source, wanted, *found.warnings)
     tiles, excluded, warnings = _split_by_age(
         request, _with_capture_dates(request, found), request.tiles.as_of or today
     )
@@ -94,14 +94,14 @@ def select_tiles(request: BuildRequest, source: TileMetadataStore, *, today: dat
     )
 
 
-def _no_tiles(request: BuildRequest, source: TileMetadataStore, wanted: int) -> TileError:
+def _no_tiles(request: BuildRequest, source: TileMetadataStore, wanted: int, *hints: str) -> TileError:
     extent = source.extent()
     zooms = f"zooms {extent.zoom[0]} to {extent.zoom[1]}" if extent.zoom else "nothing"
     bounds = f" in {box_text(extent.box_e7)}" if extent.box_e7 else ""
     return TileError(
         f"expected some of the {wanted} tiles of zooms {request.zoom[0]} to {request.zoom[1]} in "
         f"{box_text(request.bbox_e7)}, found none: {source.name} holds {zooms}{bounds}",
-        hint="change bbox, zoom or tiles.source so that they meet",
+        hint="; ".join(hints) or "change bbox, zoom or tiles.source so that they meet",
         kind=ErrorKind.NO_TILES,
         subject=source.name,
     )

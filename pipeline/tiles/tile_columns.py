@@ -38,7 +38,7 @@ class TileColumns(Sequence[SourceTile]):
         days: Days of capture as `date.toordinal` counts them, int32 [n]; `NO_DAY` where unknown.
         rows: The row of the source that `locator_of` takes for each, int64 [n].
         locator_of: Returns the locator of a row.
-        warnings: What the source says of itself, one sentence each.
+        warnings: What is odd about the source, one sentence each; if there are no tiles, why.
     """
 
     places: npt.NDArray[np.int32]

@@ -13,7 +13,7 @@ from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint, shows_changes
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.sources.read_tile import source_changed
-from pipeline.tiles.sources.row_order import bounds_warnings, rows_are_mirrored
+from pipeline.tiles.sources.row_order import bounds_warnings, misplaced_tiles, rows_are_mirrored
 from pipeline.tiles.tile import Locator, ZoomRange
 from pipeline.tiles.tile_columns import TileColumns
 
@@ -58,7 +58,11 @@ class TileArchive(ABC):
             digests=listing.digests,
             sizes=listing.keys[:, 1],
             locator_of=lambda row: self._locator(listing, row),
-            warnings=(*self._warnings(), *bounds_warnings(self.name, self._announced_box(), listing.places)),
+            warnings=(
+                (*self._warnings(), *bounds_warnings(self.name, self._announced_box(), listing.places))
+                if len(listing.keys)
+                else misplaced_tiles(ranges, self._holds_any)
+            ),
         )
 
     @abstractmethod

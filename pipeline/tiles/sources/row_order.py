@@ -1,4 +1,4 @@
-"""Hold the tiles of a source against the bounds that it announces: are its rows counted from the other end? Pure.
+"""Find tiles that stand at wrong places: outside announced bounds, with mirrored rows, with exchanged axes. Pure.
 
 XYZ counts rows from the north, TMS from the south. Far from the equator a mistake leaves the area empty; over
 the equator every picture stands at a wrong place.
@@ -46,6 +46,38 @@ def bounds_warnings(name: str, announced: BoxE7 | None, places: npt.NDArray[np.i
         " at their places"
     )
     return (message,)
+
+
+def misplaced_tiles(
+    wanted: Sequence[TileRange], holds: Callable[[Sequence[TileRange]], bool]
+) -> tuple[str, ...]:
+    """Return what mends a source that has none of the wanted tiles, but has them at places of another scheme.
+
+    Args:
+        wanted: The wanted tiles.
+        holds: Says whether the source has any tile in some rectangles.
+    """
+    exchanged = [replace(part, x0=part.y0, x1=part.y1, y0=part.x0, y1=part.x1) for part in wanted]
+    from_north = "make it again with rows from the north (XYZ), for example gdal2tiles --xyz"
+    for places, found in (
+        (mirrored(wanted), f"its rows are counted from the south (TMS): {from_north}"),
+        (exchanged, "its columns and rows are exchanged (z/y/x): make it again as z/x/y, the column first"),
+        (
+            mirrored(exchanged, columns=True),
+            f"its columns and rows are exchanged (z/y/x) and its rows are counted from the south (TMS): {from_north}",
+        ),
+    ):
+        if holds(places):
+            return (f"tiles of the area are there, but {found}",)
+    return ()
+
+
+def mirrored(ranges: Sequence[TileRange], *, columns: bool = False) -> list[TileRange]:
+    """Return rectangles that are mirrored at the equator; `columns` if rows stand in the place of columns."""
+    lasts = [(part, (1 << part.z) - 1) for part in ranges]
+    if columns:
+        return [replace(part, x0=last - part.x1, x1=last - part.x0) for part, last in lasts]
+    return [replace(part, y0=last - part.y1, y1=last - part.y0) for part, last in lasts]
 
 
 def rows_are_mirrored(
