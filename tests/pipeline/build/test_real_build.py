@@ -11,7 +11,14 @@ from PIL import Image
 from pmtiles.tile import TileType
 
 from pipeline.build.report import BuildOutcome
-from pipeline.request.options import CheckOptions, EngineOptions, IndexOptions, ModelRole, ModelSpec
+from pipeline.request.options import (
+    CheckOptions,
+    CoverageOptions,
+    EngineOptions,
+    IndexOptions,
+    ModelRole,
+    ModelSpec,
+)
 from pipeline.stages import checks
 from pipeline.testing import Calls, FakeCompiler, RecordingProgress
 from pipeline.tiles.decode import decode
@@ -302,6 +309,20 @@ def test_a_build_of_nothing_fails(real_site, tiles, said):
 def test_a_tile_that_is_not_square_is_bad(real_site):
     real_site.write_tiles(spread(2, 2) | {(ZOOM, 1, 1): encoded(ground(1)[:50])})
     assert "expected a square tile, found 64 x 50 pixels" in real_site.build().error.message
+
+
+def test_tiles_that_had_to_be_skipped_are_a_share_of_all_and_not_covered(real_site):
+    tiles = {(ZOOM, x, 1): f"<html>{x}".encode() for x in range(30)} | {(ZOOM, 30, 1): encoded(ground(1))}
+    real_site.write_tiles(tiles)
+    progress, request = RecordingProgress(), real_site.request(tiles={"on_bad": "skip"})
+    report = real_site.provisioner(progress=progress).build_cache_artifacts(request)
+    assert (report.outcome, report.area.skipped) == (BuildOutcome.BUILT, 30)
+    (warning,) = (each for each in report.warnings if "skipped" in each)
+    assert warning.startswith("30 of 31 tiles (97 %) could not be decoded and had to be skipped: most of the")
+    said = [line for line in progress.said if line.startswith("skipped")]
+    assert (len(said), said[-1]) == (21, "skipped are 30 different tiles, of which 20 are named")
+    few = real_site.build(tiles={"on_bad": "skip"}, coverage=CoverageOptions(min_fraction=0.001))
+    assert few.error.kind == "coverage-too-low"
 
 
 def test_every_bad_tile_is_named_up_to_twenty(real_site):
