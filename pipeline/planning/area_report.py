@@ -63,7 +63,7 @@ def localisation_warnings(*, wanted: int, present: int, featureless: int, skippe
         found.append(f"{share} could not be decoded and had to be skipped{most}")
     if featureless:
         what = "tiles are" if featureless > 1 else "tile is"
-        why = "water, no data, more than a quarter transparent, or the same as another tile"
+        why = "water, no data, more than a quarter transparent, black or white, or the same as another tile"
         found.append(f"{featureless} {what} featureless ({why}): nobody finds a place there")
     return tuple(found)
 

@@ -292,6 +292,18 @@ def test_a_placeholder_of_different_quality_is_one_picture(real_site):
     assert document["featureless"] == [[6, y, 2, 2] for y in range(8)]
 
 
+@pytest.mark.parametrize("colour", [0, 255])
+def test_tiles_with_a_wide_collar_are_featureless(real_site, colour):
+    collar = [ground(seed)[..., :3] for seed in range(6)]
+    for part, pixels in enumerate(collar):
+        pixels[:, : 8 * part] = colour
+    real_site.write_tiles({(ZOOM, 1, y): encoded(pixels) for y, pixels in enumerate(collar)})
+    assert real_site.build().outcome is BuildOutcome.BUILT
+    coverage = real_site.state().head_build.coverage
+    document = canonical_decode(real_site.artifact(coverage.geography).read_bytes())
+    assert document["featureless"] == [[6, y, 1, 1] for y in (3, 4, 5)]
+
+
 @pytest.mark.parametrize(
     ("tiles", "said"),
     [
