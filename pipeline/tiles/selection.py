@@ -18,7 +18,7 @@ from pipeline.request.options import TooOldPolicy, UnknownAgePolicy
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.capture_dates import MAX_CSV_BYTES, parse_capture_dates
 from pipeline.tiles.grid import TileRange, tile_ranges
-from pipeline.tiles.tile import Place, TileMetadataStore
+from pipeline.tiles.tile import Extent, Place, TileMetadataStore
 from pipeline.tiles.tile_columns import NO_DAY, TileColumns
 from store.formats.tables import encode_tile_columns
 
@@ -101,10 +101,19 @@ def _no_tiles(request: BuildRequest, source: TileMetadataStore, wanted: int, *hi
     return TileError(
         f"expected some of the {wanted} tiles of zooms {request.zoom[0]} to {request.zoom[1]} in "
         f"{box_text(request.bbox_e7)}, found none: {source.name} holds {zooms}{bounds}",
-        hint="; ".join(hints) or "change bbox, zoom or tiles.source so that they meet",
+        hint="; ".join(hints) or _hint_to_meet(request, extent),
         kind=ErrorKind.NO_TILES,
         subject=source.name,
     )
+
+
+def _hint_to_meet(request: BuildRequest, extent: Extent) -> str:
+    if extent.zoom is None:
+        return "put tiles there, or name another tiles.source"
+    least, greatest = extent.zoom
+    if request.zoom[0] > greatest or request.zoom[1] < least:
+        return f"set zoom = [{least}, {greatest}], or name a tiles.source that has other zooms"
+    return "change bbox, zoom or tiles.source so that they meet"
 
 
 def _with_capture_dates(request: BuildRequest, found: TileColumns) -> TileColumns:

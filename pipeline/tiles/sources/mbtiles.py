@@ -22,7 +22,13 @@ from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint
 from pipeline.tiles.grid import TileRange, range_box_e7
 from pipeline.tiles.image_header import IMAGE_EXTENSIONS, sniff
-from pipeline.tiles.sources.archive import TileArchive, bad_archive, unreadable_archive, unsupported_archive
+from pipeline.tiles.sources.archive import (
+    TileArchive,
+    bad_archive,
+    foreign_file,
+    unreadable_archive,
+    unsupported_archive,
+)
 from pipeline.tiles.sources.mbtiles_view import ViewReader, missing_indexes, select_tiles
 from pipeline.tiles.sources.read_tile import keep_open, source_changed
 from pipeline.tiles.sources.row_order import box_of_degrees
@@ -292,11 +298,11 @@ def _require_at_rest(path: Path) -> Fingerprint:
         descriptor = open_regular(path, follow_symlinks=True)
         try:
             status = os.fstat(descriptor)
-            magic = read_at(descriptor, 0, len(_MAGIC))
+            start = read_at(descriptor, 0, 64)
         finally:
             os.close(descriptor)
-        if magic != _MAGIC:
-            raise bad_archive(path, "an SQLite database (MBTiles)", f"a file that begins with {magic[:16]!r}")
+        if not start.startswith(_MAGIC):
+            raise foreign_file(path, "an SQLite database (MBTiles)", start)
         waiting, settle = "", ""
         if _begins_with(f"{path}-journal", _HOT_JOURNAL):
             waiting, settle = f"{path}-journal", "SELECT count(*) FROM sqlite_master"

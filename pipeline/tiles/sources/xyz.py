@@ -24,6 +24,7 @@ from pipeline.tiles.image_header import IMAGE_EXTENSIONS
 from pipeline.tiles.sources.archive import bad_archive
 from pipeline.tiles.sources.folder_metadata import FolderMetadata, other_names, read_metadata
 from pipeline.tiles.sources.read_tile import read_tile_file, source_changed
+from pipeline.tiles.sources.registry import kind_of
 from pipeline.tiles.sources.row_order import bounds_warnings, mirrored, misplaced_tiles, rows_are_mirrored
 from pipeline.tiles.tile import Extent, Locator, ZoomRange
 from pipeline.tiles.tile_columns import TileColumns
@@ -108,7 +109,9 @@ class XYZFolder:
         except OSError as error:
             raise RequestError(
                 f"tiles.source: expected a readable folder at {base / written}, found {error.strerror or error}",
-                hint="check the path, which starts from the request's folder, and its permissions",
+                hint=f'it is a file: write tiles.source = "{written}"'
+                if isinstance(error, NotADirectoryError) and kind_of(written) is not None
+                else "check the path, which starts from the request's folder, and its permissions",
                 kind=ErrorKind.SOURCE_UNREADABLE,
                 subject=root,
             ) from error

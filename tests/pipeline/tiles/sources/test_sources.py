@@ -143,6 +143,45 @@ def test_what_is_no_source(spec, hint, tmp_path):
     assert hint in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "hint"),
+    [
+        ("a.pmtiles", b"<!DOCTYPE html><html>log in", "in a browser"),
+        ("a.mbtiles", b"\n<html>", "in a browser"),
+        ("a.pmtiles", b"SQLite format 3\0", "the ending .mbtiles"),
+        ("a.mbtiles", b"PMTiles\3" + bytes(200), "the ending .pmtiles"),
+        ("a b.mbtiles", b"\x1f\x8b\x08", "gunzip -c 'a b.mbtiles'"),
+        ("a.pmtiles", b"PK\3\4", "unzip a.pmtiles"),
+        ("a.mbtiles", b"II*\0", "gdal_translate -of MBTILES a.mbtiles"),
+        ("a.mbtiles", b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        ("a.mbtiles", b"", "fetch or export the archive again"),
+    ],
+)
+def test_what_a_file_is_that_is_no_archive(name, content, hint, tmp_path, refused):
+    (tmp_path / name).write_bytes(content)
+    error = refused(name, tmp_path)
+    assert error.kind is ErrorKind.BAD_ARCHIVE
+    assert hint in error.hint
+    assert content or "found an empty file" in error.message
+
+
+def test_a_folder_where_a_file_is_expected_and_the_other_way_round(tmp_path):
+    (tmp_path / "sat.mbtiles").mkdir()
+    (tmp_path / "tiles").mkdir()
+    (tmp_path / "b.pmtiles").write_bytes(b"PMTiles")
+
+    def said(spec):
+        with pytest.raises(RequestError) as caught:
+            open_source(spec, tmp_path)
+        return caught.value
+
+    assert "found a folder" in said("sat.mbtiles").message
+    assert "write sat.mbtiles/{z}/{x}/{y}.png" in said("sat.mbtiles").hint
+    assert said("tiles/").hint.endswith("write the three braces out: tiles/{z}/{x}/{y}.png")
+    assert said("b.pmtiles/{z}/{x}/{y}.png").hint == 'it is a file: write tiles.source = "b.pmtiles"'
+    assert said("a.mbtiles.gz").hint.startswith("unpack it")
+
+
 @pytest.mark.parametrize("spec", ["no/{z}/{x}/{y}.png", "no.mbtiles", "no.pmtiles"])
 def test_what_is_not_there(spec, tmp_path):
     with pytest.raises(RequestError) as caught:
