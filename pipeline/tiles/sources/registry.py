@@ -134,7 +134,8 @@ def _hint_for(spec: str, base: Path) -> str:
     if Path(spec).suffix.lower() in _RASTER_FILES:
         return f"cut it into tiles: gdal_translate -of MBTILES {spec} X.mbtiles; gdaladdo X.mbtiles"
     unpack = "unpack it and name what is inside; " if Path(spec).suffix.lower() in _PACKED else ""
-    folder = spec.rstrip("/") if os.path.isdir(base / spec) else "DIR"
+    # A path that may not be examined is no error here.
+    folder = spec.rstrip("/") if os.path.isdir(base / spec) else "DIR"  # noqa: PTH112
     return f"{unpack}for a folder of tiles write the three braces out: {folder}/{{z}}/{{x}}/{{y}}.png"
 
 
