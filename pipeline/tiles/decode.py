@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import ErrorKind, TileError
-from pipeline.tiles.file_kinds import kind_of_file
+from pipeline.tiles.file_kinds import what_it_is
 from pipeline.tiles.image_damage import (
     jpeg_damage,
     jpeg_tables_damage,
@@ -106,9 +106,8 @@ def _checked_header(data: bytes, max_pixels: int, subject: str | None) -> ImageH
     header = read_header(data)
     if header is None:
         kind = sniff(data)
-        other = kind_of_file(data[:64])
-        found = f"bytes that begin with {data[:8]!r}{f' ({other})' if other else ''}"
-        found = f"a damaged {kind} header" if kind else found if data else "no bytes at all"
+        found = what_it_is(data[:64], "bytes that begin") if data else "no bytes at all"
+        found = f"a damaged {kind} header" if kind else found
         raise _bad_tile(subject, "a JPEG, PNG or WebP image", found)
     if header.width * header.height == 0 or header.width * header.height > max_pixels:
         raise _bad_tile(subject, f"1 to {max_pixels} pixels", f"{header.width} x {header.height}")

@@ -28,8 +28,8 @@ def kind_of_file(start: bytes) -> str:
     return next((name for pattern, name in _KINDS if pattern.match(start)), "")
 
 
-def what_it_is(start: bytes, shown: int = 8) -> str:
+def what_it_is(start: bytes, begins: str = "a file that begins") -> str:
     """Return how a file begins, and what it is if that is known."""
     kind = kind_of_file(start)
-    begins = f"a file that begins with {start[:shown]!r}"
-    return f"{begins} ({kind})" if kind and start else kind or begins
+    found = f"{begins} with {start[:8]!r}"
+    return f"{found} ({kind})" if kind and start else kind or found

@@ -113,6 +113,8 @@ def _hint_to_meet(request: BuildRequest, extent: Extent) -> str:
     least, greatest = extent.zoom
     if request.zoom[0] > greatest or request.zoom[1] < least:
         return f"set zoom = [{least}, {greatest}], or name a tiles.source that has other zooms"
+    if request.bbox[0] > request.bbox[2]:
+        return "exchange west and east in bbox: a box whose west is greater crosses the antimeridian"
     return "change bbox, zoom or tiles.source so that they meet"
 
 

@@ -20,6 +20,7 @@ from pipeline.errors import TileError
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint
+from pipeline.tiles.file_kinds import what_it_is
 from pipeline.tiles.grid import TileRange, range_box_e7
 from pipeline.tiles.image_header import IMAGE_EXTENSIONS, sniff
 from pipeline.tiles.sources.archive import (
@@ -276,7 +277,7 @@ def _require_raster_tiles(database: sqlite3.Connection, path: Path) -> None:
     # Writers spell the formats of images in many ways, so unless it is a usual one the tiles decide.
     if announced in IMAGE_EXTENSIONS or (not vector and any(sniff(start) for (start,) in _starts(database))):
         return
-    found = "vector tiles (pbf)" if vector else f"tiles that begin with {first[0][:8]!r}"
+    found = "vector tiles (pbf)" if vector else what_it_is(first[0], "tiles that begin")
     raise unsupported_archive(
         path,
         "raster tiles in jpg, png or webp",

@@ -136,7 +136,9 @@ class PMTilesArchive(TileArchive):
         expected = "raster tiles in jpg, png or webp, not compressed again"
         if header["tile_compression"] not in {Compression.NONE, Compression.UNKNOWN}:
             found = f"tiles in {header['tile_compression'].name.lower()}"
-            raise unsupported_archive(self._path, expected, found, hint)
+            raise unsupported_archive(
+                self._path, expected, found, "export it without compressing the tiles again"
+            )
         is_raster = header["tile_type"] in _RASTER_TYPES
         if header["tile_type"] is TileType.UNKNOWN:
             is_raster = any(sniff(start) for start in self._first_tiles(file))
