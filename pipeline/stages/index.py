@@ -154,7 +154,7 @@ def survey_area(
     indexed, texture = np.concatenate(ids), np.concatenate(textures)
     skipped = present[np.isin(present, indexed, invert=True)] if rows is not None else present[:0]
     # Tiles that look the same cannot be told apart: "no imagery" of a provider, the same ground repeated.
-    repeated = repeated_rows(_StoredVectors(artifacts, rows or ()), _centres(indexed), texture)
+    repeated = repeated_rows(_StoredVectors(artifacts, rows or ()), _centres(indexed))
     featureless = indexed[(texture < FEATURELESS_BELOW) | repeated].tolist()
     return AreaReport(
         wanted=wanted,

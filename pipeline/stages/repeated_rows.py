@@ -33,21 +33,15 @@ _NEAR: Final = 0.005
 `builtin:place`: one placeholder at many qualities 0.995 and more, neighbouring ground at most 0.61."""
 _GREATEST: Final = 2.0
 """Of the greatest squared distance at most this counts: that of vectors at right angles."""
-_SAME_TEXTURE: Final = 1.03
-_LEAST_ALIKE: Final = 8
-"""So many tiles, all near each other and of the same texture, are one picture; fewer may be so by chance."""
 _BITS_IN_BYTE: Final = np.array([value.bit_count() for value in range(256)], np.uint8)
 
 
-def repeated_rows(
-    parts: Iterable[Floats], places: NDArray[np.int64], texture: Floats, *, apart: int = 0
-) -> NDArray[np.bool_]:
+def repeated_rows(parts: Iterable[Floats], places: NDArray[np.int64], *, apart: int = 0) -> NDArray[np.bool_]:
     """Say of each row whether another one, far enough away, is nearly equal.
 
     Args:
         parts: Unit vectors, float32 [k, d] each; iterated a second time if rows may be near.
         places: A place for each row, whole numbers of any unit, int64 [n, 2].
-        texture: Texture score of each row, float32 [n].
         apart: Only rows are compared whose places differ by more than this along an axis.
 
     Returns:
@@ -57,8 +51,6 @@ def repeated_rows(
     found = np.zeros(len(places), np.bool_)
     if len(found) < 2:
         return found
-    if greatest <= _NEAR * _GREATEST and len(found) >= _LEAST_ALIKE:
-        found[:] = texture.max() <= _SAME_TEXTURE * texture.min()
     partners, bits = _likely_partners(signatures, places, apart)
     rows = np.flatnonzero(bits <= _MOST_BITS)
     rows = rows[_squared_distances(parts, rows, partners[rows]) <= _NEAR * min(greatest, _GREATEST)]
