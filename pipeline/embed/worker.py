@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.builtin_model.place import FEATURELESS_BELOW, texture_energy
+from pipeline.builtin_model.place import FEATURELESS_BELOW, blank_share, texture_energy
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Handler, Progress, serve
@@ -27,8 +27,8 @@ BLANK_TILE: Final = (
 """What is wrong with a blank tile to which a sound network has no answer."""
 
 _THREADS: Final = 1
-MOST_TRANSPARENT: Final = 0.25
-"""A tile of which more is transparent is featureless: its place is no longer found with certainty."""
+MOST_BLANK: Final = 0.25
+"""A tile of which more is transparent, black or white is featureless: its place is not found with certainty."""
 
 
 class Embedder:
@@ -142,7 +142,8 @@ def read_picture(sha256: str, source: list[str | int] | bytes) -> Picture:
 
 def _texture(picture: Picture) -> float:
     """Return the texture score, 0 for a tile of which too little can be seen."""
-    return texture_energy(picture.pixels) if picture.transparent <= MOST_TRANSPARENT else 0.0
+    blank = picture.transparent + blank_share(picture.pixels)
+    return texture_energy(picture.pixels) if blank <= MOST_BLANK else 0.0
 
 
 def _answer(

@@ -261,6 +261,9 @@ def _embed_stale(run: BuildContext, plans: Sequence[CellPlan]) -> list[BlockRow]
                 run.defer(made.event)
                 rows.append(block_row(made.event))
             run.append()
+    if len(bad) > _NAMED_TILES:
+        what = "bad" if fails else "skipped"
+        run.ports.progress.say(f"{what} are {len(bad)} different tiles, of which {_NAMED_TILES} are named")
     if fails and bad:
         raise _bad_tiles(bad, [plan.cell for plan in plans])
     return rows
@@ -294,7 +297,8 @@ def _note_bad_tile(run: BuildContext, found: dict[str, str], bad: BadTile) -> No
         raise TileError(message, hint=SOURCE_CHANGED_HINT, kind=ErrorKind(bad.kind), subject=place)
     found[bad.tile.sha256] = bad.message
     what = "bad" if failing else "skipped"
-    run.ports.progress.say(f"{what} tile {place}: {bad.message}")
+    if len(found) <= _NAMED_TILES:
+        run.ports.progress.say(f"{what} tile {place}: {bad.message}")
 
 
 def _bad_tiles(messages: Mapping[str, str], cells: Iterable[Cell]) -> TileError:

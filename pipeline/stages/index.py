@@ -15,8 +15,9 @@ from pipeline.request.options import IndexKind, IndexOptions
 from pipeline.stages.checks import INDEX_CHECK, ONE_ANSWER, check_index, require_coverage
 from pipeline.stages.context import BuildContext
 from pipeline.stages.extend_index import extend_head_index
+from pipeline.stages.repeated_rows import repeated_rows
 from pipeline.tiles.selection import Selection
-from store.base.identity import index_components, index_key, tile_of
+from store.base.identity import MAX_ZOOM, X_SHIFT, ZOOM_SHIFT, index_components, index_key, tile_of
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts, ref_of_draft
@@ -133,7 +134,7 @@ def survey_area(
 ) -> AreaReport:
     """Report which wanted tiles are indexed, missing, featureless, skipped or excluded.
 
-    A tile whose descriptor another tile has, too, is featureless.
+    A tile that nearly equals another one is featureless; see `repeated_rows`.
 
     Args:
         rows: The blocks; None before anything is embedded: then nothing is known to be featureless or skipped.
@@ -146,17 +147,15 @@ def survey_area(
     Raises:
         ArtifactError: A block is missing or damaged.
     """
-    parts, plain, hashes = [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)], [np.zeros(0, np.uint64)]
-    for row in rows or ():
-        block = descriptor_block.decode(artifacts.read(row.ref))
-        parts.append(block.ids.astype(np.int64))
-        plain.append(block.texture < FEATURELESS_BELOW)
-        hashes.append(_hash_rows(block.vectors))
-    indexed = np.concatenate(parts)
+    ids, textures = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
+    for block in StoredBlocks(artifacts, rows or ()):
+        ids.append(block.ids.astype(np.int64))
+        textures.append(block.texture)
+    indexed, texture = np.concatenate(ids), np.concatenate(textures)
     skipped = present[np.isin(present, indexed, invert=True)] if rows is not None else present[:0]
-    # Tiles with the same descriptor cannot be told apart: "no imagery" of a provider, the same ground repeated.
-    _, same, counts = np.unique(np.concatenate(hashes), return_inverse=True, return_counts=True)
-    featureless = indexed[np.concatenate(plain) | (counts[same] > 1)].tolist()
+    # Tiles that look the same cannot be told apart: "no imagery" of a provider, the same ground repeated.
+    repeated = repeated_rows(_StoredVectors(artifacts, rows or ()), _centres(indexed))
+    featureless = indexed[(texture < FEATURELESS_BELOW) | repeated].tolist()
     return AreaReport(
         wanted=wanted,
         present=len(present),
@@ -167,12 +166,19 @@ def survey_area(
     )
 
 
-def _hash_rows(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of each row's bytes, the same for equal rows; sums overflow on purpose."""
-    words = np.ascontiguousarray(vectors).view(np.uint32).astype(np.uint64)
-    weights = np.random.default_rng(0).integers(1, 1 << 63, words.shape[1], np.uint64)
-    hashes: NDArray[np.uint64] = (words * weights).sum(axis=1, dtype=np.uint64)
-    return hashes
+class _StoredVectors(StoredBlocks):
+    """The vectors of the blocks of a table."""
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:  # type: ignore[override]
+        yield from (block.vectors for block in super().__iter__())
+
+
+def _centres(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the middle of each tile, in halves of a tile of the highest zoom."""
+    axis = (1 << X_SHIFT) - 1
+    corners = np.stack([ids >> X_SHIFT & axis, ids & axis], axis=1)
+    centres: NDArray[np.int64] = 2 * corners + 1 << (MAX_ZOOM - (ids >> ZOOM_SHIFT))[:, None]
+    return centres
 
 
 def prepare_index(run: BuildContext, rows: Sequence[BlockRow]) -> Index:

@@ -18,7 +18,7 @@ from pipeline.request.options import TooOldPolicy, UnknownAgePolicy
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.capture_dates import MAX_CSV_BYTES, parse_capture_dates
 from pipeline.tiles.grid import TileRange, tile_ranges
-from pipeline.tiles.tile import Place, TileMetadataStore
+from pipeline.tiles.tile import Extent, Place, TileMetadataStore
 from pipeline.tiles.tile_columns import NO_DAY, TileColumns
 from store.formats.tables import encode_tile_columns
 
@@ -75,7 +75,7 @@ def select_tiles(request: BuildRequest, source: TileMetadataStore, *, today: dat
         )
     found = TileColumns.of(source.query_by_bbox(request.bbox_e7, request.zoom))
     if not len(found):
-        raise _no_tiles(request, source, wanted)
+        raise _no_tiles(request, source, wanted, *found.warnings)
     tiles, excluded, warnings = _split_by_age(
         request, _with_capture_dates(request, found), request.tiles.as_of or today
     )
@@ -90,21 +90,32 @@ def select_tiles(request: BuildRequest, source: TileMetadataStore, *, today: dat
         wanted=wanted,
         holes=_find_holes(ranges, found.places),
         excluded=excluded,
-        warnings=tuple(warnings),
+        warnings=(*found.warnings, *warnings),
     )
 
 
-def _no_tiles(request: BuildRequest, source: TileMetadataStore, wanted: int) -> TileError:
+def _no_tiles(request: BuildRequest, source: TileMetadataStore, wanted: int, *hints: str) -> TileError:
     extent = source.extent()
     zooms = f"zooms {extent.zoom[0]} to {extent.zoom[1]}" if extent.zoom else "nothing"
     bounds = f" in {box_text(extent.box_e7)}" if extent.box_e7 else ""
     return TileError(
         f"expected some of the {wanted} tiles of zooms {request.zoom[0]} to {request.zoom[1]} in "
         f"{box_text(request.bbox_e7)}, found none: {source.name} holds {zooms}{bounds}",
-        hint="change bbox, zoom or tiles.source so that they meet",
+        hint="; ".join(hints) or _hint_to_meet(request, extent),
         kind=ErrorKind.NO_TILES,
         subject=source.name,
     )
+
+
+def _hint_to_meet(request: BuildRequest, extent: Extent) -> str:
+    if extent.zoom is None:
+        return "put tiles there, or name another tiles.source"
+    least, greatest = extent.zoom
+    if request.zoom[0] > greatest or request.zoom[1] < least:
+        return f"set zoom = [{least}, {greatest}], or name a tiles.source that has other zooms"
+    if request.bbox[0] > request.bbox[2]:
+        return "exchange west and east in bbox: a box whose west is greater crosses the antimeridian"
+    return "change bbox, zoom or tiles.source so that they meet"
 
 
 def _with_capture_dates(request: BuildRequest, found: TileColumns) -> TileColumns:
