@@ -55,6 +55,9 @@ TEXTURED_GROUND: Final = 0.125
 _NORMAL_DEVIATION: Final = 1.53
 """How many standard deviations this part of a normal distribution exceeds."""
 _MEANS: Final = 64
+_CELLS: Final = 16
+_BLANK_WITHIN: Final = 2
+"""Grey levels that compression may add to black and white."""
 
 _WHITENING: Final = Path(__file__).parent / "place-whitening.bin"
 _MAGIC: Final = b"C10WHITE"
@@ -171,6 +174,23 @@ def texture_energy(rgb: npt.NDArray[np.uint8]) -> float:
     deviations = np.abs(cells - np.partition(cells, 32, axis=1)[:, 32:33]).reshape(-1)
     at = round(len(deviations) * (1 - TEXTURED_GROUND))
     return float(np.partition(deviations, at)[at]) / _NORMAL_DEVIATION
+
+
+def blank_share(rgb: npt.NDArray[np.uint8]) -> float:
+    """Return how much of a tile is black or white, as programs fill what they have no imagery of; 0 to 1.
+
+    Counted are those of 16 x 16 cells that are wholly black or wholly white, which ground hardly ever is.
+
+    Args:
+        rgb: uint8 [height, width, 3].
+    """
+    height, width = (side // _CELLS for side in rgb.shape[:2])
+    if 0 in (height, width):
+        return 0.0
+    cells = rgb[: height * _CELLS, : width * _CELLS].reshape(_CELLS, height, _CELLS, width * 3)
+    black = cells.max(axis=1).max(axis=2) <= _BLANK_WITHIN
+    white = cells.min(axis=1).min(axis=2) >= 255 - _BLANK_WITHIN
+    return float((black | white).mean())
 
 
 def _bad_data(message: str) -> CompileError:
