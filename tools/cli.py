@@ -294,12 +294,24 @@ def cli(context: click.Context) -> command.Answer | None:
 
 def main() -> NoReturn:
     """Run the command line, in a process that ends with it."""
+    _use_utf8()
     try:
         cli.main()
     finally:
         # The memory is returned as a whole when the process ends. Freeing every object first would take a
         # sixth of the time of a build that finds nothing to do.
         gc.freeze()
+
+
+def _use_utf8() -> None:
+    """Start this process again in Python's UTF-8 mode, and its children too, where the locale has another encoding.
+
+    Requests and records are UTF-8, and the paths in them could not be opened as they are.
+    """
+    if sys.flags.utf8_mode or sys.getfilesystemencoding() == "utf-8" or not sys.executable:
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - no shell is wanted
 
 
 if __name__ == "__main__":

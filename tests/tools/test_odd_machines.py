@@ -1,0 +1,80 @@
+"""Locales, folders with odd names, and what a shell does to a process."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from store.cache.view import read_history
+from store.disk.layout import Layout
+from tests.tools.conftest import ROOT, make_world
+
+ODD = b"caf\xe9"
+"""The name of a folder, in Latin-1."""
+
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+LOCALES = [
+    pytest.param({"LC_ALL": "C.UTF-8"}, id="UTF-8"),
+    pytest.param(ASCII, id="ASCII"),
+    pytest.param({**ASCII, "LC_ALL": "POSIX", "PYTHONIOENCODING": "ascii"}, id="ASCII streams"),
+]
+
+
+def run_in(folder, locale, *words):
+    """Run c10 in a folder, with a locale; words may be bytes."""
+    return subprocess.run(
+        [sys.executable, "-m", "tools.cli", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **locale},
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def answered(done, code=0):
+    """The JSON line of a command that ended with a code and printed no traceback."""
+    assert (done.returncode, b"Traceback" in done.stderr) == (code, False), done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_folders_whose_names_are_no_utf8(tmp_path, locale):
+    odd = tmp_path / os.fsdecode(ODD)
+    world = make_world(odd / "world")
+    places = {name: odd / name for name in ("TMPDIR", "HOME", "XDG_CACHE_HOME")}
+    for place in places.values():
+        place.mkdir()
+    setting = locale | {name: str(place) for name, place in places.items()}
+    cache = ["--json", "--cache", str(odd / "cache")]
+    assert answered(run_in(odd, setting, "plan", world.request, *cache))["wanted"] == 20
+    assert answered(run_in(odd, setting, "build", world.request, *cache))["outcome"] == "built"
+    world.tile().write_bytes(world.tile().read_bytes()[:50])
+    failed = answered(run_in(odd, setting, "build", world.request, *cache), code=3)
+    assert failed["error"]["kind"] == "bad-tile"
+    answered(run_in(odd, setting, "build", str(odd / "none.toml"), *cache), code=2)
+    for words in (("verify", "--full"), ("replay", "2"), ("query", str(world.tile(y=1409)))):
+        answered(run_in(odd, setting, *words, *cache))
+    shown = run_in(odd, setting, "replay", "2", "--cache", str(odd / "cache"))
+    assert (shown.returncode, b"caf\\udce9" in shown.stdout) == (0, True)
+    assert answered(run_in(odd, setting, "export", "-o", str(odd / "bundle"), *cache))["records"]
+    assert answered(run_in(odd, setting, "log", "--json", "--bundle", str(odd / "bundle")))["entries"]
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_a_request_names_files_in_utf8_whatever_the_locale(tmp_path, locale):
+    world = make_world(tmp_path / "zdjęcia 写真")
+    request = world.folder / "request.toml"
+    text = request.read_text(encoding="utf-8")
+    for name in ("tiles", "camera.json", "tiny.onnx"):
+        shutil.move(world.folder / name, world.folder / f"ü-{name}")
+        text = text.replace(f'"{name}', f'"ü-{name}')
+    request.write_text(text, encoding="utf-8")
+    cache = ["--json", "--cache", str(world.cache)]
+    assert answered(run_in(world.folder, locale, "build", "request.toml", *cache))["outcome"] == "built"
+    accepted = answered(run_in(world.folder, locale, "accept", "1", "--why", "geprüft", *cache))
+    assert accepted["accepted"] == [1]
+    assert read_history(Layout(world.cache)).facts[-1].event.why == "geprüft"
