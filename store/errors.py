@@ -27,6 +27,7 @@ class Category(StrEnum):
     DISK_FULL = "disk-full"
     INTERRUPTED = "interrupted"
     TERMINATED = "terminated"
+    HUNG_UP = "hung-up"
 
 
 class ErrorKind(StrEnum):

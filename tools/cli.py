@@ -235,9 +235,9 @@ class _C10(click.Group):
             # A character that the terminal cannot encode must not make a finished command fail.
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            # Not click's own `main`: it makes one error of Ctrl-C and SIGTERM, and prints an empty line.
+            # Not click's own `main`: it makes one error of Ctrl-C and signals, and prints an empty line.
             with (
-                command.sigterm_as_error(),
+                command.signals_as_errors(),
                 self.make_context("c10", [*words], obj=dict(os.environ)) as context,
             ):
                 answer = self.invoke(context)

@@ -23,7 +23,7 @@ import click
 from store.base.valueclass import valueclass
 from store.disk.layout import Layout
 from store.errors import ErrorKind, RequestRefusedError
-from tools.exit_codes import ExitCode, TerminatedError
+from tools.exit_codes import ExitCode, HungUpError, TerminatedError
 from tools.output import render
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class _Number(click.IntRange):
 
 
 NUMBER: Final = _Number(1)
+_SIGNALS: Final = {signal.SIGTERM: TerminatedError, signal.SIGHUP: HungUpError}
 SETTING_PREFIX: Final = "C10_"
 _NO_SETTINGS: Final = frozenset({"C10_CACHE", "C10_CONFIG"})
 
@@ -355,21 +356,29 @@ def discard_output() -> None:
 
 
 @contextmanager
-def sigterm_as_error() -> Iterator[None]:
-    """Turn SIGTERM into an exception in the main thread, and ignore a second one."""
+def signals_as_errors() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into exceptions in the main thread, and ignore what follows the first.
+
+    What was ignored at the start stays so: that is how `nohup` works.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    found = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
 
     def raised(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)
-        raise TerminatedError
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise _SIGNALS[signal.Signals(number)]
 
-    before = signal.signal(signal.SIGTERM, raised)
     try:
+        for number in before:
+            signal.signal(number, raised)
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def one_line(text: str) -> str:

@@ -59,7 +59,7 @@ def _described(error: BaseException, command: str) -> tuple[str, str, str, ExitC
         case click.ClickException():
             return "usage", error.format_message(), "c10 --help", ExitCode.REFUSED
         case TerminatedError():
-            return "terminated", "terminated by SIGTERM", "run it again", ExitCode.TERMINATED
+            return error.kind, error.message, "run it again", code_of(error)
         case KeyboardInterrupt() if _can_start_threads():
             return "interrupted", "interrupted", "run it again", ExitCode.INTERRUPTED
         case _:

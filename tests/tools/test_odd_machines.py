@@ -2,7 +2,9 @@
 
 import json
 import os
+import pty
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -78,3 +80,25 @@ def test_a_request_names_files_in_utf8_whatever_the_locale(tmp_path, locale):
     accepted = answered(run_in(world.folder, locale, "accept", "1", "--why", "geprüft", *cache))
     assert accepted["accepted"] == [1]
     assert read_history(Layout(world.cache)).facts[-1].event.why == "geprüft"
+
+
+def build_and_close_the_terminal(world, ignored):
+    """Build on a terminal that is closed once the build has begun; return the exit code."""
+    process, terminal = pty.fork()
+    if process == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        os.chdir(ROOT)
+        words = ("build", world.request, "--cache", str(world.cache))
+        os.execv(sys.executable, [sys.executable, "-m", "tools.cli", *words])
+    shown = b""
+    while b"compile" not in shown:
+        shown += os.read(terminal, 1 << 12)
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+@pytest.mark.parametrize(("ignored", "code", "status"), [(False, 129, "failed"), (True, 0, "committed")])
+def test_a_terminal_that_is_closed_ends_a_build_unless_it_ignores_that(empty, ignored, code, status):
+    assert build_and_close_the_terminal(empty, ignored) == code
+    (entry,) = empty.json("log")["entries"]
+    assert entry["status"] == status
