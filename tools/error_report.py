@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from store.errors import is_shortage, lacks_threads
+from store.errors import is_shortage
 from tools.command import Answer, one_line, print_error, print_message, write
 from tools.exit_codes import ExitCode, TerminatedError, code_of
 
@@ -94,7 +94,7 @@ def _shortage(error: BaseException) -> tuple[str, str] | None:
         case KeyboardInterrupt():
             # OpenBLAS interrupts its own process if it cannot start its threads.
             return _NO_THREADS
-        case RuntimeError() if lacks_threads(error):
+        case RuntimeError() if is_shortage(error):
             return _NO_THREADS
         case OSError() if is_shortage(error):
             found = f"expected enough memory and open files, found: {error.strerror}"

@@ -89,6 +89,7 @@ def shortage(cause):
         (RuntimeError("x"), 1, 3),
         (type("ForeignError", (Exception,), {"category": ["whatever"]})(), 1, 3),
         (OSError(errno.EMFILE, "many"), 2, 2),
+        (BlockingIOError(errno.EAGAIN, "no process"), 2, 2),
         (CacheUnusableError("many", kind=ErrorKind.RESOURCES), 2, 2),
         (shortage(OSError(errno.EMFILE, "many")), 2, 2),
         (shortage(MemoryError()), 2, 3),
