@@ -25,6 +25,7 @@ from store.disk.layout import Layout
 from store.errors import ErrorKind, RequestRefusedError
 from tools.exit_codes import ExitCode, HungUpError, TerminatedError
 from tools.output import render
+from tools.output.sanitize import encodable
 
 if TYPE_CHECKING:
     from store.trust.go_no_go import TrustedKeys
@@ -290,7 +291,9 @@ def write(answer: Answer, *, as_json: bool) -> None:
     elif as_json:
         import json  # noqa: PLC0415 - only --json needs it
 
-        click.echo(json.dumps(dict(answer.document)))
+        text = json.dumps(dict(answer.document))
+        # Half of a surrogate pair: a byte of a name that is no UTF-8, which other readers of JSON refuse.
+        click.echo(json.dumps(encodable(answer.document)) if "\\udc" in text else text)
     else:
         for line in answer.lines:
             click.echo(render.plain(line))

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -72,7 +73,7 @@ def _described(error: BaseException, command: str) -> tuple[str, str, str, ExitC
         named = _kebab(type(error).__name__) if kind is None else str(kind)
         return named, str(message), str(getattr(error, "hint", "")), code
     if isinstance(error, OSError):
-        where = error.filename or "a file"
+        where = error.filename or _unnamed_file()
         found = error.strerror or str(error)
         hint = "fix it, or name another file"
         if code is ExitCode.DISK_FULL:
@@ -111,6 +112,15 @@ def _can_start_threads() -> bool:
         return False
     thread.join()
     return True
+
+
+def _unnamed_file() -> str:
+    """Return what an error without a file's name is about: maybe a working directory that was removed."""
+    try:
+        Path.cwd()
+    except OSError:
+        return "the current folder"
+    return "a file"
 
 
 def _kebab(name: str) -> str:

@@ -40,7 +40,9 @@ def run_in(folder, locale, *words):
 def answered(done, code=0):
     """The JSON line of a command that ended with a code and printed no traceback."""
     assert (done.returncode, b"Traceback" in done.stderr) == (code, False), done.stderr
-    return json.loads(done.stdout)
+    found = json.loads(done.stdout)
+    json.dumps(found, ensure_ascii=False).encode()  # no half of a surrogate pair, which other readers refuse
+    return found
 
 
 @pytest.mark.parametrize("locale", LOCALES)
@@ -64,6 +66,23 @@ def test_folders_whose_names_are_no_utf8(tmp_path, locale):
     assert (shown.returncode, b"caf\\udce9" in shown.stdout) == (0, True)
     assert answered(run_in(odd, setting, "export", "-o", str(odd / "bundle"), *cache))["records"]
     assert answered(run_in(odd, setting, "log", "--json", "--bundle", str(odd / "bundle")))["entries"]
+
+
+def test_a_current_folder_that_was_removed_is_named(built, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = [sys.executable, "-m", "tools.cli", "gc", "--cache"]
+    for cache, code, told in (("cache", 2, "the current folder"), (str(built.cache), 0, "")):
+        done = subprocess.run(
+            ["sh", "-c", 'cd "$1" && rmdir "$1" && shift && exec "$@"', "sh", gone, *words, cache],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert told in done.stderr
+        gone.mkdir()
 
 
 @pytest.mark.parametrize("locale", LOCALES)
