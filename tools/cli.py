@@ -228,7 +228,7 @@ class _C10(click.Group):
         name = next((word for word in words if word in _COMMANDS), "")
         entry = _COMMANDS.get(name)
         as_json = "--json" in words
-        command.open_closed_streams()
+        command.prepare_streams()
         if instruction := os.environ.get(_COMPLETE):
             raise SystemExit(shell_complete(self, {}, "c10", _COMPLETE, instruction))
         if isinstance(sys.stdout, io.TextIOWrapper):

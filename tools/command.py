@@ -319,8 +319,8 @@ def write_or_warn(answer: Answer, *, as_json: bool) -> ExitCode:
     return answer.code
 
 
-def open_closed_streams() -> None:
-    """Open the null device for every standard stream that is closed.
+def prepare_streams() -> None:
+    """Open the null device for every standard stream that is closed, and let writing to them block.
 
     Otherwise the next file that is opened, maybe the journal, gets its number, and what a library prints goes there.
     """
@@ -329,6 +329,10 @@ def open_closed_streams() -> None:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003 - a system call
+        else:
+            if number > 0:
+                # Some programs leave it so that a write fails where the reader is slow.
+                os.set_blocking(number, True)
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - open as long as the process
 

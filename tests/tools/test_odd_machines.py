@@ -1,12 +1,15 @@
 """Locales, folders with odd names, and what a shell does to a process."""
 
+import fcntl
 import json
 import os
 import pty
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -121,3 +124,18 @@ def test_a_terminal_that_is_closed_ends_a_build_unless_it_ignores_that(empty, ig
     assert build_and_close_the_terminal(empty, ignored) == code
     (entry,) = empty.json("log")["entries"]
     assert entry["status"] == status
+
+
+def test_an_output_that_does_not_block_loses_nothing(built):
+    """A pipe that takes a page at a time, and a reader that begins late."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writing, False)
+    words = [sys.executable, "-m", "tools.cli", "replay", "1", "--json", "--cache", str(built.cache)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE) as process:
+        os.close(writing)
+        select.select([reading], [], [])
+        time.sleep(0.5)
+        with os.fdopen(reading, "rb") as file:
+            document = json.loads(file.read())
+    assert (process.returncode, document["build"]) == (0, 1)
