@@ -1,6 +1,7 @@
 """Locales, folders with odd names, and what a shell does to a process."""
 
 import fcntl
+import itertools
 import json
 import os
 import pty
@@ -139,3 +140,30 @@ def test_an_output_that_does_not_block_loses_nothing(built):
         with os.fdopen(reading, "rb") as file:
             document = json.loads(file.read())
     assert (process.returncode, document["build"]) == (0, 1)
+
+
+def removing(folder, at, patch):
+    """Remove a folder before the call of that number that looks into it."""
+    calls = itertools.count(1)
+
+    def watched(real):
+        def call(path, *arguments, **options):
+            if str(path).startswith(str(folder)) and next(calls) == at:
+                shutil.rmtree(folder)
+            return real(path, *arguments, **options)
+
+        return call
+
+    for name in ("open", "stat", "lstat", "scandir"):
+        patch.setattr(os, name, watched(getattr(os, name)))
+
+
+@pytest.mark.parametrize("at", [1, 2, 4, 8, 12, 16, 60])
+@pytest.mark.parametrize("command", ["verify", "status", "log", "query", "export"])
+def test_a_cache_that_is_removed_meanwhile_is_said_to_be_missing(world, command, at):
+    words = {"query": [str(world.tile())], "export": ["-o", str(world.folder / "bundle")]}.get(command, [])
+    with pytest.MonkeyPatch.context() as patch:
+        removing(world.cache, at, patch)
+        done = world.run(command, *words)
+    assert done.exit_code == (0 if world.cache.exists() else 2), done.stderr
+    assert "Traceback" not in done.stderr
