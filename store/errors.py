@@ -27,6 +27,7 @@ class Category(StrEnum):
     DISK_FULL = "disk-full"
     INTERRUPTED = "interrupted"
     TERMINATED = "terminated"
+    HUNG_UP = "hung-up"
 
 
 class ErrorKind(StrEnum):
@@ -191,24 +192,34 @@ UNREADABLE = "unreadable"
 FAILING = "cannot be read"
 """Says that the disk failed: the content is lost and must be rebuilt."""
 
-_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_SHORTAGES = frozenset({errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_SHORTAGES = frozenset({errno.EAGAIN, errno.EFBIG, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""As `journal.errors`, which the aircraft's code must not import, but for EFBIG, a full journal there."""
 _LACKS_RESOURCES = re.compile(
     r"bad_alloc|(allocate|map) (memory|segment|buffer)|failed to allocate|start new thread|too many open files"
-    r"|returned NULL without setting",
+    r"|resource temporarily unavailable|pthread_create|returned NULL without setting",
     re.IGNORECASE,
 )
 """What the loader, ONNX Runtime, OpenVINO, FAISS and Python say; none of them has an error class for it."""
 
 
-def is_shortage(error: OSError) -> bool:
-    """Return whether this process lacks memory or open files, may not write so much, or was interrupted."""
-    return error.errno in _SHORTAGES
+def is_shortage(error: BaseException) -> bool:
+    """Return whether the system refused this process memory, a thread, a process or an open file.
+
+    Also whether it may not write so much, or was interrupted. Python has no class of its own for a refused thread.
+    """
+    match error:
+        case OSError():
+            return error.errno in _SHORTAGES
+        case RuntimeError():
+            return str(error).startswith("can't start new thread")
+        case _:
+            return isinstance(error, MemoryError)
 
 
 def lacks_resources(error: BaseException) -> bool:
-    """Return whether an error, also one of a library, says that this process lacks memory, threads or open files."""
-    if isinstance(error, OSError):
+    """Return whether an error is a shortage (`is_shortage`), or its text, maybe a library's, says so."""
+    if isinstance(error, OSError) or is_shortage(error):
         return is_shortage(error)
     if isinstance(error, StoreError):
         if error.kind is ErrorKind.RESOURCES:
@@ -216,14 +227,7 @@ def lacks_resources(error: BaseException) -> bool:
         # An error that wraps a library's may have left out the text of that.
         if error.__cause__ is not None and lacks_resources(error.__cause__):
             return True
-    return isinstance(error, MemoryError) or (
-        isinstance(error, Exception) and _LACKS_RESOURCES.search(str(error)) is not None
-    )
-
-
-def lacks_threads(error: BaseException) -> bool:
-    """Return whether the system refused a thread, for which Python has no error class of its own."""
-    return isinstance(error, RuntimeError) and str(error).startswith("can't start new thread")
+    return isinstance(error, Exception) and _LACKS_RESOURCES.search(str(error)) is not None
 
 
 def category_of(error: BaseException) -> Category:
@@ -233,14 +237,14 @@ def category_of(error: BaseException) -> Category:
         if own == category:
             return category
     match error:
-        case OSError() if error.errno in _DISK_FULL:
+        case OSError() if error.errno in DISK_FULL:
             return Category.DISK_FULL
-        case OSError() | MemoryError() | RecursionError():
+        case OSError() | RecursionError():
             return Category.REFUSED
         case KeyboardInterrupt():
             return Category.INTERRUPTED
         case _:
-            return Category.REFUSED if lacks_threads(error) else Category.INTERNAL
+            return Category.REFUSED if is_shortage(error) else Category.INTERNAL
 
 
 def describe_read_error(error: OSError) -> str:
@@ -253,7 +257,7 @@ def from_os_error(error: OSError, what: str) -> StoreError:
     found = f"{what}: {error.strerror or error}"
     if is_shortage(error):
         return _shortage(found)
-    if error.errno in _DISK_FULL:
+    if error.errno in DISK_FULL:
         return DiskFullError(
             f"no space left: {found}", kind=ErrorKind.DISK_FULL, hint="free disk space, then run it again"
         )

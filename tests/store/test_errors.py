@@ -3,6 +3,8 @@ import os
 
 import pytest
 
+from journal.errors import JournalFullError, JournalResourcesError
+from journal.storage.error_mapping import to_journal_error
 from store.errors import (
     ArtifactError,
     CacheUnusableError,
@@ -16,6 +18,7 @@ from store.errors import (
     TranslateShortages,
     UnknownEventError,
     from_os_error,
+    is_shortage,
     lacks_resources,
 )
 
@@ -110,6 +113,8 @@ def test_errors_without_a_number():
         (RuntimeError("can't start new thread"), True),
         (SystemError("<built-in function compile> returned NULL without setting an exception"), True),
         (ImportError("libx.so: failed to map segment from shared object"), True),
+        (RuntimeError("thread: Resource temporarily unavailable"), True),
+        (RuntimeError("pthread_create failed"), True),
         (OSError(errno.EMFILE, "many"), True),
         (ArtifactError("std::bad_alloc", kind=ErrorKind.ARTIFACT_DAMAGED), True),
         (CacheUnusableError("std::bad_alloc", kind=ErrorKind.RESOURCES), False),
@@ -123,6 +128,16 @@ def test_a_shortage_is_told_from_other_errors(error, short):
     wrapped = ArtifactError("nothing said", kind=ErrorKind.ARTIFACT_DAMAGED)
     wrapped.__cause__ = error
     assert lacks_resources(wrapped) is short
+
+
+@pytest.mark.parametrize("code", sorted(errno.errorcode))
+def test_store_and_journal_agree_on_what_is_a_shortage_and_what_a_full_disk(code, tmp_path):
+    error = OSError(code, os.strerror(code))
+    ours, (theirs, _) = from_os_error(error, "x"), to_journal_error(error, tmp_path / "journal.mdb", "x")
+    # A file that may not grow is a journal that is full.
+    shortage = is_shortage(error) and code != errno.EFBIG
+    assert shortage is isinstance(theirs, JournalResourcesError)
+    assert (isinstance(ours, DiskFullError) or code == errno.EFBIG) is isinstance(theirs, JournalFullError)
 
 
 def test_address_space_that_is_not_there_is_a_shortage():
