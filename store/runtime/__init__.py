@@ -1,6 +1,6 @@
 """Run engines and search indexes with the libraries that are installed here.
 
-    from store.runtime import DescriptorIndex, Engine, ExecutionError
+    from store.runtime import DescriptorIndex, Engine, ExecutionError, load_engine, load_index
 
 Part of the aircraft's code. It imports `store.base`, `store.formats` and `store.errors`, and each library
 only when an engine or an index needs it. Its callers have verified the bytes; it never opens a cache.
@@ -9,9 +9,31 @@ only when an engine or an index needs it. Its callers have verified the bytes; i
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from store.runtime.load import DescriptorIndex, Engine, ExecutionError
+    from store.runtime.load import (
+        DescriptorIndex,
+        Engine,
+        EngineLoadError,
+        EngineRunError,
+        ExecutionError,
+        IndexLoadError,
+        IndexSearchError,
+        RuntimeUnavailableError,
+        load_engine,
+        load_index,
+    )
 
-__all__ = ["DescriptorIndex", "Engine", "ExecutionError"]
+__all__ = [
+    "DescriptorIndex",
+    "Engine",
+    "EngineLoadError",
+    "EngineRunError",
+    "ExecutionError",
+    "IndexLoadError",
+    "IndexSearchError",
+    "RuntimeUnavailableError",
+    "load_engine",
+    "load_index",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type checker sees the imports above
