@@ -1,7 +1,8 @@
-"""The reference for engines: ONNX Runtime on the network as it was given."""
+"""The reference for engines: ONNX Runtime on the network as it was given, products of 8-bit integers in floats."""
 
 import numpy as np
 
+from pipeline.engines.onnx.eight_bit import rewrite_integer_products
 from pipeline.engines.onnx.file import read_onnx
 from pipeline.engines.port import EngineJob
 from store.runtime.backends.onnxruntime import onnxruntime
@@ -30,7 +31,8 @@ class Reference:
         """Load the network.
 
         Raises:
-            CompileError: BAD_MODEL, the network is no longer the one that was compiled.
+            CompileError: BAD_MODEL, the network is no longer the one that was compiled, or has an operator that
+                processors compute differently.
             RuntimeUnavailableError: ONNX Runtime is not installed.
             EngineLoadError: It refuses the network.
         """
@@ -39,7 +41,8 @@ class Reference:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
-        network = read_onnx(job.onnx, expected_sha256=job.onnx_sha256).SerializeToString()
+        model = rewrite_integer_products(read_onnx(job.onnx, expected_sha256=job.onnx_sha256), job.model)
+        network = model.SerializeToString()
         try:
             session = runtime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the library raises a private class per status code

@@ -62,7 +62,7 @@ class Declaration:
         inputs: All inputs that are not weights.
         outputs: All outputs.
         external: Base names of the files that hold its external weights, sorted.
-        quantized: Whether it quantises explicitly (QuantizeLinear, DequantizeLinear).
+        quantized: Whether it quantises explicitly, or computes with integers of 8 bits.
     """
 
     inputs: tuple[TensorInfo, ...]
