@@ -8,6 +8,7 @@ beyond. So each operator becomes the float operator between subtracted zero poin
 A node is rewritten by itself, without regard to its neighbours: also within a branch or the body of a loop.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -19,6 +20,13 @@ _INT32: Final = 6
 _INT64: Final = 7
 """Numbers of element types of ONNX."""
 
+_LIMITS: Final = {2: (0, 255), 3: (-128, 127), 4: (0, 65_535), 5: (-32_768, 32_767)}
+"""Integers of 8 and 16 bits: number of the element type to its least and greatest value."""
+
+_LIMITS_ARE_INPUTS: Final = 11
+"""First operator set with Round, and with the limits of Clip as inputs."""
+
+_OWN_DOMAINS: Final = frozenset({"", "ai.onnx"})
 _MICROSOFT: Final = "com.microsoft"
 _FLOAT_ACCURACY: Final = 1
 """The `accuracy_level` at which MatMulNBits does not round its input to 8 bits."""
@@ -51,17 +59,40 @@ def rewrite_integer_products(model: Proto, subject: str) -> Proto:
             "quantise the network again in the QDQ format, or export it in floats",
             subject,
         )
-    _rewrite_graph(model.graph, _Shapes(subject), set(names_in_use(model.graph)))
+    _rewrite_graph(model.graph, _rewriting_of, _Constants(subject), set(names_in_use(model.graph)))
     return model
 
 
-def _rewrite_graph(graph: Proto, shapes: "_Shapes", names: set[str]) -> None:
-    shapes.add(graph)
-    written = _Nodes(shapes, names)
+def rewrite_roundings(model: Proto, subject: str) -> None:
+    """Write roundings to 8 or 16 bits as a division, a rounding to even and a limit, in place.
+
+    For OpenVINO, which else scales and rounds in one step, and so rounds some ties the other way. Only where
+    the scale is one constant.
+
+    Args:
+        model: An `onnx.ModelProto` with its weights inlined.
+        subject: Name of the model, for messages.
+    """
+    versions = [each.version for each in model.opset_import if each.domain in _OWN_DOMAINS]
+    if versions and max(versions) >= _LIMITS_ARE_INPUTS:
+        rewriting = {"QuantizeLinear": _rewrite_rounding}.get
+        _rewrite_graph(
+            model.graph,
+            lambda node: rewriting(node.op_type),
+            _Constants(subject),
+            set(names_in_use(model.graph)),
+        )
+
+
+def _rewrite_graph(
+    graph: Proto, rewriting_of: "_RewritingOf", constants: "_Constants", names: set[str]
+) -> None:
+    constants.add(graph)
+    written = _Nodes(constants, names)
     for node in graph.node:
         for nested in nested_graphs([node]):
-            _rewrite_graph(nested, shapes, names)
-        rewriting = _rewriting_of(node)
+            _rewrite_graph(nested, rewriting_of, constants, names)
+        rewriting = rewriting_of(node)
         if rewriting is None:
             written.nodes.append(node)
         else:
@@ -71,25 +102,29 @@ def _rewrite_graph(graph: Proto, shapes: "_Shapes", names: set[str]) -> None:
     graph.node.extend(kept)
 
 
-class _Shapes:
-    """Shapes of constant tensors; a nested graph also sees those of the graphs around it."""
+class _Constants:
+    """Types and shapes of constant tensors; a nested graph also sees those of the graphs around it."""
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._found: dict[str, tuple[int, tuple[int, ...]]] = {}
 
     def add(self, graph: Proto) -> None:
         """Take up the initializers and the Constant nodes of a graph."""
         for tensor in graph.initializer:
-            self._shapes[tensor.name] = tuple(tensor.dims)
+            self._found[tensor.name] = tensor.data_type, tuple(tensor.dims)
         for node in graph.node:
             for attribute in node.attribute if node.op_type == "Constant" else ():
                 if attribute.name == "value":
-                    self._shapes[node.output[0]] = tuple(attribute.t.dims)
+                    self._found[node.output[0]] = attribute.t.data_type, tuple(attribute.t.dims)
 
-    def of(self, name: str) -> tuple[int, ...] | None:
+    def type_of(self, name: str) -> int | None:
+        """Return the element type of a tensor, None if it is no constant."""
+        return self._found[name][0] if name in self._found else None
+
+    def shape_of(self, name: str) -> tuple[int, ...] | None:
         """Return the shape of a tensor, None if it is no constant."""
-        return self._shapes.get(name)
+        return self._found[name][1] if name in self._found else None
 
     def rank_of_kernels(self, node: Proto, weights: str) -> int:
         """Return the rank of the weights of a convolution.
@@ -97,7 +132,7 @@ class _Shapes:
         Raises:
             CompileError: BAD_MODEL, neither its weights nor its attributes say it.
         """
-        if (shape := self.of(weights)) is not None:
+        if (shape := self.shape_of(weights)) is not None:
             return len(shape)
         for attribute in node.attribute:
             if attribute.name == "kernel_shape":
@@ -113,9 +148,9 @@ class _Shapes:
 class _Nodes:
     """Nodes of a graph that is written anew."""
 
-    def __init__(self, shapes: _Shapes, names: set[str]) -> None:
+    def __init__(self, constants: _Constants, names: set[str]) -> None:
         self.nodes: list[Proto] = []
-        self.shapes = shapes
+        self.constants = constants
         self._names = names
 
     def add(self, operator: str, *inputs: str, output: str = "", **attributes: object) -> str:
@@ -142,7 +177,7 @@ class _Nodes:
 
     def column(self, tensor: str) -> str:
         """Turn a constant with one value per row into a column; leave a single value as it is."""
-        shape = self.shapes.of(tensor) or ()
+        shape = self.constants.shape_of(tensor) or ()
         return self.reshaped(tensor, [-1, 1]) if len(shape) == 1 and shape[0] > 1 else tensor
 
     def shifted(self, tensor: str, zero: str) -> str:
@@ -157,14 +192,14 @@ class _Nodes:
 
     def rounded(self, values: str, factor: str, zero: str, output: str) -> None:
         """Multiply, round to the integers of the zero point's type, and add the zero point."""
-        one = self.constant(FLOAT, self.shapes.of(zero) or [], [1.0])
+        one = self.constant(FLOAT, self.constants.shape_of(zero) or [], [1.0])
         self.add("QuantizeLinear", self.add("Mul", values, factor), one, zero, output=output)
 
 
 def _convolution(to: _Nodes, node: Proto, pixels: str, weights: tuple[str, str], bias: str = "") -> str:
     kernels, zero = weights
     if zero:
-        zero = to.reshaped(zero, [-1] + [1] * (to.shapes.rank_of_kernels(node, kernels) - 1))
+        zero = to.reshaped(zero, [-1] + [1] * (to.constants.rank_of_kernels(node, kernels) - 1))
     biases = [to.add("Cast", bias, to=FLOAT)] if bias else []
     return to.add("Conv", pixels, to.shifted(kernels, zero), *biases, **_attributes(node))
 
@@ -179,7 +214,7 @@ def _rewrite_qlinear_conv(to: _Nodes, node: Proto) -> None:
     x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, bias = _inputs(node, 9)
     sums = _convolution(to, node, to.shifted(x, x_zero), (w, w_zero), bias)
     factor = to.product_of_scales(x_scale, w_scale, y_scale)
-    factor = to.reshaped(factor, [-1] + [1] * (to.shapes.rank_of_kernels(node, w) - 2))
+    factor = to.reshaped(factor, [-1] + [1] * (to.constants.rank_of_kernels(node, w) - 2))
     to.rounded(sums, factor, y_zero, node.output[0])
 
 
@@ -244,7 +279,20 @@ def _rewrite_matmul_nbits(to: _Nodes, node: Proto) -> None:
     to.nodes.append(node)
 
 
+def _rewrite_rounding(to: _Nodes, node: Proto) -> None:
+    x, scale, zero = _inputs(node, 3)
+    kind, shape = to.constants.type_of(zero), to.constants.shape_of(scale)
+    if kind not in _LIMITS or shape is None or math.prod(shape) != 1 or to.constants.type_of(scale) != FLOAT:
+        to.nodes.append(node)
+        return
+    rounded = to.add("Round", to.add("Div", x, scale))
+    shifted = to.add("Add", rounded, to.add("Cast", zero, to=FLOAT))
+    limits = [to.constant(FLOAT, [], [limit]) for limit in _LIMITS[kind]]
+    to.add("Cast", to.add("Clip", shifted, *limits), to=kind, output=node.output[0])
+
+
 _Rewriting = Callable[[_Nodes, Proto], None]
+_RewritingOf = Callable[[Proto], _Rewriting | None]
 _STANDARD: Final[Mapping[str, _Rewriting]] = {
     "ConvInteger": _rewrite_conv_integer,
     "MatMulInteger": _rewrite_matmul_integer,
@@ -262,7 +310,7 @@ _OF_MICROSOFT: Final[Mapping[str, _Rewriting]] = {
 def _rewriting_of(node: Proto) -> _Rewriting | None:
     if node.domain == _MICROSOFT:
         return _OF_MICROSOFT.get(node.op_type)
-    return _STANDARD.get(node.op_type) if node.domain in {"", "ai.onnx"} else None
+    return _STANDARD.get(node.op_type) if node.domain in _OWN_DOMAINS else None
 
 
 def _is_refused(node: Proto) -> bool:

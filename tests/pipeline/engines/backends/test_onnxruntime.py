@@ -78,7 +78,7 @@ def test_explicit_quantisation_is_computed_in_floats(tmp_path):
     assert parity(load(engine).run, Reference(job).run, inputs) > 0.999999
     options = compiler.key_components(job)["options"]
     assert difference(compiler.key_components(replace(job, quantized=False))["options"], options) == [
-        "disable_quant_qdq"
+        "eight_bit"
     ]
 
 
