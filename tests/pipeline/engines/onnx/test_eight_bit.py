@@ -138,6 +138,18 @@ def test_keys_of_quantised_networks_say_how_they_are_computed(tmp_path, compiler
     assert compiler.key_components(job)["options"]["eight_bit"] == "floats"
 
 
+def test_no_rounding_is_left_out(tmp_path):
+    """ONNX Runtime would make one pair of roundings of two that follow each other."""
+    model, compiler = networks.qdq(), OnnxRuntimeCompiler()
+    engine = onnx.load(compiler.compile(job_for(tmp_path, model, compiler), scratch=tmp_path).path)
+    for operator in ("QuantizeLinear", "MaxPool"):
+        assert len(list(all_of(engine, operator))) == len(list(all_of(model, operator)))
+
+
+def all_of(model, operator):
+    return (node for node in all_nodes(model) if node.op_type == operator)
+
+
 def test_a_network_of_floats_is_left_as_it_is():
     model = networks.network([networks.NODE("Relu", ["input"], ["map"])], {})
     before = model.SerializeToString()
