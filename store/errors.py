@@ -6,7 +6,9 @@ action that fixes it. Kinds are added, never changed, because scripts match on t
 
 import errno
 import mmap
+import os
 import re
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -201,6 +203,13 @@ _LACKS_RESOURCES = re.compile(
 """What the loader, ONNX Runtime, OpenVINO, FAISS and Python say; none of them has an error class for it."""
 
 
+_IMPORT_TAKES = {
+    "faiss": (128 << 20, 128 << 20, ("OMP_NUM_THREADS",)),
+    "numpy": (56 << 20, 42 << 20, ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")),
+}
+"""Library to its code and one thread's buffer, bytes, and what limits its threads; measured and rounded up."""
+
+
 def is_shortage(error: OSError) -> bool:
     """Return whether this process lacks memory or open files, may not write so much, or was interrupted."""
     return error.errno in _SHORTAGES
@@ -226,6 +235,11 @@ def lacks_threads(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and str(error).startswith("can't start new thread")
 
 
+def lacks_memory_to_import(error: BaseException) -> bool:
+    """Return whether a library was not imported because this process lacks the memory for it."""
+    return isinstance(error, ImportError | SystemError) and lacks_resources(error)
+
+
 def category_of(error: BaseException) -> Category:
     """Return the category of any error, also of errors of Python and the operating system."""
     own = getattr(error, "category", None)
@@ -240,7 +254,8 @@ def category_of(error: BaseException) -> Category:
         case KeyboardInterrupt():
             return Category.INTERRUPTED
         case _:
-            return Category.REFUSED if lacks_threads(error) else Category.INTERNAL
+            short = lacks_threads(error) or lacks_memory_to_import(error)
+            return Category.REFUSED if short else Category.INTERNAL
 
 
 def describe_read_error(error: OSError) -> str:
@@ -280,6 +295,21 @@ class TranslateOSErrors:
     def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
             raise from_os_error(error, self._what) from error
+
+
+def import_takes(library: str) -> int:
+    """Return the address space, in bytes, that importing a library takes; 0 if it is imported or never ends badly.
+
+    Where they do not get it, NumPy ends or interrupts the process and faiss crashes: their linear algebra wants
+    a buffer for each of its threads.
+    """
+    if library in sys.modules or library not in _IMPORT_TAKES:
+        return 0
+    code, buffer, variables = _IMPORT_TAKES[library]
+    limits = (os.environ.get(name, "") for name in variables)
+    processors = len(os.sched_getaffinity(0))
+    limit = next((int(each) for each in limits if each.isdecimal() and int(each)), processors)
+    return code + buffer * min(limit, processors)
 
 
 class TranslateShortages:

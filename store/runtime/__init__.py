@@ -8,6 +8,8 @@ only when an engine or an index needs it. Its callers have verified the bytes; i
 
 from typing import TYPE_CHECKING, Any
 
+from store.errors import TranslateShortages, import_takes
+
 if TYPE_CHECKING:
     from store.runtime.load import (
         DescriptorIndex,
@@ -39,6 +41,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type checker sees the imports above
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from store.runtime import load  # noqa: PLC0415 - heavy, and not needed to import a sibling module
+    with TranslateShortages("NumPy, which this package needs", takes=import_takes("numpy")):
+        from store.runtime import load  # noqa: PLC0415 - heavy, and not needed to import a sibling module
 
     return getattr(load, name)
