@@ -171,6 +171,7 @@ def test_a_library_takes_no_more_than_is_asked_for(library):
         (ImportError("libjpeg.so: failed to map segment from shared object"), Category.REFUSED),
         (ImportError("No module named 'nothing'"), Category.INTERNAL),
         (SystemError("<built-in> returned NULL without setting an exception"), Category.REFUSED),
+        (SystemError("error return without exception set"), Category.REFUSED),
     ],
 )
 def test_an_import_for_which_there_is_no_memory_is_refused(error, category):
