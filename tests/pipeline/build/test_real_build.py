@@ -181,7 +181,7 @@ def test_a_network_without_normalisation(real_site):
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
-def test_a_network_that_answers_almost_the_same_for_all_tiles(real_site, kind):
+def test_a_network_that_answers_the_same_for_all_tiles(real_site, kind):
     real_site.write_tiles(spread(2, 2))
     real_site.write("net.onnx", tiny_network(bias=1e6))
     report = real_site.build(index=IndexOptions(kind=kind))
