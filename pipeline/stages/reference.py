@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.engines.backends.onnxruntime_messages import refuse_newer
 from pipeline.engines.onnx.declaration import EXPORT_HINT
 from pipeline.engines.onnx.eight_bit import rewrite_integer_products
 from pipeline.engines.onnx.file import read_onnx
@@ -44,8 +45,8 @@ class Reference:
         """Load the network.
 
         Raises:
-            CompileError: BAD_MODEL, the network is no longer the one that was compiled, or has an operator that
-                processors compute differently.
+            CompileError: BAD_MODEL, the network is no longer the one that was compiled, has an operator that
+                processors compute differently, or is newer than the library.
             RuntimeUnavailableError: ONNX Runtime is not installed.
             EngineLoadError: It refuses the network.
         """
@@ -59,6 +60,7 @@ class Reference:
         try:
             session = runtime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the library raises a private class per status code
+            refuse_newer(str(error), runtime.__version__, job.model)
             raise EngineLoadError(f"expected ONNX Runtime to load {job.model}, found: {error}") from error
         found = session.get_inputs()[0].shape[0]
         self.fixed_batch = found if isinstance(found, int) and found > 0 else None

@@ -7,7 +7,7 @@ from typing import Final
 
 from pipeline.engines.backends.compile_request import CompileRequest
 from pipeline.engines.backends.compile_steps import OPEN_SIZE, Shapes, read_network, run_new_engine
-from pipeline.engines.onnx.declaration import bad_model
+from pipeline.engines.backends.onnxruntime_messages import refuse_newer
 from pipeline.engines.onnx.file import Proto
 from pipeline.engines.onnx.graph import consumers, node_names
 from pipeline.engines.port import EngineJob
@@ -19,8 +19,6 @@ from store.runtime.backends.onnxruntime import onnxruntime
 from store.runtime.golden_vectors import golden_inputs
 
 _STATUS: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
-_NEWER_OPERATORS: Final = re.compile(r"Opset (\d+) is under development.* domain (\S+) is till opset (\d+)")
-_NEWER_FORMAT: Final = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
 _UNKNOWN_OPERATOR: Final = re.compile(r"(\S+):(\w+)\(-?\d+\) is not a registered function/op")
 _NAMELESS: Final = re.compile(r"implementation for (\w+)\(\d+\) node with name ''")
 _MISSING_TENSOR: Final = re.compile(r"Node input '(.+?)' is not a graph input")
@@ -70,7 +68,7 @@ def _optimise(model: Proto, request: CompileRequest) -> Shapes:
             _declare_output(model, session, job)
             session = _session(ort, model, options)
     except Exception as error:  # the library raises a private class per status code
-        _refuse_newer(str(error), ort.__version__, job.model)
+        refuse_newer(str(error), ort.__version__, job.model)
         raise CompileError(
             f"expected a network that onnxruntime {ort.__version__} can compile, found: {_reason(str(error), model)}",
             hint="export the network with operators that it knows, or choose another backend",
@@ -100,27 +98,6 @@ def _declare_output(model: Proto, session: Untyped, job: EngineJob) -> None:
     sizes = model.graph.output[0].type.tensor_type.shape
     for size in answer.shape:
         sizes.dim.add().dim_value = size
-
-
-def _refuse_newer(text: str, library: str, name: str) -> None:
-    """Refuse a network that is newer than the library, if its message says so."""
-    if found := _NEWER_OPERATORS.search(text):
-        version, domain, newest = found.groups()
-        what, hint = (
-            f"operator set {newest} of {domain} at most",
-            f"export the network with opset {newest} or older",
-        )
-    elif found := _NEWER_FORMAT.search(text):
-        version, newest = found.groups()
-        what, hint = (
-            f"format (IR) version {newest} at most",
-            f"save the network with ir_version {newest} or older",
-        )
-    else:
-        return
-    raise bad_model(
-        f"expected {what}, which is the newest that onnxruntime {library} knows, found {version}", hint, name
-    )
 
 
 def _reason(text: str, model: Proto) -> str:

@@ -25,6 +25,15 @@ def network(*nodes, batch="N", declared=True, **weights):
     return model.SerializeToString()
 
 
+def newer(field):
+    model = onnx.load_from_string(network(NODE("Identity", ["unit"], ["descriptor"])))
+    if field == "opset":
+        model.opset_import[0].version = 99
+    else:
+        model.ir_version = 99
+    return model.SerializeToString()
+
+
 NODE = helper.make_node
 RANDOM = network(
     NODE("Dropout", ["unit", "ratio", "training"], ["descriptor"]), ratio=np.float32(0.3), training=True
@@ -96,6 +105,8 @@ CASES = {
         "change from run to run",
         "evaluation mode",
     ),
+    "newer operators": (newer("opset"), 8, "operator set", "or older"),
+    "newer format": (newer("format"), 8, "format (IR) version", "or older"),
     "not a number": (
         network(
             NODE("Sqrt", ["minus"], ["root"]),
