@@ -1,7 +1,7 @@
 """Run a network as it was given on golden images, before time is spent on compiling it.
 
 What no compiler can mend is refused here by its cause. A network that ONNX Runtime cannot run is left to its
-compiler and to the check of its engine.
+compiler, which names the operator, unless it is another library: the check of the engine would fail.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.stages.reference import BadShapeError, FixedBatchError, Reference
 from store.runtime.golden_vectors import Vectors, agreement, golden_samples
-from store.runtime.load import ExecutionError
+from store.runtime.load import EngineLoadError, ExecutionError
 
 UNIT_TOLERANCE = 1e-3
 """How far a descriptor's length may be from 1."""
@@ -21,6 +21,7 @@ WEIGHTS_HINT = "check the weights of the network and its mean, std and colour: i
 NEIGHBOURS = "descriptors that depend on their neighbours in a batch"
 CHANGING = "descriptors that change from run to run"
 
+_COMPARED_HINT = "export the network with operators that ONNX Runtime knows: engines are compared with it"
 _IMAGES = 2
 _MOST_TOGETHER = 8
 _SAME_IN_ANY_BATCH = 0.999
@@ -30,11 +31,16 @@ _SAME_AGAIN = 0.99999
 _ONE_ANSWER_WITHIN = 1e-6
 
 
-def require_usable(job: EngineJob) -> None:
+def require_usable(job: EngineJob, *, loads: bool = False) -> None:
     """Refuse a descriptor network whose answers to golden images cannot be descriptors.
 
+    Args:
+        job: The network.
+        loads: Whether ONNX Runtime must load it, because nothing else will tell that it does not.
+
     Raises:
-        CompileError: BAD_MODEL, it fixes a batch that it does not declare, or gives no list of vectors.
+        CompileError: BAD_MODEL, it fixes a batch that it does not declare, gives no list of vectors, or does
+            not load.
             BAD_VECTORS, its answers change from run to run, depend on their neighbours in a batch, are not
             finite, have not length 1 or are all the same.
     """
@@ -52,6 +58,10 @@ def require_usable(job: EngineJob) -> None:
         if job.batch == error.rows:
             return
         raise bad_model(error.message, error.hint, job.model) from error
+    except EngineLoadError as error:
+        if loads:
+            raise bad_model(error.message, _COMPARED_HINT, job.model) from error
+        return
     except ExecutionError:
         return
     _require_descriptors(job, alone, again, beside)

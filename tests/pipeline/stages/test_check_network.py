@@ -6,9 +6,12 @@ import pytest
 from onnx import helper, numpy_helper
 
 from pipeline.build.report import BuildOutcome
-from pipeline.errors import RequestError
+from pipeline.errors import CompileError, RequestError
 from pipeline.request.options import AxisOrder, EngineOptions
+from pipeline.stages.check_network import require_usable
+from store.base.preprocessing import Preprocessing
 from store.domain.events import EngineCompiled
+from tests.engine_jobs import job_of
 from tests.small_builds import Site, spread, tiny_network
 
 
@@ -170,3 +173,13 @@ def with_channels_last():
     sizes = model.graph.input[0].type.tensor_type.shape.dim
     sizes[1].dim_value, sizes[3].dim_value = 32, 3
     return model.SerializeToString()
+
+
+def test_a_network_that_only_another_library_knows_is_refused_before_the_compile(tmp_path):
+    """The engine of another library would be compared with what ONNX Runtime answers."""
+    model = network(NODE("Unknown", ["unit"], ["descriptor"]))
+    preprocessing = Preprocessing(size=(32, 32))
+    job = job_of(tmp_path, model, sample_shape=preprocessing.shape, preprocessing=preprocessing)
+    require_usable(job)
+    with pytest.raises(CompileError, match=r"load toy, found.*Unknown.*compared with it"):
+        require_usable(job, loads=True)
