@@ -6,7 +6,9 @@ action that fixes it. Kinds are added, never changed, because scripts match on t
 
 import errno
 import mmap
+import os
 import re
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -197,10 +199,18 @@ _SHORTAGES = frozenset({errno.EAGAIN, errno.EFBIG, errno.EINTR, errno.EMFILE, er
 """As `journal.errors`, which the aircraft's code must not import, but for EFBIG, a full journal there."""
 _LACKS_RESOURCES = re.compile(
     r"bad_alloc|(allocate|map) (memory|segment|buffer)|failed to allocate|start new thread|too many open files"
-    r"|resource temporarily unavailable|pthread_create|returned NULL without setting",
+    r"|resource temporarily unavailable|pthread_create|returned NULL without setting"
+    r"|error return without exception",
     re.IGNORECASE,
 )
 """What the loader, ONNX Runtime, OpenVINO, FAISS and Python say; none of them has an error class for it."""
+
+
+_IMPORT_TAKES = {
+    "faiss": (128 << 20, 128 << 20, ("OMP_NUM_THREADS",)),
+    "numpy": (56 << 20, 42 << 20, ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")),
+}
+"""Library to its code and one thread's buffer, bytes, and what limits its threads; measured and rounded up."""
 
 
 def is_shortage(error: BaseException) -> bool:
@@ -230,6 +240,11 @@ def lacks_resources(error: BaseException) -> bool:
     return isinstance(error, Exception) and _LACKS_RESOURCES.search(str(error)) is not None
 
 
+def lacks_memory_to_import(error: BaseException) -> bool:
+    """Return whether a library was not imported because this process lacks the memory for it."""
+    return isinstance(error, ImportError | SystemError) and lacks_resources(error)
+
+
 def category_of(error: BaseException) -> Category:
     """Return the category of any error, also of errors of Python and the operating system."""
     own = getattr(error, "category", None)
@@ -244,7 +259,8 @@ def category_of(error: BaseException) -> Category:
         case KeyboardInterrupt():
             return Category.INTERRUPTED
         case _:
-            return Category.REFUSED if is_shortage(error) else Category.INTERNAL
+            short = is_shortage(error) or lacks_memory_to_import(error)
+            return Category.REFUSED if short else Category.INTERNAL
 
 
 def describe_read_error(error: OSError) -> str:
@@ -284,6 +300,21 @@ class TranslateOSErrors:
     def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
             raise from_os_error(error, self._what) from error
+
+
+def import_takes(library: str) -> int:
+    """Return the address space, in bytes, that importing a library takes; 0 if it is imported or never ends badly.
+
+    Where they do not get it, NumPy ends or interrupts the process and faiss crashes: their linear algebra wants
+    a buffer for each of its threads.
+    """
+    if library in sys.modules or library not in _IMPORT_TAKES:
+        return 0
+    code, buffer, variables = _IMPORT_TAKES[library]
+    limits = (os.environ.get(name, "") for name in variables)
+    processors = len(os.sched_getaffinity(0))
+    limit = next((int(each) for each in limits if each.isdecimal() and int(each)), processors)
+    return code + buffer * min(limit, processors)
 
 
 class TranslateShortages:

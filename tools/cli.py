@@ -17,8 +17,12 @@ import click
 from click.shell_completion import CompletionItem, shell_complete
 
 from store.base.valueclass import valueclass
+from store.errors import TranslateShortages, import_takes
 from tools import command, error_report
 from tools.exit_codes import MEANINGS, ExitCode
+
+WITHOUT_NUMPY: Final = frozenset({"accept", "doctor", "keygen", "log", "manifest", "show", "status"})
+"""Commands whose modules do not import NumPy, and so start also where there is no room for it."""
 
 
 @valueclass(frozen=True, slots=True)
@@ -39,7 +43,9 @@ class _Entry:
 
     def load(self, name: str) -> click.Command:
         """Import the command."""
-        module = importlib.import_module(self.module or f"tools.commands.{name}")
+        takes = 0 if name in WITHOUT_NUMPY else import_takes("numpy")
+        with TranslateShortages(f"c10 {name}", takes=takes):
+            module = importlib.import_module(self.module or f"tools.commands.{name}")
         found: click.Command = getattr(module, self.function or name)
         return found
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from store.errors import is_shortage
+from store.errors import is_shortage, lacks_memory_to_import
 from tools.command import Answer, one_line, print_error, print_message, write
 from tools.exit_codes import ExitCode, TerminatedError, code_of
 
@@ -31,9 +31,10 @@ def report_error(
     """
     if isinstance(error, MemoryError):
         # Free what the command had in memory: printing the message needs some.
-        import traceback  # noqa: PLC0415 - only errors need it
+        with suppress(MemoryError):
+            import traceback  # noqa: PLC0415 - only errors need it
 
-        traceback.clear_frames(error.__traceback__)
+            traceback.clear_frames(error.__traceback__)
     kind, message, hint, code = _described(error, command)
     if code is ExitCode.INTERNAL:
         import traceback  # noqa: PLC0415 - as above
@@ -87,7 +88,7 @@ def _described(error: BaseException, command: str) -> tuple[str, str, str, ExitC
 def _shortage(error: BaseException) -> tuple[str, str] | None:
     """Return what this process ran out of and how to fix that, if that is what the error says."""
     match error:
-        case MemoryError():
+        case MemoryError() | ImportError() | SystemError() if _lacks_memory(error):
             return "expected enough memory for this process to go on, found none left", _MAKE_ROOM
         case RecursionError():
             found = "expected data that this process can follow, found it nested too deeply"
@@ -102,6 +103,10 @@ def _shortage(error: BaseException) -> tuple[str, str] | None:
             return found, "raise the limit (ulimit -n), or end other programs"
         case _:
             return None
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or lacks_memory_to_import(error)
 
 
 def _can_start_threads() -> bool:

@@ -1,5 +1,7 @@
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -8,6 +10,7 @@ from journal.storage.error_mapping import to_journal_error
 from store.errors import (
     ArtifactError,
     CacheUnusableError,
+    Category,
     DamagedHistoryError,
     DiskFullError,
     ErrorKind,
@@ -17,7 +20,9 @@ from store.errors import (
     RequestRefusedError,
     TranslateShortages,
     UnknownEventError,
+    category_of,
     from_os_error,
+    import_takes,
     is_shortage,
     lacks_resources,
 )
@@ -147,3 +152,42 @@ def test_address_space_that_is_not_there_is_a_shortage():
     ):
         pytest.fail("it was there")
     assert error.value.kind is ErrorKind.RESOURCES
+
+
+@pytest.mark.parametrize("threads", ["", "1", "2", "999", "many", "0"])
+def test_a_library_takes_a_buffer_for_each_thread(monkeypatch, threads):
+    monkeypatch.delitem(sys.modules, "faiss", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*range(8)})
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    expected = {"1": 1, "2": 2}.get(threads, 8)
+    assert import_takes("faiss") == (expected + 1) << 27
+    monkeypatch.setitem(sys.modules, "faiss", object())
+    assert import_takes("faiss") == 0
+
+
+@pytest.mark.parametrize("library", ["numpy", "faiss"])
+def test_a_library_takes_no_more_than_is_asked_for(library):
+    """Only so the check before an import keeps a library from ending the process."""
+    program = (
+        "import os, sys; from store.errors import import_takes; room = import_takes(sys.argv[1])\n"
+        "if sys.argv[1] == 'faiss': import numpy\n"
+        "pages = lambda: int(open('/proc/self/statm').read().split()[0]) * os.sysconf('SC_PAGESIZE')\n"
+        "before = pages(); __import__(sys.argv[1]); print(room - (pages() - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, library], capture_output=True, text=True, check=True
+    )
+    assert 0 <= int(done.stdout) < 256 << 20
+
+
+@pytest.mark.parametrize(
+    ("error", "category"),
+    [
+        (ImportError("libjpeg.so: failed to map segment from shared object"), Category.REFUSED),
+        (ImportError("No module named 'nothing'"), Category.INTERNAL),
+        (SystemError("<built-in> returned NULL without setting an exception"), Category.REFUSED),
+        (SystemError("error return without exception set"), Category.REFUSED),
+    ],
+)
+def test_an_import_for_which_there_is_no_memory_is_refused(error, category):
+    assert category_of(error) is category
