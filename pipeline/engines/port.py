@@ -42,7 +42,7 @@ class EngineJob:
         sample_shape: Shape of one preprocessed sample, without batch; empty for an auxiliary network.
         batch: Fixed batch size.
         precision: "fp32", "fp16" or "bf16".
-        quantized: Whether the network quantises explicitly; see `Declaration.quantized`.
+        quantized: Whether the network computes with integers of 8 bits; see `Declaration.quantized`.
         target: What `EngineCompiler.target` returned.
         workspace_mb: Limit on the compiler's scratch memory in MiB, None for the backend's own.
         timeout_s: Longest time for this compile in seconds.

@@ -12,6 +12,7 @@ from pipeline.index.faiss_builder import FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexJob, plan_index
 from pipeline.planning.area_report import AreaReport, Place, ground_coverage
 from pipeline.request.options import IndexKind, IndexOptions
+from pipeline.stages.check_network import WEIGHTS_HINT
 from pipeline.stages.checks import INDEX_CHECK, ONE_ANSWER, check_index, require_coverage
 from pipeline.stages.context import BuildContext
 from pipeline.stages.extend_index import extend_head_index
@@ -239,7 +240,7 @@ def prepare_index(run: BuildContext, rows: Sequence[BlockRow]) -> Index:
 
 def _recall_hint(kind: str, why: str) -> str:
     if kind == IndexKind.FLAT or ONE_ANSWER in why:
-        return "check the weights of the network and its mean, std and colour: it hardly tells tiles apart"
+        return WEIGHTS_HINT
     if kind == IndexKind.HNSW:
         return 'raise index.ef or index.m, set index.kind = "flat", or lower checks.recall'
     return 'raise index.m or index.nprobe, set index.kind = "flat", or lower checks.recall'

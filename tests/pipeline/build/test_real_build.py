@@ -188,10 +188,9 @@ def test_a_network_without_normalisation(real_site):
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
-@pytest.mark.parametrize("bias", [1e6, 1e16])
-def test_a_network_that_answers_the_same_for_all_tiles(real_site, kind, bias):
+def test_a_network_that_answers_the_same_for_all_tiles(real_site, kind):
     real_site.write_tiles(spread(2, 2))
-    real_site.write("net.onnx", tiny_network(bias=bias))
+    real_site.write("net.onnx", tiny_network(bias=1e6))
     report = real_site.build(index=IndexOptions(kind=kind))
     assert report.error.message.endswith("one answer for all tiles, as 4 sampled tiles show")
     assert "mean" in report.error.hint
