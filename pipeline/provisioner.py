@@ -96,7 +96,8 @@ class CacheProvisioner:
             denied = denied_event(error, inputs, request, waited_ms=waited_ms, host=self.ports.host)
             record_denied(denied, self.layout, clock=self.ports.clock)
             raise
-        return replace(report, seconds=monotonic() - began)
+        warnings = (*report.warnings, *self._key_warnings(signer))
+        return replace(report, seconds=monotonic() - began, warnings=warnings)
 
     def plan(self, request: BuildRequest) -> PlanReport:
         """Return what a build would do; writes nothing and takes no lock.
@@ -135,7 +136,7 @@ class CacheProvisioner:
             StoreError: Artifacts of the target are missing or damaged; nothing was changed.
         """
         from pipeline.build.attempt import warn_if_unsigned
-        from store.cache.projections import require_vouched
+        from store.cache.projections import require_may_sign, require_vouched
         from store.policy import rollback
 
         signer = self._signer()
@@ -147,6 +148,7 @@ class CacheProvisioner:
             after = before
             if planned is not None:
                 if signer is not None:
+                    require_may_sign(store.state, signer, self._keys(signer))
                     require_vouched(store.state, planned.target, self._keys(signer))
                 self._require_artifacts(store, planned.target)
                 after = store.roll_back(planned)
@@ -157,7 +159,7 @@ class CacheProvisioner:
                 changed=planned is not None,
                 manifest_sha256=after.manifest_sha256,
                 body_sha256=after.body_sha256,
-                warnings=warn_if_unsigned(before, after),
+                warnings=warn_if_unsigned(before, after, self._keys(signer)),
             )
 
     def sign(self, generation: int | None = None) -> "SignResult":
@@ -296,6 +298,17 @@ class CacheProvisioner:
             *(() if trusted is ALLOW_UNSIGNED else parse_trusted_keys(trusted)),
         )
 
+    def _key_warnings(self, signer: Signer | None) -> tuple[str, ...]:
+        """Return a warning if the ground commands of this machine refuse what this key signs."""
+        trusted, own = self._trusted_keys(), _public_key(signer)
+        if own is None or trusted is ALLOW_UNSIGNED:
+            return ()
+        if own.public in {key.public for key in parse_trusted_keys(trusted)}:
+            return ()
+        return (
+            f"signing_key: expected {own.key_id} among trusted_keys, found other ones: c10 verify refuses what it signs",
+        )
+
     def _networks(self) -> NetworkCache:
         return NetworkCache(self.config.digest_cache_folder)
 
@@ -317,10 +330,10 @@ class CacheProvisioner:
         signer: Signer | None,
     ) -> BuildReport:
         """Find the cache up to date, or attempt to build it; the caller holds the build lock."""
-        key = _public_key(signer)
+        key, keys = _public_key(signer), self._keys(signer)
         refuse_symlinked_folders(self.layout)
         if isinstance(inputs, Inputs) and not force:
-            found = find_up_to_date(self.layout, inputs.identity, key=key)
+            found = find_up_to_date(self.layout, inputs.identity, key=key, keys=keys)
             if found is not None:
                 return report_up_to_date(found, inputs)
         from pipeline.build.attempt import BuildAttempt
@@ -330,7 +343,7 @@ class CacheProvisioner:
             inputs=inputs,
             force=force,
             key=key,
-            keys=self._keys(signer),
+            keys=keys,
             layout=self.layout,
             lock=self.lock,
             open_store=lambda: self._open(create=True, signer=signer),

@@ -7,7 +7,7 @@ traceback, and the head does not move. `pipeline.build.steps` runs the steps of 
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import request_record
 from pipeline.stages.context import BuildContext
 from store.base.valueclass import valueclass
+from store.cache.projections import require_may_sign
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildRefused, BuildStarted
@@ -67,6 +68,8 @@ class BuildAttempt:
         """Build the cache, or recover it and find it up to date; the caller holds the build lock.
 
         Raises:
+            RequestRefusedError: The signing key may sign no further generation.
+            NoGoError: The head shows this already, but no trusted key signed it, and none signs here.
             StoreError, JournalError: The cache cannot be used at all.
         """
         inputs = self.inputs
@@ -80,7 +83,9 @@ class BuildAttempt:
             if isinstance(inputs, PipelineError):
                 return self._record_early_failure(store, number, inputs)
             if not self.force:
-                found = find_up_to_date(self.layout, inputs.identity, key=self.key, store=store)
+                found = find_up_to_date(
+                    self.layout, inputs.identity, key=self.key, keys=self.keys, store=store
+                )
                 if found is not None:
                     return replace(report_up_to_date(found, inputs), writes=store.writes)
                 if inputs.identity in store.state.undone:
@@ -88,6 +93,8 @@ class BuildAttempt:
             too_large = self._check_space(store.state, inputs)
             if too_large is not None:
                 return self._record_lack_of_space(store, number, inputs, too_large)
+            if store.signer is not None:
+                require_may_sign(store.state, store.signer, self.keys)
             return self._build(store, number, inputs)
 
     def _check_space(self, state: State, inputs: Inputs) -> DiskFullError | None:
@@ -180,7 +187,7 @@ class BuildAttempt:
             warnings=(
                 *run.warnings,
                 *area_warnings(area),
-                *warn_if_unsigned(before, generation),
+                *warn_if_unsigned(before, generation, self.keys),
             ),
         )
 
@@ -231,9 +238,17 @@ def _generation_without_files(error: Exception) -> int | None:
     return error.generation if isinstance(error, UnprojectedError) else None
 
 
-def warn_if_unsigned(before: Generation | None, after: Generation | None) -> tuple[str, ...]:
-    """Return a warning if a signed generation is followed by an unsigned one."""
-    if before is None or after is None or not before.signatures or after.signatures:
+def warn_if_unsigned(
+    before: Generation | None, after: Generation | None, keys: Sequence[TrustedKey] = ()
+) -> tuple[str, ...]:
+    """Return a warning if a generation is unsigned although keys are trusted, or the one before it was signed."""
+    if after is None or after.signatures:
+        return ()
+    if keys:
+        wanted, number = " or ".join(key.key_id for key in keys), after.number
+        found = f"expected generation {number} to be signed by {wanted}, found no signing_key"
+        return (f"{found}: c10 verify refuses it until c10 sign {number}",)
+    if before is None or not before.signatures:
         return ()
     found = f"expected generation {after.number} to be signed as {before.number} is, found no signing_key"
     return (f"{found}: where a signature is wanted, it will be refused",)

@@ -35,13 +35,14 @@ def preview_build(
         strict: Whether a build refuses foreign files in the cache.
 
     Raises:
+        NoGoError: The head shows this already, but no trusted key signed it, and none signs here.
         CheckError, ManifestCoverageError: A build would fail: too few tiles are present, or there are foreign files.
         StoreError, journal.JournalError: The cache cannot be read.
     """
     artifacts = Artifacts(layout)
     state = _usable_state(layout, keys) if layout.exists() else State()
     plan = make_plan(state, inputs, sizes(artifacts, reusable_artifacts(state, inputs)))
-    reused = find_up_to_date(layout, inputs.identity, key=key) is not None
+    reused = find_up_to_date(layout, inputs.identity, key=key, keys=keys) is not None
     if not reused:
         if strict and layout.exists():
             refuse_foreign_files(find_foreign_files(artifacts))

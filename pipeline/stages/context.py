@@ -42,7 +42,7 @@ class BuildContext:
         step: The current step, recorded if it fails.
         subject: What the step works on.
         damaged: Digests of artifacts that were to be reused and have other bytes than when they were stored.
-        withdrawn: What is made again because no key of this builder vouches for it, for people.
+        withdrawn: What is made again because no key of this builder vouches for it, and why, for people.
         windows: Number to window, of those that workers have not answered yet.
         geography: The report of the area, once it was made.
     """
@@ -59,7 +59,7 @@ class BuildContext:
     stand_in: EngineCompiled | None = None
     hashed: set[str] = field(default_factory=set)
     damaged: list[str] = field(default_factory=list)
-    withdrawn: list[str] = field(default_factory=list)
+    withdrawn: str = ""
     step: str = "start"
     subject: str = ""
     counts: BuildCounts = field(default_factory=BuildCounts)
@@ -77,9 +77,7 @@ class BuildContext:
             names += f" and {more} more" if more > 0 else ""
             found.append(f"artifacts of earlier builds were damaged and are made again: {names}")
         if self.withdrawn:
-            found.append(
-                f"no key of this builder vouches for what is made again: {', '.join(self.withdrawn)}"
-            )
+            found.append(f"no key of this builder vouches for what is made again: {self.withdrawn}")
         return tuple(found)
 
     @property

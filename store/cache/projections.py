@@ -20,12 +20,19 @@ from store.disk.repair_commands import repairing
 from store.disk.write_once import write_once
 from store.domain.manifest_projection import head_projections, project
 from store.domain.state import Generation, State
-from store.errors import ArtifactError, DamagedHistoryError, ErrorKind, NoGoError, from_os_error
+from store.errors import (
+    ArtifactError,
+    DamagedHistoryError,
+    ErrorKind,
+    NoGoError,
+    RequestRefusedError,
+    from_os_error,
+)
 from store.formats.tables import decode_blocks
 from store.manifest import manifest
 from store.manifest.file_names import signature_name
 from store.policy.vouching import Unvouched, Vouching, find_unvouched
-from store.trust.signatures import Signature, TrustedKey, signature_file, signature_problems
+from store.trust.signatures import Signature, Signer, TrustedKey, signature_file, signature_problems
 
 
 @dataclass(slots=True)
@@ -106,16 +113,18 @@ def vouching_of(state: State, keys: Sequence[TrustedKey]) -> Vouching:
     signed = [generation for generation in state.generations.values() if generation.signatures]
     if not keys or not signed:
         return Vouching(builds=frozenset(), unsigned_until=state.position.seq)
-    valid = [
-        generation
-        for generation in signed
-        if not signature_problems(
-            project(state, generation), signatures_of(generation), generation=generation.number, keys=keys
-        )
-    ]
+    valid, refused = list[Generation](), tuple[str, ...]()
+    for generation in signed:
+        raw, files = project(state, generation), signatures_of(generation)
+        problems = signature_problems(raw, files, generation=generation.number, keys=keys)
+        if problems:
+            refused = tuple(f"generation {generation.number}, {problem}" for problem in problems)
+        else:
+            valid.append(generation)
     # The first valid signature takes over what was there: its manifest names the records before it by their chain.
     until = min((generation.seq for generation in valid), default=0)
-    return Vouching(builds=frozenset(generation.origin for generation in valid), unsigned_until=until)
+    builds = frozenset(generation.origin for generation in valid)
+    return Vouching(builds=builds, unsigned_until=until, refused=refused)
 
 
 def find_unvouched_results(
@@ -131,6 +140,23 @@ def find_unvouched_results(
     if own is not None:
         vouching = replace(vouching, builds=vouching.builds | {own})
     return find_unvouched(state, to_recorded_events(entries), vouching)
+
+
+def require_may_sign(state: State, signer: Signer, keys: Sequence[TrustedKey]) -> None:
+    """Refuse to sign a generation that readers with these keys refuse, since the key was retired before.
+
+    Raises:
+        RequestRefusedError: The next generation is beyond the limit of the key.
+    """
+    number = len(state.generations) + 1
+    limits = [key.not_after for key in keys if key.public == signer.public and key.not_after is not None]
+    if limits and number > min(limits):
+        raise RequestRefusedError(
+            f"signing_key: expected a key that may sign generation {number}, found {signer.key_id}, which trusted_keys"
+            f" limits to generation {min(limits)} (not_after)",
+            kind=ErrorKind.KEY,
+            hint="name the new key as signing_key in c10.toml",
+        )
 
 
 def require_vouched(state: State, target: int, keys: Sequence[TrustedKey]) -> None:

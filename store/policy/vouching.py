@@ -28,10 +28,14 @@ _WHY = "it was recorded outside of any build that a key of this builder signed; 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class Vouching:
-    """The builds that keys vouch for; and, in `unsigned_until`, the last record from before the first signature."""
+    """The builds that keys vouch for; and, in `unsigned_until`, the last record from before the first signature.
+
+    `refused` says why the newest generation that somebody else signed, or a key that may no longer, does not count.
+    """
 
     builds: frozenset[int]
     unsigned_until: int
+    refused: tuple[str, ...] = ()
 
     def covers(self, seq: int, build: int | None) -> bool:
         """Whether a record, of a build or of none, may be relied on."""
@@ -46,11 +50,13 @@ class Unvouched:
         withdrawals: To be appended: they withdraw engines and indexes with all their checks.
         cells: Blocks that the step cache in memory has to forget, by cell and step key.
         checks: Checks of vector spaces that it has to forget, by check and space.
+        why: Why the newest generation whose signatures do not count is refused; nothing if there is none.
     """
 
     withdrawals: tuple[CheckFailed, ...] = ()
     cells: frozenset[tuple[CellName, str]] = frozenset()
     checks: frozenset[tuple[str, str]] = frozenset()
+    why: tuple[str, ...] = ()
 
     def without_results_of(self, state: State, build: int) -> "Unvouched":
         """Return this without the withdrawals of engines and indexes that this build recorded last."""
@@ -99,6 +105,7 @@ def find_unvouched(state: State, facts: Iterable[RecordedEvent], vouching: Vouch
         withdrawals=tuple(event for key, event in keys.items() if key in usable),
         cells=frozenset(cells),
         checks=frozenset(name for name in steps.passed if name[1] in spaces and name[1] in keys),
+        why=vouching.refused,
     )
 
 
