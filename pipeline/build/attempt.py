@@ -28,12 +28,14 @@ from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import request_record
 from pipeline.stages.context import BuildContext
 from store.base.valueclass import valueclass
+from store.cache.own_records import OwnRecords
 from store.cache.projections import require_may_sign
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildRefused, BuildStarted
 from store.domain.state import Generation, State
 from store.errors import DiskFullError, ErrorKind, RequestRefusedError, UnprojectedError
+from store.policy.vouching import OWN_RECORDS, Ranges
 from store.trust.signatures import TrustedKey
 
 
@@ -46,6 +48,7 @@ class BuildAttempt:
         force: Whether to build even if this identity was rolled back from.
         key: The key that signs the generation, if any.
         keys: That key and the trusted ones: results of builds that others signed are not reused.
+        own_records: What this machine remembers of its own appends with `key`.
         open_store: Opens the cache for writing, and creates it if there is none.
         batcher: Creates the port that embeds tiles.
         precision: Replaces the request's precision, if given.
@@ -56,6 +59,7 @@ class BuildAttempt:
     force: bool
     key: TrustedKey | None
     keys: tuple[TrustedKey, ...]
+    own_records: OwnRecords
     layout: Layout
     lock: CacheLock
     open_store: Callable[[], AbstractContextManager[CacheWriter]]
@@ -143,6 +147,9 @@ class BuildAttempt:
         return replace(report, build=number, writes=store.writes)
 
     def _build(self, store: CacheWriter, number: int, inputs: Inputs) -> BuildReport:
+        event_store, cache_id = store.event_store, store.state.cache_id
+        own_records = self.own_records.ranges(cache_id, event_store.chain_at)
+        event_store.before_append = self.own_records.note(cache_id)
         with tempfile.TemporaryDirectory(prefix="c10-") as scratch:
             run = BuildContext(
                 store=store,
@@ -153,8 +160,9 @@ class BuildAttempt:
                 scratch=Path(scratch),
                 strict=self.settings.coverage_strict,
                 keys=self.keys,
+                own_records=own_records,
             )
-            started, before = self._started_event(inputs), store.state.head
+            started, before = self._started_event(inputs, own_records), store.state.head
             generation, committed, failure = None, None, None
             try:
                 run.append(replace(started, calibration=run.put(inputs.calibration)))
@@ -162,6 +170,7 @@ class BuildAttempt:
                 run.enter("commit")
                 generation = store.commit(number)
                 committed = generation.number
+                self.own_records.forget(cache_id)
             except Exception as error:  # noqa: BLE001 - whatever a step raises is recorded and reported
                 committed, failure = _generation_without_files(error), _record_failure(run, error, started)
             except BaseException as error:
@@ -191,7 +200,7 @@ class BuildAttempt:
             ),
         )
 
-    def _started_event(self, inputs: Inputs) -> BuildStarted:
+    def _started_event(self, inputs: Inputs, own_records: Ranges = ()) -> BuildStarted:
         """Return the first event, before the calibration is stored."""
         return BuildStarted(
             identity=inputs.identity,
@@ -201,6 +210,7 @@ class BuildAttempt:
             host={
                 **self.ports.host,
                 "source": inputs.request.tiles.source,
+                **({OWN_RECORDS: [list(found) for found in own_records]} if own_records else {}),
                 **request_record(inputs.request, self.precision),
             },
         )

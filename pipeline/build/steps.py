@@ -45,7 +45,9 @@ def run_steps(run: BuildContext) -> None:
 def _withdraw_unvouched(run: BuildContext) -> Unvouched:
     """Withdraw and return the results that no key of this builder vouches for."""
     store = run.store
-    found = find_unvouched_results(store.state, store.journal.entries(), run.keys)
+    found = find_unvouched_results(
+        store.state, store.journal.entries(), run.keys, own_records=run.own_records
+    )
     if run.keys:
         # If another process appends meanwhile, the state is folded again, with all that was forgotten.
         store.event_store.on_folded = partial(_withdraw_again, run)
@@ -66,7 +68,9 @@ def _made_again(run: BuildContext, plan: BuildPlan, unvouched: Unvouched) -> lis
 
 
 def _withdraw_again(run: BuildContext, state: State) -> None:
-    found = find_unvouched_results(state, run.store.journal.entries(), run.keys, own=run.number)
+    found = find_unvouched_results(
+        state, run.store.journal.entries(), run.keys, own=run.number, own_records=run.own_records
+    )
     withdraw(state, found.without_results_of(state, run.number))
 
 

@@ -12,6 +12,7 @@ from pipeline.ports import Ports
 from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
 from store.domain.events import EngineCompiled, Event, Repaired, StepReused
+from store.policy.vouching import Ranges
 from store.trust.signatures import TrustedKey
 
 _GROUP_EVENTS = 64
@@ -36,6 +37,7 @@ class BuildContext:
         scratch: A folder for temporary files, outside of the cache.
         strict: Whether foreign files in the cache's folders stop the build.
         keys: Keys whose builds' results may be reused; without any, all results may be.
+        own_records: Records whose results may be reused as well, since this machine appended them with its key.
         engines: Model name to its engine, of those that exist so far.
         stand_in: Embeds tiles in place of a descriptor engine that does not run here.
         hashed: Digests of artifacts that this build has hashed.
@@ -55,6 +57,7 @@ class BuildContext:
     scratch: Path
     strict: bool
     keys: tuple[TrustedKey, ...] = ()
+    own_records: Ranges = ()
     engines: dict[str, EngineCompiled] = field(default_factory=dict)
     stand_in: EngineCompiled | None = None
     hashed: set[str] = field(default_factory=set)

@@ -31,7 +31,7 @@ from store.errors import (
 from store.formats.tables import decode_blocks
 from store.manifest import manifest
 from store.manifest.file_names import signature_name
-from store.policy.vouching import Unvouched, Vouching, find_unvouched
+from store.policy.vouching import Ranges, Unvouched, Vouching, find_unvouched, merged, own_records_of
 from store.trust.signatures import Signature, Signer, TrustedKey, signature_file, signature_problems
 
 
@@ -108,8 +108,11 @@ def signers_of(generation: Generation) -> tuple[str, ...]:
     return tuple(key_id for key_id, _ in generation.signatures)
 
 
-def vouching_of(state: State, keys: Sequence[TrustedKey]) -> Vouching:
-    """Return which records a builder with these keys relies on; without keys, or in a cache without signatures, all."""
+def vouching_of(state: State, keys: Sequence[TrustedKey], own_records: Ranges = ()) -> Vouching:
+    """Return which records a builder with these keys relies on; without keys, or in a cache without signatures, all.
+
+    `own_records` are those that its machine appended itself; see `store.cache.own_records`.
+    """
     signed = [generation for generation in state.generations.values() if generation.signatures]
     if not keys or not signed:
         return Vouching(builds=frozenset(), unsigned_until=state.position.seq)
@@ -124,17 +127,23 @@ def vouching_of(state: State, keys: Sequence[TrustedKey]) -> Vouching:
     # The first valid signature takes over what was there: its manifest names the records before it by their chain.
     until = min((generation.seq for generation in valid), default=0)
     builds = frozenset(generation.origin for generation in valid)
-    return Vouching(builds=builds, unsigned_until=until, refused=refused)
+    said = (found for number in builds for found in own_records_of(state.builds[number]))
+    return Vouching(builds=builds, unsigned_until=until, own=merged((*own_records, *said)), refused=refused)
 
 
 def find_unvouched_results(
-    state: State, entries: Iterable[Entry], keys: Sequence[TrustedKey], *, own: int | None = None
+    state: State,
+    entries: Iterable[Entry],
+    keys: Sequence[TrustedKey],
+    *,
+    own: int | None = None,
+    own_records: Ranges = (),
 ) -> Unvouched:
     """Return the results that a builder with these keys must not reuse; `entries` are read if there can be any.
 
-    `own` is the number of its running build, whose results it may reuse.
+    `own` is the number of its running build, whose results it may reuse; `own_records` are as in `vouching_of`.
     """
-    vouching = vouching_of(state, keys)
+    vouching = vouching_of(state, keys, own_records)
     if vouching.unsigned_until == state.position.seq:
         return Unvouched()
     if own is not None:
