@@ -59,16 +59,17 @@ class Projections:
             )
         taken = self.layout.manifest_files().get(generation.number)
         name = taken or self.layout.manifest_name(generation.number)
-        self._put(
-            self.layout.segments,
-            self.layout.segment_name(generation.number),
-            _segment(event_store, generation),
-        )
+        self.write_segment(event_store, generation)
         if generation.number in event_store.state.collected_generations:
             return
         for place, signed in enumerate(signatures_of(generation), start=1):
             self._put(self.layout.manifests, signature_name(name, place), signed)
         self._put(self.layout.manifests, name, raw)
+
+    def write_segment(self, event_store: EventStore, generation: Generation) -> None:
+        """Write the segment of a generation if it is missing; raises as `write` does."""
+        name = self.layout.segment_name(generation.number)
+        self._put(self.layout.segments, name, _segment(event_store, generation))
 
     def _put(self, folder: Path, name: str, data: bytes) -> None:
         try:
