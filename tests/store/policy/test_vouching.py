@@ -131,6 +131,7 @@ def test_what_a_build_made_itself_meanwhile_is_not_withdrawn_again():
 
 def test_merged_ranges_are_in_order_and_apart():
     assert merged([(8, 9), (1, 2), (3, 4), (6, 6), (8, 8)]) == ((1, 4), (6, 6), (8, 9))
+    assert merged([(1, 9), (3, 4), (6, 7), (9, 10)]) == ((1, 10),)
     assert merged([]) == ()
 
 
@@ -154,7 +155,7 @@ def test_records_of_signed_builds_of_own_ranges_and_from_before_the_first_signat
         ("", ()),
         ([2, [3], [4, 5, 6], ["7", 8], None], ()),
         ([[2, 3], [5, 9]], ((2, 3), (5, 9))),
-        ([[0, 3]], ()),
+        ([[0, 3], [1, 1]], ((1, 1),)),
         ([[3, 2]], ()),
         ([[5, 10]], ()),
     ],
