@@ -4,22 +4,23 @@ Each file is written once, from the journal alone. The manifest is last, because
 visible.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from journal.errors import JournalDamagedError
-from journal.record import EMPTY, Entry, Head
+from journal.record import EMPTY, Entry, Head, decode_fields
 from store.base import canonical_json
 from store.cache import segment
-from store.cache.event_mapper import to_recorded_events
+from store.cache.event_mapper import to_recorded_event, without_collector
 from store.cache.event_store import EventStore
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.disk.repair_commands import repairing
 from store.disk.write_once import write_once
+from store.domain.event_codec import TABLE
 from store.domain.manifest_projection import head_projections, project
-from store.domain.state import Generation, State
+from store.domain.state import Generation, RecordedEvent, State
 from store.errors import (
     ArtifactError,
     DamagedHistoryError,
@@ -31,8 +32,18 @@ from store.errors import (
 from store.formats.tables import decode_blocks
 from store.manifest import manifest
 from store.manifest.file_names import signature_name
-from store.policy.vouching import Ranges, Unvouched, Vouching, find_unvouched, merged, own_records_of
+from store.policy.vouching import (
+    DECISIVE,
+    Ranges,
+    Unvouched,
+    Vouching,
+    find_unvouched,
+    merged,
+    own_records_of,
+)
 from store.trust.signatures import Signature, Signer, TrustedKey, signature_file, signature_problems
+
+_TAGS_OF_RESULTS = frozenset(tag for tag, (_, cls) in TABLE.items() if cls in DECISIVE)
 
 
 @dataclass(slots=True)
@@ -149,7 +160,17 @@ def find_unvouched_results(
         return Unvouched()
     if own is not None:
         vouching = replace(vouching, builds=vouching.builds | {own})
-    return find_unvouched(state, to_recorded_events(entries), vouching)
+    with without_collector():
+        return find_unvouched(state, _events_from_first_unvouched(entries, vouching), vouching)
+
+
+def _events_from_first_unvouched(entries: Iterable[Entry], vouching: Vouching) -> Iterator[RecordedEvent]:
+    """Yield the results and checks of a history from the first one on that is not vouched for: mostly, there is none."""
+    found = False
+    for entry in entries:
+        tag, _, build, *_ = decode_fields(entry.raw, canonical=False)
+        if tag in _TAGS_OF_RESULTS and (found := found or not vouching.covers(entry.seq, build)):
+            yield to_recorded_event(entry, canonical=False)
 
 
 def require_may_sign(state: State, signer: Signer, keys: Sequence[TrustedKey]) -> None:

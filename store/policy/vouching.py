@@ -32,6 +32,9 @@ OWN_RECORDS = "own_records"
 """The fact about the host of a build under which it records such ranges."""
 _MAX_RANGES = 256
 
+DECISIVE = frozenset({EngineCompiled, CellEmbedded, IndexBuilt, IndexExtended, CheckPassed, CheckFailed})
+"""The events that decide what may be reused: `find_unvouched` needs no others."""
+
 UNSIGNED = "signature"
 """Name of the check that results fail for which no key vouches."""
 _WHY = "it was recorded outside of any build that a key of this builder signed; it is made again"
@@ -115,7 +118,7 @@ def find_unvouched(state: State, facts: Iterable[RecordedEvent], vouching: Vouch
 
     Args:
         state: The state of the same history.
-        facts: Its events, from the first.
+        facts: Its events, from the first that is decisive and not vouched for on, or from an earlier one.
         vouching: Which records may be relied on.
     """
     cells, keys = set[tuple[CellName, str]](), dict[str, CheckFailed]()
