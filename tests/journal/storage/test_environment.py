@@ -167,6 +167,31 @@ def test_a_replaced_or_removed_file_is_not_written(path, take_away, found):
     environment.close()
 
 
+class LeavingPath(type(Path())):
+    """A path whose file gets another name right after somebody has looked at it so many times."""
+
+    looks = 0
+
+    def stat(self, **options):
+        found = super().stat(**options)
+        if self.suffix == ".mdb" and LeavingPath.looks:
+            LeavingPath.looks -= 1
+            if not LeavingPath.looks:
+                self.rename(self.with_name("away"))
+        return found
+
+
+def test_a_file_that_leaves_during_a_commit_acknowledges_nothing(path):
+    """A rebuild may have read it just before: whoever appended must know that this may be lost."""
+    environment = open_environment(LeavingPath(path), readonly=False)
+    with pytest.raises(JournalDamagedError, match="was opened, found none"), environment.write() as txn:  # noqa: PT012
+        LeavingPath.looks = 1
+        txn.put_meta(b"a", b"b")
+    environment.close()
+    with open_environment(path.with_name("away"), readonly=True, lock=False).read() as reader:
+        assert reader.meta(b"a") == b"b"
+
+
 @pytest.mark.parametrize("replace", [False, True])
 def test_without_its_lock_file_nothing_is_written(path, replace):
     """Another process would make a new one, and both would write at once."""
