@@ -116,6 +116,27 @@ class CellEmbedded:
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
+class TilesPacked:
+    """The encoded tiles of one cell were packed for the aircraft (`store.formats.carried_tiles`)."""
+
+    zoom: int
+    cell_x: int
+    cell_y: int
+    key: str
+    pack: ArtifactRef
+    tiles: int
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
+class TilesCarried:
+    """All tiles to be carried are in the packs that `table` (the pack table) lists; `size` is that of the tiles."""
+
+    table: ArtifactRef
+    tiles: int
+    size: int
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
 class IndexBuilt:
     """The descriptor index was built from the blocks that `blocks` (the block table) lists."""
 
@@ -360,6 +381,8 @@ Event: TypeAlias = (
     | StepRetried
     | EngineCompiled
     | CellEmbedded
+    | TilesPacked
+    | TilesCarried
     | IndexBuilt
     | IndexExtended
     | StepReused
