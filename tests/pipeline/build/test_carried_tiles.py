@@ -238,7 +238,7 @@ def test_a_cache_without_carried_tiles_says_how_to_get_them(site):
 def test_what_is_no_tile_and_a_closed_cache_are_refused(done):
     with done.open() as cache:
         for wrong in ((Z, 64, 0), (26, 0, 0), (Z, -1, 0)):
-            with pytest.raises(ValueError, match="z|x"):
+            with pytest.raises(ValueError, match=r"z|x|tile"):
                 cache.tile_bytes(*wrong)
         with pytest.raises(TypeError):
             cache.tile_bytes(Z, 0.5, 0)

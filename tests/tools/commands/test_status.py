@@ -26,6 +26,7 @@ def test_status_has_exactly_the_promised_keys(built):
         "featureless",
         "skipped",
         "index",
+        "carried_bytes",
         "committed",
         "rolled_back",
         "signed_by",
