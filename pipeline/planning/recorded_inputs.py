@@ -23,6 +23,7 @@ from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import parse_recorded_request
+from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.selection import Selection, select_tiles
 from pipeline.tiles.tile_columns import TileColumns
 from store.base.identity import cell_components, cell_key, difference, digest_packed_tiles
@@ -157,6 +158,7 @@ class RecordedInputs:
             )
         return selection
 
+<<<<<<< HEAD
     def tiles_at(self, ids: npt.NDArray[np.int64]) -> TileColumns:
         """Return the tiles with some descriptor ids, int64 [n], ascending; all of them may have changed."""
         tiles = self._selection.tiles
@@ -166,6 +168,11 @@ class RecordedInputs:
                 f"tiles: expected {len(ids)}, found {len(found)} of them in {self.request.tiles.source}"
             )
         return found
+=======
+    def shown_tiles(self) -> ShownTiles:
+        """Return what units show; `cell` says of each whether that is as recorded."""
+        return self._selection.shown_tiles()
+>>>>>>> core
 
     def cell(self, key: CellKey, *, space: str, step_key: str) -> Cell:
         """Return a cell; other cells may have changed."""

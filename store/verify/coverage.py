@@ -93,12 +93,13 @@ def missing_artifacts(manifest: Manifest, artifacts: Artifacts) -> tuple[str, ..
     """Return a line for each artifact of a manifest that is no regular file of its exact size."""
     if problems := _absent(manifest.artifacts(), artifacts):
         return problems
-    try:
-        named = named_by(manifest, artifacts)
-    except ArtifactError as error:
-        return (f"tables: {error.message}",)
-    refs = ((role, ArtifactRef(sha256=digest, size=size)) for digest, (role, size) in named.items())
-    return _absent(refs, artifacts)
+    listed: dict[str, tuple[str, ArtifactRef]] = {}
+    for table in tables_of_manifest(manifest):
+        try:
+            listed |= {ref.sha256: (role, ref) for role, ref in table.files(artifacts)}
+        except ArtifactError as error:
+            return (f"{table.role}: {error.message}",)
+    return _absent(listed.values(), artifacts)
 
 
 def damaged_artifacts(
