@@ -12,8 +12,8 @@ import numpy.typing as npt
 from pipeline.embed.cells import CellKey, group_cells
 from pipeline.errors import CheckError, RequestError
 from pipeline.request.request import BuildRequest
+from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.retrieval_units import RetrievalUnits
-from pipeline.tiles.selection import ShownTiles
 from pipeline.tiles.tile_columns import TileColumns
 from store.base.identity import digest_packed_tiles, pack_key
 from store.base.valueclass import valueclass

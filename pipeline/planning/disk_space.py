@@ -17,7 +17,6 @@ from pipeline.planning.carried import carried_cells
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import BuildPlan, Decision, make_plan, reusable_artifacts
 from pipeline.request.options import IndexKind, Storage
-from pipeline.tiles.selection import ShownTiles
 from store.base.identity import RECIPES
 from store.base.valueclass import valueclass
 from store.disk.artifacts import Artifacts
@@ -126,7 +125,7 @@ def flown_size(inputs: Inputs) -> int:
     It is rather too low than too high: a request is refused by it, and the commit looks at the true size.
     """
     rows, dimensions = inputs.selection.unit_count, inputs.descriptor.dimensions or ASSUMED_DIMENSIONS
-    shown = ShownTiles.of(inputs.selection)
+    shown = inputs.selection.shown_tiles()
     packs = carried_cells(shown, inputs.selection.units.ids) if inputs.request.carries_tiles else ()
     return (
         sum(model.size for model in inputs.models)

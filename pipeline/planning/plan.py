@@ -16,7 +16,6 @@ from pipeline.engines.precision.float16 import least_cosine
 from pipeline.planning.carried import carried_cells
 from pipeline.planning.inputs import Inputs
 from pipeline.request.options import BadTilePolicy
-from pipeline.tiles.selection import ShownTiles
 from store.base.canonical_json import Document
 from store.base.identity import cell_components, cell_key, difference, digest_packed_tiles
 from store.base.valueclass import valueclass
@@ -186,7 +185,7 @@ def _plan_packs(state: State, inputs: Inputs) -> Iterator[PackPlan]:
     """Plan the packs as if every unit got a descriptor; the stage looks into those that it reuses."""
     if not inputs.request.carries_tiles:
         return
-    for cell in carried_cells(ShownTiles.of(inputs.selection), inputs.selection.units.ids):
+    for cell in carried_cells(inputs.selection.shown_tiles(), inputs.selection.units.ids):
         known = cell.key in state.step_cache.packs
         yield PackPlan(
             decision=Decision.REUSE if known else Decision.RUN,

@@ -158,7 +158,6 @@ class RecordedInputs:
             )
         return selection
 
-<<<<<<< HEAD
     def tiles_at(self, ids: npt.NDArray[np.int64]) -> TileColumns:
         """Return the tiles with some descriptor ids, int64 [n], ascending; all of them may have changed."""
         tiles = self._selection.tiles
@@ -168,11 +167,10 @@ class RecordedInputs:
                 f"tiles: expected {len(ids)}, found {len(found)} of them in {self.request.tiles.source}"
             )
         return found
-=======
+
     def shown_tiles(self) -> ShownTiles:
         """Return what units show; `cell` says of each whether that is as recorded."""
         return self._selection.shown_tiles()
->>>>>>> core
 
     def cell(self, key: CellKey, *, space: str, step_key: str) -> Cell:
         """Return a cell; other cells may have changed."""

@@ -8,7 +8,7 @@ from pipeline.planning.carried import CarriedCell, carried_cells
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.repair.rebuild_artifacts import RebuildContext, RebuiltArtifact
 from pipeline.stages.packs import described_ids, pack_row, pack_tiles
-from pipeline.tiles.selection import ShownTiles
+from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.tile_columns import TileColumns
 from store.base.values import ArtifactRef
 from store.domain.events import TilesPacked

@@ -15,7 +15,6 @@ from pipeline.errors import ErrorKind, TileError
 from pipeline.planning.carried import CarriedCell, carried_cells
 from pipeline.stages.context import BuildContext
 from pipeline.stages.index import StoredBlocks
-from pipeline.tiles.selection import ShownTiles
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT, read_tile
 from pipeline.tiles.tile import Place
 from store.base.values import ArtifactRef
@@ -68,7 +67,7 @@ def prepare_packs(run: BuildContext, rows: Sequence[BlockRow]) -> list[BlockRow]
         return []
     run.enter("packs")
     described = described_ids(run.store.artifacts, rows)
-    cells = list(carried_cells(ShownTiles.of(run.inputs.selection), described))
+    cells = list(carried_cells(run.inputs.selection.shown_tiles(), described))
     packs = _known_packs(run, cells)
     if packs:
         run.reuse("packs", {}, count=len(packs))
