@@ -32,12 +32,13 @@ from store.errors import (
 )
 from store.files.sealed_memory import SealError
 from store.formats.index_delta import Delta
-from store.formats.tables import BlockRow, TileTable, decode_tiles
-from store.manifest.manifest import EngineEntry, Manifest
-from store.manifest.roles import DELTA, TABLE, WHOLE
+from store.formats.tables import BlockRow
+from store.manifest.manifest import EngineEntry
+from store.manifest.roles import DELTA, PACKS, TABLE, WHOLE
 from store.reader import table_checks
 from store.reader.arguments import as_floor, as_generation, require_pillow
 from store.reader.artifact_files import ArtifactFiles
+from store.reader.carried_tiles import CarriedTiles
 from store.reader.engine_parity import require_stand_in_parity
 from store.reader.manifest_files import damaged, denied, no_cache, read_manifest, refuse_world_writable
 from store.reader.results import LoadedCache, Tile, Verification
@@ -50,7 +51,7 @@ __all__ = ["ALLOW_UNSIGNED", "FlightCache", "LoadedCache", "NoGoError", "Tile", 
 
 
 @dataclass(slots=True, repr=False)
-class FlightCache:
+class FlightCache(CarriedTiles):
     """One verified generation of a flight cache. Use it in a `with` statement; not for two threads at once.
 
     Attributes:
@@ -59,9 +60,6 @@ class FlightCache:
             empty in a cache that was opened to fly.
     """
 
-    manifest: Manifest
-    _files: ArtifactFiles
-    _tiles: TileTable | None = None
     _proofs: Path | None = None
     _loaded: LoadedCache | None = None
     elsewhere: Mapping[str, str] = field(default_factory=dict)
@@ -187,7 +185,7 @@ class FlightCache:
             raise damaged([f"preprocessing: {error}"]) from error
 
     def verify(self) -> Verification:
-        """Hash all files that the manifest names, blocks included, and compare its tables with it.
+        """Hash all files that the manifest names, blocks and packs included, and compare its tables with it.
 
         Raises:
             NoGoError: With every problem found.
@@ -213,9 +211,15 @@ class FlightCache:
                 rows = table_checks.blocks_of(
                     self.manifest, self._files.view(TABLE, self.manifest.index.blocks)
                 )
-        for row in rows:
+        packs: tuple[BlockRow, ...] = ()
+        if self.manifest.carried is not None and PACKS not in problems:
+            with _collect_problem(problems, PACKS):
+                packs = table_checks.packs_of(
+                    self.manifest, self._files.view(PACKS, self.manifest.carried.packs)
+                )
+        for kind, row in (*(("block", row) for row in rows), *(("pack", row) for row in packs)):
             files, size = files + 1, size + row.ref.size
-            with _collect_problem(problems, f"block {row.zoom}/{row.cell_x}/{row.cell_y}"):
+            with _collect_problem(problems, f"{kind} {row.zoom}/{row.cell_x}/{row.cell_y}"):
                 self._files.check_block(row.ref)
         if problems:
             raise damaged([*problems.values()])
@@ -300,8 +304,8 @@ class FlightCache:
     def load_all(self, *, threads: int = 1) -> LoadedCache:
         """Load all engines, the index, the tile table and the calibration, and run each engine once.
 
-        Call it before take-off: afterwards nothing of the cache is read from the medium any more, and no library
-        is loaded. `engine` and `descriptor_index` then return what was loaded, for that number of threads.
+        Call it before take-off: afterwards nothing of the cache is read from the medium any more but the tiles that
+        it may carry, and no library is loaded. `engine` and `descriptor_index` then return what was loaded, for that number of threads.
 
         Args:
             threads: Threads within one run of an engine, and of a search.
@@ -312,6 +316,8 @@ class FlightCache:
         require_pillow(load=True)
         with TranslateShortages("loading the cache"):
             self._tile_table()
+            if self.manifest.carried is not None:
+                self._load_carried()
             loaded = LoadedCache(
                 engines={
                     entry.model: self.engine(entry.model, threads=threads) for entry in self.manifest.engines
@@ -358,14 +364,6 @@ class FlightCache:
             raise KeyError(f"no tile with the descriptor id {number} in this cache")
         zoom, x, y, _ = tile_of(number)
         return Tile(zoom, x, y, found)
-
-    def _tile_table(self) -> TileTable:
-        if self._tiles is None:
-            try:
-                self._tiles = decode_tiles(self._files.view("tile table", self.manifest.tiles))
-            except ArtifactError as error:
-                raise damaged([f"tile {error.message}"]) from error
-        return self._tiles
 
     def _entry(self, name: str) -> EngineEntry:
         for entry in self.manifest.engines:
