@@ -37,7 +37,7 @@ from store.runtime.backends.base import (
 )
 from store.runtime.backends.registry import BACKENDS
 from store.runtime.capabilities import runtime_of
-from store.runtime.delta_search import IndexWithDelta, KeptRows
+from store.runtime.delta_search import IndexWithDelta, KeptRows, StoredRows
 from store.runtime.faiss_install import installed_faiss
 
 __all__ = [
@@ -229,6 +229,23 @@ class DescriptorIndex:
         with TranslateShortages("searching the index"):
             scores, ids = self._index.search(np.ascontiguousarray(vectors), count)
         return scores, ids
+
+    def rows(self, first: int, last: int) -> StoredRows | None:
+        """Return the rows of a range of ids; None if this kind of index keeps no vectors.
+
+        Args:
+            first: Lowest descriptor id.
+            last: Highest descriptor id.
+
+        Returns:
+            Descriptor ids, int64 [n], in any order, and a copy of their vectors with the precision of the
+            index, float32 [n, dimensions].
+
+        Raises:
+            CacheUnusableError: This process lacks memory.
+        """
+        with TranslateShortages("reading the vectors of the index"):
+            return self._index.rows(first, last)
 
     def __repr__(self) -> str:
         """Return kind and size."""

@@ -1,0 +1,118 @@
+"""The chunks of one level: where they are, their vectors, and the search among them.
+
+All vectors are compared with the frame's, so that scores and margin are exact in every kind of index. A graph
+or a quantiser would find most of the best chunks sooner, and could not say which of the others is the best.
+"""
+
+from dataclasses import dataclass
+from typing import Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store.base.distances import points_of, within
+from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT
+from store.base.lattice import Level, chunk_ids, middles, side_m
+from store.runtime.backends.base import Vectors
+
+Rows: TypeAlias = NDArray[np.int64]
+
+_FEW = 4
+"""Up to one row in so many, the product of these rows alone is faster, although they are copied for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LevelTable:
+    """The chunks of a level that can be found, by rising id.
+
+    Attributes:
+        number: Number of the level, from 1 by rising side.
+        level: The level.
+        ids: Descriptor ids, int64 [n].
+        middles: Longitude and latitude of the middles in degrees, float64 [n, 2].
+        points: The middles on the unit sphere, float64 [n, 3].
+        vectors: Unit descriptors, float32 [n, d].
+    """
+
+    number: int
+    level: Level
+    ids: Rows
+    middles: NDArray[np.float64]
+    points: NDArray[np.float64]
+    vectors: Vectors
+
+    @classmethod
+    def of(cls, number: int, level: Level, ids: Rows, vectors: Vectors) -> Self:
+        """Return the table of some rows, in any order.
+
+        Raises:
+            ValueError: An id is that of no chunk of the level, or occurs twice.
+        """
+        order = np.argsort(ids)
+        if (order[1:] != order[:-1] + 1).any():
+            ids, vectors = ids[order], vectors[order]
+        columns, rows = ids >> X_SHIFT & AXIS_MASK, ids & AXIS_MASK
+        if (chunk_ids(level, columns, rows) != ids).any() or (ids[1:] == ids[:-1]).any():
+            raise ValueError(f"ids of other chunks than those of level {number}, or one of them twice")
+        places = middles(level, columns, rows)
+        return cls(
+            number=number,
+            level=level,
+            ids=ids,
+            middles=places,
+            points=points_of(places),
+            vectors=np.ascontiguousarray(vectors),
+        )
+
+    def __len__(self) -> int:
+        """Number of chunks."""
+        return len(self.ids)
+
+    @property
+    def latitude(self) -> float:
+        """Middle of the latitudes of the chunks, degrees; 0 if there are none."""
+        latitudes = self.middles[:, 1]
+        return float(latitudes.min() + latitudes.max()) / 2 if len(self) else 0.0
+
+    def near(self, lon: float, lat: float, radius_m: float) -> Rows:
+        """Return the rows of the chunks whose middle is at most so many metres from a place in degrees."""
+        point = points_of(np.array([[lon, lat]]))[0]
+        return np.flatnonzero(within(self.points, point, radius_m))
+
+    def scores(self, queries: Vectors, rows: Rows | None) -> Vectors:
+        """Return the inner products of queries, float32 [q, d], with all or some rows, float32 [q, n]."""
+        few = rows is not None and _FEW * len(rows) <= len(self)
+        vectors = self.vectors[rows] if few else self.vectors
+        # A product with one vector is a third faster than one with a matrix of one row.
+        found = np.stack([vectors @ query for query in queries]) if len(queries) == 1 else queries @ vectors.T
+        return found if rows is None or few else found[:, rows]
+
+    def margin(self, scores: Vectors, rows: Rows | None, best: int) -> float | None:
+        """Return how much the best score lies above those of chunks elsewhere; None if there are none.
+
+        Args:
+            scores: Of the searched rows, float32 [n].
+            rows: The searched rows; None for all.
+            best: Place of the best score in `scores`.
+        """
+        points = self.points if rows is None else self.points[rows]
+        latitude = self.middles[best if rows is None else rows[best], 1]
+        far = ~within(points, points[best], side_m(self.level, float(latitude)))
+        return float(scores[best] - scores[far].max()) if far.any() else None
+
+
+def id_range(level: Level) -> tuple[int, int]:
+    """Return the lowest and the highest id that a chunk of a level can have."""
+    first = level.lattice_zoom << ZOOM_SHIFT | level.view << VIEW_SHIFT
+    return first, first | (1 << VIEW_SHIFT) - 1
+
+
+def best_first(scores: Vectors, ids: Rows, k: int) -> Rows:
+    """Return the places of the k highest scores, best first; of equal ones, those of the lower id."""
+    if k < len(scores):
+        # All that are as high as the last one count, so that equal scores are told apart by their ids alone.
+        least = np.partition(scores, len(scores) - k)[len(scores) - k]
+        found = np.flatnonzero(scores >= least)
+    else:
+        found = np.arange(len(scores))
+    return found[np.lexsort((ids[found], -scores[found]))][:k]
