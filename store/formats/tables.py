@@ -66,6 +66,14 @@ class TileTable:
             return None
         return bytes(self.digests[row]).hex()
 
+    def days_of(self, identifiers: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """Return when tiles were captured, days since 1970-01-01, int32 [m]; those of known date alone."""
+        rows = np.minimum(np.searchsorted(self.ids, identifiers), max(0, len(self) - 1))
+        found = rows[self.ids[rows] == identifiers] if len(self) else rows[:0]
+        days = self.captured[found]
+        known: NDArray[np.int32] = days[days != _UNKNOWN_DATE]
+        return known
+
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class BlockRow:

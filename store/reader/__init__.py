@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from store.reader.flight_cache import (
         ALLOW_UNSIGNED,
+        Answer,
+        Candidate,
         FlightCache,
         LoadedCache,
         NoGoError,
@@ -19,7 +21,17 @@ if TYPE_CHECKING:
         Verification,
     )
 
-__all__ = ["ALLOW_UNSIGNED", "FlightCache", "LoadedCache", "NoGoError", "Tile", "TrustedKey", "Verification"]
+__all__ = [
+    "ALLOW_UNSIGNED",
+    "Answer",
+    "Candidate",
+    "FlightCache",
+    "LoadedCache",
+    "NoGoError",
+    "Tile",
+    "TrustedKey",
+    "Verification",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type checker sees the imports above

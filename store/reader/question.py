@@ -2,13 +2,14 @@
 
 import math
 import numbers
-from typing import Any
+from collections.abc import Iterable
+from itertools import islice
 
 import numpy as np
 
 from store.base.preprocessing import Pixels
-from store.base.values import require_whole_number
 from store.base.valueclass import valueclass
+from store.base.values import require_whole_number
 from store.errors import ArgumentError
 
 MAX_HEADINGS = 360
@@ -38,14 +39,14 @@ class Question:
 
 def parse_question(
     *,
-    altitude_m: Any,
-    metres_per_pixel: Any,
-    heading_deg: Any,
-    near: Any,
-    headings: Any,
-    pitch_deg: Any,
-    roll_deg: Any,
-    k: Any,
+    altitude_m: object,
+    metres_per_pixel: object,
+    heading_deg: object,
+    near: object,
+    headings: object,
+    pitch_deg: object,
+    roll_deg: object,
+    k: object,
 ) -> Question:
     """Return the arguments as plain numbers.
 
@@ -64,14 +65,14 @@ def parse_question(
         metres_per_pixel=_optional("metres_per_pixel", metres_per_pixel, above_0=True),
         heading_deg=None if turned is None else turned % 360,
         near=None if near is None else _circle(near),
-        headings=_whole("headings", headings, most=MAX_HEADINGS),
+        headings=require_whole("headings", headings, most=MAX_HEADINGS),
         pitch_deg=_optional("pitch_deg", pitch_deg),
         roll_deg=_optional("roll_deg", roll_deg),
-        k=_whole("k", k),
+        k=require_whole("k", k),
     )
 
 
-def require_frame(frame: Any) -> Pixels:
+def require_frame(frame: object) -> Pixels:
     """Return a frame.
 
     Raises:
@@ -91,33 +92,30 @@ def require_frame(frame: Any) -> Pixels:
     return np.asarray(frame)
 
 
-def _circle(near: Any) -> tuple[float, float, float]:
+def _circle(near: object) -> tuple[float, float, float]:
     wanted = "near as (longitude, latitude, radius in metres)"
-    if isinstance(near, (str, bytes)):
+    parts = list(islice(near, 4)) if isinstance(near, Iterable) and not isinstance(near, (str, bytes)) else []
+    if len(parts) != 3:
         raise ArgumentError(f"expected {wanted}, found {near!r:.60}")
-    try:
-        lon, lat, radius = near
-    except (TypeError, ValueError):
-        raise ArgumentError(f"expected {wanted}, found {near!r:.60}") from None
-    lon, lat = _number("the longitude of near", lon), _number("the latitude of near", lat)
+    lon, lat = _number("the longitude of near", parts[0]), _number("the latitude of near", parts[1])
     if not (-180 <= lon <= 180 and -90 <= lat <= 90):
         raise ArgumentError(
             f"expected a longitude from -180 to 180 and a latitude from -90 to 90 in near, "
             f"found {lon:g} and {lat:g}"
         )
-    return lon, lat, _number("the radius of near", radius, above_0=True)
+    return lon, lat, _number("the radius of near", parts[2], above_0=True)
 
 
-def _optional(name: str, value: Any, *, above_0: bool = False) -> float | None:
+def _optional(name: str, value: object, *, above_0: bool = False) -> float | None:
     return None if value is None else _number(name, value, above_0=above_0)
 
 
-def _number(name: str, value: Any, *, above_0: bool = False) -> float:
+def _number(name: str, value: object, *, above_0: bool = False) -> float:
     """Return a finite number, of numpy too; a truth value is none."""
     wanted = f"expected {name} as a number{' above 0' if above_0 else ''}"
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
-    if not isinstance(value, numbers.Real) or isinstance(value, (bool, np.bool_)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ArgumentError(f"{wanted}, found {value!r:.60}")
     try:
         found = float(value)
@@ -128,7 +126,12 @@ def _number(name: str, value: Any, *, above_0: bool = False) -> float:
     return found
 
 
-def _whole(name: str, value: Any, *, most: int | None = None) -> int:
+def require_whole(name: str, value: object, *, most: int | None = None) -> int:
+    """Return a whole number from 1.
+
+    Raises:
+        ArgumentError: It is something else, or above `most`.
+    """
     try:
         number = require_whole_number(name, value, least=1)
     except (TypeError, ValueError) as error:

@@ -1,0 +1,272 @@
+"""Find the place that a camera frame shows: cut the ground that it sees, describe it, compare it with chunks.
+
+Nadir is assumed: the camera looks straight down, and the ground is flat.
+"""
+
+import datetime as dt
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from store.base.camera import WIDEST, Camera, cut_square
+from store.base.identity import X_SHIFT, ZOOM_SHIFT
+from store.base.lattice import chunk_of, footprint, middle, side_m, tile_span
+from store.base.preprocessing import Pixels, Preprocessing, Sample
+from store.errors import ArgumentError, TranslateShortages
+from store.formats.tables import TileTable
+from store.manifest.manifest import Manifest
+from store.reader.answer import Answer, Candidate, Timings
+from store.reader.level_table import LevelTable, Rows, best_first
+from store.reader.question import Question, require_frame
+from store.runtime.backends.base import Vectors
+from store.runtime.load import Engine, EngineRunError
+
+MAX_AGE_DAYS: Final[Mapping[str, int]] = {"active_conflict": 180, "stable_rear": 365}
+"""Greatest age of a tile by sector, unless the request for the cache named one, which a manifest does not say."""
+
+_FAR_FROM_LEVEL: Final = 1.25
+_TILTED_DEG: Final = 10
+_MOST_FRAMES: Final = 64
+"""A square of more frames' widths, or of less than a pixel, shows nothing of a place."""
+
+
+@dataclass(slots=True, eq=False)
+class _Watch:
+    """Seconds that each part of an answer took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, part: str) -> Iterator[None]:
+        """Time the block."""
+        began = time.perf_counter()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Locator:
+    """Everything that finds the place of frames, in memory. Not for two threads at once.
+
+    Attributes:
+        manifest: The manifest of the generation.
+        engine: The descriptor network.
+        preprocessing: Its image contract.
+        calibration: The camera calibration: one without a camera serves frames whose scale is told.
+        tables: The chunks of each level, by rising side.
+        tiles: The tile table.
+        threads: Threads within one run of the network.
+    """
+
+    manifest: Manifest
+    engine: Engine
+    preprocessing: Preprocessing
+    calibration: Mapping[str, Any]
+    tables: Sequence[LevelTable]
+    tiles: TileTable
+    threads: int = 1
+
+    def locate(self, frame: Pixels, question: Question) -> Answer:
+        """Return the places that a frame may show; see `store.reader.flight_cache.FlightCache.locate`."""
+        frame = require_frame(frame)
+        watch, warnings = _Watch(), list[str]()
+        with TranslateShortages("finding the place of a frame"):
+            lens = self._lens(frame, question, warnings)
+            table, side = self._nearest_level(lens, question, warnings)
+            distorted = lens.camera is not None and lens.camera.distortion is not None
+            with watch.time("undistortion" if distorted else "cut"):
+                pictures = [
+                    lens.cut(side, heading, self.preprocessing.size) for heading in question.headings_deg
+                ]
+            with watch.time("cut"):
+                samples = np.stack([self.preprocessing.apply(picture) for picture in pictures])
+            with watch.time("network"):
+                queries = self._describe(samples)
+            with watch.time("search"):
+                rows = None if question.near is None else table.near(*question.near)
+                turn, candidates, margin = self._search(table, queries, rows, question.k)
+        return Answer(
+            candidates=candidates,
+            margin=margin,
+            level=table.number,
+            searched=len(table) if rows is None else len(rows),
+            heading_deg=question.headings_deg[turn],
+            metres_per_pixel=lens.metres_per_pixel,
+            timings=Timings(**{"undistortion": 0.0, **watch.seconds}),
+            warnings=tuple(warnings),
+        )
+
+    def run_once(self) -> None:
+        """Answer for a black frame, so that nothing is loaded later."""
+        side = side_m(self.tables[0].level, self.tables[0].latitude)
+        black = np.zeros((2, 2, 3), np.uint8)
+        picture = cut_square(
+            black, metres_per_pixel=side / 2, side_m=side, heading_deg=0.0, size=self.preprocessing.size
+        )
+        self.engine.run(self.preprocessing.apply(picture)[None])
+        for table in self.tables:
+            self._search(table, np.zeros((1, table.vectors.shape[1]), np.float32), None, 1)
+
+    def _lens(self, frame: Pixels, question: Question, warnings: list[str]) -> "_Lens":
+        """Return how much ground a frame shows, and what it is cut by."""
+        for name, angle in (("pitch", question.pitch_deg), ("roll", question.roll_deg)):
+            if angle is not None and abs(angle) > _TILTED_DEG:
+                warnings.append(
+                    f"a {name} of {angle:g} degrees: a camera that looks straight down is assumed, "
+                    f"and above {_TILTED_DEG} degrees places are wrong"
+                )
+        height, width = frame.shape[:2]
+        try:
+            camera = Camera.from_document(self.calibration).scaled_to(width, height)
+        except ValueError as error:
+            return _without_camera(frame, question, self.calibration, error, warnings)
+        if question.metres_per_pixel is not None:
+            pixel = _bounded(question.metres_per_pixel)
+        else:
+            pixel = _bounded((question.altitude_m or 0.0) / camera.fx)
+        return _Lens(frame, pixel, camera, camera.wanted_side_m(pixel * camera.fx))
+
+    def _nearest_level(
+        self, lens: "_Lens", question: Question, warnings: list[str]
+    ) -> tuple[LevelTable, float]:
+        """Return the level whose side is nearest to what the frame is best compared by, and that side in metres."""
+        # An empty level could only give an empty answer.
+        tables = [table for table in self.tables if len(table)] or self.tables
+        latitudes = [table.latitude if question.near is None else question.near[1] for table in tables]
+        sides = [side_m(table.level, latitude) for table, latitude in zip(tables, latitudes, strict=True)]
+        apart = [abs(math.log(side / lens.wanted_m)) if side > 0 else math.inf for side in sides]
+        nearest = apart.index(min(apart))
+        side = sides[nearest]
+        pixels = side / lens.metres_per_pixel
+        if not 1 <= pixels <= _MOST_FRAMES * max(lens.frame.shape):
+            raise ArgumentError(
+                f"expected a frame that shows ground of about {side:.0f} m, the side of the nearest chunks, "
+                f"found one of {lens.metres_per_pixel:.3g} m per pixel",
+                hint="altitude_m is in metres above ground; metres_per_pixel is of the frame as given",
+            )
+        if apart[nearest] > math.log(_FAR_FROM_LEVEL):
+            warnings.append(
+                f"the frame is best compared by squares of {lens.wanted_m:.0f} m, and the nearest chunks have "
+                f"{side:.0f} m: the altitude is outside of what the cache was built for"
+            )
+        return tables[nearest], side
+
+    def _describe(self, samples: Sample) -> Vectors:
+        """Return unit descriptors, float32 [n, d]."""
+        vectors = self.engine.run(samples)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not (np.isfinite(lengths).all() and (lengths > 0).all()):
+            raise EngineRunError(
+                "expected a descriptor of the frame, found one that is zero or not finite",
+                hint="take another frame: there is nothing in this one",
+            )
+        return np.asarray(vectors / lengths, np.float32)
+
+    def _search(
+        self, table: LevelTable, queries: Vectors, rows: Rows | None, k: int
+    ) -> tuple[int, tuple[Candidate, ...], float | None]:
+        """Return the query with the highest score, its candidates and its margin."""
+        scores = table.scores(queries, rows)
+        if not scores.size:
+            return 0, (), None
+        turn = int(scores.max(axis=1).argmax())
+        ids = table.ids if rows is None else table.ids[rows]
+        places = best_first(scores[turn], ids, k)
+        found = tuple(
+            self._candidate(table, identifier, score)
+            for identifier, score in zip(ids[places].tolist(), scores[turn][places].tolist(), strict=True)
+        )
+        return turn, found, table.margin(scores[turn], rows, int(places[0]))
+
+    def _candidate(self, table: LevelTable, identifier: int, score: float) -> Candidate:
+        level, x, y = chunk_of(identifier)
+        lon, lat = middle(level, x, y)
+        captured, too_old = self._age(identifier)
+        return Candidate(
+            longitude=lon,
+            latitude=lat,
+            score=score,
+            footprint=footprint(level, x, y),
+            side_m=side_m(level, lat),
+            level=table.number,
+            captured=captured,
+            too_old=too_old,
+            descriptor_id=identifier,
+        )
+
+    def _age(self, identifier: int) -> tuple[tuple[dt.date, dt.date] | None, bool | None]:
+        """Return the oldest and the newest day of the tiles under a chunk, and whether the oldest is too old."""
+        level, x, y = chunk_of(identifier)
+        x0, nx, y0, ny = tile_span(level, x, y)
+        columns = (x0 + np.arange(nx)) % (1 << level.zoom)
+        wanted = np.uint64(level.zoom << ZOOM_SHIFT) | np.add.outer(
+            y0 + np.arange(ny), columns << X_SHIFT
+        ).ravel().astype(np.uint64)
+        days = self.tiles.days_of(wanted)
+        if not len(days):
+            return None, None
+        oldest, newest = (_EPOCH + dt.timedelta(days=int(day)) for day in (days.min(), days.max()))
+        limit = MAX_AGE_DAYS.get(str(self.manifest.inputs.get("sector")))
+        # A clock that was reset is behind the cache.
+        built = _EPOCH + dt.timedelta(seconds=self.manifest.envelope.wall_ns // 1_000_000_000)
+        today = max(built, dt.datetime.now(dt.UTC).date())
+        return (oldest, newest), None if limit is None else (today - oldest).days > limit
+
+
+_EPOCH: Final = dt.date(1970, 1, 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Lens:
+    """A frame, how much ground it shows, and its camera if there is one; the side of the square to compare."""
+
+    frame: Pixels
+    metres_per_pixel: float
+    camera: Camera | None
+    wanted_m: float
+
+    def cut(self, side: float, heading: float, size: tuple[int, int]) -> Pixels:
+        """Return the square of ground about the principal point, turned north."""
+        return cut_square(
+            self.frame,
+            metres_per_pixel=self.metres_per_pixel,
+            side_m=side,
+            heading_deg=heading,
+            size=size,
+            camera=self.camera,
+        )
+
+
+def _without_camera(
+    frame: Pixels,
+    question: Question,
+    calibration: Mapping[str, Any],
+    error: ValueError,
+    warnings: list[str],
+) -> _Lens:
+    """Return the lens of a frame whose scale is told, if the calibration is that of no camera."""
+    whole = {"width", "height", "fx", "fy"} <= calibration.keys()
+    if whole or question.metres_per_pixel is None:
+        raise ArgumentError(
+            f"expected a frame of the camera in the calibration, found: {error}"
+            if whole
+            else f"expected a camera in the calibration for altitude_m, found: {error}",
+            hint="give metres_per_pixel instead, or a calibration with width, height, fx, fy, cx and cy of this camera",
+        ) from error
+    if "distortion" in calibration:
+        warnings.append(
+            f"the distortion of the lens is not undone, for the calibration is incomplete: {error}"
+        )
+    pixel, sides = _bounded(question.metres_per_pixel), sorted(frame.shape[:2])
+    wanted = min(math.sqrt(sides[0] * sides[1]), WIDEST * sides[0])
+    return _Lens(frame, pixel, None, pixel * wanted)
+
+
+def _bounded(metres_per_pixel: float) -> float:
+    """Return a scale that can be reckoned with; what is outside serves no level."""
+    return min(max(metres_per_pixel, 1e-9), 1e9)
