@@ -79,7 +79,7 @@ class Embedder:
         vectors = [np.empty((0, self._engine.dimensions), np.float32)]
         filled = 0
         for number, picture in pictures:
-            self._samples[filled] = self._preprocessing.apply(picture.pixels)
+            self._preprocessing.apply(picture.pixels, out=self._samples[filled])
             numbers.append(number)
             textures.append(_texture(picture))
             filled += 1

@@ -46,8 +46,8 @@ def render_chunks(
     Args:
         level: Level of the chunks.
         places: West and north step of each chunk.
-        tiles: The decoded tiles under them by column and row, uint8 [edge, edge, 3], RGB, of one edge; each is
-            looked up once.
+        tiles: The decoded tiles under them by column and row, uint8 [edge, edge, 3], RGB, of one edge; each
+            is looked up once.
         size: Height and width of the pictures, pixels.
 
     Yields:
