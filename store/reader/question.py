@@ -14,6 +14,7 @@ from store.errors import ArgumentError
 
 MAX_HEADINGS = 360
 MAX_FRAME_SIDE = 16_384
+_NEAR = "pass degrees and metres, such as 120.72, 24.26 and 300; longitude comes first"
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -96,12 +97,13 @@ def _circle(near: object) -> tuple[float, float, float]:
     wanted = "near as (longitude, latitude, radius in metres)"
     parts = list(islice(near, 4)) if isinstance(near, Iterable) and not isinstance(near, (str, bytes)) else []
     if len(parts) != 3:
-        raise ArgumentError(f"expected {wanted}, found {near!r:.60}")
+        raise ArgumentError(f"expected {wanted}, found {near!r:.60}", hint=_NEAR)
     lon, lat = _number("the longitude of near", parts[0]), _number("the latitude of near", parts[1])
     if not (-180 <= lon <= 180 and -90 <= lat <= 90):
         raise ArgumentError(
             f"expected a longitude from -180 to 180 and a latitude from -90 to 90 in near, "
-            f"found {lon:g} and {lat:g}"
+            f"found {lon:g} and {lat:g}",
+            hint=_NEAR,
         )
     return lon, lat, _number("the radius of near", parts[2], above_0=True)
 
