@@ -331,8 +331,7 @@ class FlightCache:
                 engine=engine or self.engine(self.manifest.descriptor_engine.model, threads=threads),
                 preprocessing=self.preprocessing,
                 calibration=self.calibration() if calibration is None else calibration,
-                tables=level_tables(self.manifest, self._files, index),
-                tiles=self._tile_table(),
+                tables=level_tables(self.manifest, self._files, index, self._tile_table()),
                 threads=threads,
             )
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from store.base.distances import points_of, within
 from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT
-from store.base.lattice import Level, chunk_ids, middles, side_m
+from store.base.lattice import Level, chunk_ids, middles, side_m, tile_span
+from store.formats.tables import TileTable
 from store.runtime.backends.base import Vectors
 
 Rows: TypeAlias = NDArray[np.int64]
@@ -32,6 +33,8 @@ class LevelTable:
         middles: Longitude and latitude of the middles in degrees, float64 [n, 2].
         points: The middles on the unit sphere, float64 [n, 3].
         vectors: Unit descriptors, float32 [n, d].
+        captured: Oldest and newest day on which the tiles under them were captured, days since 1970-01-01, int32
+            [n, 2]; the first later than the second where no day is known.
     """
 
     number: int
@@ -40,9 +43,10 @@ class LevelTable:
     middles: NDArray[np.float64]
     points: NDArray[np.float64]
     vectors: Vectors
+    captured: NDArray[np.int32]
 
     @classmethod
-    def of(cls, number: int, level: Level, ids: Rows, vectors: Vectors) -> Self:
+    def of(cls, number: int, level: Level, ids: Rows, vectors: Vectors, tiles: TileTable) -> Self:
         """Return the table of some rows, in any order.
 
         Raises:
@@ -62,6 +66,7 @@ class LevelTable:
             middles=places,
             points=points_of(places),
             vectors=np.ascontiguousarray(vectors),
+            captured=_captured(level, columns, rows, tiles),
         )
 
     def __len__(self) -> int:
@@ -77,7 +82,7 @@ class LevelTable:
     def near(self, lon: float, lat: float, radius_m: float) -> Rows:
         """Return the rows of the chunks whose middle is at most so many metres from a place in degrees."""
         point = points_of(np.array([[lon, lat]]))[0]
-        return np.flatnonzero(within(self.points, point, radius_m))
+        return within(self.points, point, radius_m)
 
     def scores(self, queries: Vectors, rows: Rows | None) -> Vectors:
         """Return the inner products of queries, float32 [q, d], with all or some rows, float32 [q, n]."""
@@ -95,10 +100,33 @@ class LevelTable:
             rows: The searched rows; None for all.
             best: Place of the best score in `scores`.
         """
-        points = self.points if rows is None else self.points[rows]
-        latitude = self.middles[best if rows is None else rows[best], 1]
-        far = ~within(points, points[best], side_m(self.level, float(latitude)))
-        return float(scores[best] - scores[far].max()) if far.any() else None
+        number = best if rows is None else int(rows[best])
+        side = side_m(self.level, float(self.middles[number, 1]))
+        around = within(self.points, self.points[number], side)
+        far = scores.copy()
+        if rows is None:
+            far[around] = -np.inf
+        else:
+            far[np.isin(rows, around, assume_unique=True)] = -np.inf
+        score = float(far.max())
+        return float(scores[best]) - score if score > -np.inf else None
+
+
+def _captured(level: Level, xs: Rows, ys: Rows, tiles: TileTable) -> NDArray[np.int32]:
+    """Return the oldest and the newest day of the tiles under chunks, int32 [n, 2]."""
+    limits = np.iinfo(np.int32)
+    days = np.tile(np.array([limits.max, limits.min], np.int32), (len(xs), 1))
+    x0, nx, y0, ny = tile_span(level, xs, ys)
+    for column in range(int(nx.max(initial=0))):
+        for row in range(int(ny.max(initial=0))):
+            under = np.flatnonzero((column < nx) & (row < ny))
+            columns = (x0[under] + column) % (1 << level.zoom)
+            ids = np.int64(level.zoom << ZOOM_SHIFT) | columns << X_SHIFT | y0[under] + row
+            known, found = tiles.days_of(ids.astype(np.uint64))
+            under = under[known]
+            days[under, 0] = np.minimum(days[under, 0], found)
+            days[under, 1] = np.maximum(days[under, 1], found)
+    return days
 
 
 def id_range(level: Level) -> tuple[int, int]:
@@ -107,12 +135,12 @@ def id_range(level: Level) -> tuple[int, int]:
     return first, first | (1 << VIEW_SHIFT) - 1
 
 
-def best_first(scores: Vectors, ids: Rows, k: int) -> Rows:
-    """Return the places of the k highest scores, best first; of equal ones, those of the lower id."""
+def best_first(scores: Vectors, k: int) -> Rows:
+    """Return the places of the k highest scores, best first; of equal ones, the first ones."""
     if k < len(scores):
-        # All that are as high as the last one count, so that equal scores are told apart by their ids alone.
+        # All that are as high as the last one count, so that equal scores are told apart by their places alone.
         least = np.partition(scores, len(scores) - k)[len(scores) - k]
         found = np.flatnonzero(scores >= least)
     else:
         found = np.arange(len(scores))
-    return found[np.lexsort((ids[found], -scores[found]))][:k]
+    return found[np.argsort(-scores[found], kind="stable")][:k]

@@ -6,6 +6,7 @@ from store.errors import ErrorKind, RequestRefusedError
 from store.files.sealed_memory import SealError
 from store.formats import descriptor_block
 from store.formats.descriptor_block import BlockError
+from store.formats.tables import TileTable
 from store.manifest.manifest import EngineEntry, Manifest
 from store.manifest.roles import TABLE
 from store.reader import table_checks
@@ -61,7 +62,9 @@ def is_chunk(manifest: Manifest, identifier: int) -> bool:
     return any(first <= identifier <= last for first, last in ranges)
 
 
-def level_tables(manifest: Manifest, files: ArtifactFiles, index: DescriptorIndex) -> tuple[LevelTable, ...]:
+def level_tables(
+    manifest: Manifest, files: ArtifactFiles, index: DescriptorIndex, tiles: TileTable
+) -> tuple[LevelTable, ...]:
     """Return the chunks of all levels, with their vectors from the index, or from blocks if it keeps none.
 
     Raises:
@@ -77,7 +80,7 @@ def level_tables(manifest: Manifest, files: ArtifactFiles, index: DescriptorInde
             own = (blocks[0] >= first) & (blocks[0] <= last)
             rows = blocks[0][own], blocks[1][own]
         try:
-            tables.append(LevelTable.of(number, each.level, *rows))
+            tables.append(LevelTable.of(number, each.level, *rows, tiles))
         except ValueError as error:
             raise damaged([f"descriptor index: expected chunks of level {number}, found {error}"]) from error
     found = sum(map(len, tables))

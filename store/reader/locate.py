@@ -14,11 +14,10 @@ from typing import Any, Final
 import numpy as np
 
 from store.base.camera import WIDEST, Camera, cut_square
-from store.base.identity import X_SHIFT, ZOOM_SHIFT
-from store.base.lattice import chunk_of, footprint, middle, side_m, tile_span
+from store.base.identity import AXIS_MASK, X_SHIFT
+from store.base.lattice import footprint, middle, side_m
 from store.base.preprocessing import Pixels, Preprocessing, Sample
 from store.errors import ArgumentError, TranslateShortages
-from store.formats.tables import TileTable
 from store.manifest.manifest import Manifest
 from store.reader.answer import Answer, Candidate, Timings
 from store.reader.level_table import LevelTable, Rows, best_first
@@ -59,7 +58,6 @@ class Locator:
         preprocessing: Its image contract.
         calibration: The camera calibration: one without a camera serves frames whose scale is told.
         tables: The chunks of each level, by rising side.
-        tiles: The tile table.
         threads: Threads within one run of the network.
     """
 
@@ -68,7 +66,6 @@ class Locator:
     preprocessing: Preprocessing
     calibration: Mapping[str, Any]
     tables: Sequence[LevelTable]
-    tiles: TileTable
     threads: int = 1
 
     def locate(self, frame: Pixels, question: Question) -> Answer:
@@ -175,18 +172,23 @@ class Locator:
         if not scores.size:
             return 0, (), None
         turn = int(scores.max(axis=1).argmax())
-        ids = table.ids if rows is None else table.ids[rows]
-        places = best_first(scores[turn], ids, k)
+        places = best_first(scores[turn], k)
         found = tuple(
-            self._candidate(table, identifier, score)
-            for identifier, score in zip(ids[places].tolist(), scores[turn][places].tolist(), strict=True)
+            self._candidate(table, row, score)
+            for row, score in zip(
+                (places if rows is None else rows[places]).tolist(),
+                scores[turn][places].tolist(),
+                strict=True,
+            )
         )
         return turn, found, table.margin(scores[turn], rows, int(places[0]))
 
-    def _candidate(self, table: LevelTable, identifier: int, score: float) -> Candidate:
-        level, x, y = chunk_of(identifier)
+    def _candidate(self, table: LevelTable, row: int, score: float) -> Candidate:
+        level, identifier = table.level, int(table.ids[row])
+        x, y = identifier >> X_SHIFT & AXIS_MASK, identifier & AXIS_MASK
         lon, lat = middle(level, x, y)
-        captured, too_old = self._age(identifier)
+        oldest, newest = table.captured[row].tolist()
+        known, limit = oldest <= newest, MAX_AGE_DAYS.get(str(self.manifest.inputs.get("sector")))
         return Candidate(
             longitude=lon,
             latitude=lat,
@@ -194,31 +196,21 @@ class Locator:
             footprint=footprint(level, x, y),
             side_m=side_m(level, lat),
             level=table.number,
-            captured=captured,
-            too_old=too_old,
+            captured=(_day(oldest), _day(newest)) if known else None,
+            too_old=self._today() - oldest > limit if known and limit is not None else None,
             descriptor_id=identifier,
         )
 
-    def _age(self, identifier: int) -> tuple[tuple[dt.date, dt.date] | None, bool | None]:
-        """Return the oldest and the newest day of the tiles under a chunk, and whether the oldest is too old."""
-        level, x, y = chunk_of(identifier)
-        x0, nx, y0, ny = tile_span(level, x, y)
-        columns = (x0 + np.arange(nx)) % (1 << level.zoom)
-        wanted = np.uint64(level.zoom << ZOOM_SHIFT) | np.add.outer(
-            y0 + np.arange(ny), columns << X_SHIFT
-        ).ravel().astype(np.uint64)
-        days = self.tiles.days_of(wanted)
-        if not len(days):
-            return None, None
-        oldest, newest = (_EPOCH + dt.timedelta(days=int(day)) for day in (days.min(), days.max()))
-        limit = MAX_AGE_DAYS.get(str(self.manifest.inputs.get("sector")))
-        # A clock that was reset is behind the cache.
-        built = _EPOCH + dt.timedelta(seconds=self.manifest.envelope.wall_ns // 1_000_000_000)
-        today = max(built, dt.datetime.now(dt.UTC).date())
-        return (oldest, newest), None if limit is None else (today - oldest).days > limit
+    def _today(self) -> int:
+        """Return the day since 1970-01-01; a clock that was reset is behind the cache."""
+        return max(self.manifest.envelope.wall_ns // _DAY_NS, time.time_ns() // _DAY_NS)
 
 
-_EPOCH: Final = dt.date(1970, 1, 1)
+_DAY_NS: Final = 86_400_000_000_000
+
+
+def _day(number: int) -> dt.date:
+    return dt.date(1970, 1, 1) + dt.timedelta(days=number)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
