@@ -52,7 +52,7 @@ class Cell:
     units: RetrievalUnits
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Window:
     """Units that are embedded together.
 
@@ -148,7 +148,7 @@ def plan_windows(
     shown: ShownTiles,
     known: Container[str] = frozenset(),
     shared: Mapping[str, int],
-    size: int = WINDOW_UNITS,
+    size: int | None = None,
 ) -> Iterator[Window]:
     """Yield the windows of all digests that are not known, lazily and in the order of the cells.
 
@@ -160,8 +160,9 @@ def plan_windows(
         shown: Finds the tiles that the units show.
         known: Digests that have a descriptor already.
         shared: From `shared_digests` of the same cells.
-        size: Units after which a window is closed.
+        size: Units after which a window is closed; by default what suits tiles or chunks.
     """
+    most = size or (WINDOW_CHUNKS if shown.edges else WINDOW_UNITS)
     number, count = 0, 0
     parts: list[RetrievalUnits] = []
     keys: list[CellKey] = []
@@ -188,7 +189,7 @@ def plan_windows(
         parts.append(cell.units.take(np.fromiter(new.values(), np.intp, len(new))))
         keys.append(cell.key)
         count += len(new)
-        if count >= size:
+        if count >= most:
             yield window()
             number, count = number + 1, 0
             parts, keys = [], []

@@ -187,7 +187,8 @@ def _cut_chunks(
     for field in np.unique(levels).tolist():
         level, _, _ = chunk_of(int(ids[levels == field][0]))
         images = {
-            (x, y): picture for zoom, x, y, _, picture in ((*tile_of(each), tiles[each]) for each in tiles)
+            (x, y): picture
+            for zoom, x, y, _, picture in ((*tile_of(each), tiles[each]) for each in tiles)
             if zoom == level.zoom
         }
         places: list[tuple[int, int]] = []
@@ -206,9 +207,7 @@ def _tiles_under(level: Level, x: int, y: int) -> list[tuple[tuple[int, int], in
     """Return the tiles under a chunk, each with the number of the chunk's steps on it."""
     across, down = (_steps_by_tile(level, first) for first in (x, y))
     around = 1 << level.zoom
-    return [
-        ((column % around, row), columns * rows) for column, columns in across for row, rows in down
-    ]
+    return [((column % around, row), columns * rows) for column, columns in across for row, rows in down]
 
 
 def _steps_by_tile(level: Level, first: int) -> list[tuple[int, int]]:

@@ -135,7 +135,9 @@ class AreaReport:
             "skipped": runs(self.skipped),
             "excluded": runs(self.excluded),
         }
-        return {**document, "levels": [each.to_document() for each in self.levels]} if self.levels else document
+        return (
+            {**document, "levels": [each.to_document() for each in self.levels]} if self.levels else document
+        )
 
 
 def localisation_warnings(
@@ -193,6 +195,11 @@ def ground_coverage(
         holes=_mask_runs(level, steps, ~(textured | plain)),
         featureless=_mask_runs(level, steps, plain),
     )
+
+
+def shown_runs(level: Level, steps: Rectangle, ids: npt.NDArray[np.int64]) -> list[TileRun]:
+    """Return the runs of the steps of an area that chunks of a level show, given their ids, int64 [n]."""
+    return _mask_runs(level, steps, _shown(level, steps, ids))
 
 
 def _shown(level: Level, steps: Rectangle, ids: npt.NDArray[np.int64]) -> Mask:

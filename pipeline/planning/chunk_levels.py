@@ -12,9 +12,10 @@ from pipeline.errors import ErrorKind, PipelineError, RequestError
 from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7, BoxE7
 from pipeline.request.options import DEFAULT_OVERLAP
 from pipeline.request.request import BuildRequest
-from pipeline.tiles.chunks import make_chunks
+from pipeline.tiles.chunks import make_chunks, wanted_chunks
 from pipeline.tiles.image_header import read_header
 from pipeline.tiles.retrieval_units import RetrievalUnits
+from pipeline.tiles.selection import MAX_WANTED
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Locator, TileMetadataStore
 from pipeline.tiles.tile_columns import TileColumns
@@ -31,57 +32,92 @@ _LARGEST_DIFFERENCE: Final = 0.12
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
-class ChosenLevel:
-    """A level of chunks, and what it was chosen for; lengths are true at the take-off point.
+class DescribedLevel:
+    """A level of chunks; its side is true at the take-off point.
 
     Attributes:
         number: From 1 by rising side.
         chunks: The level, and the edge of its tiles.
-        wanted_m: Side that was asked for, metres; as recorded builds do not keep it, `side_m` there.
-        side_m: Side, metres.
-        asked: Metres per pixel of the network's input.
-        available: Metres per pixel of the imagery.
+        side_m: Side of a chunk, metres.
     """
 
     number: int
     chunks: ChunkLevel
-    wanted_m: float
     side_m: float
-    asked: float
-    available: float
 
     @property
     def level(self) -> Level:
         """The level."""
         return self.chunks.level
 
-    def to_document(self, chunks: int) -> Document:
-        """Return what programs get, given the number of its chunks."""
-        level = self.level
+    def to_document(self) -> dict[str, Any]:
+        """Return what programs get."""
         return {
             "level": self.number,
-            "zoom": level.zoom,
-            "k": level.k,
-            "m": level.m,
-            "wanted_m": round(self.wanted_m, 2),
+            "zoom": self.level.zoom,
+            "k": self.level.k,
+            "m": self.level.m,
             "side_m": round(self.side_m, 2),
-            "overlap": round(overlap_of(level), 3),
+            "overlap": round(overlap_of(self.level), 3),
+        }
+
+
+def described_levels(inputs: Mapping[str, Any]) -> list[DescribedLevel]:
+    """Return the levels in the inputs of a build.
+
+    Raises:
+        KeyError, TypeError, ValueError: No build of this version records such inputs.
+    """
+    latitude = inputs["origin"]["lat_e7"] / E7
+    return [
+        DescribedLevel(number=number, chunks=each, side_m=side_m(each.level, latitude))
+        for number, each in enumerate(parse_levels(inputs), 1)
+    ]
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
+class ChosenLevel:
+    """A level that a request wants; lengths are true at the take-off point.
+
+    Attributes:
+        described: The level.
+        wanted_m: Side that was asked for, metres.
+        asked: Metres per pixel of the network's input.
+        available: Metres per pixel of the imagery.
+    """
+
+    described: DescribedLevel
+    wanted_m: float
+    asked: float
+    available: float
+
+    @property
+    def chunks(self) -> ChunkLevel:
+        """The level, and the edge of its tiles."""
+        return self.described.chunks
+
+    def to_document(self, chunks: int) -> dict[str, Any]:
+        """Return what programs get, given the number of its chunks."""
+        return {
+            **self.described.to_document(),
+            "wanted_m": round(self.wanted_m, 2),
             "chunks": chunks,
             "metres_per_pixel": {"asked": round(self.asked, 3), "available": round(self.available, 3)},
         }
 
     def warnings(self, box: BoxE7, origin_latitude: float) -> Iterator[str]:
         """Yield what is allowed, but makes places harder to find."""
+        number, side = self.described.number, self.described.side_m
         if self.available > 2 * self.asked:
             yield (
-                f"level {self.number}: the imagery has {self.available:.2f} m per pixel, less than half of the"
-                f" detail that chunks of {self.side_m:.0f} m can show ({self.asked:.2f} m); add a higher zoom"
+                f"level {number}: the imagery has {self.available:.2f} m per pixel, less than half of the detail"
+                f" that chunks of {side:.0f} m can show ({self.asked:.2f} m); add a higher zoom"
             )
-        sides = [side_m(self.level, latitude / E7) for latitude in (box[1], box[3])]
-        furthest = max(sides, key=lambda side: abs(side - self.side_m))
-        if abs(furthest / self.side_m - 1) > _LARGEST_DIFFERENCE:
+        sides = [side_m(self.chunks.level, latitude / E7) for latitude in (box[1], box[3])]
+        furthest = max(sides, key=lambda each: abs(each - side))
+        if abs(furthest / side - 1) > _LARGEST_DIFFERENCE:
             yield (
-                f"level {self.number}: a chunk is {self.side_m:.0f} m wide at latitude {origin_latitude:g}, but"
+                f"level {number}: a chunk is {side:.0f} m wide at latitude {origin_latitude:g}, but"
                 f" {furthest:.0f} m at an edge of the area; build several caches"
             )
 
@@ -144,25 +180,18 @@ def choose_levels(
                 kind=ErrorKind.BAD_REQUEST if edges else ErrorKind.NO_TILES,
             ) from error
         chosen.setdefault(level, side)
-    ordered = sorted(chosen, key=lambda level: side_m(level, latitude))
-    return tuple(
-        _described(number, ChunkLevel(level=each, tile_edge=edges[each.zoom]), latitude, input_side_px, chosen[each])
-        for number, each in enumerate(ordered, 1)
-    )
-
-
-def _described(
-    number: int, chunks: ChunkLevel, latitude: float, input_side_px: int, wanted_m: float | None = None
-) -> ChosenLevel:
-    side = side_m(chunks.level, latitude)
-    return ChosenLevel(
-        number=number,
-        chunks=chunks,
-        wanted_m=side if wanted_m is None else wanted_m,
-        side_m=side,
-        asked=side / input_side_px,
-        available=metres_per_pixel(chunks.level.zoom, chunks.tile_edge, latitude),
-    )
+    found = []
+    for number, level in enumerate(sorted(chosen, key=lambda each: side_m(each, latitude)), 1):
+        chunks, side = ChunkLevel(level=level, tile_edge=edges[level.zoom]), side_m(level, latitude)
+        found.append(
+            ChosenLevel(
+                described=DescribedLevel(number=number, chunks=chunks, side_m=side),
+                wanted_m=chosen[level],
+                asked=side / input_side_px,
+                available=metres_per_pixel(level.zoom, chunks.tile_edge, latitude),
+            )
+        )
+    return tuple(found)
 
 
 def _wanted_sides(request: BuildRequest, calibration: bytes) -> Sequence[tuple[float, float]]:
@@ -222,10 +251,15 @@ def units_of_table(table: TileTable, inputs: Mapping[str, Any]) -> RetrievalUnit
     Args:
         table: Its tile table.
         inputs: The inputs that it recorded.
+
+    Raises:
+        KeyError, TypeError, ValueError: No build of this version records such inputs.
     """
     tiles, levels = TileColumns.from_table(table), parse_levels(inputs)
     if not levels:
         return RetrievalUnits.of_tiles(tiles)
     west, south, east, north = inputs["bbox_e7"]
+    if any(wanted_chunks(each.level, (west, south, east, north)).total > MAX_WANTED for each in levels):
+        raise ValueError(f"an area that wants more than {MAX_WANTED} chunks")
     made = (make_chunks(level, (west, south, east, north), tiles).made for level in levels)
     return RetrievalUnits.joined(made)

@@ -142,7 +142,10 @@ class RecordedInputs:
     def tiles(self) -> Selection:
         """Return the selected tiles."""
         selection = self._selection
-        found, expected = digest_packed_tiles(selection.tiles.packed()), str(self.build.inputs["tiles"]["digest"])
+        found, expected = (
+            digest_packed_tiles(selection.tiles.packed()),
+            str(self.build.inputs["tiles"]["digest"]),
+        )
         if found != expected:
             raise UnavailableError(
                 f"tiles: expected the set {expected[:12]}, found {found[:12]} with {len(selection.tiles)} tiles in"

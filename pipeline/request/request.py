@@ -120,7 +120,8 @@ class BuildRequest(CheckedRecord):
             return
         if self.altitude_m is None and not self.chunks.level:
             yield Problem(
-                "chunks", "expected altitude_m beside it, or [[chunks.level]] with side_m, found neither; add one"
+                "chunks",
+                "expected altitude_m beside it, or [[chunks.level]] with side_m, found neither; add one",
             )
         if self.altitude_m is not None and self.chunks.level:
             yield Problem("chunks.level", "expected either levels or altitude_m, found both; remove one")

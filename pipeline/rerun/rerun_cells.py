@@ -169,7 +169,9 @@ def _refusals(inputs: RerunInputs, tile: SourceTile, kind: str) -> list[tuple[st
     shown = ShownTiles(TileColumns.of([tile]), {})
     try:
         embedder = _Embedder.from_inputs(inputs)
-        return [(bad.kind, bad.message) for bad in embedder.bad_images(RetrievalUnits.of_tiles([tile]), shown)]
+        return [
+            (bad.kind, bad.message) for bad in embedder.bad_images(RetrievalUnits.of_tiles([tile]), shown)
+        ]
     except UnavailableError as error:
         if kind not in _NEED_NO_ENGINE:
             raise

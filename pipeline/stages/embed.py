@@ -15,8 +15,6 @@ import numpy as np
 from pipeline.embed import batcher
 from pipeline.embed.batcher import BadImage, DescriptorBatcher, EngineSpec, WindowResult
 from pipeline.embed.cells import (
-    WINDOW_CHUNKS,
-    WINDOW_UNITS,
     AssembledCell,
     Cell,
     CellAssembler,
@@ -143,7 +141,6 @@ class _Assembly:
             shown=self._shown,
             known=self._known,
             shared=self._shared,
-            size=WINDOW_CHUNKS if self._shown.edges else WINDOW_UNITS,
         )
 
     def _added_cells(self) -> Iterator[Cell]:

@@ -125,7 +125,9 @@ def survey_selection(
         ArtifactError: A block is missing or damaged.
     """
     units = selection.units.ids
-    indexed, featureless = (units, np.zeros(len(units), np.bool_)) if rows is None else _judge_rows(rows, artifacts)
+    indexed, featureless = (
+        (units, np.zeros(len(units), np.bool_)) if rows is None else _judge_rows(rows, artifacts)
+    )
     skipped = units[np.isin(units, indexed, invert=True)]
     if selection.levels:
         skipped = np.setdiff1d(tile_ids_under(skipped), tile_ids_under(indexed))

@@ -138,7 +138,9 @@ def _whole(level: Level, wanted: Rectangle, tiles: TileColumns) -> npt.NDArray[n
 
 def chunks_of(level: Level, ids: Integers) -> npt.NDArray[np.bool_]:
     """Return which ids are those of chunks of a level, bool [n]."""
-    own: npt.NDArray[np.bool_] = ids >> VIEW_SHIFT == level.lattice_zoom << ZOOM_SHIFT - VIEW_SHIFT | level.view
+    own: npt.NDArray[np.bool_] = (
+        ids >> VIEW_SHIFT == level.lattice_zoom << ZOOM_SHIFT - VIEW_SHIFT | level.view
+    )
     return own
 
 

@@ -296,6 +296,7 @@ def _find_holes(ranges: Iterable[TileRange], places: npt.NDArray[np.int32]) -> n
     for part in ranges:
         absent = np.ones((part.x1 - part.x0 + 1, part.y1 - part.y0 + 1), dtype=np.bool_)
         inside = (places[:, 0] == part.z) & (places[:, 1] >= part.x0) & (places[:, 1] <= part.x1)
+        inside &= (places[:, 2] >= part.y0) & (places[:, 2] <= part.y1)
         absent[places[inside, 1] - part.x0, places[inside, 2] - part.y0] = False
         columns, rows = np.nonzero(absent)
         zooms = np.full(len(rows), part.z)

@@ -94,9 +94,7 @@ class TileColumns(Sequence[SourceTile]):
         return cls.at(places.astype(np.int32), table.digests)
 
     @classmethod
-    def at(
-        cls, places: npt.NDArray[np.int32], digests: npt.NDArray[np.uint8] | None = None
-    ) -> "TileColumns":
+    def at(cls, places: npt.NDArray[np.int32], digests: npt.NDArray[np.uint8] | None = None) -> "TileColumns":
         """Return tiles of which no more is known than their places, int32 [n, 3], and perhaps their digests."""
         number = len(places)
 

@@ -187,7 +187,16 @@ class CheckFailed:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class CoverageWalked:
-    """Everything the manifest will name was found whole; `geography` is the geographic report."""
+    """Everything the manifest will name was found whole.
+
+    Attributes:
+        geography: The geographic report.
+        wanted: Tiles that the area wants; where chunks have the descriptors, steps of ground, by the level that
+            shows least.
+        present: Those of them that are there.
+        featureless: Those of `present` in which no place can be found.
+        skipped: Tiles without a descriptor.
+    """
 
     files: int
     size: int

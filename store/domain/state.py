@@ -51,7 +51,10 @@ class BuildStatus(StrEnum):
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class Build:
-    """One build attempt and what it has produced so far."""
+    """One build attempt and what it has produced so far.
+
+    `tiles_embedded` counts digests that went through the network, also where these are of chunks.
+    """
 
     number: int
     started_seq: int
@@ -80,6 +83,13 @@ class Build:
     format: int = 0
     body_sha256: str = ""
     parent: int | None = None
+
+    @property
+    def embedded(self) -> dict[str, int]:
+        """How many digests went through the network, as reports name them."""
+        if "chunks" in self.inputs:
+            return {"tiles_embedded": 0, "chunks_embedded": self.tiles_embedded}
+        return {"tiles_embedded": self.tiles_embedded, "chunks_embedded": 0}
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)

@@ -68,9 +68,7 @@ def parse(document: Document, *, number: int) -> IndexEntry:
     """
     extended = "delta" in document
     if (extended and number == PLAIN) or (not extended and number == EXTENDED):
-        raise ValueError(
-            f"a manifest of format {number} {'with' if extended else 'without'} an index delta"
-        )
+        raise ValueError(f"a manifest of format {number} {'with' if extended else 'without'} an index delta")
     entry = IndexEntry(
         artifact=validators.artifact_ref(document["artifact"]),
         delta=_parse_delta(document["delta"]) if extended else None,

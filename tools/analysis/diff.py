@@ -157,8 +157,8 @@ def _tiles(one: Build, other: Build, artifacts: ArtifactReader) -> dict[str, Any
         **dict.fromkeys(("added", "removed", "changed", "same")),
         "runs": {"added": [], "removed": [], "changed": []},
     }
-    left = read_tiles(one.tiles.table if one.tiles else None, artifacts)
-    right = read_tiles(other.tiles.table if other.tiles else None, artifacts)
+    left = read_tiles(one.tiles.table if one.tiles else None, one.inputs, artifacts)
+    right = read_tiles(other.tiles.table if other.tiles else None, other.inputs, artifacts)
     if left is None or right is None:
         if one.tiles and other.tiles and one.tiles.digest == other.tiles.digest:
             found.update({"added": 0, "removed": 0, "changed": 0, "same": one.tiles.count})

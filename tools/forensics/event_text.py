@@ -108,9 +108,7 @@ def _describe_plan(
         case e.StepReused():
             return f"{plural(event.count, 'step')} reused: {event.kind}"
         case e.CoverageWalked():
-            return (
-                f"{plural(event.files, 'file')} walked, {event.present:,} of {event.wanted:,} tiles present"
-            )
+            return f"{plural(event.files, 'file')} walked, {event.present:,} of {event.wanted:,} present"
         case _:
             assert_never(event)
 

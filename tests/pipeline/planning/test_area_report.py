@@ -35,16 +35,18 @@ def test_the_same_row_of_two_zooms_is_two_runs():
 
 
 def test_only_tiles_with_a_row_and_texture_are_localisable():
-    some = AreaReport(wanted=10, present=6, **EMPTY | {"featureless": ((1, 0, 0),), "skipped": ((1, 1, 0),)})
+    some = AreaReport(
+        tiles_wanted=10, tiles_present=6, **EMPTY | {"featureless": ((1, 0, 0),), "skipped": ((1, 1, 0),)}
+    )
     assert some.localisable == 0.4
-    assert AreaReport(wanted=0, present=0, **EMPTY).localisable == 0.0
-    assert AreaReport(wanted=4, present=4, **EMPTY).localisable == 1.0
+    assert AreaReport(tiles_wanted=0, tiles_present=0, **EMPTY).localisable == 0.0
+    assert AreaReport(tiles_wanted=4, tiles_present=4, **EMPTY).localisable == 1.0
 
 
 def test_the_document_is_canonical_and_complete():
     report = AreaReport(
-        wanted=9,
-        present=5,
+        tiles_wanted=9,
+        tiles_present=5,
         holes=((3, 1, 2), (3, 2, 2)),
         featureless=((3, 0, 0),),
         skipped=(),

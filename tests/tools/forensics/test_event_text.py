@@ -42,7 +42,7 @@ LINES = [
         "1,900 tiles selected of 2,000 wanted, 3 left out",
     ),
     (make(e.StepReused, kind="cells", count=7), "7 steps reused: cells"),
-    (make(e.CoverageWalked, files=4, present=5, wanted=6), "4 files walked, 5 of 6 tiles present"),
+    (make(e.CoverageWalked, files=4, present=5, wanted=6), "4 files walked, 5 of 6 present"),
     (make(e.StepStarted, kind="index"), "index begun"),
     (
         make(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1", "6/0/2", "6/0/3")),

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from pipeline.build.report import BuildOutcome
@@ -39,6 +40,8 @@ from pipeline.errors import EmbedError, ErrorKind, RequestError
 from pipeline.processes.framing import encode
 from pipeline.processes.serve import FAILED, FINISHED
 from pipeline.testing import FakeTiles
+from pipeline.tiles.retrieval_units import RetrievalUnits
+from pipeline.tiles.tile_columns import TileColumns
 from store.cache.view import read_history
 from store.domain.event_codec import encode as encode_event
 from store.domain.events import BuildFailed, CellEmbedded, StepRetried
@@ -136,7 +139,7 @@ def actor_pids(node=None):
 
 
 def bad_of(results):
-    return sorted((bad.tile.sha256, bad.kind) for result in results for bad in result.bad)
+    return sorted((bad.sha256, bad.kind) for result in results for bad in result.bad)
 
 
 @ray_test
@@ -303,7 +306,9 @@ def test_a_node_whose_actor_is_killed_continues_with_half_of_them(tiles, engine,
 def test_memory_that_runs_out_in_an_actor_costs_a_worker_and_no_tile(tiles, engine, monkeypatch):
     retries = []
     (small,) = windows_of(tiles[:5], 5)
-    large = replace(small, tiles=tuple(tiles) * 130)
+    many = np.tile(np.arange(len(tiles)), 130)
+    columns = TileColumns.of(tiles).take(many)
+    large = replace(small, units=RetrievalUnits.of_tiles(columns), tiles=columns)
     with cluster_of([{"num_cpus": 2}], monkeypatch):
 
         def starving():
@@ -320,7 +325,7 @@ def test_memory_that_runs_out_in_an_actor_costs_a_worker_and_no_tile(tiles, engi
             )
         )
         assert sorted(result.window.number for result in results) == list(range(24))
-        assert {len(result.tiles) for result in results} == {5, 7800}
+        assert {len(result.units) for result in results} == {5, 7800}
         assert [(retry.attempt, retry.workers) for retry in retries] == [(1, 1)]
 
 
