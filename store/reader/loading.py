@@ -38,6 +38,7 @@ def load_entry(entry: EngineEntry, files: ArtifactFiles, *, threads: int) -> Eng
         threads=threads,
         target=entry.target,
         precision=entry.precision,
+        single=True,
     )
 
 

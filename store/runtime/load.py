@@ -4,8 +4,9 @@ The caller has verified the bytes. Libraries are imported when they are first ne
 machine has all of them. Two rules hold for every backend:
 
 - An engine runs only under the exact library version that compiled it.
-- It has one fixed batch size. A shorter batch is filled up with zeros and the surplus rows are dropped, so
+- It runs with one batch size. A shorter batch is filled up with zeros and the surplus rows are dropped, so
   that the kernels always see the same shape, and a row does not depend on the number of rows beside it.
+  Engines that take any batch run with that of the ground, or with 1 in flight.
 """
 
 import math
@@ -143,6 +144,7 @@ def load_engine(
     threads: int = 1,
     target: str | None = None,
     precision: str | None = None,
+    single: bool = False,
 ) -> Engine:
     """Load an engine whose bytes were already verified.
 
@@ -157,6 +159,8 @@ def load_engine(
         target: The device that the engine was compiled for; on another one, the library never sees the bytes.
         precision: Arithmetic that the engine was compiled for. OpenVINO needs it: the bytes do not say it,
             and the library would choose by itself.
+        single: Run each sample alone, if the engine takes any batch, as for the frames of a flight: one frame
+            then costs one frame. Engines of a fixed batch do not change.
 
     Raises:
         RuntimeUnavailableError: The backend is unknown, its library is not installed, or its device is not
@@ -180,7 +184,8 @@ def load_engine(
         threads=require_whole_number("threads", threads, least=1),
     )
     with TranslateShortages(f"loading an engine of {backend}"):
-        return Engine(runtime.load(data, expected), batch=batch)
+        executor = runtime.load(data, expected)
+        return Engine(executor, batch=1 if single and executor.takes_any_batch else batch)
 
 
 class DescriptorIndex:

@@ -66,7 +66,9 @@ class OnnxRuntimeCompiler:
         """Return everything the engine depends on. This backend ignores workspace, TF32 and profile."""
         _check(job)
         quantized: Document = {"disable_quant_qdq": True} if job.quantized else {}
-        return job_components(job, self, options={"level": "extended", **quantized, **tensor_options(job)})
+        single: Document = {"batch": "open"} if job.single else {}
+        options = {"level": "extended", **quantized, **single, **tensor_options(job)}
+        return job_components(job, self, options=options)
 
     def compile(
         self, job: EngineJob, *, scratch: Path, on_progress: OnProgress | None = None

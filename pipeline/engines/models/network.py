@@ -92,6 +92,8 @@ def _inspect_model(
         output=facts.names[1],
         sample_shape=preprocessing.shape if preprocessing else (),
         batch=request.engine.batch or facts.batch or DEFAULT_BATCH,
+        # What an aircraft asks a cache of chunks is one frame at a time.
+        single=descriptor and request.cuts_chunks and facts.batch is None,
         precision=precision,
         quantized=facts.quantized,
         target=target,
