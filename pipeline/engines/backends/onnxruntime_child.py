@@ -49,19 +49,23 @@ def compile_network(message: Message, progress: Progress) -> Payload:
 
 
 def _optimise_with_open_batch(model: Proto, request: CompileRequest) -> bool:
-    """Save the network for any batch; return whether a sample alone gets the answer that it gets in a batch.
+    """Save the network for any batch, if a sample alone gets the answer that it gets in a batch.
 
-    Some networks work at a fixed batch alone, which they say nowhere.
+    Some networks work at a fixed batch alone, which they say nowhere: they are left with that.
     """
-    opened = type(model)()
-    opened.CopyFrom(model)
-    opened.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
-    drop_open_shapes(opened)
+    (batch,) = (
+        value.type.tensor_type.shape.dim[0] for value in model.graph.input if value.name == request.job.input
+    )
+    batch.dim_param = "batch"
+    drop_open_shapes(model)
     try:
-        _optimise(opened, request)
-        return answers_alone_as_in_a_batch(request)
+        _optimise(model, request)
+        if answers_alone_as_in_a_batch(request):
+            return True
     except (CompileError, ExecutionError):
-        return False
+        pass  # as it is with a fixed batch, the compile after this one says
+    batch.dim_value = request.job.batch
+    return False
 
 
 def _optimise(model: Proto, request: CompileRequest) -> Shapes:
