@@ -9,8 +9,8 @@ from PIL import Image
 
 from pipeline.embed.batcher import EngineSpec
 from pipeline.embed.cells import group_cells, plan_windows, shared_digests
+from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.retrieval_units import RetrievalUnits
-from pipeline.tiles.selection import ShownTiles
 from pipeline.tiles.tile import SourceTile
 from pipeline.tiles.tile_columns import TileColumns
 from store.base.preprocessing import Preprocessing

@@ -55,9 +55,11 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             {
                 "outcome": "failed",
                 **_keys("build generation identity manifest_sha256 body_sha256"),
-                **_keys("tiles wanted engines_compiled tiles_embedded steps_reused files_checked", 0),
-                **_keys("chunks chunks_embedded chunks_copied writes seconds", 0),
-                **_keys("error warnings missing holes featureless skipped localisable"),
+                **_keys(
+                    "tiles wanted engines_compiled tiles_embedded chunks chunks_embedded chunks_copied", 0
+                ),
+                **_keys("steps_reused files_checked writes seconds", 0),
+                **_keys("error warnings missing holes localisable featureless skipped"),
             },
         ),
         "plan": _Entry(

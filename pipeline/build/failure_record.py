@@ -23,8 +23,8 @@ from pipeline.engines.models.model import Model
 from pipeline.errors import ErrorKind as WorkErrorKind
 from pipeline.errors import PipelineError
 from pipeline.stages.context import BuildContext
+from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.retrieval_units import unit_name
-from pipeline.tiles.selection import ShownTiles
 from pipeline.tiles.sources.read_tile import read_tile
 from store.base import canonical_json
 from store.base.identity import descriptor_id

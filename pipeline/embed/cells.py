@@ -17,8 +17,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.retrieval_units import RetrievalUnits
-from pipeline.tiles.selection import ShownTiles
 from pipeline.tiles.tile_columns import TileColumns
 from store.base.identity import AXIS_MASK, CELL_SHIFT, X_SHIFT, ZOOM_SHIFT
 from store.base.valueclass import valueclass

@@ -21,7 +21,8 @@ from pipeline.processes.serve import Handler, Progress, serve
 from pipeline.tiles.decode import Picture, decode_picture
 from pipeline.tiles.sources.read_tile import read_tile
 from store.base.identity import VIEW_SHIFT, tile_of
-from store.base.lattice import Level, chunk_of
+from store.base.lattice import chunk_of
+from store.base.level import Level
 from store.base.mosaic import render_chunks
 from store.base.preprocessing import Preprocessing
 from store.runtime.load import Engine, load_engine

@@ -16,7 +16,7 @@ from pipeline.tiles.chunks import Rectangle
 from store.base import canonical_json
 from store.base.canonical_json import Document
 from store.base.identity import AXIS_MASK, X_SHIFT
-from store.base.lattice import Level
+from store.base.level import Level
 from store.base.valueclass import valueclass
 
 Place = tuple[int, int, int]

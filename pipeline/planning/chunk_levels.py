@@ -12,18 +12,14 @@ from pipeline.errors import ErrorKind, PipelineError, RequestError
 from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7, BoxE7
 from pipeline.request.options import DEFAULT_OVERLAP
 from pipeline.request.request import BuildRequest
-from pipeline.tiles.chunks import make_chunks, wanted_chunks
 from pipeline.tiles.image_header import read_header
-from pipeline.tiles.retrieval_units import RetrievalUnits
-from pipeline.tiles.selection import MAX_WANTED
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Locator, TileMetadataStore
-from pipeline.tiles.tile_columns import TileColumns
 from store.base.camera import Camera, level_sides_m
 from store.base.canonical_json import Document
-from store.base.lattice import Level, choose_level, metres_per_pixel, overlap_of, side_m
+from store.base.lattice import choose_level, metres_per_pixel, overlap_of, side_m
+from store.base.level import Level
 from store.base.valueclass import valueclass
-from store.formats.tables import TileTable
 from store.manifest.levels import MAX_LEVELS, ChunkLevel, parse_levels
 
 _SAMPLED_TILES: Final = 9
@@ -243,23 +239,3 @@ def _middle_part(box: BoxE7, part: int) -> BoxE7:
 def levels_document(levels: Sequence[ChosenLevel]) -> Document | None:
     """Return what the identity of a build names of its levels; None without any."""
     return {"levels": [each.chunks.to_document() for each in levels]} if levels else None
-
-
-def units_of_table(table: TileTable, inputs: Mapping[str, Any]) -> RetrievalUnits:
-    """Return what got a descriptor in a recorded build.
-
-    Args:
-        table: Its tile table.
-        inputs: The inputs that it recorded.
-
-    Raises:
-        KeyError, TypeError, ValueError: No build of this version records such inputs.
-    """
-    tiles, levels = TileColumns.from_table(table), parse_levels(inputs)
-    if not levels:
-        return RetrievalUnits.of_tiles(tiles)
-    west, south, east, north = inputs["bbox_e7"]
-    if any(wanted_chunks(each.level, (west, south, east, north)).total > MAX_WANTED for each in levels):
-        raise ValueError(f"an area that wants more than {MAX_WANTED} chunks")
-    made = (make_chunks(level, (west, south, east, north), tiles).made for level in levels)
-    return RetrievalUnits.joined(made)

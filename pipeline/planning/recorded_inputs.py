@@ -20,6 +20,7 @@ from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import parse_recorded_request
+from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.selection import Selection, select_tiles
 from store.base.identity import cell_components, cell_key, difference, digest_packed_tiles
 from store.base.preprocessing import Preprocessing
@@ -152,6 +153,10 @@ class RecordedInputs:
                 f" {self.request.tiles.source}"
             )
         return selection
+
+    def shown_tiles(self) -> ShownTiles:
+        """Return what units show; `cell` says of each whether that is as recorded."""
+        return self._selection.shown_tiles()
 
     def cell(self, key: CellKey, *, space: str, step_key: str) -> Cell:
         """Return a cell; other cells may have changed."""

@@ -15,14 +15,13 @@ from pathlib import Path
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.embed.cells import Cell, CellKey, group_cells
 from pipeline.embed.reusable_rows import ReusableRows
-from pipeline.planning.chunk_levels import units_of_table
 from pipeline.planning.recorded_inputs import RecordedInputs, UnavailableError, last_event
 from pipeline.stages.compile import compile_network
 from pipeline.stages.compile_progress import CompileProgress
 from pipeline.stages.embed import EmbeddedCell, block_row, embed_cells, embed_windows, engine_spec
 from pipeline.stages.index import survey_selection
 from pipeline.stages.stand_in import golden_answers
-from pipeline.tiles.selection import ShownTiles
+from pipeline.tiles.chunks import units_of_table
 from store.base.identity import cell_components, cell_key, digest_packed_tiles
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
@@ -197,7 +196,7 @@ def _embed_again(
     answered = embed_cells(
         cells,
         embed,
-        shown=ShownTiles.of(context.inputs.tiles()),
+        shown=context.inputs.shown_tiles(),
         space=like.space,
         engine=engine,
         known=known,

@@ -24,9 +24,8 @@ from pipeline.rerun.bisection import bisect
 from pipeline.rerun.inputs import RerunInputs
 from pipeline.rerun.report import InputStatus, StepFailure, Trial, UnitIdentity
 from pipeline.stages.embed import embed_windows, engine_spec
-from pipeline.tiles.chunks import tile_ids_under
+from pipeline.tiles.chunks import ShownTiles, tile_ids_under
 from pipeline.tiles.retrieval_units import RetrievalUnits
-from pipeline.tiles.selection import ShownTiles
 from pipeline.tiles.tile import Place, SourceTile
 from pipeline.tiles.tile_columns import TileColumns
 from store.base.identity import descriptor_id
@@ -305,7 +304,7 @@ def _unfinished_window(inputs: RerunInputs) -> _WindowAgain:
     own = np.array([tuple(cell) in cells for cell in cells_of(units.ids).tolist()], np.bool_)
     units = units.take(own)
     found: list[SourceTile] = []
-    for tile in ShownTiles.of(selection).under(units.ids):
+    for tile in selection.shown_tiles().under(units.ids):
         data = inputs.tile(str(tile.place), tile.sha256, tile.locator)
         if _is_intact(data, tile.sha256):
             found.append(_as_file(inputs, tile.place, tile.sha256, data))

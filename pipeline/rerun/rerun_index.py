@@ -13,7 +13,8 @@ from pipeline.rerun.rerun_engines import compare_measures
 from pipeline.stages.checks import check_index, require_coverage
 from pipeline.stages.embed import block_row
 from pipeline.stages.index import StoredBlocks, index_job, survey_selection, write_index
-from pipeline.tiles.selection import MAX_WANTED, selection_of
+from pipeline.tiles.grid import MAX_WANTED
+from pipeline.tiles.selection import selection_of
 from pipeline.tiles.tile_columns import TileColumns
 from store.base import canonical_json
 from store.base.identity import CELL_SHIFT, tile_of

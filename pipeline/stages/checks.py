@@ -31,7 +31,6 @@ from pipeline.stages.extend_index import read_delta
 from pipeline.stages.index_sample import recall, take_samples
 from pipeline.stages.reference import Reference
 from pipeline.tiles.decode import decode
-from pipeline.tiles.selection import ShownTiles
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT, read_tile
 from pipeline.tiles.tile import SourceTile
 from store.base.canonical_json import Document
@@ -240,7 +239,7 @@ def check_vectors(
     units = units.take(slice(0, None, max(1, len(units) // _RECALCULATED))).take(slice(_RECALCULATED))
     if preprocessing is None or not len(units):
         return None
-    shown = ShownTiles.of(inputs.selection)
+    shown = inputs.selection.shown_tiles()
     tiles = shown.under(units.ids)
     window = Window(number=0, cells=(), units=units, tiles=tiles, tile_edges=shown.edges)
     request = worker_request(window, [_read_unchanged(tile) for tile in tiles])

@@ -31,8 +31,8 @@ from pipeline.progress import Progress
 from pipeline.request.options import BadTilePolicy
 from pipeline.stages.check_network import UNIT_TOLERANCE, length_hint
 from pipeline.stages.context import BuildContext
+from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.retrieval_units import unit_name
-from pipeline.tiles.selection import ShownTiles
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT
 from pipeline.tiles.tile import SourceTile
 from store.base.identity import cell_components, cell_key, digest_packed_tiles
@@ -269,7 +269,7 @@ def _embed_stale(run: BuildContext, plans: Sequence[CellPlan]) -> list[BlockRow]
     answered = embed_cells(
         [plan.cell for plan in plans],
         embed,
-        shown=ShownTiles.of(run.inputs.selection),
+        shown=run.inputs.selection.shown_tiles(),
         space=space,
         engine=engine,
         known=ReusableRows(run.store.artifacts, run.store.state.step_cache.blocks_in(space)),

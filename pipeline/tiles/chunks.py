@@ -4,29 +4,23 @@ A chunk is *wanted* where its middle lies in the area, and *made* where all the 
 of the area that no made chunk shows is a hole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.request.geometry import BoxE7
-from pipeline.tiles.grid import TileRange
+from pipeline.tiles.grid import MAX_WANTED, TileRange
 from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.tile_columns import TileColumns
 from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT
-from store.base.lattice import (
-    Level,
-    chunk_digests,
-    chunk_ids,
-    chunk_of,
-    digest_lookup,
-    tile_span,
-    wanted_range,
-)
-from store.manifest.levels import ChunkLevel
+from store.base.lattice import chunk_digests, chunk_ids, chunk_of, digest_lookup, tile_span, wanted_range
+from store.base.level import Level
+from store.formats.tables import TileTable
+from store.manifest.levels import ChunkLevel, parse_levels
 
 Integers = npt.NDArray[np.int64]
 
@@ -163,3 +157,43 @@ def tile_ids_under(ids: Integers) -> Integers:
                 columns = (x[under] + column) % (1 << level.zoom)
                 found.append(np.unique(level.zoom << ZOOM_SHIFT | columns << X_SHIFT | y[under] + row))
     return np.unique(np.concatenate(found))
+
+
+class ShownTiles:
+    """Finds the tiles that units show.
+
+    Attributes:
+        edges: Edge in pixels of the tiles under chunks, by zoom; empty where tiles are the units.
+    """
+
+    def __init__(self, tiles: TileColumns, edges: Mapping[int, int]) -> None:
+        """Take the tiles, by rising (z, x, y), and their edges."""
+        self._tiles, self._ids = tiles, tiles.ids
+        self.edges = edges
+
+    def under(self, ids: Integers) -> TileColumns:
+        """Return the tiles of units, given their descriptor ids.
+
+        Where tiles are the units, they are in that order; under chunks each tile comes once, by rising id.
+        """
+        return self._tiles.take(np.searchsorted(self._ids, tile_ids_under(ids) if self.edges else ids))
+
+
+def units_of_table(table: TileTable, inputs: Mapping[str, Any]) -> RetrievalUnits:
+    """Return what got a descriptor in a recorded build.
+
+    Args:
+        table: Its tile table.
+        inputs: The inputs that it recorded.
+
+    Raises:
+        KeyError, TypeError, ValueError: No build of this version records such inputs.
+    """
+    tiles, levels = TileColumns.from_table(table), parse_levels(inputs)
+    if not levels:
+        return RetrievalUnits.of_tiles(tiles)
+    west, south, east, north = inputs["bbox_e7"]
+    if any(wanted_chunks(each.level, (west, south, east, north)).total > MAX_WANTED for each in levels):
+        raise ValueError(f"an area that wants more than {MAX_WANTED} chunks")
+    made = (make_chunks(level, (west, south, east, north), tiles).made for level in levels)
+    return RetrievalUnits.joined(made)

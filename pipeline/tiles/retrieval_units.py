@@ -50,6 +50,13 @@ class RetrievalUnits:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RetrievalUnits):
+            return NotImplemented
+        return np.array_equal(self.ids, other.ids) and np.array_equal(self.digests, other.digests)
+
+    __hash__ = None  # type: ignore[assignment]
+
     @property
     def hex_digests(self) -> list[str]:
         """The digests in lower-case hexadecimal."""

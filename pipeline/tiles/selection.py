@@ -20,21 +20,18 @@ from pipeline.tiles.capture_dates import MAX_CSV_BYTES, parse_capture_dates
 from pipeline.tiles.chunks import (
     LevelChunks,
     Rectangle,
+    ShownTiles,
     disjoint_ranges,
     make_chunks,
-    tile_ids_under,
     tiles_of,
     wanted_chunks,
 )
-from pipeline.tiles.grid import TileRange, range_box_e7, tile_ranges
+from pipeline.tiles.grid import MAX_WANTED, TileRange, range_box_e7, tile_ranges
 from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.tile import Place, TileMetadataStore
 from pipeline.tiles.tile_columns import NO_DAY, TileColumns
 from store.formats.tables import encode_tile_columns
 from store.manifest.levels import ChunkLevel
-
-MAX_WANTED = 20_000_000
-"""A request for more tiles is refused as a mistake; this many are about 200,000 km² at zoom 18."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,37 +71,16 @@ class Selection:
         """How many chunks there are; 0 where the tiles are the units."""
         return self.unit_count if self.levels else 0
 
+    def shown_tiles(self) -> ShownTiles:
+        """Return what finds the tiles that units show."""
+        return ShownTiles(self.tiles, {each.level.zoom: each.tile_edge for each in self.levels})
+
     def encoded(self) -> bytes:
         """Return the bytes of the tile table."""
         tiles, order = self.tiles, np.argsort(self.tiles.ids, kind="stable")
         return encode_tile_columns(
             tiles.ids[order].astype(np.uint64), tiles.digests[order], tiles.days[order]
         )
-
-
-class ShownTiles:
-    """Finds the tiles that units show.
-
-    Attributes:
-        edges: Edge in pixels of the tiles under chunks, by zoom; empty where tiles are the units.
-    """
-
-    def __init__(self, tiles: TileColumns, edges: Mapping[int, int]) -> None:
-        """Take the tiles, by rising (z, x, y), and their edges."""
-        self._tiles, self._ids = tiles, tiles.ids
-        self.edges = edges
-
-    @classmethod
-    def of(cls, selection: Selection) -> "ShownTiles":
-        """Return the tiles of a selection."""
-        return cls(selection.tiles, {each.level.zoom: each.tile_edge for each in selection.levels})
-
-    def under(self, ids: npt.NDArray[np.int64]) -> TileColumns:
-        """Return the tiles of units, given their descriptor ids.
-
-        Where tiles are the units, they are in that order; under chunks each tile comes once, by rising id.
-        """
-        return self._tiles.take(np.searchsorted(self._ids, tile_ids_under(ids) if self.edges else ids))
 
 
 def select_tiles(

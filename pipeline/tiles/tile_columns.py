@@ -112,7 +112,7 @@ class TileColumns(Sequence[SourceTile]):
     def joined(cls, parts: Iterable[Iterable[SourceTile]]) -> "TileColumns":
         """Return the tiles of some parts, which have no tile in common, by rising (z, x, y)."""
         given = [cls.of(part) for part in parts]
-        if len(given) == 1:
+        if len(given) == 1 and (np.diff(given[0].ids) > 0).all():
             return given[0]
         starts = np.cumsum([0, *map(len, given)])
 

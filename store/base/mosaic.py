@@ -19,7 +19,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from store.base.lattice import Integers, Level, tile_span
+from store.base.lattice import Integers, tile_span
+from store.base.level import Level
 from store.base.preprocessing import Pixels, resample
 
 _Runs: TypeAlias = list[tuple[slice, slice]]

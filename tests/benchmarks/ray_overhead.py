@@ -34,8 +34,8 @@ from pipeline.embed.ray.cluster import connected
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.onnx.file import onnx_digest, parse_declaration
 from pipeline.engines.port import EngineJob
+from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.retrieval_units import RetrievalUnits
-from pipeline.tiles.selection import ShownTiles
 from pipeline.tiles.tile import SourceTile
 from pipeline.tiles.tile_columns import TileColumns
 from store.base.preprocessing import Preprocessing

@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 
 from pipeline.embed.cells import group_cells
 from pipeline.planning.area_report import TileRun, runs, shown_runs
-from pipeline.planning.chunk_levels import units_of_table
 from pipeline.request.geometry import HALF_TURN_E7, MERCATOR_LIMIT_E7
-from pipeline.tiles.chunks import chunks_of, wanted_chunks
+from pipeline.tiles.chunks import chunks_of, units_of_table, wanted_chunks
 from pipeline.tiles.grid import tile_ranges
 from pipeline.tiles.retrieval_units import RetrievalUnits
 from store.base import canonical_json
 from store.base.canonical_json import CanonicalError, Document
 from store.base.identity import MAX_ZOOM, cell_components, cell_key, digest_packed_tiles
-from store.base.lattice import Level
+from store.base.level import Level
 from store.base.values import ArtifactRef
 from store.domain import events as e
 from store.domain.attachments import attached_to_failure

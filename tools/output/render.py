@@ -219,7 +219,8 @@ def plan_report(document: Mapping[str, Any]) -> list[str]:
     first = (
         "nothing to do: the head shows this already"
         if document["decision"] == "reused"
-        else f"a build would embed {plural(document['to_embed'], 'chunk' if document['chunks'] else 'tile')}"
+        else f"a build would embed {plural(document['to_embed'], 'chunk' if document['chunks'] else 'tile')} and"
+        f" write at most {document['bytes'] / 1e6:,.1f} MB"
     )
     missing = document["wanted"] - document["tiles"]
     tiles = f"{number(document['tiles'])} of {number(document['wanted'])} that the area wants"
@@ -228,7 +229,6 @@ def plan_report(document: Mapping[str, Any]) -> list[str]:
         verb = "is" if missing == 1 else "are"
         lines += fields(("", f"{number(missing)} {verb} not in the source, or left out"))
     lines += fields(("chunks", number(document["chunks"]) if document["chunks"] else None))
-    lines += fields(("writes", f"at most {document['bytes'] / 1e6:,.1f} MB"))
     if document["levels"]:
         header = ("level", "side", "overlap", "zoom", "chunks", "m/pixel asked", "available")
         levels_found = [

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from store.base import lattice
 from store.base.identity import descriptor_id
 from store.base.lattice import (
-    Level,
     choose_level,
     chunk_digest,
     chunk_digests,
@@ -26,6 +25,7 @@ from store.base.lattice import (
     tile_span,
     wanted_range,
 )
+from store.base.level import Level
 
 TOWN = Level(20, 1, 7)
 WORLD = (-1_800_000_000, -900_000_000, 1_800_000_000, 900_000_000)

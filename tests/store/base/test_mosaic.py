@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.base.lattice import Level, tile_span
+from store.base.lattice import tile_span
+from store.base.level import Level
 from store.base.mosaic import full_size, render_chunks
 from store.base.preprocessing import resample
 
