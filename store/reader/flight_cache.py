@@ -277,7 +277,7 @@ class FlightCache:
         A camera that looks straight down is assumed. A square of ground about the principal point, of the side
         of the level that fits best, is cut from the frame and turned north; what the frame does not show of it
         is mirrored. All chunks of the level, or those nearby, are compared with it: scores and margin are exact
-        in every kind of index. See `docs/place.md`.
+        in every kind of index. See `docs/locate.md`.
 
         Args:
             frame: uint8 [height, width, 3], RGB; of any size of the calibration's aspect.
