@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from store.base.distances import points_of, within
 from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT
-from store.base.lattice import Level, chunk_ids, middles, side_m, tile_span
+from store.base.lattice import chunk_ids, middles, side_m, tile_span
+from store.base.level import Level
 from store.formats.tables import TileTable
 from store.runtime.backends.base import Vectors
 
@@ -73,11 +74,13 @@ class LevelTable:
         """Number of chunks."""
         return len(self.ids)
 
-    @property
-    def latitude(self) -> float:
-        """Middle of the latitudes of the chunks, degrees; 0 if there are none."""
-        latitudes = self.middles[:, 1]
-        return float(latitudes.min() + latitudes.max()) / 2 if len(self) else 0.0
+    def side_m(self, latitude_deg: float | None = None) -> float:
+        """Return the side of a chunk in metres, at the chunks' latitude that is nearest to one or in their middle."""
+        if not len(self):
+            return side_m(self.level, 0.0)
+        lowest, highest = self.middles[:, 1].min(), self.middles[:, 1].max()
+        wanted = (lowest + highest) / 2 if latitude_deg is None else latitude_deg
+        return side_m(self.level, float(min(max(wanted, lowest), highest)))
 
     def near(self, lon: float, lat: float, radius_m: float) -> Rows:
         """Return the rows of the chunks whose middle is at most so many metres from a place in degrees."""

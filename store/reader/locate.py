@@ -16,7 +16,7 @@ import numpy as np
 from store.base.camera import WIDEST, Camera, cut_square
 from store.base.identity import AXIS_MASK, X_SHIFT
 from store.base.lattice import footprint, middle, side_m
-from store.base.preprocessing import Pixels, Preprocessing, Sample
+from store.base.preprocessing import Pixels, Preprocessing
 from store.errors import ArgumentError, TranslateShortages
 from store.manifest.manifest import Manifest
 from store.reader.answer import Answer, Candidate, Timings
@@ -75,15 +75,7 @@ class Locator:
         with TranslateShortages("finding the place of a frame"):
             lens = self._lens(frame, question, warnings)
             table, side = self._nearest_level(lens, question, warnings)
-            distorted = lens.camera is not None and lens.camera.distortion is not None
-            with watch.time("undistortion" if distorted else "cut"):
-                pictures = [
-                    lens.cut(side, heading, self.preprocessing.size) for heading in question.headings_deg
-                ]
-            with watch.time("cut"):
-                samples = np.stack([self.preprocessing.apply(picture) for picture in pictures])
-            with watch.time("network"):
-                queries = self._describe(samples)
+            queries = self._describe(lens, side, question.headings_deg, watch)
             with watch.time("search"):
                 rows = None if question.near is None else table.near(*question.near)
                 turn, candidates, margin = self._search(table, queries, rows, question.k)
@@ -100,7 +92,7 @@ class Locator:
 
     def run_once(self) -> None:
         """Answer for a black frame, so that nothing is loaded later."""
-        side = side_m(self.tables[0].level, self.tables[0].latitude)
+        side = self.tables[0].side_m()
         black = np.zeros((2, 2, 3), np.uint8)
         picture = cut_square(
             black, metres_per_pixel=side / 2, side_m=side, heading_deg=0.0, size=self.preprocessing.size
@@ -134,9 +126,8 @@ class Locator:
         """Return the level whose side is nearest to what the frame is best compared by, and that side in metres."""
         # An empty level could only give an empty answer.
         tables = [table for table in self.tables if len(table)] or self.tables
-        latitudes = [table.latitude if question.near is None else question.near[1] for table in tables]
-        sides = [side_m(table.level, latitude) for table, latitude in zip(tables, latitudes, strict=True)]
-        apart = [abs(math.log(side / lens.wanted_m)) if side > 0 else math.inf for side in sides]
+        sides = [table.side_m(None if question.near is None else question.near[1]) for table in tables]
+        apart = [abs(math.log(side / lens.wanted_m)) for side in sides]
         nearest = apart.index(min(apart))
         side = sides[nearest]
         pixels = side / lens.metres_per_pixel
@@ -153,9 +144,23 @@ class Locator:
             )
         return tables[nearest], side
 
-    def _describe(self, samples: Sample) -> Vectors:
-        """Return unit descriptors, float32 [n, d]."""
-        vectors = self.engine.run(samples)
+    def _describe(self, lens: "_Lens", side: float, headings: Sequence[float], watch: "_Watch") -> Vectors:
+        """Return unit descriptors of the ground in a frame, float32 [headings, d]."""
+        found = list[Vectors]()
+        size, undistorts = (
+            self.preprocessing.size,
+            lens.camera is not None and lens.camera.distortion is not None,
+        )
+        for start in range(0, len(headings), self.engine.batch):
+            with watch.time("undistortion" if undistorts else "cut"):
+                pictures = [
+                    lens.cut(side, heading, size) for heading in headings[start:][: self.engine.batch]
+                ]
+            with watch.time("cut"):
+                samples = np.stack([self.preprocessing.apply(picture) for picture in pictures])
+            with watch.time("network"):
+                found.append(self.engine.run(samples))
+        vectors = np.concatenate(found)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not (np.isfinite(lengths).all() and (lengths > 0).all()):
             raise EngineRunError(
@@ -242,7 +247,7 @@ def _without_camera(
     warnings: list[str],
 ) -> _Lens:
     """Return the lens of a frame whose scale is told, if the calibration is that of no camera."""
-    whole = {"width", "height", "fx", "fy"} <= calibration.keys()
+    whole = {"width", "height", "fx", "fy", "cx", "cy"} <= calibration.keys()
     if whole or question.metres_per_pixel is None:
         raise ArgumentError(
             f"expected a frame of the camera in the calibration, found: {error}"

@@ -230,9 +230,10 @@ class TestAnswer:
         assert again.candidates == answer.candidates
 
     def test_near_a_place_without_chunks_nothing_is_found(self, cache):
-        answer = cache.locate(frame_at(X, Y), altitude_m=ALTITUDE_M, near=(100, 50, 1000))
-        assert isinstance(answer, Answer)
-        assert (answer.candidates, answer.margin, answer.searched) == ((), None, 0)
+        for lon, lat in ((100, 50), (0, 90), (-180, -90)):
+            answer = cache.locate(frame_at(X, Y), altitude_m=ALTITUDE_M, near=(lon, lat, 1000))
+            assert isinstance(answer, Answer)
+            assert (answer.candidates, answer.margin, answer.searched) == ((), None, 0)
 
     def test_chunks_that_are_all_close_have_no_margin(self, cache):
         lon, lat = middle(LEVEL, 2 * COLUMN + PLACE[0], 2 * ROW + PLACE[1])
@@ -414,6 +415,17 @@ class TestErrors:
     def test_an_altitude_without_a_camera(self, cache):
         with pytest.raises(ArgumentError, match="camera in the calibration for altitude_m"):
             ask(cache, frame_at(X, Y), altitude_m=100, metres_per_pixel=None)
+
+    def test_a_calibration_that_is_no_whole_camera_serves_a_scale(self, cache):
+        whole = json.loads(CAMERA) | {"distortion": {"model": "fisheye", "coefficients": [0, 0, 0, 0]}}
+        for missing, warned in ((["cx"], 1), (["fx", "fy"], 1), (["cx", "distortion"], 0)):
+            calibration = {key: value for key, value in whole.items() if key not in missing}
+            question = {"metres_per_pixel": PIXEL_M, "headings": 1, "k": 3}
+            asked = dict.fromkeys(("altitude_m", "heading_deg", "near", "pitch_deg", "roll_deg")) | question
+            answer = cache.locator(calibration=calibration).locate(frame_at(X, Y), parse_question(**asked))
+            assert len(answer.warnings) == warned
+            assert all("distortion" in warning for warning in answer.warnings)
+            assert answer.candidates[0].score == pytest.approx(1, abs=1e-2)
 
     def test_a_camera_that_looks_aside_is_a_warning(self, cache):
         for angles, count in (
