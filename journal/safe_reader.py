@@ -5,6 +5,7 @@ commits. So a file that passes the check is read here, and every other file in a
 The output of the child is trusted only as far as the digest chain holds, which is checked again here.
 """
 
+import errno
 import math
 import os
 import shutil
@@ -21,7 +22,6 @@ from journal import errors
 from journal.record import EMPTY, Chain, Entry, Head, unpack_projection, verify_chain
 from journal.safe_reader_child import HEAD, PROJECTION, RECORD, STATUS_ERROR
 from journal.storage.environment import is_open, open_environment
-from journal.storage.error_mapping import translating_errors
 from journal.storage.integrity import require_sound
 from journal.storage.meta_pages import open_journal, read_meta_pages
 
@@ -210,8 +210,6 @@ def _read_without_lock(path: Path, timeout_s: float) -> Snapshot:
 
     So a result counts only if nobody committed meanwhile. A copy takes less time than reading.
     """
-    import tempfile  # noqa: PLC0415 - the owner of a journal does not need it
-
     before = read_meta_pages(path)
     try:
         found = _read_in_child(path, foreign=True, timeout_s=timeout_s)
@@ -221,7 +219,23 @@ def _read_without_lock(path: Path, timeout_s: float) -> Snapshot:
     else:
         if read_meta_pages(path) == before:
             return found
-    with translating_errors(path, "copying"), tempfile.NamedTemporaryFile(prefix="c10-") as copy:
+    import tempfile  # noqa: PLC0415 - the owner of a journal does not need it
+
+    try:
+        return _read_copy(path, timeout_s)
+    except OSError as error:
+        what = f"{path}: a copy of it in {tempfile.tempdir or 'a temporary folder'} expected, found: {error}"
+        hint = "free space there, or let TMPDIR name another folder"
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise errors.JournalFullError(what, hint=hint) from error
+        raise errors.io_error(what, error, hint=hint) from error
+
+
+def _read_copy(path: Path, timeout_s: float) -> Snapshot:
+    """Read a copy that was made while nobody committed."""
+    import tempfile  # noqa: PLC0415 - as above
+
+    with tempfile.NamedTemporaryFile(prefix="c10-") as copy:
         for _ in range(_COPIES):
             before = read_meta_pages(path)
             with open_journal(path) as fd, open(fd, "rb", closefd=False) as file:

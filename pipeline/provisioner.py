@@ -7,7 +7,7 @@ builds find nothing to do and must be fast.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic
@@ -302,10 +302,15 @@ class CacheProvisioner:
     def _record_refusal(
         self, request: BuildRequest, error: RequestError, batcher: "Callable[[], DescriptorBatcher]"
     ) -> None:
-        """Record a request that cannot be built, if there is a cache and it can be written to."""
-        if self.layout.exists():
-            with suppress(StoreError, JournalError, OSError), self.lock:
-                self._build(request, error, batcher, force=False, signer=None)
+        """Record a request that cannot be built, if there is a cache and it can be written to at once."""
+        if not self.layout.exists():
+            return
+        at_once = replace(self, lock=CacheLock(self.layout, 0.0))
+        try:
+            with at_once.lock:
+                at_once._build(request, error, batcher, force=False, signer=None)  # noqa: SLF001 - the same class
+        except (StoreError, JournalError, OSError) as why:
+            self.ports.progress.say(f"not recorded in the cache: {getattr(why, 'message', why)}")
 
     def _build(
         self,

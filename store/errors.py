@@ -6,7 +6,9 @@ action that fixes it. Kinds are added, never changed, because scripts match on t
 
 import errno
 import mmap
+import os
 import re
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -27,6 +29,7 @@ class Category(StrEnum):
     DISK_FULL = "disk-full"
     INTERRUPTED = "interrupted"
     TERMINATED = "terminated"
+    HUNG_UP = "hung-up"
 
 
 class ErrorKind(StrEnum):
@@ -199,24 +202,42 @@ UNREADABLE = "unreadable"
 FAILING = "cannot be read"
 """Says that the disk failed: the content is lost and must be rebuilt."""
 
-_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_SHORTAGES = frozenset({errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_SHORTAGES = frozenset({errno.EAGAIN, errno.EFBIG, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""As `journal.errors`, which the aircraft's code must not import, but for EFBIG, a full journal there."""
 _LACKS_RESOURCES = re.compile(
     r"bad_alloc|(allocate|map) (memory|segment|buffer)|failed to allocate|start new thread|too many open files"
-    r"|returned NULL without setting",
+    r"|resource temporarily unavailable|pthread_create|returned NULL without setting"
+    r"|error return without exception",
     re.IGNORECASE,
 )
 """What the loader, ONNX Runtime, OpenVINO, FAISS and Python say; none of them has an error class for it."""
 
 
-def is_shortage(error: OSError) -> bool:
-    """Return whether this process lacks memory or open files, may not write so much, or was interrupted."""
-    return error.errno in _SHORTAGES
+_IMPORT_TAKES = {
+    "faiss": (128 << 20, 128 << 20, ("OMP_NUM_THREADS",)),
+    "numpy": (56 << 20, 42 << 20, ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")),
+}
+"""Library to its code and one thread's buffer, bytes, and what limits its threads; measured and rounded up."""
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Return whether the system refused this process memory, a thread, a process or an open file.
+
+    Also whether it may not write so much, or was interrupted. Python has no class of its own for a refused thread.
+    """
+    match error:
+        case OSError():
+            return error.errno in _SHORTAGES
+        case RuntimeError():
+            return str(error).startswith("can't start new thread")
+        case _:
+            return isinstance(error, MemoryError)
 
 
 def lacks_resources(error: BaseException) -> bool:
-    """Return whether an error, also one of a library, says that this process lacks memory, threads or open files."""
-    if isinstance(error, OSError):
+    """Return whether an error is a shortage (`is_shortage`), or its text, maybe a library's, says so."""
+    if isinstance(error, OSError) or is_shortage(error):
         return is_shortage(error)
     if isinstance(error, StoreError):
         if error.kind is ErrorKind.RESOURCES:
@@ -224,14 +245,12 @@ def lacks_resources(error: BaseException) -> bool:
         # An error that wraps a library's may have left out the text of that.
         if error.__cause__ is not None and lacks_resources(error.__cause__):
             return True
-    return isinstance(error, MemoryError) or (
-        isinstance(error, Exception) and _LACKS_RESOURCES.search(str(error)) is not None
-    )
+    return isinstance(error, Exception) and _LACKS_RESOURCES.search(str(error)) is not None
 
 
-def lacks_threads(error: BaseException) -> bool:
-    """Return whether the system refused a thread, for which Python has no error class of its own."""
-    return isinstance(error, RuntimeError) and str(error).startswith("can't start new thread")
+def lacks_memory_to_import(error: BaseException) -> bool:
+    """Return whether a library was not imported because this process lacks the memory for it."""
+    return isinstance(error, ImportError | SystemError) and lacks_resources(error)
 
 
 def category_of(error: BaseException) -> Category:
@@ -241,14 +260,15 @@ def category_of(error: BaseException) -> Category:
         if own == category:
             return category
     match error:
-        case OSError() if error.errno in _DISK_FULL:
+        case OSError() if error.errno in DISK_FULL:
             return Category.DISK_FULL
-        case OSError() | MemoryError() | RecursionError():
+        case OSError() | RecursionError():
             return Category.REFUSED
         case KeyboardInterrupt():
             return Category.INTERRUPTED
         case _:
-            return Category.REFUSED if lacks_threads(error) else Category.INTERNAL
+            short = is_shortage(error) or lacks_memory_to_import(error)
+            return Category.REFUSED if short else Category.INTERNAL
 
 
 def describe_read_error(error: OSError) -> str:
@@ -261,7 +281,7 @@ def from_os_error(error: OSError, what: str) -> StoreError:
     found = f"{what}: {error.strerror or error}"
     if is_shortage(error):
         return _shortage(found)
-    if error.errno in _DISK_FULL:
+    if error.errno in DISK_FULL:
         return DiskFullError(
             f"no space left: {found}", kind=ErrorKind.DISK_FULL, hint="free disk space, then run it again"
         )
@@ -288,6 +308,21 @@ class TranslateOSErrors:
     def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
             raise from_os_error(error, self._what) from error
+
+
+def import_takes(library: str) -> int:
+    """Return the address space, in bytes, that importing a library takes; 0 if it is imported or never ends badly.
+
+    Where they do not get it, NumPy ends or interrupts the process and faiss crashes: their linear algebra wants
+    a buffer for each of its threads.
+    """
+    if library in sys.modules or library not in _IMPORT_TAKES:
+        return 0
+    code, buffer, variables = _IMPORT_TAKES[library]
+    limits = (os.environ.get(name, "") for name in variables)
+    processors = len(os.sched_getaffinity(0))
+    limit = next((int(each) for each in limits if each.isdecimal() and int(each)), processors)
+    return code + buffer * min(limit, processors)
 
 
 class TranslateShortages:

@@ -17,8 +17,12 @@ import click
 from click.shell_completion import CompletionItem, shell_complete
 
 from store.base.valueclass import valueclass
+from store.errors import TranslateShortages, import_takes
 from tools import command, error_report
 from tools.exit_codes import MEANINGS, ExitCode
+
+WITHOUT_NUMPY: Final = frozenset({"accept", "doctor", "keygen", "log", "manifest", "show", "status"})
+"""Commands whose modules do not import NumPy, and so start also where there is no room for it."""
 
 
 @valueclass(frozen=True, slots=True)
@@ -39,7 +43,9 @@ class _Entry:
 
     def load(self, name: str) -> click.Command:
         """Import the command."""
-        module = importlib.import_module(self.module or f"tools.commands.{name}")
+        takes = 0 if name in WITHOUT_NUMPY else import_takes("numpy")
+        with TranslateShortages(f"c10 {name}", takes=takes):
+            module = importlib.import_module(self.module or f"tools.commands.{name}")
         found: click.Command = getattr(module, self.function or name)
         return found
 
@@ -230,16 +236,16 @@ class _C10(click.Group):
         name = next((word for word in words if word in _COMMANDS), "")
         entry = _COMMANDS.get(name)
         as_json = "--json" in words
-        command.open_closed_streams()
+        command.prepare_streams()
         if instruction := os.environ.get(_COMPLETE):
             raise SystemExit(shell_complete(self, {}, "c10", _COMPLETE, instruction))
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A character that the terminal cannot encode must not make a finished command fail.
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            # Not click's own `main`: it makes one error of Ctrl-C and SIGTERM, and prints an empty line.
+            # Not click's own `main`: it makes one error of Ctrl-C and signals, and prints an empty line.
             with (
-                command.sigterm_as_error(),
+                command.signals_as_errors(),
                 self.make_context("c10", [*words], obj=dict(os.environ)) as context,
             ):
                 answer = self.invoke(context)
@@ -296,12 +302,24 @@ def cli(context: click.Context) -> command.Answer | None:
 
 def main() -> NoReturn:
     """Run the command line, in a process that ends with it."""
+    _use_utf8()
     try:
         cli.main()
     finally:
         # The memory is returned as a whole when the process ends. Freeing every object first would take a
         # sixth of the time of a build that finds nothing to do.
         gc.freeze()
+
+
+def _use_utf8() -> None:
+    """Start this process again in Python's UTF-8 mode, and its children too, where the locale has another encoding.
+
+    Requests and records are UTF-8, and the paths in them could not be opened as they are.
+    """
+    if sys.flags.utf8_mode or sys.getfilesystemencoding() == "utf-8" or not sys.executable:
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - no shell is wanted
 
 
 if __name__ == "__main__":

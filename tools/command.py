@@ -23,8 +23,9 @@ import click
 from store.base.valueclass import valueclass
 from store.disk.layout import Layout
 from store.errors import ErrorKind, RequestRefusedError
-from tools.exit_codes import ExitCode, TerminatedError
+from tools.exit_codes import ExitCode, HungUpError, TerminatedError
 from tools.output import render
+from tools.output.sanitize import encodable
 
 if TYPE_CHECKING:
     from store.trust.go_no_go import TrustedKeys
@@ -66,6 +67,7 @@ class _Number(click.IntRange):
 
 
 NUMBER: Final = _Number(1)
+_SIGNALS: Final = {signal.SIGTERM: TerminatedError, signal.SIGHUP: HungUpError}
 SETTING_PREFIX: Final = "C10_"
 _NO_SETTINGS: Final = frozenset({"C10_CACHE", "C10_CONFIG"})
 
@@ -289,7 +291,9 @@ def write(answer: Answer, *, as_json: bool) -> None:
     elif as_json:
         import json  # noqa: PLC0415 - only --json needs it
 
-        click.echo(json.dumps(dict(answer.document)))
+        text = json.dumps(dict(answer.document))
+        # Half of a surrogate pair: a byte of a name that is no UTF-8, which other readers of JSON refuse.
+        click.echo(json.dumps(encodable(answer.document)) if "\\udc" in text else text)
     else:
         for line in answer.lines:
             click.echo(render.plain(line))
@@ -315,8 +319,8 @@ def write_or_warn(answer: Answer, *, as_json: bool) -> ExitCode:
     return answer.code
 
 
-def open_closed_streams() -> None:
-    """Open the null device for every standard stream that is closed.
+def prepare_streams() -> None:
+    """Open the null device for every standard stream that is closed, and let writing to them block.
 
     Otherwise the next file that is opened, maybe the journal, gets its number, and what a library prints goes there.
     """
@@ -325,6 +329,10 @@ def open_closed_streams() -> None:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003 - a system call
+        else:
+            if number > 0:
+                # Some programs leave it so that a write fails where the reader is slow.
+                os.set_blocking(number, True)
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - open as long as the process
 
@@ -355,21 +363,29 @@ def discard_output() -> None:
 
 
 @contextmanager
-def sigterm_as_error() -> Iterator[None]:
-    """Turn SIGTERM into an exception in the main thread, and ignore a second one."""
+def signals_as_errors() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into exceptions in the main thread, and ignore what follows the first.
+
+    What was ignored at the start stays so: that is how `nohup` works.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    found = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
 
     def raised(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)
-        raise TerminatedError
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise _SIGNALS[signal.Signals(number)]
 
-    before = signal.signal(signal.SIGTERM, raised)
     try:
+        for number in before:
+            signal.signal(number, raised)
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def one_line(text: str) -> str:

@@ -3,11 +3,12 @@
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from store.errors import is_shortage, lacks_threads
+from store.errors import is_shortage, lacks_memory_to_import
 from tools.command import Answer, one_line, print_error, print_message, write
 from tools.exit_codes import ExitCode, TerminatedError, code_of
 
@@ -30,9 +31,10 @@ def report_error(
     """
     if isinstance(error, MemoryError):
         # Free what the command had in memory: printing the message needs some.
-        import traceback  # noqa: PLC0415 - only errors need it
+        with suppress(MemoryError):
+            import traceback  # noqa: PLC0415 - only errors need it
 
-        traceback.clear_frames(error.__traceback__)
+            traceback.clear_frames(error.__traceback__)
     kind, message, hint, code = _described(error, command)
     if code is ExitCode.INTERNAL:
         import traceback  # noqa: PLC0415 - as above
@@ -59,7 +61,7 @@ def _described(error: BaseException, command: str) -> tuple[str, str, str, ExitC
         case click.ClickException():
             return "usage", error.format_message(), "c10 --help", ExitCode.REFUSED
         case TerminatedError():
-            return "terminated", "terminated by SIGTERM", "run it again", ExitCode.TERMINATED
+            return error.kind, error.message, "run it again", code_of(error)
         case KeyboardInterrupt() if _can_start_threads():
             return "interrupted", "interrupted", "run it again", ExitCode.INTERRUPTED
         case _:
@@ -72,7 +74,7 @@ def _described(error: BaseException, command: str) -> tuple[str, str, str, ExitC
         named = _kebab(type(error).__name__) if kind is None else str(kind)
         return named, str(message), str(getattr(error, "hint", "")), code
     if isinstance(error, OSError):
-        where = error.filename or "a file"
+        where = error.filename or _unnamed_file()
         found = error.strerror or str(error)
         hint = "fix it, or name another file"
         if code is ExitCode.DISK_FULL:
@@ -86,7 +88,7 @@ def _described(error: BaseException, command: str) -> tuple[str, str, str, ExitC
 def _shortage(error: BaseException) -> tuple[str, str] | None:
     """Return what this process ran out of and how to fix that, if that is what the error says."""
     match error:
-        case MemoryError():
+        case MemoryError() | ImportError() | SystemError() if _lacks_memory(error):
             return "expected enough memory for this process to go on, found none left", _MAKE_ROOM
         case RecursionError():
             found = "expected data that this process can follow, found it nested too deeply"
@@ -94,13 +96,17 @@ def _shortage(error: BaseException) -> tuple[str, str] | None:
         case KeyboardInterrupt():
             # OpenBLAS interrupts its own process if it cannot start its threads.
             return _NO_THREADS
-        case RuntimeError() if lacks_threads(error):
+        case RuntimeError() if is_shortage(error):
             return _NO_THREADS
         case OSError() if is_shortage(error):
             found = f"expected enough memory and open files, found: {error.strerror}"
             return found, "raise the limit (ulimit -n), or end other programs"
         case _:
             return None
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or lacks_memory_to_import(error)
 
 
 def _can_start_threads() -> bool:
@@ -111,6 +117,15 @@ def _can_start_threads() -> bool:
         return False
     thread.join()
     return True
+
+
+def _unnamed_file() -> str:
+    """Return what an error without a file's name is about: maybe a working directory that was removed."""
+    try:
+        Path.cwd()
+    except OSError:
+        return "the current folder"
+    return "a file"
 
 
 def _kebab(name: str) -> str:

@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     INCOMPATIBLE = 6
     DAMAGED = 7
     DISK_FULL = 8
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -36,6 +37,7 @@ MEANINGS: Final[Mapping[ExitCode, str]] = {
     ExitCode.INCOMPATIBLE: "made for another device or library version",
     ExitCode.DAMAGED: "damaged journal or history",
     ExitCode.DISK_FULL: "disk full",
+    ExitCode.HUNG_UP: "terminal closed (SIGHUP); recorded as failed",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C); recorded as failed",
     ExitCode.TERMINATED: "terminated (SIGTERM); recorded as failed",
 }
@@ -51,6 +53,7 @@ CODES: Final[Mapping[Category, ExitCode]] = {
     Category.DISK_FULL: ExitCode.DISK_FULL,
     Category.INTERRUPTED: ExitCode.INTERRUPTED,
     Category.TERMINATED: ExitCode.TERMINATED,
+    Category.HUNG_UP: ExitCode.HUNG_UP,
 }
 
 
@@ -58,6 +61,16 @@ class TerminatedError(KeyboardInterrupt):
     """SIGTERM arrived. Code that cleans up after Ctrl-C does so for this subclass too."""
 
     category = Category.TERMINATED
+    kind = "terminated"
+    message = "terminated by SIGTERM"
+
+
+class HungUpError(TerminatedError):
+    """SIGHUP arrived: the terminal was closed, or its connection was lost."""
+
+    category = Category.HUNG_UP
+    kind = "hung-up"
+    message = "the terminal was closed (SIGHUP)"
 
 
 def code_of(error: BaseException) -> ExitCode:

@@ -40,7 +40,7 @@ from store.errors import (
     StoreError,
     category_of,
     from_os_error,
-    lacks_threads,
+    is_shortage,
 )
 from store.formats import tile_pack
 from store.policy.retention import INTERRUPTED
@@ -80,11 +80,11 @@ def _kind_message_hint(error: BaseException) -> tuple[str, str, str]:
     match error:
         case PipelineError() | StoreError() | JournalError():
             return str(error.kind), error.message, error.hint
-        case MemoryError():
+        case _ if is_shortage(error):
             detail = f": {error}" if str(error) else ""
             return (
                 str(ErrorKind.RESOURCES),
-                f"MemoryError: expected enough memory for this step, found none left{detail}",
+                f"{type(error).__name__}: expected enough memory and threads for this step, found too few{detail}",
                 "end other programs, or set fewer workers or a smaller batch, then run it again",
             )
         case KeyboardInterrupt() | SystemExit():
@@ -102,8 +102,8 @@ def _category(error: BaseException) -> Category:
     category = category_of(error)
     if (
         category in _FAILURES_OF_A_STEP
-        or isinstance(error, (MemoryError, RecursionError))
-        or lacks_threads(error)
+        or isinstance(error, RecursionError)
+        or is_shortage(error)
         or _is_shortage_of_library(error)
     ):
         return Category.BUILD_FAILED

@@ -6,7 +6,6 @@ each tile of a window is decoded once.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -14,17 +13,17 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.builtin_model.place import FEATURELESS_BELOW, texture_energy
+from pipeline.builtin_model.place import FEATURELESS_BELOW, blank_share, texture_energy
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Handler, Progress, serve
 from pipeline.tiles.decode import Picture, decode_picture
 from pipeline.tiles.sources.read_tile import read_tile
-from store.base.identity import VIEW_SHIFT, tile_of
-from store.base.lattice import chunk_of
+from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT, tile_of
+from store.base.lattice import chunk_of, tile_span
 from store.base.level import Level
 from store.base.mosaic import render_chunks
-from store.base.preprocessing import Preprocessing
+from store.base.preprocessing import Pixels, Preprocessing
 from store.runtime.load import Engine, load_engine
 
 BLANK_TILE: Final = (
@@ -33,8 +32,8 @@ BLANK_TILE: Final = (
 """What is wrong with a blank tile to which a sound network has no answer."""
 
 _THREADS: Final = 1
-MOST_TRANSPARENT: Final = 0.25
-"""A tile of which more is transparent is featureless: its place is no longer found with certainty."""
+MOST_BLANK: Final = 0.25
+"""A tile of which more is transparent, black or white is featureless: its place is not found with certainty."""
 
 
 class Embedder:
@@ -67,22 +66,22 @@ class Embedder:
         bad: list[tuple[int, str, str]] = []
         tiles = _readable(request["tiles"], dict(request["tile_edges"]), bad)
         if request["chunks"] is None:
-            answer = self._describe(tiles)
+            answer = self._describe((index, picture.pixels, _blank_part(picture)) for index, picture in tiles)
         else:
             decoded = {request["tiles"][index][0]: picture for index, picture in tiles}
             answer = self._describe(_cut_chunks(request["chunks"], decoded, self._preprocessing.size))
         return {**answer, "bad_tiles": [list(each) for each in bad]}
 
-    def _describe(self, pictures: Iterable[tuple[int, Picture]]) -> dict[str, Any]:
-        """Return the answer for the pictures of units, which come with the unit's index."""
+    def _describe(self, pictures: Iterable[tuple[int, Pixels, float]]) -> dict[str, Any]:
+        """Return the answer for units, given as index, picture and which part of that is blank."""
         numbers: list[int] = []
         textures: list[float] = []
         vectors = [np.empty((0, self._engine.dimensions), np.float32)]
         filled = 0
-        for number, picture in pictures:
-            self._preprocessing.apply(picture.pixels, out=self._samples[filled])
+        for number, pixels, blank in pictures:
+            self._preprocessing.apply(pixels, out=self._samples[filled])
             numbers.append(number)
-            textures.append(_texture(picture))
+            textures.append(texture_energy(pixels) if blank <= MOST_BLANK else 0.0)
             filled += 1
             if filled == len(self._samples):
                 vectors.append(self._engine.run(self._samples))
@@ -181,52 +180,64 @@ def _require_edge(picture: Picture, edge: int | None) -> None:
 
 def _cut_chunks(
     ids: NDArray[np.int64], tiles: Mapping[int, Picture], size: tuple[int, int]
-) -> Iterator[tuple[int, Picture]]:
-    """Yield index and picture of each chunk of which all tiles are there; `tiles` by descriptor id."""
+) -> Iterator[tuple[int, Pixels, float]]:
+    """Yield index, picture and blank part of each chunk of which all tiles are there; `tiles` by descriptor id."""
+    blanks = {identifier: _blank_part(picture) for identifier, picture in tiles.items()}
     # The fields above column and row name the level.
     levels = ids >> VIEW_SHIFT
     for field in np.unique(levels).tolist():
-        level, _, _ = chunk_of(int(ids[levels == field][0]))
-        images = {
-            (x, y): picture
-            for zoom, x, y, _, picture in ((*tile_of(each), tiles[each]) for each in tiles)
+        numbers = np.flatnonzero(levels == field)
+        level, _, _ = chunk_of(int(ids[numbers[0]]))
+        xs, ys = (ids[numbers] >> X_SHIFT) & AXIS_MASK, ids[numbers] & AXIS_MASK
+        whole, blank = _ground_under(level, xs, ys, blanks)
+        numbers, blank = numbers[whole], blank[whole]
+        places = zip(xs[whole].tolist(), ys[whole].tolist(), strict=True)
+        pixels = {
+            (x, y): tiles[identifier].pixels
+            for identifier in tiles
+            for zoom, x, y, _ in (tile_of(identifier),)
             if zoom == level.zoom
         }
-        places: list[tuple[int, int]] = []
-        numbers: list[int] = []
-        for number in np.flatnonzero(levels == field).tolist():
-            _, x, y = chunk_of(int(ids[number]))
-            if all(tile in images for tile, _ in _tiles_under(level, x, y)):
-                places.append((x, y))
-                numbers.append(number)
-        pixels = render_chunks(level, places, {place: each.pixels for place, each in images.items()}, size)
-        for number, place, image in zip(numbers, places, pixels, strict=True):
-            yield number, Picture(image, _transparent_part(level, place, images))
+        images = render_chunks(level, places, pixels, size)
+        yield from zip(numbers.tolist(), images, blank.tolist(), strict=True)
 
 
-def _tiles_under(level: Level, x: int, y: int) -> list[tuple[tuple[int, int], int]]:
-    """Return the tiles under a chunk, each with the number of the chunk's steps on it."""
-    across, down = (_steps_by_tile(level, first) for first in (x, y))
-    around = 1 << level.zoom
-    return [((column % around, row), columns * rows) for column, columns in across for row, rows in down]
+def _ground_under(
+    level: Level, xs: NDArray[np.int64], ys: NDArray[np.int64], blanks: Mapping[int, float]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Return of each chunk whether all of its tiles are there, and which part of its ground is blank.
+
+    `blanks` says by descriptor id which part of a tile is blank.
+    """
+    if not blanks:
+        return np.zeros(len(xs), np.bool_), np.zeros(len(xs))
+    known = np.array(sorted(blanks), np.int64)
+    parts = np.array([blanks[each] for each in known.tolist()])
+    x0, nx, y0, ny = tile_span(level, xs, ys)
+    whole, blank = np.ones(len(xs), np.bool_), np.zeros(len(xs))
+    for column in range(int(nx.max())):
+        for row in range(int(ny.max())):
+            # Steps of the chunk on this tile; none beyond its last one.
+            across = _steps_on(level, xs, column) * _steps_on(level, ys, row)
+            under = level.zoom << ZOOM_SHIFT | (x0 + column) % (1 << level.zoom) << X_SHIFT | (y0 + row)
+            at = np.minimum(np.searchsorted(known, under), len(known) - 1)
+            whole &= (across == 0) | (known[at] == under)
+            blank += across * parts[at]
+    return whole, blank / level.m**2
 
 
-def _steps_by_tile(level: Level, first: int) -> list[tuple[int, int]]:
-    """Return column (or row) and number of steps for the tiles along one side of a chunk."""
-    return sorted(Counter(step >> level.k for step in range(first, first + level.m)).items())
+def _steps_on(level: Level, first: NDArray[np.int64], tile: int) -> NDArray[np.int64]:
+    """Return how many steps of chunks lie on the tile of a number from their first, along one axis."""
+    begin = tile * level.steps_per_tile - (first & level.steps_per_tile - 1)
+    steps: NDArray[np.int64] = np.clip(
+        np.minimum(begin + level.steps_per_tile, level.m) - np.maximum(begin, 0), 0, None
+    )
+    return steps
 
 
-def _transparent_part(
-    level: Level, place: tuple[int, int], images: Mapping[tuple[int, int], Picture]
-) -> float:
-    """Return the part of a chunk's ground that is transparent, 0 to 1."""
-    parts = [images[tile].transparent * steps for tile, steps in _tiles_under(level, *place)]
-    return sum(parts) / level.m**2
-
-
-def _texture(picture: Picture) -> float:
-    """Return the texture score, 0 for a picture of which too little can be seen."""
-    return texture_energy(picture.pixels) if picture.transparent <= MOST_TRANSPARENT else 0.0
+def _blank_part(picture: Picture) -> float:
+    """Return which part of a tile is transparent, or in a black or white collar, 0 to 1 or more."""
+    return picture.transparent + blank_share(picture.pixels)
 
 
 def _answer(

@@ -44,7 +44,7 @@ class EngineJob:
         single: Whether one sample alone should cost one sample, for backends that can; the engine then takes
             any batch, and gives one sample the same answer as in a batch.
         precision: "fp32", "fp16" or "bf16".
-        quantized: Whether the network quantises explicitly; see `Declaration.quantized`.
+        quantized: Whether the network computes with integers of 8 bits; see `Declaration.quantized`.
         target: What `EngineCompiler.target` returned.
         workspace_mb: Limit on the compiler's scratch memory in MiB, None for the backend's own.
         timeout_s: Longest time for this compile in seconds.

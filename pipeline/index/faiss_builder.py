@@ -20,7 +20,7 @@ from pipeline.index.row_order import checked_blocks, row_chunks, training_rows
 from pipeline.request.options import IndexKind, Storage
 from store.base.valueclass import valueclass
 from store.formats.descriptor_block import Block
-from store.runtime.backends.base import RuntimeUnavailableError
+from store.runtime.backends.base import RuntimeUnavailableError, import_library
 from store.runtime.backends.gpu import gpus
 from store.runtime.faiss_install import FaissDistribution, installed_faiss
 
@@ -220,7 +220,4 @@ def _installed_faiss() -> FaissDistribution:
 
 def _import_faiss() -> ModuleType:
     _installed_faiss()
-    import faiss  # noqa: PLC0415 - slow to import, and not needed by an up-to-date build
-
-    module: ModuleType = faiss
-    return module
+    return import_library("faiss", "building the index")

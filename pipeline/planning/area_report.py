@@ -155,15 +155,19 @@ def localisation_warnings(
             else f"{wanted - present} of {wanted} wanted tiles are missing from the source or left out"
         )
     if skipped:
-        found.append(f"{skipped} tile{'s' if skipped > 1 else ''} could not be decoded and had to be skipped")
+        share = f"{skipped} of {present} tiles ({max(1, round(100 * skipped / present))} %)"
+        most = ": most of the area is not covered, look at the source" if 2 * skipped > present else ""
+        if chunks:
+            share, most = f"{skipped} tile{'s' if skipped > 1 else ''}", ""
+        found.append(f"{share} could not be decoded and had to be skipped{most}")
     if featureless and chunks:
         found.append(
             f"{_percent(featureless, wanted)} of the area is featureless (water, no data, more than a quarter"
-            " transparent, or the same as elsewhere): nobody finds a place there"
+            " transparent, black or white, or the same as elsewhere): nobody finds a place there"
         )
     elif featureless:
         what = "tiles are" if featureless > 1 else "tile is"
-        why = "water, no data, more than a quarter transparent, or the same as another tile"
+        why = "water, no data, more than a quarter transparent, black or white, or the same as another tile"
         found.append(f"{featureless} {what} featureless ({why}): nobody finds a place there")
     return tuple(found)
 

@@ -21,6 +21,7 @@ from store.domain.attachments import TIMING_CACHE, attached, with_attached
 from store.domain.events import CheckFailed, EngineCompiled, StepStarted
 from store.domain.state import FLIGHT, State
 from store.errors import StoreError, TranslateOSErrors
+from store.runtime.backends.registry import DEFAULT_BACKEND
 
 _LOG_LIMIT = 16_384
 _SAME_KERNELS = ("backend", "version", "target")
@@ -65,7 +66,8 @@ def compile_network(
         if model.spec.builtin is None:
             if on_progress is not None:
                 on_progress({"phase": "run the network on golden images"})
-            require_usable(job)
+            others = compiler.backend != DEFAULT_BACKEND and compiler.runs_here(job.target)
+            require_usable(job, loads=others)
         compiled = compiler.compile(job, scratch=Path(folder), on_progress=on_progress)
         elapsed_ms = round((monotonic() - began) * 1000)
         with TranslateOSErrors(f"engine of {model.spec.name}"):

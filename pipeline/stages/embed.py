@@ -288,6 +288,9 @@ def _embed_stale(run: BuildContext, plans: Sequence[CellPlan]) -> list[BlockRow]
                 run.defer(made.event)
                 rows.append(block_row(made.event))
             run.append()
+    if len(bad) > _NAMED_TILES:
+        what = "bad" if fails else "skipped"
+        run.ports.progress.say(f"{what} are {len(bad)} different tiles, of which {_NAMED_TILES} are named")
     if fails and bad:
         raise _bad_tiles(bad, run.inputs.selection.tiles)
     return rows
@@ -325,7 +328,8 @@ def _note_bad_tile(run: BuildContext, found: dict[str, str], bad: BadImage) -> N
         return
     found[bad.sha256] = bad.message
     what = "bad" if failing else "skipped"
-    run.ports.progress.say(f"{what} tile {place}: {bad.message}")
+    if len(found) <= _NAMED_TILES:
+        run.ports.progress.say(f"{what} tile {place}: {bad.message}")
 
 
 def _bad_tiles(messages: Mapping[str, str], tiles: Iterable[SourceTile]) -> TileError:

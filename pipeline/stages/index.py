@@ -12,12 +12,15 @@ from pipeline.index.faiss_builder import FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexJob, plan_index
 from pipeline.planning.area_report import AreaReport, Place, ground_coverage
 from pipeline.request.options import IndexKind, IndexOptions
+from pipeline.stages.check_network import WEIGHTS_HINT
 from pipeline.stages.checks import INDEX_CHECK, ONE_ANSWER, check_index, require_coverage
 from pipeline.stages.context import BuildContext
 from pipeline.stages.extend_index import extend_head_index
-from pipeline.tiles.chunks import chunks_of, tile_ids_under
+from pipeline.stages.repeated_rows import repeated_rows
+from pipeline.tiles.chunks import LevelChunks, chunks_of, tile_ids_under
 from pipeline.tiles.selection import Selection
-from store.base.identity import index_components, index_key, tile_of
+from store.base.identity import AXIS_MASK, MAX_ZOOM, X_SHIFT, ZOOM_SHIFT, index_components, index_key, tile_of
+from store.base.level import Level
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts, ref_of_draft
@@ -114,7 +117,7 @@ def survey_selection(
 ) -> AreaReport:
     """Report on everything that a selection wants.
 
-    A tile or chunk whose descriptor another has, too, is featureless.
+    A tile or chunk that nearly equals another one is featureless; see `repeated_rows`.
 
     Args:
         selection: The selection.
@@ -126,7 +129,9 @@ def survey_selection(
     """
     units = selection.units.ids
     indexed, featureless = (
-        (units, np.zeros(len(units), np.bool_)) if rows is None else _judge_rows(rows, artifacts)
+        (units, np.zeros(len(units), np.bool_))
+        if rows is None
+        else _judge_rows(rows, artifacts, selection.levels)
     )
     skipped = units[np.isin(units, indexed, invert=True)]
     if selection.levels:
@@ -147,30 +152,49 @@ def survey_selection(
 
 
 def _judge_rows(
-    rows: Sequence[BlockRow], artifacts: Artifacts
+    rows: Sequence[BlockRow], artifacts: Artifacts, levels: Sequence[LevelChunks]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the ids of the rows of some blocks, and which of them are featureless."""
-    parts, plain, hashes = [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)], [np.zeros(0, np.uint64)]
-    for row in rows:
-        block = descriptor_block.decode(artifacts.read(row.ref))
+    parts, textures = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
+    for block in StoredBlocks(artifacts, rows):
         parts.append(block.ids.astype(np.int64))
-        plain.append(block.texture < FEATURELESS_BELOW)
-        hashes.append(_hash_rows(block.vectors))
-    # Rows of the same descriptor cannot be told apart: "no imagery" of a provider, the same ground repeated.
-    _, same, counts = np.unique(np.concatenate(hashes), return_inverse=True, return_counts=True)
-    return np.concatenate(parts), np.concatenate(plain) | (counts[same] > 1)
+        textures.append(block.texture)
+    ids = np.concatenate(parts)
+    # What looks the same cannot be told apart: "no imagery" of a provider, the same ground repeated.
+    if not levels:
+        repeated = repeated_rows(_StoredVectors(artifacts, rows), _centres(ids))
+    else:
+        repeated = np.zeros(len(ids), np.bool_)
+        for each in levels:
+            own = chunks_of(each.level, ids)
+            places = np.stack([ids[own] >> X_SHIFT & AXIS_MASK, ids[own] & AXIS_MASK], axis=1)
+            # Neighbours that overlap may be alike; what repeats with the tiles, as "no imagery" does, may not.
+            apart = min(each.level.m // 4, each.level.steps_per_tile - 1)
+            repeated[own] = repeated_rows(_StoredVectors(artifacts, rows, each.level), places, apart=apart)
+    return ids, (np.concatenate(textures) < FEATURELESS_BELOW) | repeated
 
 
 def _places(ids: NDArray[np.int64]) -> tuple[Place, ...]:
     return tuple(tile_of(identifier)[:3] for identifier in ids.tolist())
 
 
-def _hash_rows(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of each row's bytes, the same for equal rows; sums overflow on purpose."""
-    words = np.ascontiguousarray(vectors).view(np.uint32).astype(np.uint64)
-    weights = np.random.default_rng(0).integers(1, 1 << 63, words.shape[1], np.uint64)
-    hashes: NDArray[np.uint64] = (words * weights).sum(axis=1, dtype=np.uint64)
-    return hashes
+class _StoredVectors:
+    """The vectors of the blocks of a table, of all rows or of those of one level; may be iterated again."""
+
+    def __init__(self, artifacts: Artifacts, rows: Sequence[BlockRow], level: Level | None = None) -> None:
+        self._blocks, self._level = StoredBlocks(artifacts, rows), level
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        for block in self._blocks:
+            own = slice(None) if self._level is None else chunks_of(self._level, block.ids.astype(np.int64))
+            yield block.vectors[own]
+
+
+def _centres(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the middle of each tile, in halves of a tile of the highest zoom."""
+    corners = np.stack([ids >> X_SHIFT & AXIS_MASK, ids & AXIS_MASK], axis=1)
+    centres: NDArray[np.int64] = 2 * corners + 1 << (MAX_ZOOM - (ids >> ZOOM_SHIFT))[:, None]
+    return centres
 
 
 def prepare_index(run: BuildContext, rows: Sequence[BlockRow]) -> Index:
@@ -216,7 +240,7 @@ def prepare_index(run: BuildContext, rows: Sequence[BlockRow]) -> Index:
 
 def _recall_hint(kind: str, why: str) -> str:
     if kind == IndexKind.FLAT or ONE_ANSWER in why:
-        return "check the weights of the network and its mean, std and colour: it hardly tells tiles apart"
+        return WEIGHTS_HINT
     if kind == IndexKind.HNSW:
         return 'raise index.ef or index.m, set index.kind = "flat", or lower checks.recall'
     return 'raise index.m or index.nprobe, set index.kind = "flat", or lower checks.recall'

@@ -1,12 +1,27 @@
-"""The reference for engines: ONNX Runtime on the network as it was given."""
+"""The reference for engines: ONNX Runtime on the network as it was given, products of 8-bit integers in floats."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.engines.backends.onnxruntime_messages import refuse_newer
+from pipeline.engines.onnx.declaration import EXPORT_HINT
+from pipeline.engines.onnx.eight_bit import rewrite_integer_products
 from pipeline.engines.onnx.file import read_onnx
 from pipeline.engines.port import EngineJob
 from store.runtime.backends.onnxruntime import onnxruntime
 from store.runtime.golden_vectors import Vectors
 from store.runtime.load import EngineLoadError, EngineRunError
+
+
+class BadShapeError(EngineRunError):
+    """The network's answer is no list of descriptors."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__(
+            f"expected a descriptor output of float [N,D], found {[*shape]} in a run, which the network does not declare",
+            hint=EXPORT_HINT,
+        )
 
 
 class FixedBatchError(EngineRunError):
@@ -30,7 +45,8 @@ class Reference:
         """Load the network.
 
         Raises:
-            CompileError: BAD_MODEL, the network is no longer the one that was compiled.
+            CompileError: BAD_MODEL, the network is no longer the one that was compiled, has an operator that
+                processors compute differently, or is newer than the library.
             RuntimeUnavailableError: ONNX Runtime is not installed.
             EngineLoadError: It refuses the network.
         """
@@ -39,10 +55,12 @@ class Reference:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
-        network = read_onnx(job.onnx, expected_sha256=job.onnx_sha256).SerializeToString()
+        model = rewrite_integer_products(read_onnx(job.onnx, expected_sha256=job.onnx_sha256), job.model)
+        network = model.SerializeToString()
         try:
             session = runtime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the library raises a private class per status code
+            refuse_newer(str(error), runtime.__version__, job.model)
             raise EngineLoadError(f"expected ONNX Runtime to load {job.model}, found: {error}") from error
         found = session.get_inputs()[0].shape[0]
         self.fixed_batch = found if isinstance(found, int) and found > 0 else None
@@ -56,6 +74,8 @@ class Reference:
         """
         try:
             return self.run_together(samples, self.fixed_batch or 1)
+        except BadShapeError:
+            raise
         except EngineRunError:
             # The network may fix a batch that it does not declare.
             if self.fixed_batch or self._job.batch == 1:
@@ -66,6 +86,7 @@ class Reference:
         """Return descriptors of samples that are run in batches; the last one is filled up with zeros.
 
         Raises:
+            BadShapeError: The answer has not two dimensions.
             FixedBatchError: The answer has another number of rows.
             EngineRunError: The library failed.
         """
@@ -78,6 +99,8 @@ class Reference:
                 (answer,) = self._session.run([job.output], {job.input: padded})
             except Exception as error:  # the library raises a private class per status code
                 raise EngineRunError(f"ONNX Runtime failed on {job.model}: {error}") from error
+            if answer.ndim != 2:
+                raise BadShapeError(answer.shape)
             if len(answer) != batch:
                 raise FixedBatchError(len(answer), batch)
             rows.append(np.asarray(answer, np.float32)[: len(chunk)])

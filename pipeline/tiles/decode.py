@@ -13,6 +13,7 @@ gigabytes of memory. Images that are not three channels of eight bits:
 - grey is repeated, palettes are expanded, transparency is composited over the mean colour
   (`store.base.preprocessing`);
 - CMYK JPEG, more than 8 bits per channel and animations are refused: programs do not agree on how they look;
+- JPEG with arithmetic coding is refused: decoders say nothing of damage in it, and few programs read it;
 - colour profiles and orientation tags are ignored.
 """
 
@@ -24,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import ErrorKind, TileError
+from pipeline.tiles.file_kinds import what_it_is
 from pipeline.tiles.image_damage import (
     jpeg_damage,
     jpeg_tables_damage,
@@ -104,8 +106,8 @@ def _checked_header(data: bytes, max_pixels: int, subject: str | None) -> ImageH
     header = read_header(data)
     if header is None:
         kind = sniff(data)
-        found = f"a damaged {kind} header" if kind else f"bytes that begin with {data[:8]!r}"
-        found = found if data else "no bytes at all"
+        found = what_it_is(data[:64], "bytes that begin") if data else "no bytes at all"
+        found = f"a damaged {kind} header" if kind else found
         raise _bad_tile(subject, "a JPEG, PNG or WebP image", found)
     if header.width * header.height == 0 or header.width * header.height > max_pixels:
         raise _bad_tile(subject, f"1 to {max_pixels} pixels", f"{header.width} x {header.height}")
@@ -113,6 +115,8 @@ def _checked_header(data: bytes, max_pixels: int, subject: str | None) -> ImageH
         raise _bad_tile(subject, "at most 8 bits per channel", f"{header.depth}")
     if header.channels not in {0, 1, 3}:
         raise _bad_tile(subject, "a grey or RGB picture", f"{header.channels} channels (CMYK)")
+    if header.arithmetic:
+        raise _bad_tile(subject, "a JPEG with Huffman coding", "arithmetic coding")
     if header.animated:
         raise _bad_tile(subject, "a single picture", "an animation")
     return header
@@ -154,7 +158,7 @@ def _shows(data: bytes, header: ImageHeader, pixels: Pixels) -> bool:
 def _decode_with_pillow(data: bytes, header: ImageHeader, subject: str | None) -> Picture:
     try:
         with Image.open(io.BytesIO(data), formats=[header.format.upper()]) as picture:
-            picture.load()
+            _load(picture)
             if picture.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in picture.info:
                 rgba = np.asarray(picture.convert("RGBA"))
                 return Picture(flatten_alpha(rgba), 1 - float(rgba[:, :, 3].mean()) / 255)
@@ -166,6 +170,14 @@ def _decode_with_pillow(data: bytes, header: ImageHeader, subject: str | None) -
         raise _bad_tile(
             subject, f"a whole {header.format} image", str(error) or type(error).__name__
         ) from error
+
+
+def _load(picture: Image.Image) -> None:
+    """Decode a picture; raise `ValueError` if it uses colours that its palette lacks. Others show them as black."""
+    colours = len(picture.palette.palette) // 3 if picture.mode == "P" and picture.palette else 256
+    picture.load()
+    if picture.mode == "P" and np.asarray(picture).max() >= colours:
+        raise ValueError(f"colours beyond the {colours} of its palette")
 
 
 def _bad_tile(subject: str | None, expected: str, found: str) -> TileError:

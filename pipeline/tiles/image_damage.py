@@ -2,7 +2,6 @@
 
 PNG has checksums. JPEG and WebP have none, but a sound file ends where its last pixel does: after lost, changed
 or zeroed bytes a decoder falls out of step, and needs more bytes than there are, or fewer. For JPEG the decoder
-says so. For JPEG the decoder
 says so. For WebP it only says that bytes are missing, so C10 takes a few away: if they were not missed, the
 decoder was done before the end.
 

@@ -14,6 +14,7 @@ IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 # Frame headers of all JPEG processes; C4, C8 and CC are other segments.
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_FIRST_ARITHMETIC = 0xC9
 _BARE_MARKERS = frozenset(range(0xD0, 0xD8)) | {0x01}
 _ANIMATION_FLAG = 0x02
 
@@ -29,6 +30,7 @@ class ImageHeader:
         depth: Bits per channel.
         channels: Stored channels of a JPEG; 0 for the other formats, where the decoder checks.
         animated: Whether it holds several frames.
+        arithmetic: Whether a JPEG is coded arithmetically, not by Huffman codes.
     """
 
     format: ImageFormat
@@ -37,6 +39,7 @@ class ImageHeader:
     depth: int = 8
     channels: int = 0
     animated: bool = False
+    arithmetic: bool = False
 
 
 def sniff(data: bytes) -> ImageFormat | None:
@@ -85,7 +88,14 @@ def _jpeg(data: bytes) -> ImageHeader | None:
             at += 2
         elif marker in _FRAME_MARKERS:
             depth, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
-            return ImageHeader(format="jpeg", width=width, height=height, depth=depth, channels=channels)
+            return ImageHeader(
+                format="jpeg",
+                width=width,
+                height=height,
+                depth=depth,
+                channels=channels,
+                arithmetic=marker >= _FIRST_ARITHMETIC,
+            )
         else:
             (length,) = struct.unpack_from(">H", data, at + 2)
             if length < 2:

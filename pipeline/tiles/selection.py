@@ -28,7 +28,7 @@ from pipeline.tiles.chunks import (
 )
 from pipeline.tiles.grid import MAX_WANTED, TileRange, range_box_e7, tile_ranges
 from pipeline.tiles.retrieval_units import RetrievalUnits
-from pipeline.tiles.tile import Place, TileMetadataStore
+from pipeline.tiles.tile import Extent, Place, TileMetadataStore
 from pipeline.tiles.tile_columns import NO_DAY, TileColumns
 from store.formats.tables import encode_tile_columns
 from store.manifest.levels import ChunkLevel
@@ -106,7 +106,7 @@ def select_tiles(
         else [source.query_by_bbox(request.bbox_e7, request.zoom)]
     )
     if not len(found):
-        raise _no_tiles(request, source, ranges)
+        raise _no_tiles(request, source, ranges, *found.warnings)
     tiles, excluded, warnings = _split_by_age(
         request, _with_capture_dates(request, found), request.tiles.as_of or today
     )
@@ -116,7 +116,9 @@ def select_tiles(
             hint='fetch newer imagery, or set tiles.max_age_days or tiles.too_old = "warn"',
             kind=ErrorKind.TILES_TOO_OLD,
         )
-    return selection_of(request, tiles, levels=levels, excluded=excluded, warnings=tuple(warnings))
+    return selection_of(
+        request, tiles, levels=levels, excluded=excluded, warnings=(*found.warnings, *warnings)
+    )
 
 
 def selection_of(
@@ -181,17 +183,30 @@ def _wanted_chunks(request: BuildRequest, level: ChunkLevel) -> Rectangle:
     return wanted
 
 
-def _no_tiles(request: BuildRequest, source: TileMetadataStore, ranges: Sequence[TileRange]) -> TileError:
-    extent = source.extent()
+def _no_tiles(
+    request: BuildRequest, source: TileMetadataStore, ranges: Sequence[TileRange], *hints: str
+) -> TileError:
+    extent, wanted = source.extent(), sum(part.count for part in ranges)
     zooms = f"zooms {extent.zoom[0]} to {extent.zoom[1]}" if extent.zoom else "nothing"
     bounds = f" in {box_text(extent.box_e7)}" if extent.box_e7 else ""
     return TileError(
-        f"expected some of the {sum(part.count for part in ranges)} tiles of zooms {request.zoom[0]} to {request.zoom[1]} in "
+        f"expected some of the {wanted} tiles of zooms {request.zoom[0]} to {request.zoom[1]} in "
         f"{box_text(request.bbox_e7)}, found none: {source.name} holds {zooms}{bounds}",
-        hint="change bbox, zoom or tiles.source so that they meet",
+        hint="; ".join(hints) or _hint_to_meet(request, extent),
         kind=ErrorKind.NO_TILES,
         subject=source.name,
     )
+
+
+def _hint_to_meet(request: BuildRequest, extent: Extent) -> str:
+    if extent.zoom is None:
+        return "put tiles there, or name another tiles.source"
+    least, greatest = extent.zoom
+    if request.zoom[0] > greatest or request.zoom[1] < least:
+        return f"set zoom = [{least}, {greatest}], or name a tiles.source that has other zooms"
+    if request.bbox[0] > request.bbox[2]:
+        return "exchange west and east in bbox: a box whose west is greater crosses the antimeridian"
+    return "change bbox, zoom or tiles.source so that they meet"
 
 
 def _with_capture_dates(request: BuildRequest, found: TileColumns) -> TileColumns:

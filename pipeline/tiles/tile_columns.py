@@ -38,6 +38,7 @@ class TileColumns(Sequence[SourceTile]):
         days: Days of capture as `date.toordinal` counts them, int32 [n]; `NO_DAY` where unknown.
         rows: The row of the source that `locator_of` takes for each, int64 [n].
         locator_of: Returns the locator of a row.
+        warnings: What is odd about the source, one sentence each; if there are no tiles, why.
     """
 
     places: npt.NDArray[np.int32]
@@ -46,6 +47,7 @@ class TileColumns(Sequence[SourceTile]):
     days: npt.NDArray[np.int32]
     rows: Numbers
     locator_of: LocatorOf
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, tiles: Iterable[SourceTile]) -> "TileColumns":
@@ -74,6 +76,7 @@ class TileColumns(Sequence[SourceTile]):
         sizes: Numbers,
         locator_of: LocatorOf,
         days: npt.NDArray[np.int32] | None = None,
+        warnings: tuple[str, ...] = (),
     ) -> "TileColumns":
         """Make tiles from columns of equal length; `locator_of` takes the number of a row."""
         number = len(places)
@@ -84,6 +87,7 @@ class TileColumns(Sequence[SourceTile]):
             days=np.full(number, NO_DAY, np.int32) if days is None else days,
             rows=np.arange(number),
             locator_of=locator_of,
+            warnings=warnings,
         )
 
     @classmethod
@@ -126,6 +130,7 @@ class TileColumns(Sequence[SourceTile]):
             sizes=np.concatenate([np.zeros(0, np.int64), *(part.sizes for part in given)]),
             locator_of=locator_of,
             days=np.concatenate([np.zeros(0, np.int32), *(part.days for part in given)]),
+            warnings=tuple(dict.fromkeys(line for part in given for line in part.warnings)),
         )
         return whole.take(np.argsort(whole.ids, kind="stable"))
 

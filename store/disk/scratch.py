@@ -3,13 +3,12 @@
 The reserve is a file of allocated space. It is given up when the disk is full, so that a failure can still be recorded.
 """
 
-import errno
 import os
 from pathlib import Path
 from typing import Final
 
 from store.disk.layout import Layout
-from store.errors import DiskFullError, from_os_error
+from store.errors import DISK_FULL, DiskFullError, from_os_error
 from store.files.regular_file import open_regular
 
 RESERVE_NAME: Final = "reserve"
@@ -78,7 +77,7 @@ def _allocate(fd: int, size: int) -> bool:
     try:
         os.posix_fallocate(fd, 0, size)
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno not in DISK_FULL:
             raise
         os.ftruncate(fd, 0)
         return False

@@ -8,6 +8,8 @@ cache.
 
 from typing import TYPE_CHECKING, Any
 
+from store.errors import TranslateShortages, import_takes
+
 if TYPE_CHECKING:
     from store.reader.flight_cache import (
         ALLOW_UNSIGNED,
@@ -37,6 +39,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type checker sees the imports above
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from store.reader import flight_cache  # noqa: PLC0415 - heavy, and not needed to import a sibling module
+    with TranslateShortages("NumPy, which this package needs", takes=import_takes("numpy")):
+        from store.reader import flight_cache  # noqa: PLC0415 - heavy, and not needed to import a sibling module
 
     return getattr(flight_cache, name)

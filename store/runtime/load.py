@@ -10,7 +10,6 @@ machine has all of them. Two rules hold for every backend:
 """
 
 import math
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -57,8 +56,6 @@ __all__ = [
 
 _PORTION_BATCHES: Final = 16
 _PORTION_BYTES: Final = 256 << 20
-_FAISS_TAKES: Final = 384 << 20
-"""Address space for importing faiss, mostly for the threads of its linear algebra."""
 
 
 class Engine:
@@ -290,7 +287,7 @@ def load_index(
     """
     set_threads = _keep_threads
     installed_faiss()
-    with TranslateShortages("loading the index", takes=0 if "faiss" in sys.modules else _FAISS_TAKES):
+    with TranslateShortages("loading the index"):
         faiss = import_library("faiss", "the descriptor index")
         if threads is not None:
             set_threads = partial(

@@ -12,9 +12,8 @@ Anything else is another cache, or a copy that was written to since, and is not 
 import errno
 import os
 import shlex
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from journal.lock import BuildLock
@@ -41,7 +40,6 @@ from store.errors import (
     NoGoError,
     RequestRefusedError,
     TranslateOSErrors,
-    from_os_error,
 )
 from store.files.permissions import refuse_world_writable
 from store.files.regular_file import read_regular
@@ -52,6 +50,7 @@ from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.signatures import parse_trusted_keys, signature_problems
 from store.verify.coverage import intact_artifacts, missing_artifacts, named_by
 
+_PROBE = ".c10-probe"
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
 
 
@@ -325,24 +324,30 @@ def _require_hard_links(target: Layout) -> None:
     """Try, before anything is made, whether the file system has hard links, as `write_once` needs."""
     if target.segment_files():
         return
-    try:
-        fd, first = tempfile.mkstemp(prefix=".c10-", dir=nearest_folder(target.root))
-    except OSError:
-        return  # making the folder says why
-    os.close(fd)
-    try:
-        os.link(first, f"{first}-linked")
-        Path(f"{first}-linked").unlink()
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise from_os_error(error, f"mirror {target.root}") from error
-        raise CacheUnusableError(
-            f"expected a file system with hard links in {target.root}, found: {error.strerror}",
-            kind=ErrorKind.FILE_SYSTEM,
-            hint="use a card with ext4 or f2fs, or take a bundle along: c10 export -o FILE",
-        ) from error
-    finally:
-        Path(first).unlink()
+    first, second = (nearest_folder(target.root) / name for name in (_PROBE, f"{_PROBE}-linked"))
+    _remove(first, second)  # a run that was killed left them
+    with suppress(
+        OSError
+    ):  # another run tries the same, or nothing can be made here: making the folder says why
+        os.close(os.open(first, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        try:
+            second.hardlink_to(first)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            raise CacheUnusableError(
+                f"expected a file system with hard links in {target.root}, found: {error.strerror}",
+                kind=ErrorKind.FILE_SYSTEM,
+                hint="use a card with ext4 or f2fs, or take a bundle along: c10 export -o FILE",
+            ) from error
+        finally:
+            _remove(first, second)
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
 
 
 @contextmanager

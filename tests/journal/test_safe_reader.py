@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import lmdb
 import pytest
 
 from journal import Journal, JournalDamagedError, JournalMissingError, safe_reader
-from journal.errors import JournalIOError, JournalPermissionError, JournalResourcesError
+from journal.errors import JournalFullError, JournalIOError, JournalPermissionError, JournalResourcesError
 from journal.record import EMPTY, encode, extend, link
 from journal.safe_reader import head_in_child, snapshot
 from journal.safe_reader_child import HEAD, RECORD
@@ -20,6 +21,7 @@ from journal.storage.error_mapping import to_journal_error
 from journal.storage.integrity import check_structure
 from journal.testing import sample_record
 from tests.child_python import run_python
+from tests.small_disk import free_bytes, small_disk
 
 ROOT = Path(__file__).parents[2]
 
@@ -348,3 +350,16 @@ def test_without_a_lock_and_without_a_pause_the_journal_is_too_busy(path, withou
     monkeypatch.setattr(safe_reader, "read_meta_pages", lambda _: next(commits))
     with pytest.raises(JournalIOError, match="written all the time"):
         snapshot(path)
+
+
+@pytest.mark.parametrize("mebibytes", [1, 0], ids=["too small", "not there"])
+def test_without_a_lock_and_without_room_for_a_copy_the_temporary_folder_is_named(
+    path, without_lock, monkeypatch, tmp_path, mebibytes
+):
+    without_lock.append(lambda: commit(path))
+    with small_disk(tmp_path / "small", mebibytes=1) as folder:
+        monkeypatch.setattr(tempfile, "tempdir", str(folder if mebibytes else folder / "none"))
+        (folder / "other").write_bytes(bytes(free_bytes(folder) - 4096))
+        with pytest.raises(JournalFullError if mebibytes else JournalIOError, match=str(folder)) as caught:
+            snapshot(path)
+    assert "TMPDIR" in caught.value.hint

@@ -1,11 +1,16 @@
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
+from journal.errors import JournalFullError, JournalResourcesError
+from journal.storage.error_mapping import to_journal_error
 from store.errors import (
     ArtifactError,
     CacheUnusableError,
+    Category,
     DamagedHistoryError,
     DiskFullError,
     ErrorKind,
@@ -15,7 +20,10 @@ from store.errors import (
     RequestRefusedError,
     TranslateShortages,
     UnknownEventError,
+    category_of,
     from_os_error,
+    import_takes,
+    is_shortage,
     lacks_resources,
 )
 
@@ -110,6 +118,8 @@ def test_errors_without_a_number():
         (RuntimeError("can't start new thread"), True),
         (SystemError("<built-in function compile> returned NULL without setting an exception"), True),
         (ImportError("libx.so: failed to map segment from shared object"), True),
+        (RuntimeError("thread: Resource temporarily unavailable"), True),
+        (RuntimeError("pthread_create failed"), True),
         (OSError(errno.EMFILE, "many"), True),
         (ArtifactError("std::bad_alloc", kind=ErrorKind.ARTIFACT_DAMAGED), True),
         (CacheUnusableError("std::bad_alloc", kind=ErrorKind.RESOURCES), False),
@@ -125,6 +135,16 @@ def test_a_shortage_is_told_from_other_errors(error, short):
     assert lacks_resources(wrapped) is short
 
 
+@pytest.mark.parametrize("code", sorted(errno.errorcode))
+def test_store_and_journal_agree_on_what_is_a_shortage_and_what_a_full_disk(code, tmp_path):
+    error = OSError(code, os.strerror(code))
+    ours, (theirs, _) = from_os_error(error, "x"), to_journal_error(error, tmp_path / "journal.mdb", "x")
+    # A file that may not grow is a journal that is full.
+    shortage = is_shortage(error) and code != errno.EFBIG
+    assert shortage is isinstance(theirs, JournalResourcesError)
+    assert (isinstance(ours, DiskFullError) or code == errno.EFBIG) is isinstance(theirs, JournalFullError)
+
+
 def test_address_space_that_is_not_there_is_a_shortage():
     with (
         pytest.raises(CacheUnusableError, match="a library") as error,
@@ -132,3 +152,42 @@ def test_address_space_that_is_not_there_is_a_shortage():
     ):
         pytest.fail("it was there")
     assert error.value.kind is ErrorKind.RESOURCES
+
+
+@pytest.mark.parametrize("threads", ["", "1", "2", "999", "many", "0"])
+def test_a_library_takes_a_buffer_for_each_thread(monkeypatch, threads):
+    monkeypatch.delitem(sys.modules, "faiss", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*range(8)})
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    expected = {"1": 1, "2": 2}.get(threads, 8)
+    assert import_takes("faiss") == (expected + 1) << 27
+    monkeypatch.setitem(sys.modules, "faiss", object())
+    assert import_takes("faiss") == 0
+
+
+@pytest.mark.parametrize("library", ["numpy", "faiss"])
+def test_a_library_takes_no_more_than_is_asked_for(library):
+    """Only so the check before an import keeps a library from ending the process."""
+    program = (
+        "import os, sys; from store.errors import import_takes; room = import_takes(sys.argv[1])\n"
+        "if sys.argv[1] == 'faiss': import numpy\n"
+        "pages = lambda: int(open('/proc/self/statm').read().split()[0]) * os.sysconf('SC_PAGESIZE')\n"
+        "before = pages(); __import__(sys.argv[1]); print(room - (pages() - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, library], capture_output=True, text=True, check=True
+    )
+    assert 0 <= int(done.stdout) < 256 << 20
+
+
+@pytest.mark.parametrize(
+    ("error", "category"),
+    [
+        (ImportError("libjpeg.so: failed to map segment from shared object"), Category.REFUSED),
+        (ImportError("No module named 'nothing'"), Category.INTERNAL),
+        (SystemError("<built-in> returned NULL without setting an exception"), Category.REFUSED),
+        (SystemError("error return without exception set"), Category.REFUSED),
+    ],
+)
+def test_an_import_for_which_there_is_no_memory_is_refused(error, category):
+    assert category_of(error) is category

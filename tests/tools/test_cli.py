@@ -407,3 +407,41 @@ def test_an_interrupt_by_a_library_that_lacks_threads_is_a_shortage(monkeypatch,
     code = report_error(KeyboardInterrupt(), shape={}, as_json=True)
     kind = json.loads(capsys.readouterr().out)["error"]["kind"]
     assert (code, kind) == ((130, "interrupted") if starts else (2, "resources"))
+
+
+STARVED = """
+import resource, sys
+import tools.cli
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + (int(sys.argv.pop(1)) << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+sys.argv[0] = "c10"
+tools.cli.main()
+"""
+
+
+@pytest.mark.parametrize("mebibytes", [1, 3, 6, 10, 20, 35, 50, 70, 90, 110, 130, 150, 200])
+def test_no_address_space_for_its_libraries_is_a_shortage(mebibytes, tmp_path):
+    """OpenBLAS would end the process, or interrupt it; the loader has a message of its own."""
+    arguments = ["query", "photo.png", "--cache", str(tmp_path / "none"), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", STARVED, str(mebibytes), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    kind = json.loads(done.stdout)["error"]["kind"]
+    assert kind == "resources" or (mebibytes > 100 and kind == "no-cache"), done.stdout
+
+
+def test_commands_without_numpy_are_those_that_do_not_import_it():
+    program = (
+        "import sys; from tools.cli import _COMMANDS, WITHOUT_NUMPY\n"
+        "for name in sorted(WITHOUT_NUMPY): _COMMANDS[name].load(name)\n"
+        "print('numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]

@@ -22,7 +22,7 @@ from store.errors import (
 from store.files.regular_file import NotRegularError
 from store.files.sealed_memory import SealError
 from store.formats.descriptor_block import BlockError
-from tools.exit_codes import CODES, MEANINGS, ExitCode, TerminatedError, code_of
+from tools.exit_codes import CODES, MEANINGS, ExitCode, HungUpError, TerminatedError, code_of
 
 
 def test_the_numbers_are_those_that_were_promised():
@@ -36,6 +36,7 @@ def test_the_numbers_are_those_that_were_promised():
         "INCOMPATIBLE": 6,
         "DAMAGED": 7,
         "DISK_FULL": 8,
+        "HUNG_UP": 129,
         "INTERRUPTED": 130,
         "TERMINATED": 143,
     }
@@ -80,6 +81,7 @@ def shortage(cause):
         (NotRegularError("x"), 2, 2),
         (KeyboardInterrupt(), 130, 130),
         (TerminatedError(), 143, 143),
+        (HungUpError(), 129, 129),
         (ValueError("x"), 1, 3),
         (MemoryError(), 2, 3),
         (RecursionError("deep"), 2, 3),
@@ -87,6 +89,7 @@ def shortage(cause):
         (RuntimeError("x"), 1, 3),
         (type("ForeignError", (Exception,), {"category": ["whatever"]})(), 1, 3),
         (OSError(errno.EMFILE, "many"), 2, 2),
+        (BlockingIOError(errno.EAGAIN, "no process"), 2, 2),
         (CacheUnusableError("many", kind=ErrorKind.RESOURCES), 2, 2),
         (shortage(OSError(errno.EMFILE, "many")), 2, 2),
         (shortage(MemoryError()), 2, 3),
@@ -103,6 +106,7 @@ def test_every_category_has_a_code_of_its_own():
     assert sorted(CODES.values()) == sorted({*ExitCode} - {ExitCode.DONE})
 
 
-def test_sigterm_takes_the_way_of_ctrl_c():
-    assert issubclass(TerminatedError, KeyboardInterrupt)
-    assert not issubclass(TerminatedError, Exception)
+@pytest.mark.parametrize("error", [TerminatedError, HungUpError])
+def test_signals_take_the_way_of_ctrl_c(error):
+    assert issubclass(error, KeyboardInterrupt)
+    assert not issubclass(error, Exception)

@@ -31,7 +31,7 @@ _BY_KIND: Mapping[str, str] = {
     "permission": "this user may not write there",
     "input-output": "the disk did not answer as it should",
     "resources": "the process ran out of memory or open files",
-    "interrupted": "somebody interrupted it (Ctrl-C or SIGTERM); nothing was wrong with its work",
+    "interrupted": "somebody interrupted it (Ctrl-C, SIGTERM, a closed terminal); nothing was wrong with its work",
     "unexpected": "an error that nobody foresaw: a fault of C10, or memory ran out",
     "tiles-too-old": "tiles are older than the request allows, judged by the clock of that machine or by as_of",
     "tile-age-unknown": "tiles have no capture date, and the request wants one",

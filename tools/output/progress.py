@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from pipeline.progress import Progress
 from pipeline.stages.compile_progress import PERCENT
@@ -30,7 +30,7 @@ def shown_progress(stream: TextIO | None = None) -> Iterator[Progress]:
     Stop drawing however the work ends: a bar that is left alone hides the cursor.
     """
     stream = sys.stderr if stream is None else stream
-    progress = Bars() if stream.isatty() else Lines(stream=stream)
+    progress = Bars(stream) if stream.isatty() else Lines(stream=stream)
     try:
         yield progress
     finally:
@@ -40,6 +40,26 @@ def shown_progress(stream: TextIO | None = None) -> Iterator[Progress]:
 def byte_progress(progress: Progress, step: str) -> tuple[Callable[[int], None], Callable[[int], None]]:
     """Return the functions that a copy reports to: the number of bytes, and how many more are done."""
     return (lambda total: progress.start(step, total=total, unit=_BYTES)), progress.advance
+
+
+class _Lasting:
+    """A stream whose reader may go away, as a terminal that is closed: work must not fail because of that."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write and flush a text, if that is possible."""
+        with suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: `write` has flushed."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - rich asks for more
+        return getattr(self._stream, name)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,16 +130,14 @@ class Lines:
         self._step = None
 
     def _write(self, text: str) -> None:
-        # Work must not fail because nobody can read how far it is.
-        with suppress(OSError):
-            self.stream.write(text + "\n")
-            self.stream.flush()
+        _Lasting(self.stream).write(text + "\n")
 
 
 class Bars:
-    """Draw a bar per step with rate and time left, with rich on standard error."""
+    """Draw a bar per step with rate and time left, with rich on a terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = _Lasting(stream)
         self._drawn: RichProgress | None = None
         self._step: _Step | None = None
 
@@ -127,7 +145,7 @@ class Bars:
         """Start a step with `total` units of work, if that is known."""
         self._end()
         self._step = _Step(name=step, total=total, unit=unit, since=time.monotonic())
-        self._drawn = _bar(unit, counted=total is not None)
+        self._drawn = _bar(unit, self._stream, counted=total is not None)
         self._drawn.add_task(step, total=total, phase="")
         self._drawn.start()
 
@@ -144,14 +162,14 @@ class Bars:
         if step is not None:
             elapsed = time.monotonic() - step.since
             parts = "  ".join(each for each in (*_totals(step, elapsed), note) if each)
-            sys.stderr.write(f"{_INDENT}{step.name:<13}{seconds(elapsed):>8}  {parts}".rstrip() + "\n")
+            self._stream.write(f"{_INDENT}{step.name:<13}{seconds(elapsed):>8}  {parts}".rstrip() + "\n")
 
     def say(self, text: str) -> None:
         """Print a message."""
         if self._drawn is not None:
             self._drawn.console.print(plain(text), markup=False, highlight=False)
         else:
-            sys.stderr.write(plain(text) + "\n")
+            self._stream.write(plain(text) + "\n")
 
     def close(self) -> None:
         """Stop drawing; an unfinished step gets no last line."""
@@ -163,7 +181,7 @@ class Bars:
         self._drawn = self._step = None
 
 
-def _bar(unit: str, *, counted: bool) -> "RichProgress":
+def _bar(unit: str, stream: _Lasting, *, counted: bool) -> "RichProgress":
     from rich import progress as drawn  # noqa: PLC0415 - only where something is drawn
     from rich.console import Console  # noqa: PLC0415 - as above
 
@@ -181,7 +199,7 @@ def _bar(unit: str, *, counted: bool) -> "RichProgress":
     can_estimate = counted and unit != PERCENT
     columns += [drawn.TimeRemainingColumn() if can_estimate else drawn.TimeElapsedColumn()]
     # Transient: the last line replaces the bar.
-    return drawn.Progress(*columns, console=Console(stderr=True), transient=True)
+    return drawn.Progress(*columns, console=Console(file=cast("TextIO", stream)), transient=True)
 
 
 def _totals(step: _Step, elapsed: float) -> tuple[str, str]:

@@ -221,6 +221,7 @@ def plan_report(document: Mapping[str, Any]) -> list[str]:
         if document["decision"] == "reused"
         else f"a build would embed {plural(document['to_embed'], 'chunk' if document['chunks'] else 'tile')} and"
         f" write at most {document['bytes'] / 1e6:,.1f} MB"
+        + (f", in about {seconds(document['seconds'])}" if document["seconds"] else "")
     )
     missing = document["wanted"] - document["tiles"]
     tiles = f"{number(document['tiles'])} of {number(document['wanted'])} that the area wants"

@@ -30,6 +30,19 @@ def escape(value: str) -> str:
     )
 
 
+def encodable(value: Any) -> Any:  # noqa: ANN401 - any document
+    """Return a document whose texts are all Unicode: bytes of names that are no UTF-8 become backslash escapes."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case Mapping():
+            return {encodable(name): encodable(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [encodable(member) for member in value]
+        case _:
+            return value
+
+
 def safe_text(value: object, limit: int = MAX_TEXT) -> str:
     """Return a text as one line that prints, cut to a length."""
     whole = value if isinstance(value, str) else str(value)

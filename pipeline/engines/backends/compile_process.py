@@ -74,6 +74,11 @@ def job_components(job: EngineJob, compiler: EngineCompiler, *, options: Documen
     )
 
 
+def eight_bit_options(job: EngineJob) -> Document:
+    """Return the part of a step key's options that says how integers of 8 bits are computed, if there are any."""
+    return {"eight_bit": "floats"} if job.quantized else {}
+
+
 def tensor_options(job: EngineJob) -> Document:
     """Return the part of a step key's options that says which tensors the engine has."""
     return {

@@ -1,6 +1,7 @@
 """What the child process that compiles a network is asked for, as a message."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Self
 
@@ -44,7 +45,7 @@ class CompileRequest:
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
-        """Return the request that `to_message` turned into plain data."""
+        """Return the request that `to_message` turned into plain data, with a path of the engine that libraries take."""
         job = message["job"]
         profile, preprocessing = job["profile"], job["preprocessing"]
         changed = {
@@ -54,5 +55,18 @@ class CompileRequest:
             "plugins": tuple((Path(path), digest) for path, digest in job["plugins"]),
             "preprocessing": preprocessing and Preprocessing.from_document(preprocessing),
         }
-        engine = Path(message["engine"])
+        engine = _utf8_path(Path(message["engine"]))
         return cls(**{**message, "job": EngineJob(**{**job, **changed}), "engine": engine})
+
+
+def _utf8_path(path: Path) -> Path:
+    """Return a path itself, or one in UTF-8 that holds in this process alone: libraries take no other.
+
+    Raises:
+        OSError: Its folder cannot be opened.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return Path(f"/proc/self/fd/{os.open(path.parent, os.O_PATH)}") / path.name
+    return path

@@ -5,6 +5,7 @@ from typing import Final
 import numpy as np
 
 from pipeline.engines.backends.compile_request import CompileRequest
+from pipeline.engines.onnx.eight_bit import rewrite_integer_products
 from pipeline.engines.onnx.file import Proto, declaration_of, fix_sizes, read_onnx
 from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, ErrorKind
@@ -22,13 +23,13 @@ Shapes = tuple[list[int], list[int]]
 
 
 def read_network(job: EngineJob) -> Proto:
-    """Read a job's network; give a descriptor network the job's sizes.
+    """Read a job's network; compute products of 8-bit integers in floats; fix a descriptor network's sizes.
 
     Raises:
         CompileError: BAD_MODEL, it is another network than the job says, or no engine of its role can be
             made.
     """
-    model = read_onnx(job.onnx, expected_sha256=job.onnx_sha256)
+    model = rewrite_integer_products(read_onnx(job.onnx, expected_sha256=job.onnx_sha256), job.model)
     if job.role == "descriptor":
         signature = declaration_of(model).signature(input=job.input, output=job.output, subject=job.model)
         fix_sizes(model, signature, batch=job.batch, sample_shape=job.sample_shape, model_name=job.model)

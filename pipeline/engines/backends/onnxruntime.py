@@ -3,9 +3,10 @@
 The optimisation level is EXTENDED: it always gives the same bytes, and they do not depend on the processor.
 The level above inserts layouts for one processor family and gave different bytes for one network.
 
-Networks that quantise explicitly are computed as they are written, in floats between their roundings. The
-library would replace pairs of quantised operators by operators in 8 bits, whose sums overflow on processors
-without VNNI: descriptors would be wrong there, and others on each kind of processor.
+Networks that quantise are computed as they are written, in floats between their roundings. The library would
+replace quantised operators by operators in 8 bits, and merge roundings that follow each other. Sums of 8-bit
+products overflow on processors without VNNI: descriptors would be wrong there, and others on each kind of
+processor.
 """
 
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Final
 
 from pipeline.engines.backends.compile_process import (
     compile_in_child,
+    eight_bit_options,
     job_components,
     refuse_plugins,
     tensor_options,
@@ -65,9 +67,8 @@ class OnnxRuntimeCompiler:
     def key_components(self, job: EngineJob) -> Document:
         """Return everything the engine depends on. This backend ignores workspace, TF32 and profile."""
         _check(job)
-        quantized: Document = {"disable_quant_qdq": True} if job.quantized else {}
         single: Document = {"batch": "open"} if job.single else {}
-        options = {"level": "extended", **quantized, **single, **tensor_options(job)}
+        options = {"level": "extended", **eight_bit_options(job), **single, **tensor_options(job)}
         return job_components(job, self, options=options)
 
     def compile(

@@ -13,6 +13,7 @@ from pipeline.engines.backends.compile_steps import (
     read_network,
     run_new_engine,
 )
+from pipeline.engines.backends.onnxruntime_messages import refuse_newer
 from pipeline.engines.onnx.file import Proto, drop_open_shapes
 from pipeline.engines.onnx.graph import consumers, node_names
 from pipeline.engines.port import EngineJob
@@ -27,6 +28,8 @@ _STATUS: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _UNKNOWN_OPERATOR: Final = re.compile(r"(\S+):(\w+)\(-?\d+\) is not a registered function/op")
 _NAMELESS: Final = re.compile(r"implementation for (\w+)\(\d+\) node with name ''")
 _MISSING_TENSOR: Final = re.compile(r"Node input '(.+?)' is not a graph input")
+_AS_WRITTEN: Final = ("session.disable_quant_qdq", "session.disable_double_qdq_remover")
+"""Settings with which quantised networks keep their roundings and compute in floats between them."""
 _OWN_DOMAIN: Final = "ai.onnx"
 _MAX_NODES: Final = 8
 _MAX_REASON: Final = 600
@@ -82,7 +85,8 @@ def _optimise(model: Proto, request: CompileRequest) -> Shapes:
     options.inter_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     if job.quantized:
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        for entry in _AS_WRITTEN:
+            options.add_session_config_entry(entry, "1")
     options.optimized_model_filepath = str(request.engine)
     options.log_severity_level = 3
     try:
@@ -91,6 +95,7 @@ def _optimise(model: Proto, request: CompileRequest) -> Shapes:
             _declare_output(model, session, job)
             session = _session(ort, model, options)
     except Exception as error:  # the library raises a private class per status code
+        refuse_newer(str(error), ort.__version__, job.model)
         raise CompileError(
             f"expected a network that onnxruntime {ort.__version__} can compile, found: {_reason(str(error), model)}",
             hint="export the network with operators that it knows, or choose another backend",

@@ -10,6 +10,7 @@ from typing import Final
 
 from pipeline.engines.backends.compile_process import (
     compile_in_child,
+    eight_bit_options,
     job_components,
     refuse_plugins,
     tensor_options,
@@ -73,7 +74,11 @@ class OpenVinoCompiler:
         return job_components(
             job,
             self,
-            options={"settings": numerics(job.precision, quantized=job.quantized), **tensor_options(job)},
+            options={
+                "settings": numerics(job.precision, quantized=job.quantized),
+                **eight_bit_options(job),
+                **tensor_options(job),
+            },
         )
 
     def compile(

@@ -10,6 +10,7 @@ from typing import Final
 from pipeline.engines.backends.compile_request import CompileRequest
 from pipeline.engines.backends.compile_steps import OPEN_SIZE, Shapes, read_network, run_new_engine
 from pipeline.engines.onnx.declaration import bad_model
+from pipeline.engines.onnx.eight_bit import rewrite_roundings
 from pipeline.engines.onnx.file import Proto
 from pipeline.engines.onnx.graph import consumers, node_names
 from pipeline.errors import CompileError, ErrorKind
@@ -26,7 +27,8 @@ _MISSING_TENSOR: Final = re.compile(r"^(.+) node not found in graph cache", re.M
 _VERSION_SUFFIX: Final = re.compile(r"-\d+$")
 _NARROWER: Final = frozenset({"bf16", "f16"})
 _COMPUTES: Final = frozenset({"Convolution", "FullyConnected", "MatMul"})
-_EIGHT_BITS: Final = frozenset({"i8", "u8"})
+_EIGHT_BITS: Final = ("_i8", "_u8")
+"""How the library's name of a kernel ends that computes in 8 bits; weights alone may be in 8 bits."""
 _MAX_LISTED: Final = 8
 
 
@@ -68,6 +70,7 @@ def _convert(openvino: ModuleType, model: Proto, name: str) -> Untyped:
     if model.functions:
         inliner = importlib.import_module("onnx.inliner")
         model = inliner.inline_local_functions(model)
+    rewrite_roundings(model, name)
     try:
         return openvino.Core().read_model(model.SerializeToString(deterministic=True))
     except RuntimeError as error:
@@ -136,7 +139,8 @@ def _require_precision(compiled: Untyped, precision: str, name: str) -> None:
         info = operator.get_rt_info()
         found = str(info["runtimePrecision"].value) if "runtimePrecision" in info else ""
         computes = "layerType" in info and str(info["layerType"].value) in _COMPUTES
-        if found in _NARROWER or (computes and found in _EIGHT_BITS):
+        kernel = str(info["primitiveType"].value).lower() if "primitiveType" in info else f"_{found}"
+        if found in _NARROWER or (computes and kernel.endswith(_EIGHT_BITS)):
             raise CompileError(
                 f"expected OpenVINO to compute in f32, found {found} in {operator.get_friendly_name()!r}",
                 hint="choose another backend, or another version of openvino",

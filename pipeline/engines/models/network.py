@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.builtin_model import place
 from pipeline.engines.models.model import Model
 from pipeline.engines.models.network_cache import NetworkCache, NetworkFile
+from pipeline.engines.onnx.declaration import CHANNELS, Size
 from pipeline.engines.onnx.file import onnx_digest, parse_declaration
 from pipeline.engines.port import DEFAULT_BATCH, EngineCompiler, EngineJob, ShapeRange
 from pipeline.errors import CompileError, RequestError
@@ -202,6 +203,7 @@ def _file_facts(path: Path, spec: ModelSpec, networks: NetworkCache) -> _Network
         subject=spec.name,
     )
     shape = signature.input.shape or ()
+    _require_layout(spec, shape)
     spatial = shape[2:4] if spec.layout == "nchw" else shape[1:3]
     match tuple(spatial):
         case (int(height), int(width)):
@@ -223,6 +225,17 @@ def _file_facts(path: Path, spec: ModelSpec, networks: NetworkCache) -> _Network
         dimensions=signature.fixed_dimensions(),
         quantized=network.declared.quantized,
     )
+
+
+def _require_layout(spec: ModelSpec, shape: tuple[Size, ...]) -> None:
+    """Refuse a layout that has the channels where the network has another size."""
+    axis, other = (1, AxisOrder.NHWC) if spec.layout is AxisOrder.NCHW else (3, AxisOrder.NCHW)
+    if spec.role is ModelRole.DESCRIPTOR and isinstance(size := shape[axis], int) and size != CHANNELS:
+        raise RequestError(
+            f"models.{spec.name}.layout: expected {other.value!r}, since the network takes images of"
+            f" [{', '.join(str(each or '?') for each in shape)}], found {spec.layout.value!r}",
+            hint=f'set layout = "{other.value}"',
+        )
 
 
 def _read_network(path: Path, spec: ModelSpec) -> NetworkFile:

@@ -25,7 +25,7 @@ from pipeline.tiles.digest_cache import RACY_NS, Fingerprint, shows_changes
 from store.base.valueclass import valueclass
 from store.files.regular_file import read_own
 
-_MAGIC: Final = b"C10NET\x00\x02"
+_MAGIC: Final = b"C10NET\x00\x03"
 _DIGEST: Final = 32
 _MAX_BYTES: Final = 1 << 24
 

@@ -9,7 +9,7 @@ from pipeline.engines.port import Role
 from pipeline.errors import CompileError, ErrorKind
 from store.base.valueclass import valueclass
 
-_CHANNELS: Final = 3
+CHANNELS: Final = 3
 _IMAGE_RANK: Final = 4
 EXPORT_HINT: Final = "export the network with one float32 image input [N,3,H,W] and one output [N,D]"
 
@@ -62,7 +62,7 @@ class Declaration:
         inputs: All inputs that are not weights.
         outputs: All outputs.
         external: Base names of the files that hold its external weights, sorted.
-        quantized: Whether it quantises explicitly (QuantizeLinear, DequantizeLinear).
+        quantized: Whether it quantises explicitly, or computes with integers of 8 bits.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -119,7 +119,7 @@ def _check_descriptor(signature: ModelSignature, subject: str) -> None:
             f"expected an image input of float [N,3,H,W] or [N,H,W,3], found {image}", EXPORT_HINT, subject
         )
     channels = (image.shape[1], image.shape[3])
-    if _CHANNELS not in channels and all(isinstance(size, int) for size in channels):
+    if CHANNELS not in channels and all(isinstance(size, int) for size in channels):
         raise bad_model(f"expected an image input with 3 channels, found {image}", EXPORT_HINT, subject)
     # A model may leave its output's rank undeclared; then the compiled engine is checked instead.
     if vector.dtype != "float" or (vector.shape is not None and len(vector.shape) != 2):

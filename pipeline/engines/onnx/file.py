@@ -34,7 +34,14 @@ MAX_MODEL_BYTES: Final = (1 << 31) - 1
 
 _EXTERNAL_DOMAIN: Final = b"c10/onnx-with-external-data/1\0"
 
-_QUANTIZING: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_QUANTIZING: Final = frozenset(
+    {
+        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+        *("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"),
+        *("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits", "QGemm"),
+    }
+)
+"""Operators that quantise, and all that `pipeline.engines.onnx.eight_bit` rewrites."""
 
 _WEIGHTS_NEED_NO_INPUT: Final = 4
 """First version of the format in which weights need not be inputs."""

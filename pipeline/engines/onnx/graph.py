@@ -63,7 +63,7 @@ def weight_values(tensor: Proto) -> NDArray[np.float32]:
 
 def nested_names(graph: Proto) -> Iterator[str]:
     """Yield the names that nested graphs use, which may be tensors of the graph around them."""
-    for nested in _nested_graphs(graph.node):
+    for nested in nested_graphs(graph.node):
         yield from _names_within(nested)
 
 
@@ -94,21 +94,22 @@ def node_names(model: Proto, operator: str, domain: str = "") -> list[str]:
     """Return the names of an operator's nodes; one without a name has that of its first output."""
     return [
         _node_name(node)
-        for node in _all_nodes(model)
+        for node in all_nodes(model)
         if (node.op_type, node.domain or "") == (operator, domain)
     ]
 
 
 def consumers(model: Proto, tensor: str) -> list[str]:
     """Return operator and name of each node that takes a tensor."""
-    return [f"{node.op_type} {_node_name(node)!r}" for node in _all_nodes(model) if tensor in node.input]
+    return [f"{node.op_type} {_node_name(node)!r}" for node in all_nodes(model) if tensor in node.input]
 
 
 def _node_name(node: Proto) -> str:
     return str(node.name or next(iter(node.output), ""))
 
 
-def _all_nodes(model: Proto) -> Iterator[Proto]:
+def all_nodes(model: Proto) -> Iterator[Proto]:
+    """Yield the nodes of a model, with those of nested graphs and local functions."""
     yield from _with_nested(model.graph.node)
     for function in model.functions:
         yield from _with_nested(function.node)
@@ -117,7 +118,7 @@ def _all_nodes(model: Proto) -> Iterator[Proto]:
 def _with_nested(nodes: Iterable[Proto]) -> Iterator[Proto]:
     for node in nodes:
         yield node
-        for nested in _nested_graphs([node]):
+        for nested in nested_graphs([node]):
             yield from _with_nested(nested.node)
 
 
@@ -130,7 +131,8 @@ def _names_within(graph: Proto) -> Iterator[str]:
     yield from nested_names(graph)
 
 
-def _nested_graphs(nodes: Iterable[Proto]) -> Iterator[Proto]:
+def nested_graphs(nodes: Iterable[Proto]) -> Iterator[Proto]:
+    """Yield the graphs directly within some nodes."""
     for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("g"):

@@ -1,8 +1,10 @@
 """What all archive files have in common: the cached list of their tiles, and their errors."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import ClassVar
 
 import numpy as np
@@ -11,9 +13,10 @@ from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint, shows_changes
+from pipeline.tiles.file_kinds import kind_of_file, what_it_is
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.sources.read_tile import source_changed
-from pipeline.tiles.sources.row_order import rows_are_mirrored
+from pipeline.tiles.sources.row_order import bounds_warnings, misplaced_tiles, rows_are_mirrored
 from pipeline.tiles.tile import Locator, ZoomRange
 from pipeline.tiles.tile_columns import TileColumns
 
@@ -58,6 +61,11 @@ class TileArchive(ABC):
             digests=listing.digests,
             sizes=listing.keys[:, 1],
             locator_of=lambda row: self._locator(listing, row),
+            warnings=(
+                (*self._warnings(), *bounds_warnings(self.name, self._announced_box(), listing.places))
+                if len(listing.keys)
+                else misplaced_tiles(ranges, self._holds_any)
+            ),
         )
 
     @abstractmethod
@@ -67,6 +75,10 @@ class TileArchive(ABC):
     @abstractmethod
     def _locator(self, listing: TileListing, row: int) -> Locator:
         """Return the locator of one tile of a list."""
+
+    def _warnings(self) -> tuple[str, ...]:
+        """Return what is slow or odd about the archive, one sentence each."""
+        return ()
 
     @abstractmethod
     def _announced_box(self) -> BoxE7 | None:
@@ -107,6 +119,23 @@ def bad_archive(
     return TileError(message, hint=hint, kind=ErrorKind.BAD_ARCHIVE, subject=str(path))
 
 
+def foreign_file(path: str | Path, expected: str, start: bytes) -> TileError:
+    """Return the error for a file that is no archive of the expected kind, with what to do about what it is."""
+    name = Path(path).name
+    hints = {
+        "gzip": f"unpack it: gunzip -c {quote(name)} > COPY, and name the copy in tiles.source",
+        "zstd": f"unpack it: zstd -d {quote(name)} -o COPY, and name the copy in tiles.source",
+        "a zip file": f"unpack it: unzip {quote(name)}, and name what is inside in tiles.source",
+        "an SQLite database, such as MBTiles": "give its name the ending .mbtiles, also in tiles.source",
+        "a PMTiles archive": "give its name the ending .pmtiles, also in tiles.source",
+        "a TIFF image": f"cut it into tiles: gdal_translate -of MBTILES {quote(name)} X.mbtiles; gdaladdo X.mbtiles",
+        "a web page": "look at it in a browser: a server sent it in place of the archive; then fetch the archive again",
+        "a pointer of Git LFS": "fetch what it points to: git lfs pull",
+    }
+    hint = hints.get(kind_of_file(start), "fetch or export the archive again")
+    return bad_archive(path, expected, what_it_is(start), hint)
+
+
 def unsupported_archive(path: str | Path, expected: str, found: str, hint: str) -> TileError:
     """Return the error for an intact archive of a kind that C10 does not read."""
     message = f"{path}: expected {expected}, found {found}"
@@ -115,9 +144,13 @@ def unsupported_archive(path: str | Path, expected: str, found: str, hint: str) 
 
 def unreadable_archive(path: Path, kind: str, error: OSError) -> RequestError:
     """Return the error for an archive that cannot be opened or read."""
+    folder = os.path.isdir(path)  # noqa: PTH112 - a path that may not be examined is no error here
+    found = "a folder" if folder else error.strerror or error
     return RequestError(
-        f"{path}: expected a readable {kind} archive, found {error.strerror or error}",
-        hint="check the path and its permissions; it starts from the request's folder",
+        f"{path}: expected a readable {kind} archive, found {found}",
+        hint=f"write {path.name}/{{z}}/{{x}}/{{y}}.png if it holds tiles"
+        if folder
+        else "check the path and its permissions; it starts from the request's folder",
         kind=ErrorKind.SOURCE_UNREADABLE,
         subject=str(path),
     )

@@ -12,6 +12,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 
@@ -19,13 +20,21 @@ from pipeline.errors import TileError
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint
+from pipeline.tiles.file_kinds import what_it_is
 from pipeline.tiles.grid import TileRange, range_box_e7
 from pipeline.tiles.image_header import IMAGE_EXTENSIONS, sniff
-from pipeline.tiles.sources.archive import TileArchive, bad_archive, unreadable_archive, unsupported_archive
+from pipeline.tiles.sources.archive import (
+    TileArchive,
+    bad_archive,
+    foreign_file,
+    unreadable_archive,
+    unsupported_archive,
+)
+from pipeline.tiles.sources.mbtiles_view import ViewReader, missing_indexes, select_tiles
 from pipeline.tiles.sources.read_tile import keep_open, source_changed
 from pipeline.tiles.sources.row_order import box_of_degrees
 from pipeline.tiles.tile import Extent, Locator, Place
-from store.base.identity import CELL_SHIFT, descriptor_id, tile_of
+from store.base.identity import descriptor_id, tile_of
 from store.files.regular_file import open_regular, read_at, read_start
 
 MAX_BLOB_BYTES = 32 << 20
@@ -95,7 +104,7 @@ class MBTilesArchive(TileArchive):
             unknown = {identifier: row for row, identifier in enumerate(ids.tolist()) if not known[row]}
             hashed: dict[int, bytes] = {}
             for part in ranges if unknown else ():
-                for z, x, tile_row, content in _select(database, part, _CONTENT):
+                for z, x, tile_row, content in select_tiles(database, part, _CONTENT):
                     place = self._place(z, x, tile_row)
                     row = unknown.get(descriptor_id(*place))
                     if row is not None:
@@ -105,6 +114,14 @@ class MBTilesArchive(TileArchive):
                         digests[row] = np.frombuffer(digest, dtype=np.uint8)
         keys = np.array([(each, *rows[each]) for each in ids.tolist()], np.int64).reshape(-1, 3)
         return TileListing(keys=keys, digests=digests)
+
+    def _warnings(self) -> tuple[str, ...]:
+        with self._open() as database:
+            statements = None if _has_rowids(database) else missing_indexes(database)
+        if statements is None:
+            return ()
+        mend = f'sqlite3 {quote(self.name)} "{"; ".join(statements)}"' if statements else "see its tables"
+        return (f"{self.name} has no index by place, so that its tiles are read slowly; add one: {mend}",)
 
     def _announced_box(self) -> BoxE7 | None:
         with self._open() as database:
@@ -117,7 +134,7 @@ class MBTilesArchive(TileArchive):
 
     def _holds_any(self, ranges: Sequence[TileRange]) -> bool:
         with self._open() as database:
-            return any(_select(database, part, "1").fetchone() for part in ranges)
+            return any(select_tiles(database, part, "1").fetchone() for part in ranges)
 
     def _sizes_and_rowids(
         self, database: sqlite3.Connection, ranges: Sequence[TileRange]
@@ -130,7 +147,7 @@ class MBTilesArchive(TileArchive):
         rowid_column = "rowid" if _has_rowids(database) else str(NO_ROW)
         rows: dict[int, tuple[int, int]] = {}
         for part in ranges:
-            for z, x, tile_row, size, rowid in _select(database, part, f"{_SIZE}, {rowid_column}"):
+            for z, x, tile_row, size, rowid in select_tiles(database, part, f"{_SIZE}, {rowid_column}"):
                 place = self._place(z, x, tile_row)
                 if rows.setdefault(descriptor_id(*place), (size, rowid))[0] != size:
                     raise self._several(place)
@@ -167,38 +184,23 @@ def open_database(path: str | Path) -> sqlite3.Connection:
 
 
 class _OpenArchive:
-    """An archive that a worker keeps open, and the contents of the cell of tiles that it read last.
-
-    A view may have to search all its rows for one tile. So the tiles of a view are read by cells, which is how
-    they are embedded.
-    """
+    """An archive that a worker keeps open. The tiles of a view are read by cells; see `ViewReader`."""
 
     def __init__(self, path: str) -> None:
         self.database = open_database(path)
-        self.has_rowids = _has_rowids(self.database)
-        self._cell: TileRange | None = None
-        self._contents: dict[tuple[int, int], bytes] = {}
+        self.view = None if _has_rowids(self.database) else ViewReader(self.database, _CONTENT)
 
     def close(self) -> None:
         self.database.close()
 
     def tile(self, z: int, x: int, y: int, rowid: int) -> bytes | None:
-        last = (1 << z) - 1
-        if not self.has_rowids:
-            x0, y0 = x >> CELL_SHIFT << CELL_SHIFT, y >> CELL_SHIFT << CELL_SHIFT
-            side = (1 << CELL_SHIFT) - 1
-            cell = TileRange(z=z, x0=x0, x1=x0 + side, y0=y0, y1=y0 + side)
-            if self._cell != cell:
-                self._cell = None
-                rows = _select(self.database, cell, _CONTENT)
-                self._contents = {(column, last - row): content for _, column, row, content in rows}
-                self._cell = cell
-            return self._contents.get((x, y))
+        if self.view is not None:
+            return self.view.tile(z, x, y)
         query = (
             f"SELECT {_CONTENT} FROM tiles"  # noqa: S608 - a constant
             " WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?"
         )
-        key = (z, x, last - y)
+        key = (z, x, (1 << z) - 1 - y)
         found = self.database.execute(f"{query} AND rowid = ?", (*key, rowid)).fetchone()
         found = found or self.database.execute(query, key).fetchone()
         return None if found is None else bytes(found[0])
@@ -240,15 +242,6 @@ def _has_rowids(database: sqlite3.Connection) -> bool:
     return True
 
 
-def _select(database: sqlite3.Connection, part: TileRange, columns: str) -> sqlite3.Cursor:
-    last = (1 << part.z) - 1
-    return database.execute(
-        f"SELECT zoom_level, tile_column, tile_row, {columns} FROM tiles"  # noqa: S608 - constant columns
-        " WHERE zoom_level = ? AND tile_column BETWEEN ? AND ? AND tile_row BETWEEN ? AND ?",
-        (part.z, part.x0, part.x1, last - part.y1, last - part.y0),
-    )
-
-
 def _metadata(database: sqlite3.Connection, name: str) -> str | None:
     """Return what an archive says of itself; None if it does not, or has no table for it."""
     try:
@@ -284,7 +277,7 @@ def _require_raster_tiles(database: sqlite3.Connection, path: Path) -> None:
     # Writers spell the formats of images in many ways, so unless it is a usual one the tiles decide.
     if announced in IMAGE_EXTENSIONS or (not vector and any(sniff(start) for (start,) in _starts(database))):
         return
-    found = "vector tiles (pbf)" if vector else f"tiles that begin with {first[0][:8]!r}"
+    found = "vector tiles (pbf)" if vector else what_it_is(first[0], "tiles that begin")
     raise unsupported_archive(
         path,
         "raster tiles in jpg, png or webp",
@@ -306,11 +299,11 @@ def _require_at_rest(path: Path) -> Fingerprint:
         descriptor = open_regular(path, follow_symlinks=True)
         try:
             status = os.fstat(descriptor)
-            magic = read_at(descriptor, 0, len(_MAGIC))
+            start = read_at(descriptor, 0, 64)
         finally:
             os.close(descriptor)
-        if magic != _MAGIC:
-            raise bad_archive(path, "an SQLite database (MBTiles)", f"a file that begins with {magic[:16]!r}")
+        if not start.startswith(_MAGIC):
+            raise foreign_file(path, "an SQLite database (MBTiles)", start)
         waiting, settle = "", ""
         if _begins_with(f"{path}-journal", _HOT_JOURNAL):
             waiting, settle = f"{path}-journal", "SELECT count(*) FROM sqlite_master"

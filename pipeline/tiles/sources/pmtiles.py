@@ -20,7 +20,13 @@ from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint
 from pipeline.tiles.grid import TileRange
 from pipeline.tiles.image_header import sniff
-from pipeline.tiles.sources.archive import TileArchive, bad_archive, unreadable_archive, unsupported_archive
+from pipeline.tiles.sources.archive import (
+    TileArchive,
+    bad_archive,
+    foreign_file,
+    unreadable_archive,
+    unsupported_archive,
+)
 from pipeline.tiles.sources.pmtiles_directory import END_OF_IDS, Directory, DirectoryError, parse, unpack
 from pipeline.tiles.sources.pmtiles_ids import covering_intervals, first_id, tile_places
 from pipeline.tiles.sources.read_tile import MAX_TILE_BYTES
@@ -97,7 +103,7 @@ class PMTilesArchive(TileArchive):
         start = read_at(file, 0, HEADER_BYTES)
         old = start[:2] == _OLD_MAGIC and start[2:4] in {b"\1\0", b"\2\0"}
         if not (old or start.startswith(_MAGIC)):
-            raise bad_archive(path, "a PMTiles archive", f"a file that begins with {start[:8]!r}")
+            raise foreign_file(path, "a PMTiles archive", start)
         if len(start) < HEADER_BYTES:
             raise bad_archive(path, f"a header of {HEADER_BYTES} bytes", f"{len(start)}")
         version = start[2] if old else start[7]
@@ -130,7 +136,9 @@ class PMTilesArchive(TileArchive):
         expected = "raster tiles in jpg, png or webp, not compressed again"
         if header["tile_compression"] not in {Compression.NONE, Compression.UNKNOWN}:
             found = f"tiles in {header['tile_compression'].name.lower()}"
-            raise unsupported_archive(self._path, expected, found, hint)
+            raise unsupported_archive(
+                self._path, expected, found, "export it without compressing the tiles again"
+            )
         is_raster = header["tile_type"] in _RASTER_TYPES
         if header["tile_type"] is TileType.UNKNOWN:
             is_raster = any(sniff(start) for start in self._first_tiles(file))

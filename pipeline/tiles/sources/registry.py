@@ -4,6 +4,7 @@ The request's `tiles.source`, messages, `c10 doctor` and `pipeline.tiles.sources
 """
 
 import importlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -82,6 +83,7 @@ SOURCES: Final[Mapping[str, SourceKind]] = {
 """Name to kind; if two recognise a source, the first is used."""
 
 
+_PACKED: Final = frozenset({".gz", ".zip", ".zst", ".xz", ".bz2", ".tar", ".tgz", ".7z"})
 _RASTER_FILES: Final = frozenset({".tif", ".tiff", ".vrt", ".jp2", ".gpkg"})
 
 
@@ -114,7 +116,7 @@ def open_source(
         *others, last = (each.written for each in SOURCES.values())
         raise RequestError(
             f"tiles.source: expected {', '.join(others)} or {last}, found {spec!r}",
-            hint=_hint_for(spec),
+            hint=_hint_for(spec, base),
             subject=spec,
         )
     source = _import_named(kind.source)(
@@ -123,7 +125,7 @@ def open_source(
     return cast("TileMetadataStore", source)
 
 
-def _hint_for(spec: str) -> str:
+def _hint_for(spec: str, base: Path) -> str:
     """Return what to do with a source of no kind."""
     if "://" in spec:
         return "download the tiles first: C10 fetches nothing"
@@ -131,7 +133,10 @@ def _hint_for(spec: str) -> str:
         return "write the whole path of the folder or archive: ~ is not expanded"
     if Path(spec).suffix.lower() in _RASTER_FILES:
         return f"cut it into tiles: gdal_translate -of MBTILES {spec} X.mbtiles; gdaladdo X.mbtiles"
-    return "for a folder of tiles write the three braces out"
+    unpack = "unpack it and name what is inside; " if Path(spec).suffix.lower() in _PACKED else ""
+    # A path that may not be examined is no error here.
+    folder = spec.rstrip("/") if os.path.isdir(base / spec) else "DIR"  # noqa: PTH112
+    return f"{unpack}for a folder of tiles write the three braces out: {folder}/{{z}}/{{x}}/{{y}}.png"
 
 
 def _import_named(path: str) -> Callable[..., Any]:

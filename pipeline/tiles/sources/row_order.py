@@ -1,4 +1,4 @@
-"""Find out whether the rows of a source are counted from the other end than its own bounds say. Pure.
+"""Find tiles that stand at wrong places: outside announced bounds, with mirrored rows, with exchanged axes. Pure.
 
 XYZ counts rows from the north, TMS from the south. Far from the equator a mistake leaves the area empty; over
 the equator every picture stands at a wrong place.
@@ -7,8 +7,11 @@ the equator every picture stands at a wrong place.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from pipeline.request.geometry import MERCATOR_LIMIT_E7, BoxE7, degrees_to_e7
-from pipeline.tiles.grid import TileRange, tile_ranges
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.request.geometry import MERCATOR_LIMIT_E7, BoxE7, box_text, degrees_to_e7
+from pipeline.tiles.grid import TileRange, range_box_e7, tile_ranges
 
 
 def box_of_degrees(west: float, south: float, east: float, north: float) -> BoxE7 | None:
@@ -17,6 +20,64 @@ def box_of_degrees(west: float, south: float, east: float, north: float) -> BoxE
         return None
     box = degrees_to_e7(west), degrees_to_e7(south), degrees_to_e7(east), degrees_to_e7(north)
     return box[0], max(box[1], -MERCATOR_LIMIT_E7), box[2], min(box[3], MERCATOR_LIMIT_E7)
+
+
+def bounds_warnings(name: str, announced: BoxE7 | None, places: npt.NDArray[np.int32]) -> tuple[str, ...]:
+    """Return a sentence if a source has tiles beyond the bounds that it announces.
+
+    Args:
+        name: The source's name.
+        announced: The bounds that it announces.
+        places: Zoom, column and row of its tiles, int32 [n, 3]; those of the highest zoom are looked at.
+    """
+    if announced is None or not len(places):
+        return ()
+    z = int(places[:, 0].max())
+    x, y = places[places[:, 0] == z, 1:].T
+    inside = tile_ranges(announced, (z, z))[0]
+    # Bounds are not always of whole tiles.
+    beyond = (x < inside.x0 - 1) | (x > inside.x1 + 1) | (y < inside.y0 - 1) | (y > inside.y1 + 1)
+    if not beyond.any():
+        return ()
+    held = TileRange(z=z, x0=int(x.min()), x1=int(x.max()), y0=int(y.min()), y1=int(y.max()))
+    message = (
+        f"{name} announces the bounds {box_text(announced)}, but {int(beyond.sum())} of its {len(x)} tiles of"
+        f" zoom {z} in the area are outside: they reach over {box_text(range_box_e7(held))}; check that they are"
+        " at their places"
+    )
+    return (message,)
+
+
+def misplaced_tiles(
+    wanted: Sequence[TileRange], holds: Callable[[Sequence[TileRange]], bool]
+) -> tuple[str, ...]:
+    """Return what mends a source that has none of the wanted tiles, but has them at places of another scheme.
+
+    Args:
+        wanted: The wanted tiles.
+        holds: Says whether the source has any tile in some rectangles.
+    """
+    exchanged = [replace(part, x0=part.y0, x1=part.y1, y0=part.x0, y1=part.x1) for part in wanted]
+    from_north = "make it again with rows from the north (XYZ), for example gdal2tiles --xyz"
+    for places, found in (
+        (mirrored(wanted), f"its rows are counted from the south (TMS): {from_north}"),
+        (exchanged, "its columns and rows are exchanged (z/y/x): make it again as z/x/y, the column first"),
+        (
+            mirrored(exchanged, columns=True),
+            f"its columns and rows are exchanged (z/y/x) and its rows are counted from the south (TMS): {from_north}",
+        ),
+    ):
+        if holds(places):
+            return (f"tiles of the area are there, but {found}",)
+    return ()
+
+
+def mirrored(ranges: Sequence[TileRange], *, columns: bool = False) -> list[TileRange]:
+    """Return rectangles that are mirrored at the equator; `columns` if rows stand in the place of columns."""
+    lasts = [(part, (1 << part.z) - 1) for part in ranges]
+    if columns:
+        return [replace(part, x0=last - part.x1, x1=last - part.x0) for part, last in lasts]
+    return [replace(part, y0=last - part.y1, y1=last - part.y0) for part, last in lasts]
 
 
 def rows_are_mirrored(

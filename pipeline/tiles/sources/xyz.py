@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISREG
 
-import mercantile
 import numpy as np
 import numpy.typing as npt
 
@@ -23,22 +22,16 @@ from pipeline.tiles.digest_cache import DigestCache, Fingerprint, shows_changes
 from pipeline.tiles.grid import TileRange, range_box_e7, tile_ranges
 from pipeline.tiles.image_header import IMAGE_EXTENSIONS
 from pipeline.tiles.sources.archive import bad_archive
+from pipeline.tiles.sources.folder_metadata import FolderMetadata, other_names, read_metadata
 from pipeline.tiles.sources.read_tile import read_tile_file, source_changed
-from pipeline.tiles.sources.row_order import box_of_degrees, rows_are_mirrored
+from pipeline.tiles.sources.registry import kind_of
+from pipeline.tiles.sources.row_order import bounds_warnings, mirrored, misplaced_tiles, rows_are_mirrored
 from pipeline.tiles.tile import Extent, Locator, ZoomRange
 from pipeline.tiles.tile_columns import TileColumns
-from store.files.regular_file import read_start
 
 _PATTERN = re.compile(r"(?P<root>.*?)/?\{z\}/\{x\}/\{y\}\.(?P<extension>[A-Za-z]+)")
 _INT64 = (1 << 63) - 1
 _NO_ROW = -1
-_TMS_FILE = "tilemapresource.xml"
-_MAX_TMS_BYTES = 1 << 16
-_TMS_BOUNDS = re.compile(
-    r"""\b(min[xy]|max[xy])=["'](-?[0-9]{1,9}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,2})?)["']"""
-)
-_MOST_METRES = 21e6
-"""The Web Mercator projection is a little smaller."""
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
@@ -116,7 +109,9 @@ class XYZFolder:
         except OSError as error:
             raise RequestError(
                 f"tiles.source: expected a readable folder at {base / written}, found {error.strerror or error}",
-                hint="check the path, which starts from the request's folder, and its permissions",
+                hint=f'it is a file: write tiles.source = "{written}"'
+                if isinstance(error, NotADirectoryError) and kind_of(written) is not None
+                else "check the path, which starts from the request's folder, and its permissions",
                 kind=ErrorKind.SOURCE_UNREADABLE,
                 subject=root,
             ) from error
@@ -138,16 +133,13 @@ class XYZFolder:
         for part in tile_ranges(bbox_e7, zoom):
             self._scan(part, files)
         places = files.places
-        deepest = int(places[:, 0].max(initial=zoom[0]))
-        if len(places) and rows_are_mirrored(
-            self._announced_box(), tile_ranges(bbox_e7, (deepest, deepest)), self._holds_any
-        ):
-            raise bad_archive(
-                self._root,
-                f"tiles inside the bounds of its {_TMS_FILE}",
-                "them where these are mirrored at the equator: its rows are counted from the south (TMS)",
-                "cut the tiles again with rows from the north, for example gdal2tiles --xyz",
-            )
+        said = read_metadata(self._root)
+        if len(places):
+            self._require_row_order(said, tile_ranges(bbox_e7, (int(places[:, 0].max()),) * 2))
+            warnings = bounds_warnings(f"{said.file} of {self.name}", said.box_e7, places)
+        else:
+            warnings = misplaced_tiles(tile_ranges(bbox_e7, zoom), self._holds_any)
+            warnings = warnings or other_names(self._root, self._suffix)
         # A folder lists its files in no order.
         order = np.lexsort(places.T[::-1])
         places, keys = places[order], files.keys[order]
@@ -165,27 +157,31 @@ class XYZFolder:
         def locator_of(row: int) -> Locator:
             return "file", self._path_of(*places[row].tolist())
 
-        return TileColumns.from_columns(places, digests=digests, sizes=keys[:, 2], locator_of=locator_of)
+        return TileColumns.from_columns(
+            places, digests=digests, sizes=keys[:, 2], locator_of=locator_of, warnings=warnings
+        )
 
-    def _announced_box(self) -> BoxE7 | None:
-        """Return the bounds in the file that cutters of TMS folders leave beside the tiles."""
-        try:
-            text = read_start(f"{self._root}/{_TMS_FILE}", _MAX_TMS_BYTES, follow_symlinks=True)
-        except OSError:
-            return None
-        edges = {name: float(number) for name, number in _TMS_BOUNDS.findall(text.decode("utf-8", "replace"))}
-        if edges.keys() != {"minx", "miny", "maxx", "maxy"}:
-            return None
-        largest = max(map(abs, edges.values()))
-        if largest > _MOST_METRES:
-            return None
-        if largest > 360:
-            # Metres of the Web Mercator projection.
-            west_south, east_north = (
-                mercantile.lnglat(edges[f"{end}x"], edges[f"{end}y"], truncate=True) for end in ("min", "max")
+    def _require_row_order(self, said: FolderMetadata, wanted: Sequence[TileRange]) -> None:
+        """Raise `TileError` if rows are counted from the south, as bounds show or else the metadata says."""
+        hint = "cut the tiles again with rows from the north, for example gdal2tiles --xyz"
+        if rows_are_mirrored(said.box_e7, wanted, self._holds_any):
+            raise bad_archive(
+                self._root,
+                f"tiles inside the bounds of its {said.file}",
+                "them where these are mirrored at the equator: its rows are counted from the south (TMS)",
+                hint,
             )
-            return box_of_degrees(*west_south, *east_north)
-        return box_of_degrees(edges["minx"], edges["miny"], edges["maxx"], edges["maxy"])
+        # Programs copy what an archive says of its rows into folders that count them from the other end.
+        shown = said.box_e7 is not None and rows_are_mirrored(
+            said.box_e7, wanted, lambda ranges: self._holds_any(mirrored(ranges))
+        )
+        if said.from_south and not shown:
+            raise bad_archive(
+                self._root,
+                "rows that are counted from the north (XYZ)",
+                f'"scheme": "tms" in its {said.file}',
+                f"{hint}; if they are, correct {said.file}",
+            )
 
     def _holds_any(self, ranges: Sequence[TileRange]) -> bool:
         files = _FileColumns()

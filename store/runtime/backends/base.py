@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.base.valueclass import valueclass
-from store.errors import Category, ErrorKind, StoreError, TranslateShortages
+from store.errors import Category, ErrorKind, StoreError, TranslateShortages, import_takes
 
 Vectors = NDArray[np.float32]
 Untyped = Any
@@ -165,7 +165,7 @@ def import_library(name: str, purpose: str, *, extra: str = "cpu") -> ModuleType
         CacheUnusableError: This process lacks memory to load it.
     """
     try:
-        with TranslateShortages(f"{name}, which {purpose} needs"):
+        with TranslateShortages(f"{name}, which {purpose} needs", takes=import_takes(name)):
             return importlib.import_module(name)
     except ImportError as error:
         raise RuntimeUnavailableError(

@@ -345,3 +345,19 @@ def test_events_name_the_cells_of_the_lattice(site):
         (ZOOM + 1, column >> 4, row >> 4) for column in range(x, x + 9) for row in range(y, y + 9)
     }
     assert descriptor_id(ZOOM + 1, x, y, LEVEL.view) in site.rows()
+
+
+def test_a_plan_tells_levels_chunks_bytes_and_once_a_rate_is_known_seconds(site):
+    plan = site.provisioner().plan(site.request())
+    assert (plan.chunks, plan.to_embed, plan.seconds) == (81, 81, None)
+    assert plan.bytes > 0
+    (level,) = plan.levels
+    assert (level["level"], level["zoom"], level["k"], level["m"]) == (1, ZOOM, 1, 4)
+    assert level["metres_per_pixel"]["available"] == pytest.approx(9_783.9 / EDGE, abs=0.1)
+    built(site.build())
+    idle = site.provisioner().plan(site.request())
+    assert (idle.decision, idle.seconds) == ("reused", 0.0)
+    site.write_tiles({(ZOOM, FIRST + 5, FIRST + 4): picture(7)})
+    changed = site.provisioner().plan(site.request())
+    assert changed.to_embed == 25
+    assert changed.seconds > 0

@@ -1,5 +1,6 @@
 """Whatever fails, the head stays and the journal records the failure."""
 
+import errno
 import os
 from hashlib import sha256
 from pathlib import Path
@@ -147,6 +148,16 @@ FAILURES = {
         mixed(more_work, fault("window 0", MemoryError)),
         {},
         ("cells", "resources", "", "MemoryError"),
+    ),
+    "embedder gets no thread": (
+        mixed(more_work, fault("window 0", lambda: RuntimeError("can't start new thread"))),
+        {},
+        ("cells", "resources", "", "can't start new thread"),
+    ),
+    "embedder gets no process": (
+        mixed(more_work, fault("window 0", lambda: BlockingIOError(errno.EAGAIN, "no process"))),
+        {},
+        ("cells", "resources", "", "no process"),
     ),
     "not a number": (spoil(half_finite), {}, ("cells", "bad-vectors", "6/8/12", "found nan")),
     "not of length 1": (

@@ -1,5 +1,7 @@
 """Requests that are refused before a build begins, and those that are recorded as failed builds."""
 
+from time import monotonic
+
 import pytest
 
 from journal import BuildLockHeldError
@@ -43,11 +45,14 @@ def test_a_cache_remembers_a_request_that_names_nothing_usable(site):
 
 
 def test_a_request_that_cannot_be_recorded_is_refused_for_what_is_wrong_with_it(site):
+    """It does not wait for a lock just to be recorded."""
     site.build()
-    before = site.state()
+    before, began = site.state(), monotonic()
     with site.provisioner().lock, pytest.raises(RequestError, match=r"none\.json"):
-        site.build(calibration="none.json")
+        site.provisioner(lock_timeout_s=60).build_cache_artifacts(site.request(calibration="none.json"))
+    assert monotonic() - began < 30
     assert site.state() == before
+    assert "not recorded in the cache: the build lock" in site.progress.said[-1]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The embedded descriptor: pinned bytes, no influence between rows, no heading, and no file but its own."""
 
 import hashlib
+import io
 import math
 import struct
 import sys
@@ -347,3 +348,27 @@ class TestTexture:
     def test_another_shape_is_refused(self, shape):
         with pytest.raises(ValueError, match="expected pixels"):
             place.texture_energy(np.zeros(shape, dtype=np.uint8))
+
+
+class TestBlankShare:
+    @pytest.mark.parametrize("side", [128, 256, 500, 1024])
+    @pytest.mark.parametrize("colour", [0, 255])
+    @pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
+    def test_a_black_or_white_collar_counts_at_every_size(self, side, colour, form, mosaic):
+        pixels = np.array(Image.fromarray(mosaic[:256, :256]).resize((side, side)))
+        assert place.blank_share(pixels) == 0
+        pixels[:, : side // 2] = colour
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, form, quality=75)
+        assert place.blank_share(np.asarray(Image.open(file).convert("RGB"))) == pytest.approx(
+            0.47, abs=0.035
+        )
+
+    def test_ground_has_none(self, tiles):
+        assert max(map(place.blank_share, tiles)) == 0
+
+    def test_white_paper_between_the_lines_of_a_map_does_not_count(self):
+        paper = np.full((256, 256, 3), 255, np.uint8)
+        paper[::9, :, 1:] = 90
+        assert place.blank_share(paper) == 0
+        assert place.blank_share(np.full((15, 15, 3), 255, np.uint8)) == 0

@@ -257,3 +257,20 @@ def test_headers_of_any_bytes(magic, rest):
     if header is not None:
         assert header.width >= 0
         assert header.height >= 0
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"\x1f\x8b\x08" + bytes(20), "gzip"),
+        (b"<!doctype html>", "a web page"),
+        (b'<?xml version="1.0"?>', "an XML text, such as an error of a server"),
+        (b'{"message": "quota"}', "a JSON text, such as an error of a server"),
+        (b"\0\0\0\x1cftypavif", "an AVIF image"),
+        (b"GIF89a", "a GIF image"),
+        (bytes(99), "zeros"),
+    ],
+)
+def test_other_files_are_named(data, what):
+    with pytest.raises(TileError, match=rf"bytes that begin with b.* \({what}\)"):
+        decode(data)

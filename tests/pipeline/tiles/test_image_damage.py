@@ -211,6 +211,29 @@ def test_a_png_with_too_few_rows_is_refused():
             decode(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + END)
 
 
+def test_a_png_with_colours_beyond_its_palette_is_refused():
+    data = encoded(ground(1).quantize(32), "png")
+    at = data.index(b"PLTE")
+    colours = int.from_bytes(data[at - 4 : at], "big") // 3
+    for kept in (colours, colours - 1):
+        chunk = b"PLTE" + data[at + 4 : at + 4 + 3 * kept]
+        cut = struct.pack(">I", 3 * kept) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        changed = data[: at - 4] + cut + data[at + 8 + 3 * colours :]
+        if kept == colours:
+            assert changed == data
+            continue
+        with pytest.raises(TileError, match="colours beyond the 31 of its palette"):
+            decode(changed)
+
+
+@pytest.mark.parametrize("marker", [0xC9, 0xCA, 0xCB])
+def test_a_jpeg_with_arithmetic_coding_is_refused(marker):
+    data = bytearray(encoded(ground(1), "jpeg"))
+    data[data.index(b"\xff\xc0") + 1] = marker
+    with pytest.raises(TileError, match="expected a JPEG with Huffman coding, found arithmetic coding"):
+        decode(bytes(data))
+
+
 def test_a_png_without_its_palette_is_refused():
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 3, 0, 0, 0))
     with pytest.raises(TileError, match="a palette that is missing"):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -11,6 +12,7 @@ from pipeline.tiles.capture_dates import parse_capture_dates
 from pipeline.tiles.grid import wanted_tiles
 from pipeline.tiles.selection import select_tiles
 from pipeline.tiles.tile import Extent, Place, SourceTile
+from pipeline.tiles.tile_columns import TileColumns
 
 TODAY = date(2026, 11, 23)
 WANTED = 43
@@ -99,6 +101,38 @@ def test_nothing_in_the_area(make):
     message = str(caught.value)
     assert "fake holds zooms 3 to 9 in [1.0000000, 0.0000000, 2.0000000, 0.5000000]" in message
     assert "zooms 13 to 15 in [-118.3198000, 36.5611000, -118.2607000, 36.5930000]" in message
+
+
+@pytest.mark.parametrize(
+    ("extent", "change", "hint"),
+    [
+        (Extent(zoom=(3, 9), box_e7=None), (), "set zoom = [3, 9]"),
+        (Extent(zoom=(3, 14), box_e7=None), (), "change bbox, zoom or tiles.source"),
+        (Extent(zoom=None, box_e7=None), (), "put tiles there"),
+        (
+            Extent(zoom=(3, 14), box_e7=None),
+            (("zoom = [13, 15]", "zoom = [0, 5]"), ("[-118.3198, ", "[-118.0, ")),
+            "exchange west and east in bbox",
+        ),
+    ],
+)
+def test_an_area_without_tiles_has_a_hint_that_mends_it(extent, change, hint, make):
+    source = FakeSource([])
+    source.extent = lambda: extent
+    with pytest.raises(TileError) as caught:
+        select_tiles(make("", *change), source, today=TODAY)
+    assert caught.value.hint.startswith(hint)
+
+
+def test_what_a_source_says_is_a_warning_or_the_hint(make, whole):
+    class Saying(FakeSource):
+        def query_by_bbox(self, bbox_e7, zoom):
+            return replace(TileColumns.of(super().query_by_bbox(bbox_e7, zoom)), warnings=("it is odd",))
+
+    assert select_tiles(make(), Saying(whole.places), today=TODAY).warnings[0] == "it is odd"
+    with pytest.raises(TileError) as caught:
+        select_tiles(make(), Saying([]), today=TODAY)
+    assert caught.value.hint == "it is odd"
 
 
 def test_an_area_of_too_many_tiles(make, whole):

@@ -25,7 +25,7 @@ from tests.played_builds import Scenario
 from tests.store_caches import record_builds
 
 ROOT = Path(__file__).parents[3]
-SHORT = (errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
+SHORT = (errno.EAGAIN, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ from store.transfer.export import export
 from store.transfer.import_bundle import ImportOutcome, import_bundle
 from store.transfer.mirror import mirror
 from store.verify.coverage import named_by
+from tests.child_python import run_python
 from tests.damaging import replace_by
 from tests.played_builds import Scenario, play
 from tests.small_builds import tree
@@ -417,3 +418,19 @@ def test_a_file_system_without_hard_links_is_the_first_reason_and_nothing_is_lef
     assert caught.value.kind == ErrorKind.FILE_SYSTEM
     assert "c10 export" in caught.value.hint
     assert [path.name for path in card.rglob("*")] == ["c10"] * there
+
+
+def test_what_a_killed_mirror_tried_the_file_system_with_is_removed_by_the_next(layout, tmp_path):
+    killed = """
+import os, pathlib, sys
+pathlib.Path.unlink = lambda self, missing_ok=False: self.exists() and os._exit(9)
+from store.disk.layout import Layout
+from store.transfer.mirror import mirror
+mirror(Layout(pathlib.Path(sys.argv[1])), pathlib.Path(sys.argv[2]))
+"""
+    card = tmp_path / "card"
+    card.mkdir()
+    assert run_python(killed, layout.root, card / "c10", check=False).returncode == 9
+    assert list(card.iterdir())
+    mirror(layout, card / "c10")
+    assert [path.name for path in card.iterdir()] == ["c10"]

@@ -223,7 +223,9 @@ def test_manifest_names_follow_the_setting(empty):
     assert bad.exit_code == 2
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_an_interrupted_build_is_recorded_as_failed(empty, number, code):
     command = [
         sys.executable,
@@ -247,7 +249,7 @@ def test_an_interrupted_build_is_recorded_as_failed(empty, number, code):
     assert process.returncode == code
     document = json.loads(out)
     assert list(document) == KEYS
-    assert document["error"]["kind"] in {"terminated", "interrupted"}
+    assert document["error"]["kind"] in {"terminated", "interrupted", "hung-up"}
     (entry,) = empty.json("log")["entries"]
     assert entry["status"] == "failed"
     assert entry["error"]["kind"] == "interrupted"

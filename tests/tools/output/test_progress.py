@@ -1,3 +1,4 @@
+import errno
 import io
 import subprocess
 import sys
@@ -104,7 +105,7 @@ def test_finishing_and_advancing_nothing_is_harmless():
 
 
 def test_bars_leave_one_line_per_step_and_nothing_on_standard_output(capsys):
-    bars = Bars()
+    bars = Bars(sys.stderr)
     for step, total in (("compile place", None), ("embed", 10), ("verify", 1 << 20)):
         bars.start(step, total=total, unit="bytes" if total == 1 << 20 else "tiles")
         bars.say("a word")
@@ -116,6 +117,25 @@ def test_bars_leave_one_line_per_step_and_nothing_on_standard_output(capsys):
     assert told.err.count("fine\n") == 3
     assert told.err.endswith("the end\n")
     assert told.err.count("a word") == 3
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_work_goes_on_when_its_terminal_is_closed(terminal):
+    class Closed(io.StringIO):
+        def isatty(self):
+            return terminal
+
+        def write(self, _):
+            raise OSError(errno.EIO, "Input/output error")
+
+        flush = write
+
+    with shown_progress(Closed()) as progress:
+        progress.start("embed", total=5, unit="tiles")
+        progress.say("a word")
+        progress.advance(5)
+        progress.finish()
+        progress.say("the end")
 
 
 def fail_within(stream):

@@ -150,6 +150,7 @@ def test_a_plan_tells_what_is_missing_and_warns():
         "chunks": 0,
         "levels": [],
         "bytes": 1_234_567,
+        "seconds": None,
         "warnings": ["w"],
     }
     told = render.plan_report(plan)
@@ -168,9 +169,9 @@ def test_chunks_are_told_in_their_own_numbers():
     level |= {"metres_per_pixel": {"asked": 0.476, "available": 0.136}}
     plan = {"decision": "build", "to_embed": 840, "wanted": 3, "tiles": 3, "identity": "aa", "steps": []}
     told = render.plan_report(
-        plan | {"chunks": 840, "levels": [level], "bytes": 0, "warnings": []},
+        plan | {"chunks": 840, "levels": [level], "bytes": 0, "seconds": 75.0, "warnings": []},
     )
-    assert told[0].startswith("a build would embed 840 chunks")
+    assert told[0] == "a build would embed 840 chunks and write at most 0.0 MB, in about 75.0 s"
     assert any(line.split() == ["1", "122", "m", "86%", "20", "840", "0.48", "0.14"] for line in told), told
     built = render.build_report(
         BUILT | {"chunks": 840, "chunks_embedded": 3, "localisable": 0.945, "tiles_embedded": 0}, []

@@ -91,3 +91,13 @@ def test_names_in_a_row():
 )
 def test_numbers(word, is_number):
     assert sanitize.is_number(word) is is_number
+
+
+def test_a_document_whose_texts_can_be_encoded():
+    odd = b"caf\xe9 \xc3\xa9".decode("utf-8", "surrogateescape")
+    found = sanitize.encodable({odd: [odd, (odd, 3)], "path": None, "emoji": "\U0001f600"})
+    assert found == {
+        "caf\\udce9 é": ["caf\\udce9 é", ["caf\\udce9 é", 3]],
+        "path": None,
+        "emoji": "\U0001f600",
+    }

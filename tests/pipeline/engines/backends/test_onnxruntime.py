@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_explicit_quantisation_is_computed_in_floats(tmp_path):
     assert parity(load(engine).run, Reference(job).run, inputs) > 0.999999
     options = compiler.key_components(job)["options"]
     assert difference(compiler.key_components(replace(job, quantized=False))["options"], options) == [
-        "disable_quant_qdq"
+        "eight_bit"
     ]
 
 
@@ -144,6 +145,25 @@ def test_an_unknown_operator_is_named_with_its_node(tmp_path, domain):
         model.opset_import.add(domain=domain, version=1)
     with pytest.raises(CompileError, match=r"NetVLAD.*pool/1|pool/1.*NetVLAD"):
         OnnxRuntimeCompiler().compile(job_of(tmp_path, model), scratch=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "found", "hint"),
+    [
+        ("opset", r"operator set \d+ of ai.onnx at most.*found 99", r"opset \d+ or older"),
+        ("format", r"format \(IR\) version \d+ at most.*found 99", r"ir_version \d+ or older"),
+    ],
+)
+def test_a_network_newer_than_the_library_is_refused_by_its_version(tmp_path, field, found, hint):
+    model = toy_network()
+    if field == "opset":
+        model.opset_import[0].version = 99
+    else:
+        model.ir_version = 99
+    with pytest.raises(CompileError, match=found) as caught:
+        OnnxRuntimeCompiler().compile(job_of(tmp_path, model), scratch=tmp_path)
+    assert caught.value.kind is ErrorKind.BAD_MODEL
+    assert re.search(hint, caught.value.hint)
 
 
 def test_weights_that_are_listed_as_inputs_are_still_known_to_the_compiler(tmp_path):

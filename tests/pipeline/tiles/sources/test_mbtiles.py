@@ -5,7 +5,7 @@ from contextlib import closing
 import pytest
 
 from pipeline.errors import ErrorKind, TileError
-from pipeline.tiles.sources import mbtiles
+from pipeline.tiles.sources import mbtiles, mbtiles_view
 from pipeline.tiles.sources.read_tile import close_archives, read_tile
 from pipeline.tiles.sources.registry import open_source
 from tests.tile_archives import WORLD
@@ -97,15 +97,71 @@ class TestMBTiles:
         after = open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3))
         assert [tile.sha256 for tile in after] == [tile.sha256 for tile in before]
 
-    def test_a_view_is_read_by_cells(self, archives, tmp_path, monkeypatch):
+    @pytest.mark.parametrize(
+        ("indexed", "kept", "scans"), [(True, 64 << 20, 4), (False, 64 << 20, 1), (False, 1, 4)]
+    )
+    def test_a_view_is_read_by_cells(self, indexed, kept, scans, archives, tmp_path, monkeypatch):
         tiles = archives.block(6, 0, 0, columns=20, rows=20)
         spec = archives.write_mbtiles(tmp_path / "v.mbtiles", tiles, view=True)
+        if indexed:
+            self.change(spec, "CREATE INDEX place ON map (zoom_level, tile_column, tile_row)")
         found = open_source(spec, tmp_path).query_by_bbox(WORLD, (6, 6))
-        queries, select = [], mbtiles._select
-        monkeypatch.setattr(mbtiles, "_select", lambda *query: queries.append(query) or select(*query))
+        queries, select = [], mbtiles_view.select_tiles
+        monkeypatch.setattr(
+            mbtiles_view, "select_tiles", lambda *query: queries.append(query) or select(*query)
+        )
+        monkeypatch.setattr(mbtiles_view, "KEPT_BYTES", kept)
         for tile in sorted(found, key=lambda tile: (tile.x >> 4, tile.y >> 4)):
             assert read_tile(tile.locator) == tiles[tile.place]
-        assert len(queries) == 4
+        assert len(queries) == scans
+
+    @pytest.mark.parametrize("kept", [1, 5_000, 64 << 20])
+    def test_tiles_of_a_view_may_be_read_in_any_order(self, kept, archives, tmp_path, monkeypatch):
+        monkeypatch.setattr(mbtiles_view, "KEPT_BYTES", kept)
+        tiles = archives.block(6, 0, 0, columns=20, rows=20) | archives.block(5, 3, 3)
+        spec = archives.write_mbtiles(tmp_path / "v.mbtiles", tiles, view=True)
+        found = open_source(spec, tmp_path).query_by_bbox(WORLD, (5, 6))
+        assert len(found) == len(tiles)
+        for tile in sorted(found, key=lambda tile: tile.sha256):
+            assert read_tile(tile.locator) == tiles[tile.place]
+
+    @pytest.mark.parametrize(
+        "view",
+        [
+            "SELECT zoom_level, tile_column, tile_row, tile_data FROM map JOIN images USING (tile_id)",
+            (
+                "SELECT m.zoom_level AS zoom_level, m.tile_column AS tile_column, m.tile_row AS tile_row,"
+                ' i.tile_data AS tile_data FROM "map" AS m LEFT JOIN images i ON m.tile_id = i.tile_id'
+            ),
+            (
+                "SELECT map.zoom_level, tile_column, tile_row, tile_data FROM images, map"
+                " WHERE map.tile_id = images.tile_id"
+            ),
+            "SELECT zoom_level, tile_column, tile_row, x'00' AS tile_data FROM map",
+        ],
+    )
+    @pytest.mark.parametrize(
+        "known", [(), ("images (tile_id)",), ("map (zoom_level, tile_column, tile_row)",)]
+    )
+    def test_a_view_without_an_index_is_told_how_to_get_one(self, view, known, spec, tmp_path):
+        self.change(
+            spec,
+            "CREATE TABLE map (zoom_level INTEGER, tile_column INTEGER, tile_row INTEGER, tile_id TEXT)",
+            "CREATE TABLE images (tile_id TEXT, tile_data BLOB)",
+            "INSERT INTO map SELECT zoom_level, tile_column, tile_row, hex(tile_data) FROM tiles",
+            "INSERT INTO images SELECT DISTINCT hex(tile_data), tile_data FROM tiles",
+            "DROP TABLE tiles",
+            f"CREATE VIEW tiles AS {view}",
+            *(f"CREATE INDEX known{number} ON {columns}" for number, columns in enumerate(known)),
+        )
+        (warning,) = open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3)).warnings or ("",)
+        if "x'00'" in view and "map (zoom_level, tile_column, tile_row)" in known:
+            assert warning == ""
+            return
+        assert "CREATE INDEX" in warning
+        self.change(spec, *warning.split('"')[1].split("; "))
+        again = open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3))
+        assert (len(again), again.warnings) == (16, ())
 
     @pytest.mark.parametrize(
         ("statement", "said"),

@@ -94,6 +94,12 @@ class TestPMTiles:
         assert (error.kind, said in error.message) == (ErrorKind.UNSUPPORTED_ARCHIVE, True)
         assert "X.mbtiles" in error.hint
 
+    def test_compressed_tiles_are_to_be_exported_without(self, archives, tmp_path, refused):
+        spec = archives.write_pmtiles(
+            tmp_path / "a.pmtiles", archives.block(3, 0, 0), tile_compression=Compression.GZIP
+        )
+        assert refused(spec, tmp_path, query=False).hint == "export it without compressing the tiles again"
+
     @pytest.mark.parametrize(
         ("header", "kind", "said"),
         [

@@ -1,6 +1,7 @@
 """The three kinds of source: what each finds, and what all of them have in common."""
 
 import hashlib
+import json
 import os
 import sqlite3
 from contextlib import closing, contextmanager
@@ -10,7 +11,7 @@ import msgpack
 import pytest
 
 from pipeline.errors import ErrorKind, RequestError, TileError
-from pipeline.tiles.grid import wanted_tiles
+from pipeline.tiles.grid import TileRange, range_box_e7, wanted_tiles
 from pipeline.tiles.sources import read_tile as read_tile_module
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.sources.registry import open_source
@@ -140,6 +141,45 @@ def test_what_is_no_source(spec, hint, tmp_path):
         open_source(spec, tmp_path)
     assert spec in caught.value.message
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "hint"),
+    [
+        ("a.pmtiles", b"<!DOCTYPE html><html>log in", "in a browser"),
+        ("a.mbtiles", b"\n<html>", "in a browser"),
+        ("a.pmtiles", b"SQLite format 3\0", "the ending .mbtiles"),
+        ("a.mbtiles", b"PMTiles\3" + bytes(200), "the ending .pmtiles"),
+        ("a b.mbtiles", b"\x1f\x8b\x08", "gunzip -c 'a b.mbtiles'"),
+        ("a.pmtiles", b"PK\3\4", "unzip a.pmtiles"),
+        ("a.mbtiles", b"II*\0", "gdal_translate -of MBTILES a.mbtiles"),
+        ("a.mbtiles", b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        ("a.mbtiles", b"", "fetch or export the archive again"),
+    ],
+)
+def test_what_a_file_is_that_is_no_archive(name, content, hint, tmp_path, refused):
+    (tmp_path / name).write_bytes(content)
+    error = refused(name, tmp_path)
+    assert error.kind is ErrorKind.BAD_ARCHIVE
+    assert hint in error.hint
+    assert content or "found an empty file" in error.message
+
+
+def test_a_folder_where_a_file_is_expected_and_the_other_way_round(tmp_path):
+    (tmp_path / "sat.mbtiles").mkdir()
+    (tmp_path / "tiles").mkdir()
+    (tmp_path / "b.pmtiles").write_bytes(b"PMTiles")
+
+    def said(spec):
+        with pytest.raises(RequestError) as caught:
+            open_source(spec, tmp_path)
+        return caught.value
+
+    assert "found a folder" in said("sat.mbtiles").message
+    assert "write sat.mbtiles/{z}/{x}/{y}.png" in said("sat.mbtiles").hint
+    assert said("tiles/").hint.endswith("write the three braces out: tiles/{z}/{x}/{y}.png")
+    assert said("b.pmtiles/{z}/{x}/{y}.png").hint == 'it is a file: write tiles.source = "b.pmtiles"'
+    assert said("a.mbtiles.gz").hint.startswith("unpack it")
 
 
 @pytest.mark.parametrize("spec", ["no/{z}/{x}/{y}.png", "no.mbtiles", "no.pmtiles"])
@@ -368,6 +408,88 @@ class TestRowOrder:
         with closing(sqlite3.connect(spec)) as database, database:
             database.execute("DROP TABLE metadata")
         assert open_source(spec, tmp_path).query_by_bbox(self.BOX, (6, 6))
+
+    @pytest.mark.parametrize(
+        ("said", "mirrored", "refused"),
+        [
+            ({"bounds": EDGES}, True, "mirrored at the equator"),
+            ({"bounds": [-11.1, -10, 11.1, 32], "scheme": "xyz"}, True, "mirrored at the equator"),
+            ({"bounds": EDGES, "scheme": "tms"}, False, None),
+            ({"scheme": "tms"}, True, '"scheme": "tms" in its metadata.json'),
+            ({"scheme": "tms", "bounds": "-180,-85,180,85"}, True, '"scheme": "tms" in its metadata.json'),
+            ({"scheme": "tms", "bounds": [1, 2]}, False, '"scheme": "tms" in its metadata.json'),
+            ({"scheme": "xyz"}, True, None),
+            ({"bounds": [None, 1, 2, 3]}, True, None),
+            ([], True, None),
+        ],
+    )
+    def test_the_metadata_of_a_folder(self, said, mirrored, refused, archives, tmp_path):
+        spec = archives.write_xyz(tmp_path / "t", self.tiles(archives, mirrored=mirrored))
+        (tmp_path / "t/metadata.json").write_text(json.dumps(said))
+        source = open_source(spec, tmp_path)
+        if refused is None:
+            assert len(source.query_by_bbox(self.BOX, (6, 6))) > 0
+            return
+        with pytest.raises(TileError, match=refused) as caught:
+            source.query_by_bbox(self.BOX, (6, 6))
+        assert caught.value.kind is ErrorKind.BAD_ARCHIVE
+
+    @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"bounds": 1e999, "scheme": {}}'])
+    def test_metadata_that_says_nothing(self, text, archives, tmp_path):
+        spec = archives.write_xyz(tmp_path / "t", self.tiles(archives, mirrored=False))
+        (tmp_path / "t/metadata.json").write_text(text)
+        found = open_source(spec, tmp_path).query_by_bbox(self.BOX, (6, 6))
+        assert (len(found) > 0, found.warnings) == (True, ())
+
+    @pytest.mark.parametrize("kind", ["xyz", "mbtiles", "pmtiles"])
+    def test_tiles_outside_the_bounds_are_a_warning_of_both_boxes(self, kind, archives, tmp_path):
+        tiles = self.tiles(archives, mirrored=False)
+        spec = self.write(kind, archives, tmp_path, tiles, "-11.1,10,-2,32")
+        cache = tmp_path / "cache"
+        for _ in range(2):
+            found = open_source(
+                spec, tmp_path, digest_cache_folder=cache, now_ns=lambda: 4 * 10**18
+            ).query_by_bbox(self.BOX, (6, 6))
+            assert len(found) == len(tiles)
+            (warning,) = found.warnings
+            assert "[-11.1000000, 10.0000000, -2.0000000, 32.0000000]" in warning
+            assert "[-11.2500000, -11.1784019, 11.2500000, 36.5978891]" in warning
+        (tmp_path / "sound").mkdir()
+        spec = self.write(kind, archives, tmp_path / "sound", tiles, self.EDGES)
+        assert open_source(spec, tmp_path).query_by_bbox(self.BOX, (6, 6)).warnings == ()
+
+
+@pytest.mark.parametrize("kind", ["xyz", "mbtiles", "pmtiles"])
+@pytest.mark.parametrize(
+    ("place", "hint"),
+    [
+        (lambda x, y: (x, 255 - y), "its rows are counted from the south"),
+        (lambda x, y: (y, x), "its columns and rows are exchanged"),
+        (lambda x, y: (255 - y, x), "exchanged (z/y/x) and its rows are counted from the south"),
+    ],
+)
+def test_a_source_of_another_scheme_has_none_of_the_tiles_and_a_hint(
+    kind, place, hint, write, archives, tmp_path
+):
+    tiles = {(8, *place(x, y)): archives.image(x + y) for _, x, y in archives.block(8, 200, 90)}
+    ranges = TileRange(z=8, x0=200, x1=203, y0=90, y1=93)
+    found = open_source(write(kind, tiles), tmp_path).query_by_bbox(range_box_e7(ranges), (8, 8))
+    assert len(found) == 0
+    assert hint in found.warnings[0]
+
+
+def test_how_the_tiles_of_a_folder_are_named_instead(archives, tmp_path):
+    archives.write_xyz(tmp_path / "maps/sat", archives.block(3, 0, 0))
+
+    def said(spec):
+        return open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3)).warnings
+
+    assert f"there are tiles in {tmp_path}/maps/sat" in said("{z}/{x}/{y}.png")[0]
+    assert f"there are tiles in {tmp_path}/maps/sat" in said("maps/{z}/{x}/{y}.jpg")[0]
+    assert "its tiles end in .png, not in .jpg" in said("maps/sat/{z}/{x}/{y}.jpg")[0]
+    assert said("maps/sat/{z}/{x}/{y}.png") == ()
+    (tmp_path / "empty").mkdir()
+    assert said("empty/{z}/{x}/{y}.png") == ()
 
 
 def test_locators_of_no_known_kind():

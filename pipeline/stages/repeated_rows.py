@@ -1,0 +1,126 @@
+"""Find rows that nobody can tell apart: nearly the same picture at different places. Pure.
+
+A provider's "no imagery" picture comes as files of different quality, so that its descriptors are near each
+other, but not equal. Comparing all rows with all others would take too long. Instead each row gets a signature
+of 128 bits, the signs of fixed projections. Near rows differ in few bits, so that in several orders by
+different bits they become neighbours in at least one; only neighbours are compared (M. Charikar, Similarity
+Estimation Techniques from Rounding Algorithms, STOC 2002).
+
+How near is near depends on the network: some give similar descriptors to all pictures. So distances are
+measured against the greatest one of the build.
+
+All sums are of whole numbers that the floating-point type holds exactly, so that every machine finds the same.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.intp]
+
+_ONE: Final = 1 << 15
+"""The number 1 after rounding to whole numbers. A sum of 65,536 of a unit vector stays below 2**24."""
+_SIGNATURE_BITS: Final = 128
+_ORDERS: Final = 8
+_NEIGHBOURS: Final = 2
+_MOST_BITS: Final = 16
+"""Differing bits of rows that are compared; of near rows 4 differ, give or take 2, of others dozens."""
+_NEAR: Final = 0.005
+"""Near are rows at most this part of the greatest squared distance apart: a cosine of 0.995. Measured with
+`builtin:place`: one placeholder at many qualities 0.995 and more, neighbouring ground at most 0.61."""
+_GREATEST: Final = 2.0
+"""Of the greatest squared distance at most this counts: that of vectors at right angles."""
+_BITS_IN_BYTE: Final = np.array([value.bit_count() for value in range(256)], np.uint8)
+
+
+def repeated_rows(parts: Iterable[Floats], places: NDArray[np.int64], *, apart: int = 0) -> NDArray[np.bool_]:
+    """Say of each row whether another one, far enough away, is nearly equal.
+
+    Args:
+        parts: Unit vectors, float32 [k, d] each; iterated a second time if rows may be near.
+        places: A place for each row, whole numbers of any unit, int64 [n, 2].
+        apart: Only rows are compared whose places differ by more than this along an axis.
+
+    Returns:
+        bool [n].
+    """
+    signatures, greatest = _sign_rows(parts)
+    found = np.zeros(len(places), np.bool_)
+    if len(found) < 2:
+        return found
+    partners, bits = _likely_partners(signatures, places, apart)
+    rows = np.flatnonzero(bits <= _MOST_BITS)
+    rows = rows[_squared_distances(parts, rows, partners[rows]) <= _NEAR * min(greatest, _GREATEST)]
+    found[rows] = found[partners[rows]] = True
+    return found
+
+
+def _whole(vectors: Floats) -> Floats:
+    whole: Floats = np.rint(vectors * np.float32(_ONE))
+    return whole
+
+
+def _sign_rows(parts: Iterable[Floats]) -> tuple[NDArray[np.uint8], float]:
+    """Return the signatures, uint8 [n, 16], and the greatest squared distance from the first row."""
+    signatures = [np.zeros((0, _SIGNATURE_BITS // 8), np.uint8)]
+    greatest, first, signs = 0.0, np.zeros(0), np.zeros((0, 0), np.float32)
+    for part in parts:
+        if not len(part):
+            continue
+        whole = _whole(part)
+        if not len(first):
+            first = whole[0].astype(np.float64)
+            # Numpy keeps these numbers the same in all its versions.
+            words = np.random.PCG64(0).random_raw(part.shape[1] * _SIGNATURE_BITS // 64)
+            bits = np.unpackbits(words.astype("<u8").view(np.uint8)).reshape(part.shape[1], _SIGNATURE_BITS)
+            signs = bits * np.float32(2) - np.float32(1)
+        signatures.append(np.packbits(whole @ signs > 0, axis=1))
+        differences = whole - first
+        greatest = max(greatest, float(np.einsum("nd,nd->n", differences, differences).max()))
+    return np.concatenate(signatures), greatest / _ONE**2
+
+
+def _likely_partners(
+    signatures: NDArray[np.uint8], places: NDArray[np.int64], apart: int
+) -> tuple[Rows, NDArray[np.uint8]]:
+    """Return for each row the one that is likely its nearest, and in how many bits they differ (255: none)."""
+    bits = np.full(len(signatures), 255, np.uint8)
+    partners = np.zeros(len(signatures), np.intp)
+    step = signatures.shape[1] // _ORDERS
+    for turn in range(_ORDERS):
+        turned = np.roll(signatures, turn * step, axis=1)
+        order = np.argsort(np.ascontiguousarray(turned[:, :8]).view(">u8")[:, 0], kind="stable")
+        for ahead in range(1, _NEIGHBOURS + 1):
+            one, other = order[:-ahead], order[ahead:]
+            far = (np.abs(places[one] - places[other]) > apart).any(axis=1)
+            one, other = one[far], other[far]
+            differing = _BITS_IN_BYTE[signatures[one] ^ signatures[other]].sum(axis=1, dtype=np.uint8)
+            for these, those in ((one, other), (other, one)):
+                better = differing < bits[these]
+                bits[these[better]], partners[these[better]] = differing[better], those[better]
+    return partners, bits
+
+
+def _squared_distances(parts: Iterable[Floats], rows: Rows, partners: Rows) -> NDArray[np.float64]:
+    """Return the squared distance of each row from its partner; only these rows are kept in memory."""
+    needed = np.union1d(rows, partners)
+    if not len(needed):
+        return np.zeros(0)
+    kept, start = list[NDArray[np.int16]](), 0
+    for part in parts:
+        first, end = np.searchsorted(needed, (start, start + len(part)))
+        kept.append(
+            _whole(part[needed[first:end] - start]).astype(np.int32).clip(-_ONE, _ONE - 1).astype(np.int16)
+        )
+        start += len(part)
+    whole = np.concatenate([each for each in kept if len(each)])
+    found = np.empty(len(rows))
+    for at in range(0, len(rows), 4096):
+        chunk = slice(at, at + 4096)
+        one, other = (whole[np.searchsorted(needed, each[chunk])] for each in (rows, partners))
+        differences = one.astype(np.float64) - other
+        found[chunk] = np.einsum("nd,nd->n", differences, differences)
+    return found / _ONE**2
