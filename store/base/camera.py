@@ -31,6 +31,8 @@ LAST_RATIO: Final = 1.12
 
 _AT_ONCE: Final = 16_384
 """Pixels that are interpolated together: intermediate values stay in the processor's cache."""
+_SUMS_AT_ONCE: Final = 1 << 17
+"""Sums of rows that are held at once: the system takes its time to give larger arrays."""
 _RED_BLUE, _GREEN = np.uint32(0xFF00FF), np.uint32(0xFF00)
 _COEFFICIENTS: Final[Mapping[str, tuple[int, ...]]] = {"opencv": (4, 5, 8), "fisheye": (4,)}
 
@@ -280,10 +282,19 @@ def _mirror(axis: Floats, count: int) -> Floats:
 
 def _shrink(frame: Pixels, by: int) -> Packed:
     """Return the averages of squares of pixels; a rest at the end is left out."""
-    from PIL import Image  # noqa: PLC0415 - the ground seen needs no images
-
     rows, columns = (side // by for side in frame.shape[:2])
     frame = frame[: rows * by, : columns * by]
+    packed = np.empty((rows, columns), np.uint32)
+    lines = max(1, _SUMS_AT_ONCE // (3 * columns * by))
+    for first in range(0, rows, lines):
+        packed[first : first + lines] = _average(frame[first * by : (first + lines) * by], by)
+    return packed
+
+
+def _average(frame: Pixels, by: int) -> Packed:
+    """Return the averages of squares of pixels, of which the frame is a whole number."""
+    from PIL import Image  # noqa: PLC0415 - the ground seen needs no images
+
     if by > 1:
         # Rows are added here: less work is left to Pillow, which would take twice as long for all of it.
         total = frame[::by] + np.uint16(by // 2)
@@ -292,8 +303,10 @@ def _shrink(frame: Pixels, by: int) -> Packed:
         total //= np.uint16(by)
         frame = total.astype(np.uint8)
     picture = Image.fromarray(np.ascontiguousarray(frame)).reduce((by, 1))
-    packed = np.frombuffer(picture.tobytes("raw", "RGBX"), "<u4")
-    return packed.reshape(picture.height, picture.width).astype(np.uint32, copy=False)
+    packed: Packed = np.frombuffer(picture.tobytes("raw", "RGBX"), "<u4").reshape(
+        picture.height, picture.width
+    )
+    return packed
 
 
 def _interpolate(packed: Packed, x16: Sixteenths, y16: Sixteenths) -> Packed:
