@@ -68,6 +68,22 @@ class TileTable:
             return None
         return bytes(self.digests[row]).hex()
 
+    def days_of(self, identifiers: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+        """Return when tiles were captured.
+
+        Args:
+            identifiers: Descriptor ids, uint64 [m], of tiles in the table or not.
+
+        Returns:
+            Which of them have a known day, bool [m], and these days since 1970-01-01, int32.
+        """
+        if not len(self):
+            return np.zeros(len(identifiers), np.bool_), np.zeros(0, np.int32)
+        rows = np.minimum(np.searchsorted(self.ids, identifiers), len(self) - 1)
+        days = self.captured[rows]
+        known = (self.ids[rows] == identifiers) & (days != _UNKNOWN_DATE)
+        return known, days[known]
+
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class BlockRow:

@@ -126,6 +126,24 @@ class ArtifactFiles:
         finally:
             os.close(fd)
 
+    def read_block(self, ref: ArtifactRef) -> memoryview:
+        """Return the bytes of a block, hashed; nothing of it is kept.
+
+        Raises:
+            SealError: It is missing or damaged.
+            CacheUnusableError: This process lacks memory or open files.
+        """
+        self.require_open()
+        fd = self._open(ref)
+        try:
+            sealed = seal_file(fd, ref)
+        finally:
+            os.close(fd)
+        try:
+            return sealed.view()
+        finally:
+            sealed.close()
+
     def _open_all(self, manifest: Manifest) -> None:
         problems, all_denied = list[str](), True
         for role, ref in manifest.artifacts():
