@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.embed.batcher import BadTile, EngineSpec, OnDispatch, OnRetry, OnTiles, WindowResult
+from pipeline.embed.batcher import OnDispatch, OnRetry, OnUnits
 from pipeline.embed.cells import Window
+from pipeline.embed.worker_messages import BadImage, EngineSpec, WindowResult
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, OnProgress
 from pipeline.index.faiss_builder import BuiltIndex, FaissIndexBuilder, OnRows
@@ -135,7 +136,7 @@ class FakeCompiler(OnnxRuntimeCompiler):
 
 @dataclass(slots=True, kw_only=True)
 class FakeBatcher:
-    """Makes unit vectors of tile digests, without looking at the tiles.
+    """Makes unit vectors of the digests of units, without looking at the tiles.
 
     Attributes:
         calls: Where calls are recorded.
@@ -158,7 +159,7 @@ class FakeBatcher:
         engine: EngineSpec,
         preprocessing: Preprocessing,  # noqa: ARG002 - the port's signature
         on_dispatch: OnDispatch | None = None,
-        on_progress: OnTiles | None = None,
+        on_progress: OnUnits | None = None,
         on_retry: OnRetry | None = None,  # noqa: ARG002 - the port's signature
     ) -> Generator[WindowResult, None, None]:
         """Embed windows; see `DescriptorBatcher.embed`."""
@@ -168,26 +169,34 @@ class FakeBatcher:
                 on_dispatch(window)
             self.calls.record(f"window {window.number}")
             result = self._result(window, engine.dimensions)
-            self.embedded.extend(tile.sha256 for tile in result.tiles)
+            self.embedded.extend(result.units.hex_digests)
             if on_progress is not None:
-                on_progress(len(result.tiles))
+                on_progress(len(result.units))
             yield result
 
     def _result(self, window: Window, dimensions: int) -> WindowResult:
-        good = tuple(tile for tile in window.tiles if tile.sha256 not in self.bad)
-        vectors = np.array([fake_vector(tile.sha256, dimensions) for tile in good], np.float32)
+        digests = window.units.hex_digests
+        units = window.units.take(np.array([digest not in self.bad for digest in digests], np.bool_))
+        good = units.hex_digests
+        vectors = np.array([fake_vector(digest, dimensions) for digest in good], np.float32)
         vectors = vectors.reshape(len(good), dimensions)
         return WindowResult(
             window=window,
-            tiles=good,
+            units=units,
             vectors=vectors if self.spoil is None else self.spoil(vectors),
             texture=np.array(
-                [0.0 if tile.sha256 in self.featureless else TEXTURED for tile in good], np.float32
+                [0.0 if digest in self.featureless else TEXTURED for digest in good], np.float32
             ),
+            without=tuple(digest for digest in digests if digest in self.bad),
             bad=tuple(
-                BadTile(tile=tile, kind=self.bad[tile.sha256][0], message=self.bad[tile.sha256][1])
-                for tile in window.tiles
-                if tile.sha256 in self.bad
+                BadImage(
+                    identifier=identifier,
+                    sha256=digest,
+                    kind=self.bad[digest][0],
+                    message=self.bad[digest][1],
+                )
+                for identifier, digest in zip(window.units.ids.tolist(), digests, strict=True)
+                if digest in self.bad
             ),
         )
 

@@ -68,6 +68,7 @@ class ErrorKind(StrEnum):
     BUNDLE = "bundle"
     PACKAGE = "package"
     CLOSED = "closed"
+    NOT_CARRIED = "not-carried"
     EXECUTION = "execution"
     RUNTIME_UNAVAILABLE = "runtime-unavailable"
     ENGINE_LOAD = "engine-load"
@@ -75,6 +76,7 @@ class ErrorKind(StrEnum):
     INDEX_LOAD = "index-load"
     INDEX_SEARCH = "index-search"
     OWN_HISTORY = "own-history"
+    ARGUMENT = "argument"
 
 
 class StoreError(Exception):
@@ -93,6 +95,13 @@ class RequestRefusedError(StoreError):
     """The cache cannot do what the caller asked for; nothing was changed. Ask for something else."""
 
     category = Category.REFUSED
+
+
+class ArgumentError(RequestRefusedError, ValueError):
+    """What a program passed to the reader is no usable value."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, kind=ErrorKind.ARGUMENT, hint=hint)
 
 
 class CacheUnusableError(StoreError):

@@ -7,9 +7,12 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from pipeline.embed.batcher import EngineSpec
 from pipeline.embed.cells import group_cells, plan_windows, shared_digests
+from pipeline.embed.worker_messages import EngineSpec
+from pipeline.tiles.chunks import ShownTiles
+from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.tile import SourceTile
+from pipeline.tiles.tile_columns import TileColumns
 from store.base.preprocessing import Preprocessing
 from tests.toy_networks import DIMENSIONS, toy_network
 
@@ -62,9 +65,17 @@ def write_pictures(folder, count):
     return tiles
 
 
+def cells_of_tiles(tiles):
+    return group_cells(RetrievalUnits.of_tiles(tiles))
+
+
+def shown_tiles(tiles):
+    return ShownTiles(TileColumns.joined([tiles]), {})
+
+
 def windows_of(tiles, size=5):
-    cells = group_cells(tiles)
-    return plan_windows(cells, shared=shared_digests(cells), size=size)
+    cells = cells_of_tiles(tiles)
+    return plan_windows(cells, shown=shown_tiles(tiles), shared=shared_digests(cells), size=size)
 
 
 def embed(batcher, tiles, engine, size=5, **callbacks):
@@ -74,11 +85,13 @@ def embed(batcher, tiles, engine, size=5, **callbacks):
 
 
 def rows_by_digest(results):
-    """Digest of each embedded tile to the bytes of its descriptor and texture; each was embedded once."""
+    """Digest of each embedded unit to the bytes of its descriptor and texture; each was embedded once."""
     rows = [
-        (tile.sha256, (vector.tobytes(), texture.tobytes()))
+        (digest, (vector.tobytes(), texture.tobytes()))
         for result in results
-        for tile, vector, texture in zip(result.tiles, result.vectors, result.texture, strict=True)
+        for digest, vector, texture in zip(
+            result.units.hex_digests, result.vectors, result.texture, strict=True
+        )
     ]
     assert len(dict(rows)) == len(rows), "a window came back twice"
     return dict(rows)

@@ -128,6 +128,7 @@ class ReferenceExecutor:
             [axis.dim_value for axis in tensor.type.tensor_type.shape.dim]
             for tensor in (*graph.input, *graph.output)
         ]
+        self.takes_any_batch = False
         self.sample_shape, self.dimensions = tuple(shapes[0][1:]), shapes[1][1]
 
     def execute(self, batch):

@@ -61,14 +61,16 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             {
                 "outcome": "failed",
                 **_keys("build generation identity manifest_sha256 body_sha256"),
-                **_keys("tiles wanted engines_compiled tiles_embedded steps_reused files_checked", 0),
-                **_keys("writes seconds", 0),
-                **_keys("error warnings missing featureless skipped"),
+                **_keys(
+                    "tiles wanted engines_compiled tiles_embedded chunks chunks_embedded chunks_copied", 0
+                ),
+                **_keys("steps_reused files_checked writes seconds", 0),
+                **_keys("error warnings missing holes localisable featureless skipped"),
             },
         ),
         "plan": _Entry(
             "Say what a build would do, and why, without doing it.",
-            _keys("identity decision steps tiles wanted to_embed warnings"),
+            _keys("identity decision steps tiles wanted to_embed chunks levels seconds bytes warnings"),
         ),
         "rollback": _Entry(
             "Go back to an earlier build, as a new generation.",
@@ -91,7 +93,8 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             "Show the current generation of the cache.",
             _keys(
                 "generation build identity manifest_sha256 body_sha256 chain seq open_build flight_id sector "
-                "tiles zoom wanted featureless skipped index committed rolled_back signed_by lately"
+                "tiles zoom levels wanted localisable featureless skipped index carried_bytes committed "
+                "rolled_back signed_by lately"
             ),
         ),
         "log": _Entry("List every build and rollback, newest first.", _keys("entries")),

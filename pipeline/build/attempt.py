@@ -188,14 +188,14 @@ class BuildAttempt:
             wanted=inputs.selection.wanted,
             area=area,
             engines_compiled=len(run.counts.networks),
-            tiles_embedded=run.counts.embedded,
+            **_embedded_counts(run),
             steps_reused=run.counts.reused,
             files_checked=run.counts.checked,
             writes=store.writes,
             error=failure,
             warnings=(
                 *run.warnings,
-                *area_warnings(area),
+                *area_warnings(area, chunks=bool(inputs.levels)),
                 *warn_if_unsigned(before, generation, self.keys),
             ),
         )
@@ -214,6 +214,14 @@ class BuildAttempt:
                 **request_record(inputs.request, self.precision),
             },
         )
+
+
+def _embedded_counts(run: BuildContext) -> dict[str, int]:
+    """Return what the report says of descriptors."""
+    chunks, embedded = run.inputs.selection.chunk_count, run.counts.embedded
+    if not chunks:
+        return {"tiles_embedded": embedded}
+    return {"chunks": chunks, "chunks_embedded": embedded, "chunks_copied": run.counts.copied}
 
 
 def _failed_report(inputs: Inputs, failure: Failure) -> BuildReport:

@@ -3,6 +3,7 @@
 from pipeline.build.report import PlanReport
 from pipeline.build.up_to_date import find_up_to_date
 from pipeline.embed.reusable_rows import ReusableRows
+from pipeline.planning.disk_space import estimate_build
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import make_plan, reusable_artifacts
 from pipeline.stages.checks import require_coverage
@@ -12,6 +13,7 @@ from store.cache.projections import find_unvouched_results
 from store.cache.view import open_view, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
+from store.domain.events import CellEmbedded, StepStarted
 from store.domain.state import State
 from store.policy.vouching import withdraw
 from store.trust.signatures import TrustedKey
@@ -51,14 +53,19 @@ def preview_build(
             refuse_foreign_files(find_foreign_files(artifacts))
         present = survey_selection(inputs.selection, None, artifacts)
         require_coverage(present.localisable, inputs.request.coverage.min_fraction)
-    stale = {tile.sha256 for cell in plan.stale for tile in cell.cell.tiles}
+    stale = {digest for cell in plan.stale for digest in cell.cell.units.hex_digests}
+    to_embed = len(stale - _known_digests(artifacts, state, inputs))
     return PlanReport(
         identity=inputs.identity,
         decision="reused" if reused else "build",
         steps=plan.summary(),
         tiles=len(inputs.selection.tiles),
         wanted=inputs.selection.wanted,
-        to_embed=len(stale - _known_digests(artifacts, state, inputs)),
+        to_embed=to_embed,
+        seconds=_embedding_seconds(layout, inputs.space, to_embed) if layout.exists() else None,
+        chunks=inputs.selection.chunk_count,
+        levels=inputs.level_documents(),
+        bytes=estimate_build(layout, state, inputs, plan).total,
         warnings=(*inputs.warnings, *(() if reused else _refusal_warning(state, inputs))),
     )
 
@@ -78,6 +85,26 @@ def _usable_state(layout: Layout, keys: tuple[TrustedKey, ...], own_records: Own
     return history.state
 
 
+def _embedding_seconds(layout: Layout, space: str, number: int) -> float | None:
+    """Return how long embedding takes at the rate of the last build of a vector space; None if none is known."""
+    if not number:
+        return 0.0
+    began: dict[int | None, int] = {}
+    totals: dict[int | None, int] = {}
+    rate = None
+    for entry in read_history(layout).facts:
+        match entry.event:
+            case StepStarted(kind="cells", key=key) if key == space:
+                began.setdefault(entry.build, entry.mono_ns)
+            case CellEmbedded() as made if made.space == space and entry.build in began:
+                embedded = totals[entry.build] = totals.get(entry.build, 0) + made.embedded
+                took = entry.mono_ns - began[entry.build]
+                rate = took / embedded if embedded and took > 0 else rate
+            case _:
+                continue
+    return None if rate is None else round(rate * number / 1e9, 1)
+
+
 def _refusal_warning(state: State, inputs: Inputs) -> tuple[str, ...]:
     origin = state.undone.get(inputs.identity)
     if origin is None:
@@ -87,4 +114,4 @@ def _refusal_warning(state: State, inputs: Inputs) -> tuple[str, ...]:
 
 def _known_digests(artifacts: Artifacts, state: State, inputs: Inputs) -> set[str]:
     known = ReusableRows(artifacts, state.step_cache.blocks_in(inputs.space))
-    return {tile.sha256 for tile in inputs.selection.tiles if tile.sha256 in known}
+    return {digest for digest in inputs.selection.units.hex_digests if digest in known}

@@ -11,18 +11,20 @@ import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from journal import JournalError
 from pipeline.build.host_facts import memory_facts
 from pipeline.build.report import Failure
-from pipeline.embed.batcher import window_name
 from pipeline.embed.cells import Window
+from pipeline.embed.worker_messages import window_name
 from pipeline.engines.models.model import Model
 from pipeline.errors import ErrorKind as WorkErrorKind
 from pipeline.errors import PipelineError
 from pipeline.stages.context import BuildContext
+from pipeline.tiles.chunks import ShownTiles
+from pipeline.tiles.retrieval_units import unit_name
 from pipeline.tiles.sources.read_tile import read_tile
 from store.base import canonical_json
 from store.base.identity import descriptor_id
@@ -53,6 +55,7 @@ _MAX_LOCATORS: Final = 1 << 17
 _MAX_RECORDED: Final = 1 << 19
 """Largest recorded inputs in bytes; a record has at most 1 MiB, and the traceback needs some of it."""
 
+_SLASHES_OF_CHUNK: Final = 3
 _TRACEBACK_LIMIT: Final = 16_384
 _TEXT_LIMIT: Final = 32_768
 _FAILURES_OF_A_STEP: Final = frozenset({Category.NO_GO, Category.INCOMPATIBLE, Category.INTERNAL})
@@ -250,6 +253,7 @@ class _FailedStep:
         window = next((window for window in windows if window_name(window) == subject), None)
         if window is None and subject == "" and len(windows) == 1:
             (window,) = windows
+        window = window or _window_of_chunk(windows, subject)
         if window is None or self.run.step != "cells":
             return {}
         found: dict[str, Any] = {
@@ -257,6 +261,8 @@ class _FailedStep:
             "cells": list(window.subjects),
             "tiles": [[str(tile.place), tile.sha256, tile.size] for tile in window.tiles],
         }
+        if window.shows_chunks:
+            found["chunks"] = window.units.ids.tolist()
         locators = [list(tile.locator) for tile in window.tiles]
         if sum(len(str(part)) for locator in locators for part in locator) <= _MAX_LOCATORS:
             found["locators"] = locators
@@ -272,6 +278,16 @@ class _FailedStep:
                 continue
             with suppress(*_EXPECTED):
                 yield name, _digest_and_size(self.run.put(data))
+
+
+def _window_of_chunk(windows: Sequence[Window], name: str) -> Window | None:
+    """Return the part of a window that shows one chunk, given its name."""
+    for window in windows if name.count("/") == _SLASHES_OF_CHUNK else ():
+        for row in [row for row, each in enumerate(window.units.ids.tolist()) if unit_name(each) == name]:
+            units = window.units.take(slice(row, row + 1))
+            tiles = ShownTiles(window.tiles, window.tile_edges).under(units.ids)
+            return replace(window, units=units, tiles=tiles)
+    return None
 
 
 def _digest_and_size(ref: ArtifactRef) -> dict[str, Any]:
@@ -310,7 +326,7 @@ def _pack(window: Window) -> bytes:
 def _bounded(found: dict[str, Any]) -> dict[str, Any]:
     """Return the inputs as escaped text, without the largest parts of a window if they are too long."""
     clean: dict[str, Any] = _escape_all(found)
-    for name in ("locators", "tiles", "cells"):
+    for name in ("locators", "tiles", "chunks", "cells"):
         if len(canonical_json.encode(clean)) <= _MAX_RECORDED:
             break
         if isinstance(clean.get("window"), dict):

@@ -51,7 +51,10 @@ class BuildReport:
         wanted: Tiles that the area wants.
         area: What was found in the area, if the build came that far.
         engines_compiled: Networks compiled in this run; one that was compiled for two devices counts once.
-        tiles_embedded: Tile digests that went through the network in this run.
+        tiles_embedded: Tile digests that went through the network in this run; 0 where chunks do.
+        chunks: Chunks of ground, for all levels; 0 where the tiles get the descriptors.
+        chunks_embedded: Chunk digests that went through the network in this run.
+        chunks_copied: Chunks whose descriptor was made before, or for another chunk.
         steps_reused: Engines, cells and indexes taken from the journal.
         files_checked: Files whose presence, size or digest was verified.
         writes: Files created or enlarged in the cache plus transactions that changed the journal; folders and
@@ -72,12 +75,30 @@ class BuildReport:
     area: CoverageWalked | None = None
     engines_compiled: int = 0
     tiles_embedded: int = 0
+    chunks: int = 0
+    chunks_embedded: int = 0
+    chunks_copied: int = 0
     steps_reused: int = 0
     files_checked: int = 0
     writes: int = 0
     seconds: float = 0.0
     error: Failure | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def holes(self) -> int | None:
+        """Wanted tiles that are missing, or steps of ground that no chunk shows; None if that is not known."""
+        if self.chunks == 0:
+            return self.wanted - self.tiles
+        return self.area.wanted - self.area.present if self.area else None
+
+    def _localisable(self) -> float | None:
+        """Return the part of the area in which a place can be found, 0 to 1; None if it is not known."""
+        if self.area is None or not self.area.wanted:
+            return None
+        # The skipped tiles of chunks are no steps of ground.
+        skipped = 0 if self.chunks else self.area.skipped
+        return round((self.area.present - self.area.featureless - skipped) / self.area.wanted, 4)
 
     def to_document(self) -> dict[str, Any]:
         """Return the JSON report."""
@@ -89,6 +110,8 @@ class BuildReport:
             "error": self.error.to_document() if self.error else None,
             "warnings": list(self.warnings),
             "missing": self.wanted - self.tiles,
+            "holes": self.holes,
+            "localisable": self._localisable(),
             "featureless": self.area.featureless if self.area else None,
             "skipped": self.area.skipped if self.area else None,
         }
@@ -96,7 +119,21 @@ class BuildReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanReport:
-    """What a build would do. `steps` are maps of kind, subject, decision, why and count."""
+    """What a build would do.
+
+    Attributes:
+        identity: Identity of the build.
+        decision: "build", or "reused" if there is nothing to do.
+        steps: Maps of kind, subject, decision, why and count.
+        tiles: Tiles selected.
+        wanted: Tiles that the area wants.
+        to_embed: Digests of tiles or chunks that will go through the network.
+        chunks: Chunks of ground, for all levels; 0 where the tiles get the descriptors.
+        levels: The levels of chunks as `docs/commands.md` lists them.
+        seconds: How long embedding will take, at the rate of an earlier build here; None if there was none.
+        bytes: Bytes to write, at most.
+        warnings: Warnings for a person.
+    """
 
     identity: str
     decision: str
@@ -104,12 +141,21 @@ class PlanReport:
     tiles: int
     wanted: int
     to_embed: int
+    chunks: int = 0
+    levels: tuple[Mapping[str, Any], ...] = ()
+    seconds: float | None = None
+    bytes: int = 0
     warnings: tuple[str, ...] = ()
 
     def to_document(self) -> dict[str, Any]:
         """Return the JSON report."""
         document = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {**document, "steps": [dict(step) for step in self.steps], "warnings": list(self.warnings)}
+        return {
+            **document,
+            "steps": [dict(step) for step in self.steps],
+            "levels": [dict(level) for level in self.levels],
+            "warnings": list(self.warnings),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

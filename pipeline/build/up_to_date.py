@@ -108,18 +108,24 @@ def report_up_to_date(found: UpToDate, inputs: Inputs) -> BuildReport:
         tiles=len(inputs.selection.tiles),
         wanted=inputs.selection.wanted,
         area=found.area,
+        chunks=inputs.selection.chunk_count,
+        chunks_copied=inputs.selection.chunk_count,
         steps_reused=found.steps,
         files_checked=found.files,
-        warnings=(*inputs.warnings, *area_warnings(found.area)),
+        warnings=(*inputs.warnings, *area_warnings(found.area, chunks=bool(inputs.levels))),
     )
 
 
-def area_warnings(area: CoverageWalked | None) -> tuple[str, ...]:
-    """Return the warnings about a build's area, if it was walked."""
+def area_warnings(area: CoverageWalked | None, *, chunks: bool) -> tuple[str, ...]:
+    """Return the warnings about a build's area, if it was walked; `chunks` if chunks have the descriptors."""
     if area is None:
         return ()
     return localisation_warnings(
-        wanted=area.wanted, present=area.present, featureless=area.featureless, skipped=area.skipped
+        wanted=area.wanted,
+        present=area.present,
+        featureless=area.featureless,
+        skipped=area.skipped,
+        chunks=chunks,
     )
 
 

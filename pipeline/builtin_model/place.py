@@ -23,7 +23,7 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -163,12 +163,12 @@ def texture_energy(rgb: npt.NDArray[np.uint8]) -> float:
         side = rgb.shape[axis]
         if side != parts * _MEANS:
             rgb = np.take(rgb, np.arange(parts * _MEANS) * side // (parts * _MEANS), axis=axis)
-    grey = rgb[..., 1].astype(np.uint32)
-    grey += grey
-    grey += rgb[..., 0]
-    grey += rgb[..., 2]
-    rows = sum((grey[start::down] for start in range(1, down)), start=grey[::down])
-    sums = sum((rows[:, start::across] for start in range(1, across)), start=rows[:, ::across])
+    # Rows first, which lie together in memory; 16 bits hold the grey levels of 64 pixels, and are quicker.
+    rows: npt.NDArray[Any] = rgb[::down].astype(np.uint16 if down * across <= 64 else np.uint32)
+    for start in range(1, down):
+        rows += rgb[start::down]
+    grey = rows[..., 0] + rows[..., 1] + rows[..., 1] + rows[..., 2]
+    sums = sum((grey[:, start::across] for start in range(1, across)), start=grey[:, ::across])
     means = sums.astype(np.float32) / np.float32(4 * down * across)
     cells = means.reshape(8, 8, 8, 8).transpose(0, 2, 1, 3).reshape(64, 64)
     deviations = np.abs(cells - np.partition(cells, 32, axis=1)[:, 32:33]).reshape(-1)

@@ -7,19 +7,22 @@ usual cause is that memory ran out.
 
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
-from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Final, Protocol, TypedDict, Unpack, assert_never
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.embed.cells import Window
+from pipeline.embed.worker_messages import (
+    EngineSpec,
+    WindowResult,
+    window_name,
+    window_result,
+    worker_request,
+    worker_setup,
+)
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.outcome import Died, Failed, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.processes.pool import QUEUE_DEPTH, WorkerPool, WorkerStartError
-from pipeline.tiles.tile import SourceTile
 from store.base.preprocessing import Preprocessing
 from store.base.valueclass import valueclass
 
@@ -30,61 +33,6 @@ WORKER: Final = "pipeline.embed.worker"
 """The module of a worker process."""
 
 _LOG_TAIL: Final = 2_000
-
-
-@valueclass(frozen=True, slots=True, kw_only=True)
-class EngineSpec:
-    """An engine for workers to load.
-
-    Attributes:
-        path: Its file.
-        sha256: Its digest; a worker refuses other bytes.
-        backend: Backend that compiled it.
-        version: Full version of the backend's library.
-        input: Name of the input tensor.
-        output: Name of the output tensor.
-        batch: Fixed batch size.
-        dimensions: Length of a descriptor.
-        precision: Arithmetic of the engine, for backends whose engines do not state it.
-    """
-
-    path: str
-    sha256: str
-    backend: str
-    version: str
-    input: str
-    output: str
-    batch: int
-    dimensions: int
-    precision: str | None = None
-
-
-@valueclass(frozen=True, slots=True, kw_only=True)
-class BadTile:
-    """A tile that got no descriptor; `kind` is the value of an `ErrorKind`, such as "bad-tile"."""
-
-    tile: SourceTile
-    kind: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class WindowResult:
-    """The descriptors of a window.
-
-    Attributes:
-        window: The window.
-        tiles: Its tiles that have a descriptor, in order.
-        vectors: Their descriptors, float32 [n, d], finite.
-        texture: Their texture scores, float32 [n].
-        bad: Its other tiles.
-    """
-
-    window: Window
-    tiles: tuple[SourceTile, ...]
-    vectors: NDArray[np.float32]
-    texture: NDArray[np.float32]
-    bad: tuple[BadTile, ...]
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +54,7 @@ class Retry:
 
 OnDispatch = Callable[[Window], None]
 OnRetry = Callable[[Retry], None]
-OnTiles = Callable[[int], None]
+OnUnits = Callable[[int], None]
 
 
 class EmbedCallbacks(TypedDict, total=False):
@@ -114,17 +62,17 @@ class EmbedCallbacks(TypedDict, total=False):
 
     Attributes:
         on_dispatch: Called with each window before it is given to a worker for the first time.
-        on_progress: Called with the number of tiles embedded since the last call.
+        on_progress: Called with the number of units embedded since the last call.
         on_retry: Called when a worker failed and its window will be tried again.
     """
 
     on_dispatch: OnDispatch | None
-    on_progress: OnTiles | None
+    on_progress: OnUnits | None
     on_retry: OnRetry | None
 
 
 class DescriptorBatcher(Protocol):
-    """Embeds tiles."""
+    """Embeds tiles, or chunks of ground."""
 
     def embed(
         self,
@@ -142,7 +90,7 @@ class DescriptorBatcher(Protocol):
         Args:
             windows: The windows to embed.
             engine: The engine to run.
-            preprocessing: How tiles become samples of the engine.
+            preprocessing: How pictures become samples of the engine.
             callbacks: What to report.
 
         Raises:
@@ -200,7 +148,7 @@ class WindowQueue:
             self._on_retry(Retry(window=window, attempt=attempt, why=why, workers=workers))
 
     def finish(self, window: Window, answer: Message) -> WindowResult:
-        """Return the result of a window from a worker's answer, and report its tiles.
+        """Return the result of a window from a worker's answer, and report its units.
 
         Raises:
             EmbedError: As for `window_result`.
@@ -208,7 +156,7 @@ class WindowQueue:
         self._failures.pop(window.number, None)
         result = window_result(window, answer, self._dimensions)
         if self._on_progress is not None:
-            self._on_progress(len(result.tiles))
+            self._on_progress(len(result.units))
         return result
 
 
@@ -289,7 +237,7 @@ class _LocalRun:
             len(self._in_progress) < QUEUE_DEPTH * pool.alive and (window := self._queue.take()) is not None
         ):
             self._in_progress[window.number] = window
-            pool.submit(window.number, worker_request(window.tiles))
+            pool.submit(window.number, worker_request(window, [list(tile.locator) for tile in window.tiles]))
 
     def _retry(self, window: Window | None, outcome: Outcome) -> None:
         """Try again with fewer workers; raise `EmbedError` when a lone worker failed too often."""
@@ -300,54 +248,6 @@ class _LocalRun:
                 raise embed_error(window, outcome)
         self._workers = max(1, self._workers // 2)
         self._queue.retry(window, outcome, workers=self._workers)
-
-
-def window_result(window: Window, value: Message, dimensions: int) -> WindowResult:
-    """Return a window's result from a worker's answer.
-
-    Raises:
-        EmbedError: BAD_VECTORS, the number of rows is not that of the good tiles, or a row has another
-            length.
-    """
-    bad = {
-        index: BadTile(tile=window.tiles[index], kind=kind, message=message)
-        for index, kind, message in value["bad"]
-    }
-    tiles = tuple(tile for index, tile in enumerate(window.tiles) if index not in bad)
-    vectors, texture = value["vectors"], value["texture"]
-    if vectors.shape != (len(tiles), dimensions) or texture.shape != (len(tiles),):
-        raise EmbedError(
-            f"expected descriptors as [{len(tiles)}, {dimensions}], found {list(vectors.shape)}",
-            hint="compile the engine again",
-            kind=ErrorKind.BAD_VECTORS,
-            subject=window_name(window),
-        )
-    return WindowResult(
-        window=window,
-        tiles=tiles,
-        vectors=vectors,
-        texture=texture,
-        bad=tuple(bad[index] for index in sorted(bad)),
-    )
-
-
-def worker_setup(engine: EngineSpec, preprocessing: Preprocessing) -> dict[str, Payload]:
-    """Return the first message to a worker: the engine to load, and the preprocessing."""
-    return {"engine": asdict(engine), "preprocessing": preprocessing.to_document()}
-
-
-def worker_request(tiles: Iterable[SourceTile]) -> Payload:
-    """Return the message that asks a worker for the descriptors of some tiles."""
-    return [[tile.sha256, list(tile.locator)] for tile in tiles]
-
-
-def window_name(window: Window | None) -> str:
-    """Return a window's name for messages; None stands for the start of a worker."""
-    if window is None:
-        return "a worker's start"
-    first, last = window.subjects[0], window.subjects[-1]
-    cells = first if first == last else f"{first} to {last}"
-    return f"window {window.number} (cells {cells}, {len(window.tiles)} tiles)"
 
 
 def describe_outcome(outcome: Outcome | Lost) -> str:

@@ -1,9 +1,10 @@
-"""Plan which tiles are embedded together, and assemble their descriptors into blocks. Pure.
+"""Plan what is embedded together, and assemble the descriptors into blocks. Pure.
 
-Workers get *windows*: the new tiles of some cells, each digest once. Descriptors come back window by window,
+What gets a descriptor is a *unit*: a tile, or a chunk of ground (`pipeline.tiles.retrieval_units`). Workers get
+*windows*: the new units of some cells, each digest once, and the tiles that these show. Descriptors come back window by window,
 in any order. The `CellAssembler` knows what each cell still lacks.
 
-A tile digest that several cells use (water, no data) is embedded once. `shared_digests` counts its cells
+A digest that several cells use (water, no data) is embedded once. `shared_digests` counts its cells
 beforehand, so that its descriptor is dropped after the last of them and memory holds only the cells in
 progress.
 """
@@ -16,20 +17,24 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tiles.tile import SourceTile
+from pipeline.tiles.chunks import ShownTiles
+from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.tile_columns import TileColumns
-from store.base.identity import CELL_SHIFT
+from store.base.identity import AXIS_MASK, CELL_SHIFT, X_SHIFT, ZOOM_SHIFT
 from store.base.valueclass import valueclass
 from store.formats.descriptor_block import Block
 
-WINDOW_TILES: Final = 512
+WINDOW_UNITS: Final = 512
 """About how many tiles a window has: a few seconds of work with the built-in network, one journal record."""
+
+WINDOW_CHUNKS: Final = 1024
+"""About how many chunks a window has: more, since each window decodes all the tiles under its chunks."""
 
 Vectors = NDArray[np.float32]
 
 
 class CellKey(NamedTuple):
-    """A cell: zoom, and tile column and row divided by 16. Keys sort as the blocks of an index do."""
+    """A cell: zoom field of an id, and column and row divided by 16. Keys sort as the blocks of an index do."""
 
     zoom: int
     x: int
@@ -41,25 +46,34 @@ class CellKey(NamedTuple):
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """The tiles of one cell, in ascending order of (x, y), the order of their descriptor ids."""
+    """The units of one cell, in ascending order of their descriptor ids."""
 
     key: CellKey
-    tiles: TileColumns
+    units: RetrievalUnits
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Window:
-    """Tiles that are embedded together.
+    """Units that are embedded together.
 
     Attributes:
         number: Its index in the plan.
-        cells: The cells that need these tiles; cells that only share one are left out.
-        tiles: The tiles, no digest twice.
+        cells: The cells that need these units; cells that only share one are left out.
+        units: The units, no digest twice.
+        tiles: The tiles that they show: for tiles themselves, in the same order.
+        tile_edges: Edge in pixels of the tiles under chunks, by zoom; empty where tiles are the units.
     """
 
     number: int
     cells: tuple[CellKey, ...]
-    tiles: tuple[SourceTile, ...]
+    units: RetrievalUnits
+    tiles: TileColumns
+    tile_edges: Mapping[int, int]
+
+    @property
+    def shows_chunks(self) -> bool:
+        """Whether its units are chunks of ground, and not tiles."""
+        return bool(self.tile_edges)
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -68,7 +82,7 @@ class Window:
 
 
 class Row(NamedTuple):
-    """The descriptor of a tile digest, float32 [d], and its texture score."""
+    """The descriptor of a digest, float32 [d], and its texture score."""
 
     vector: Vectors
     texture: float
@@ -79,38 +93,42 @@ class AssembledCell:
     """A complete cell.
 
     Attributes:
-        tiles: Its tiles.
-        block: Its rows, without those of bad tiles.
+        units: Its units.
+        block: Its rows, without those of units that got no descriptor.
         embedded: Digests that went through the network for this cell.
         copied: Other rows: known before, or embedded for another row or cell.
     """
 
-    tiles: TileColumns
+    units: RetrievalUnits
     block: Block
     embedded: int
     copied: int
 
 
-def group_cells(tiles: Iterable[SourceTile]) -> list[Cell]:
-    """Return the cells of some tiles, in ascending order."""
-    columns = TileColumns.of(tiles)
-    if not len(columns):
+def group_cells(units: RetrievalUnits) -> list[Cell]:
+    """Return the cells of some units, in ascending order."""
+    if not len(units):
         return []
-    z, x, y = columns.places.T
-    cells = np.stack([z, x >> CELL_SHIFT, y >> CELL_SHIFT], axis=1)
-    order = np.lexsort((y, x, cells[:, 2], cells[:, 1], z))
-    columns, cells = columns.take(order), cells[order]
+    cells = cells_of(units.ids)
+    order = np.lexsort((units.ids, cells[:, 2], cells[:, 1], cells[:, 0]))
+    units, cells = units.take(order), cells[order]
     starts = [0, *(np.flatnonzero((cells[1:] != cells[:-1]).any(axis=1)) + 1).tolist()]
     return [
-        Cell(key=CellKey(*cells[start].tolist()), tiles=columns[start:end])
-        for start, end in pairwise([*starts, len(columns)])
+        Cell(key=CellKey(*cells[start].tolist()), units=units.take(slice(start, end)))
+        for start, end in pairwise([*starts, len(units)])
     ]
+
+
+def cells_of(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return zoom field, column and row of the cell of each descriptor id, int64 [n, 3]."""
+    x, y = (ids >> X_SHIFT) & AXIS_MASK, ids & AXIS_MASK
+    return np.stack([ids >> ZOOM_SHIFT, x >> CELL_SHIFT, y >> CELL_SHIFT], axis=1)
 
 
 def shared_digests(cells: Iterable[Cell]) -> dict[str, int]:
     """Return how many cells use each digest, for digests that more than one cell uses."""
     # A digest counts once per cell. As values of 32 bytes: a million strings would fill the memory.
-    distinct = [np.unique(_as_values(cell.tiles.digests)) for cell in cells]
+    distinct = [np.unique(_as_values(cell.units.digests)) for cell in cells]
     if not distinct:
         return {}
     values, counts = np.unique(np.concatenate(distinct), return_counts=True)
@@ -127,41 +145,56 @@ def _as_values(digests: NDArray[np.uint8]) -> NDArray[np.void]:
 def plan_windows(
     cells: Iterable[Cell],
     *,
+    shown: ShownTiles,
     known: Container[str] = frozenset(),
     shared: Mapping[str, int],
-    size: int = WINDOW_TILES,
+    size: int | None = None,
 ) -> Iterator[Window]:
     """Yield the windows of all digests that are not known, lazily and in the order of the cells.
 
-    A cell is never divided, so a window may have up to one cell's tiles more than `size`. Cells without a new
+    A cell is never divided, so a window may have up to one cell's units more than `size`. Cells without a new
     digest are in no window.
 
     Args:
         cells: All cells to assemble.
+        shown: Finds the tiles that the units show.
         known: Digests that have a descriptor already.
         shared: From `shared_digests` of the same cells.
-        size: Tiles after which a window is closed.
+        size: Units after which a window is closed; by default what suits tiles or chunks.
     """
-    number = 0
-    tiles: list[SourceTile] = []
+    most = size or (WINDOW_CHUNKS if shown.edges else WINDOW_UNITS)
+    number, count = 0, 0
+    parts: list[RetrievalUnits] = []
     keys: list[CellKey] = []
     planned: set[str] = set()
+
+    def window() -> Window:
+        units = RetrievalUnits.joined(parts)
+        return Window(
+            number=number,
+            cells=tuple(keys),
+            units=units,
+            tiles=shown.under(units.ids),
+            tile_edges=shown.edges,
+        )
+
     for cell in cells:
-        new: dict[str, SourceTile] = {}
-        for number_in_cell, name in enumerate(cell.tiles.hex_digests):
-            if name not in known and name not in planned and name not in new:
-                new[name] = cell.tiles[number_in_cell]
+        new: dict[str, int] = {}
+        for row, name in enumerate(cell.units.hex_digests):
+            if name not in known and name not in planned:
+                new.setdefault(name, row)
         if not new:
             continue
         planned.update(digest for digest in new if digest in shared)
-        tiles.extend(new.values())
+        parts.append(cell.units.take(np.fromiter(new.values(), np.intp, len(new))))
         keys.append(cell.key)
-        if len(tiles) >= size:
-            yield Window(number=number, cells=tuple(keys), tiles=tuple(tiles))
-            number += 1
-            tiles, keys = [], []
-    if tiles:
-        yield Window(number=number, cells=tuple(keys), tiles=tuple(tiles))
+        count += len(new)
+        if count >= most:
+            yield window()
+            number, count = number + 1, 0
+            parts, keys = [], []
+    if parts:
+        yield window()
 
 
 @dataclass(slots=True, eq=False)
@@ -209,7 +242,7 @@ class CellAssembler:
             cell: The cell, not added before.
             known: Existing rows by digest; those of other cells are ignored.
         """
-        digests = set(cell.tiles.hex_digests)
+        digests = set(cell.units.hex_digests)
         for digest in digests & known.keys():
             self._rows.setdefault(digest, known[digest])
         missing = {digest for digest in digests if digest not in self._rows}
@@ -247,8 +280,8 @@ class CellAssembler:
 
     def _complete(self, pending: _IncompleteCell) -> AssembledCell:
         cell = pending.cell
-        rows = [self._rows[name] for name in cell.tiles.hex_digests]
-        tiles = cell.tiles.take(np.array([row is not None for row in rows], np.bool_))
+        rows = [self._rows[name] for name in cell.units.hex_digests]
+        units = cell.units.take(np.array([row is not None for row in rows], np.bool_))
         found = [row for row in rows if row is not None]
         vectors = np.empty((len(found), self._dimensions), np.float32)
         for number, row in enumerate(found):
@@ -258,13 +291,13 @@ class CellAssembler:
             cell_x=cell.key.x,
             cell_y=cell.key.y,
             dimensions=self._dimensions,
-            ids=tiles.ids.astype(np.uint64),
-            digests=tiles.digests,
+            ids=units.ids.astype(np.uint64),
+            digests=units.digests,
             vectors=vectors,
             texture=np.array([row.texture for row in found], np.float32),
         )
         embedded = sum(self._rows[digest] is not None for digest in pending.first)
-        for digest in set(cell.tiles.hex_digests):
+        for digest in set(cell.units.hex_digests):
             left = self._users.get(digest, 1) - 1
             if left:
                 self._users[digest] = left
@@ -273,4 +306,4 @@ class CellAssembler:
                 self._expected.discard(digest)
                 del self._rows[digest]
         self._pending -= 1
-        return AssembledCell(tiles=cell.tiles, block=block, embedded=embedded, copied=len(found) - embedded)
+        return AssembledCell(units=cell.units, block=block, embedded=embedded, copied=len(found) - embedded)

@@ -41,6 +41,8 @@ class EngineJob:
         output: Name of the descriptor output.
         sample_shape: Shape of one preprocessed sample, without batch; empty for an auxiliary network.
         batch: Fixed batch size.
+        single: Whether one sample alone should cost one sample, for backends that can; the engine then takes
+            any batch, and gives one sample the same answer as in a batch.
         precision: "fp32", "fp16" or "bf16".
         quantized: Whether the network computes with integers of 8 bits; see `Declaration.quantized`.
         target: What `EngineCompiler.target` returned.
@@ -63,6 +65,7 @@ class EngineJob:
     output: str
     sample_shape: tuple[int, ...]
     batch: int = DEFAULT_BATCH
+    single: bool = False
     precision: str = "fp32"
     quantized: bool = False
     target: str

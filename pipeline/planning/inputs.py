@@ -1,6 +1,8 @@
 """Everything a build is defined by, as values. Pure."""
 
 from pipeline.engines.models.model import Model
+from pipeline.planning.chunk_levels import ChosenLevel
+from pipeline.request.geometry import E7
 from pipeline.request.options import ModelRole
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.selection import Selection
@@ -16,6 +18,7 @@ class Inputs:
         calibration: Bytes of the calibration file.
         document: The identity is its digest.
         space: Vector space of the descriptors.
+        levels: The levels of chunks, by rising side; none where the tiles get the descriptors.
     """
 
     request: BuildRequest
@@ -25,10 +28,11 @@ class Inputs:
     document: Document
     identity: str
     space: str
+    levels: tuple[ChosenLevel, ...] = ()
 
     @property
     def descriptor(self) -> Model:
-        """The network that describes tiles."""
+        """The network that describes places."""
         return next(model for model in self.models if model.spec.role is ModelRole.DESCRIPTOR)
 
     @property
@@ -36,7 +40,14 @@ class Inputs:
         """The network that embeds tiles on this machine: the descriptor, or its stand-in."""
         return self.descriptor.stand_in or self.descriptor
 
+    def level_documents(self) -> tuple[Document, ...]:
+        """Return each level, with the number of its chunks, for programs."""
+        pairs = zip(self.levels, self.selection.levels, strict=True)
+        return tuple(level.to_document(len(chunks.made)) for level, chunks in pairs)
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings for a person before the build starts."""
-        return (*self.request.warnings, *self.selection.warnings)
+        latitude = self.request.origin_e7[1] / E7
+        found = (line for level in self.levels for line in level.warnings(self.request.bbox_e7, latitude))
+        return (*self.request.warnings, *found, *self.selection.warnings)

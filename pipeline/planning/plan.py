@@ -6,13 +6,14 @@ tiles changed keeps the rows of the tiles that did not.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
 
 from pipeline.embed.cells import Cell, group_cells
 from pipeline.engines.models.model import Model
 from pipeline.engines.precision.float16 import least_cosine
+from pipeline.planning.carried import carried_cells
 from pipeline.planning.inputs import Inputs
 from pipeline.request.options import BadTilePolicy
 from store.base.canonical_json import Document
@@ -76,6 +77,16 @@ class CellPlan:
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
+class PackPlan:
+    """One cell of carried tiles: a known pack, or a new one of so many tiles and bytes."""
+
+    decision: Decision
+    why: str
+    tiles: int
+    size: int
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildPlan:
     """The plan before work starts; the index follows from the blocks and is decided after them.
 
@@ -86,6 +97,7 @@ class BuildPlan:
     cells: tuple[CellPlan, ...]
     stand_in: EnginePlan | None = None
     index_why: str = ""
+    packs: tuple[PackPlan, ...] = ()
 
     @property
     def stale(self) -> tuple[CellPlan, ...]:
@@ -108,11 +120,15 @@ class BuildPlan:
             }
             for kind, plan in named
         ]
-        reasons = Counter((str(plan.decision), plan.why) for plan in self.cells)
-        cells = [
-            {"kind": "cells", "subject": "", "key": "", "decision": decision, "why": why, "count": count}
-            for (decision, why), count in sorted(reasons.items())
-        ]
+        cells, packs = (
+            [
+                {"kind": kind, "subject": "", "key": "", "decision": decision, "why": why, "count": count}
+                for (decision, why), count in sorted(
+                    Counter((str(plan.decision), plan.why) for plan in plans).items()
+                )
+            ]
+            for kind, plans in (("cells", self.cells), ("packs", self.packs))
+        )
         index = {
             "kind": "index",
             "subject": "",
@@ -121,7 +137,7 @@ class BuildPlan:
             "why": "cells change" if self.stale else self.index_why or "follows from the blocks",
             "count": 1,
         }
-        return (*engines, *cells, index)
+        return (*engines, *cells, index, *packs)
 
 
 def reusable_artifacts(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
@@ -131,7 +147,7 @@ def reusable_artifacts(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
     embedder = state.step_cache.engines.get(inputs.embedder.key)
     if inputs.descriptor.stand_in is not None and embedder is not None:
         engines += [embedder.artifact, *(ref for name, ref in attached(embedder).items() if name == GOLDEN)]
-    cells = group_cells(inputs.selection.tiles)
+    cells = group_cells(inputs.selection.units)
     blocks = (
         _closest_block(state, inputs.space, cell, cell_key(_components(inputs.space, cell))) for cell in cells
     )
@@ -157,11 +173,26 @@ def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
         engines=tuple(_plan_engine(state, model, present) for model in inputs.models),
         cells=tuple(
             _plan_cell(state, inputs.space, cell, present, why_new, whole_only=whole_only)
-            for cell in group_cells(inputs.selection.tiles)
+            for cell in group_cells(inputs.selection.units)
         ),
         stand_in=_plan_stand_in(state, inputs.descriptor, present),
         index_why=_index_why(state, inputs, present),
+        packs=tuple(_plan_packs(state, inputs)),
     )
+
+
+def _plan_packs(state: State, inputs: Inputs) -> Iterator[PackPlan]:
+    """Plan the packs as if every unit got a descriptor; the stage looks into those that it reuses."""
+    if not inputs.request.carries_tiles:
+        return
+    for cell in carried_cells(inputs.selection.shown_tiles(), inputs.selection.units.ids):
+        known = cell.key in state.step_cache.packs
+        yield PackPlan(
+            decision=Decision.REUSE if known else Decision.RUN,
+            why="same tiles" if known else "its tiles were not packed yet",
+            tiles=len(cell.tiles),
+            size=cell.size,
+        )
 
 
 def _index_why(state: State, inputs: Inputs, present: Present) -> str:
@@ -253,7 +284,7 @@ def _plan_cell(
     key = cell_key(components)
     known = _closest_block(state, space, cell, key)
     whole = known is not None and _is_present(known.block, present)
-    skipped = known is not None and known.rows < len(cell.tiles)
+    skipped = known is not None and known.rows < len(cell.units)
     if known is not None and known.key == key and whole and not (whole_only and skipped):
         decision, why = Decision.REUSE, "same tiles"
     elif known is None:
@@ -275,7 +306,7 @@ def _plan_cell(
 
 
 def _components(space: str, cell: Cell) -> Document:
-    return cell_components(space=space, tiles=digest_packed_tiles(cell.tiles.packed()))
+    return cell_components(space=space, tiles=digest_packed_tiles(cell.units.packed()))
 
 
 def _closest_block(state: State, space: str, cell: Cell, key: str) -> CellEmbedded | None:

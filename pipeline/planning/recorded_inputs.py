@@ -11,6 +11,9 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Final, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from pipeline.embed.cells import Cell, CellKey, group_cells
 from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import inspect_models
@@ -20,11 +23,14 @@ from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import parse_recorded_request
+from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.selection import Selection, select_tiles
-from store.base.identity import cell_components, cell_key, descriptor_id, difference, digest_tile_set
+from pipeline.tiles.tile_columns import TileColumns
+from store.base.identity import cell_components, cell_key, difference, digest_packed_tiles
 from store.base.preprocessing import Preprocessing
 from store.domain.events import EngineCompiled
 from store.domain.state import STAND_IN, Build, RecordedEvent
+from store.manifest.levels import parse_levels
 
 Recorded = TypeVar("Recorded")
 
@@ -141,8 +147,10 @@ class RecordedInputs:
     def tiles(self) -> Selection:
         """Return the selected tiles."""
         selection = self._selection
-        pairs = ((descriptor_id(tile.z, tile.x, tile.y), tile.sha256) for tile in selection.tiles)
-        found, expected = digest_tile_set(pairs), str(self.build.inputs["tiles"]["digest"])
+        found, expected = (
+            digest_packed_tiles(selection.tiles.packed()),
+            str(self.build.inputs["tiles"]["digest"]),
+        )
         if found != expected:
             raise UnavailableError(
                 f"tiles: expected the set {expected[:12]}, found {found[:12]} with {len(selection.tiles)} tiles in"
@@ -150,15 +158,29 @@ class RecordedInputs:
             )
         return selection
 
+    def tiles_at(self, ids: npt.NDArray[np.int64]) -> TileColumns:
+        """Return the tiles with some descriptor ids, int64 [n], ascending; all of them may have changed."""
+        tiles = self._selection.tiles
+        found = tiles.take(np.isin(tiles.ids, ids))
+        if len(found) != len(ids):
+            raise UnavailableError(
+                f"tiles: expected {len(ids)}, found {len(found)} of them in {self.request.tiles.source}"
+            )
+        return found
+
+    def shown_tiles(self) -> ShownTiles:
+        """Return what units show; `cell` says of each whether that is as recorded."""
+        return self._selection.shown_tiles()
+
     def cell(self, key: CellKey, *, space: str, step_key: str) -> Cell:
         """Return a cell; other cells may have changed."""
-        found = next((cell for cell in group_cells(self._selection.tiles) if cell.key == key), None)
+        found = next((cell for cell in group_cells(self._selection.units) if cell.key == key), None)
         if found is None:
             raise UnavailableError(
                 f"tiles: expected those of cell {key}, found none in {self.request.tiles.source}"
             )
-        tiles = ((descriptor_id(tile.z, tile.x, tile.y), tile.sha256) for tile in found.tiles)
-        if cell_key(cell_components(space=space, tiles=tiles)) != step_key:
+        units = digest_packed_tiles(found.units.packed())
+        if cell_key(cell_components(space=space, tiles=units)) != step_key:
             raise UnavailableError(f"tiles: expected those of cell {key} as recorded, found other ones")
         return found
 
@@ -176,6 +198,11 @@ class RecordedInputs:
     @cached_property
     def _selection(self) -> Selection:
         try:
-            return select_tiles(self.request, self.ports.source_for(self.request), today=self.day)
+            return select_tiles(
+                self.request,
+                self.ports.source_for(self.request),
+                today=self.day,
+                levels=parse_levels(self.build.inputs),
+            )
         except PipelineError as error:
             raise UnavailableError(error.message) from error

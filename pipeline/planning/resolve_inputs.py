@@ -5,6 +5,7 @@ one document, which contains neither host nor paths nor the date.
 """
 
 import json
+from collections.abc import Sequence
 from datetime import date
 from hashlib import sha256
 
@@ -16,6 +17,9 @@ from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import RequestError
 from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.index.plan import chosen_kind, graph_recipe
+from pipeline.planning.carried import require_flown_estimate
+from pipeline.planning.chunk_levels import ChosenLevel, choose_levels, levels_document
+from pipeline.planning.disk_space import flown_size
 from pipeline.planning.inputs import Inputs
 from pipeline.request.files import read_named_file
 from pipeline.request.options import ModelRole
@@ -82,11 +86,14 @@ def resolve_inputs(
     """
     calibration = read_calibration(request)
     models = inspect_models(request, compiler, precision, stand_in=stand_in, networks=networks)
-    selection = select_tiles(request, source, today=today)
     descriptor = _descriptor(models)
+    levels = choose_levels(request, calibration, source, input_side_px=_input_side(descriptor))
+    selection = select_tiles(request, source, today=today, levels=[each.chunks for each in levels])
     embedder = descriptor.stand_in or descriptor
-    document = _identity_document(request, calibration, models, selection, compiler=compiler, index=index)
-    return Inputs(
+    document = _identity_document(
+        request, calibration, models, selection, levels, compiler=compiler, index=index
+    )
+    inputs = Inputs(
         request=request,
         calibration=calibration,
         models=models,
@@ -99,7 +106,18 @@ def resolve_inputs(
             precision=embedder.job.precision,
             batch=embedder.job.batch,
         ),
+        levels=levels,
     )
+    if request.carry is not None:
+        require_flown_estimate(request, flown_size(inputs))
+    return inputs
+
+
+def _input_side(descriptor: Model) -> int:
+    """Return the smaller side of a network's input, pixels."""
+    if descriptor.preprocessing is None:
+        raise AssertionError("a descriptor network has an image contract")
+    return min(descriptor.preprocessing.size)
 
 
 def _identity_document(
@@ -107,6 +125,7 @@ def _identity_document(
     calibration: bytes,
     models: tuple[Model, ...],
     selection: Selection,
+    levels: Sequence[ChosenLevel],
     *,
     compiler: EngineCompiler,
     index: FaissIndexBuilder,
@@ -131,7 +150,7 @@ def _identity_document(
         engine={"backend": compiler.backend, "version": compiler.version},
         index={
             **_index_options(request),
-            **graph_recipe(chosen_kind(request.index.kind, len(selection.tiles))),
+            **graph_recipe(chosen_kind(request.index.kind, selection.unit_count)),
             "library": index.library(request.index.kind),
         },
         checks={
@@ -139,6 +158,8 @@ def _identity_document(
             "recall_ppb": round(request.checks.recall * _BILLION),
             "min_fraction_ppb": round(request.coverage.min_fraction * _BILLION),
         },
+        chunks=levels_document(levels),
+        carry={"tiles": True} if request.carries_tiles else None,
     )
 
 

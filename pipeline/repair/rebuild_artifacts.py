@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.embed.batcher import DescriptorBatcher
-from pipeline.embed.cells import Cell, CellKey
+from pipeline.embed.cells import Cell, CellKey, group_cells
 from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.planning.recorded_inputs import RecordedInputs, UnavailableError, last_event
 from pipeline.stages.compile import compile_network
@@ -21,7 +21,8 @@ from pipeline.stages.compile_progress import CompileProgress
 from pipeline.stages.embed import EmbeddedCell, block_row, embed_cells, embed_windows, engine_spec
 from pipeline.stages.index import survey_selection
 from pipeline.stages.stand_in import golden_answers
-from store.base.identity import CELL_SHIFT, cell_components, cell_key, tile_of
+from pipeline.tiles.chunks import units_of_table
+from store.base.identity import cell_components, cell_key, digest_packed_tiles
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
@@ -123,7 +124,7 @@ def rebuild_block_table(context: RebuildContext, tiles: ArtifactRef, index: Inde
     """List the blocks of the build again: for each cell of its tile table the last block before its index."""
     cells: dict[tuple[str, int, int, int], CellEmbedded] = {}
     space = str(index.components["space"])
-    wanted = _cell_keys(context.artifacts, tiles, space)
+    wanted = _cell_keys(context, tiles, space)
     for entry in context.history:
         match entry.event:
             case CellEmbedded(space=of, key=key) as event if of == space and key in wanted:
@@ -192,7 +193,15 @@ def _embed_again(
         on_progress=progress.advance,
     )
     known = ReusableRows(context.artifacts, others)
-    answered = embed_cells(cells, embed, space=like.space, engine=engine, known=known, progress=progress)
+    answered = embed_cells(
+        cells,
+        embed,
+        shown=context.inputs.shown_tiles(),
+        space=like.space,
+        engine=engine,
+        known=known,
+        progress=progress,
+    )
     with closing(answered):
         return [made for completed in answered for made in completed]
 
@@ -210,13 +219,11 @@ def _engine_of(context: RebuildContext, cell: CellEmbedded) -> EngineCompiled:
     return event
 
 
-def _cell_keys(artifacts: Artifacts, tiles: ArtifactRef, space: str) -> set[str]:
+def _cell_keys(context: RebuildContext, tiles: ArtifactRef, space: str) -> set[str]:
     """Return the step keys of the cells of a tile table."""
-    table = decode_tiles(artifacts.read(tiles))
-    cells: dict[CellKey, list[tuple[int, str]]] = {}
-    for identifier, digest in zip(table.ids.tolist(), table.digests, strict=True):
-        zoom, x, y = tile_of(identifier)[:3]
-        cells.setdefault(CellKey(zoom, x >> CELL_SHIFT, y >> CELL_SHIFT), []).append(
-            (identifier, bytes(digest).hex())
-        )
-    return {cell_key(cell_components(space=space, tiles=members)) for members in cells.values()}
+    inputs = context.inputs.build.inputs
+    units = units_of_table(decode_tiles(context.artifacts.read(tiles)), inputs)
+    return {
+        cell_key(cell_components(space=space, tiles=digest_packed_tiles(cell.units.packed())))
+        for cell in group_cells(units)
+    }

@@ -9,9 +9,13 @@ from typing import Annotated, ClassVar, assert_never
 from pipeline.errors import Problem, RequestError
 from pipeline.request import rules
 from pipeline.request.validation import CheckedRecord, InvalidValueError, format_value, record_from
+from store.manifest.levels import MAX_LEVELS
 from store.runtime.backends.registry import BACKENDS, DEFAULT_BACKEND
 
 BUILTIN = "builtin:"
+
+DEFAULT_OVERLAP = 0.85
+"""Part of its side that a chunk shares with the next one; a smaller part finds fewer places."""
 
 
 class SectorClassification(StrEnum):
@@ -123,6 +127,70 @@ class TileOptions(CheckedRecord):
     max_age_days: Annotated[int | None, rules.whole_number(1, 36_500)] = None
     too_old: Annotated[TooOldPolicy, rules.one_of(TooOldPolicy)] = TooOldPolicy.WARN
     unknown_age: Annotated[UnknownAgePolicy, rules.one_of(UnknownAgePolicy)] = UnknownAgePolicy.WARN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkLevelOptions(CheckedRecord):
+    """One size of chunks, chosen by hand.
+
+    Attributes:
+        side_m: Side of a chunk in metres.
+        overlap: Part of the side that neighbours share, 0 to below 1.
+    """
+
+    table: ClassVar[str] = "chunks.level"
+
+    side_m: Annotated[float, rules.number(1, 100_000)]
+    overlap: Annotated[float, rules.number(0, 0.97)] = DEFAULT_OVERLAP
+
+
+def _chunk_levels(value: object) -> tuple[ChunkLevelOptions, ...]:
+    described = f"1 to {MAX_LEVELS} tables {{side_m = ..., overlap = ...}}"
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_LEVELS:
+        raise InvalidValueError(described)
+    try:
+        return tuple(
+            item
+            if isinstance(item, ChunkLevelOptions)
+            else record_from(ChunkLevelOptions, item, f"level[{number}]")
+            for number, item in enumerate(value)
+        )
+    except RequestError as error:
+        raise InvalidValueError(described, found=f"one with {error.problems[0]}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkOptions(CheckedRecord):
+    """How the ground is cut into chunks, the squares that get one descriptor each.
+
+    Attributes:
+        overlap: Part of the side that neighbours share, 0 to below 1; for levels that follow from the altitude.
+        level: Sizes chosen by hand, in place of those that follow from the altitude.
+    """
+
+    table: ClassVar[str] = "chunks"
+
+    overlap: Annotated[float, rules.number(0, 0.97)] = DEFAULT_OVERLAP
+    level: Annotated[tuple[ChunkLevelOptions, ...], _chunk_levels] = ()
+
+
+DEFAULT_MAX_BYTES = 10_000_000_000
+"""What an aircraft's storage holds, unless the request says otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarryOptions(CheckedRecord):
+    """What a cache carries beside engines, index and descriptors.
+
+    Attributes:
+        tiles: Whether the encoded tiles that descriptors show fly as well.
+        max_bytes: Most bytes of all files that the manifest names.
+    """
+
+    table: ClassVar[str] = "carry"
+
+    tiles: Annotated[bool, rules.boolean] = False
+    max_bytes: Annotated[int, rules.whole_number(1, 1 << 50)] = DEFAULT_MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,7 +358,8 @@ class CoverageOptions(CheckedRecord):
     """How much of the wanted area must be present.
 
     Attributes:
-        min_fraction: Least fraction of wanted tiles that are present and localisable, 0 to 1.
+        min_fraction: Least fraction of the area in which a place can be found, 0 to 1: of its tiles, or of its
+            ground for each level of chunks.
     """
 
     table: ClassVar[str] = "coverage"

@@ -8,7 +8,7 @@ Everything here is pure except `BuildRequest.load`, which reads one file.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -57,6 +57,10 @@ class BuildRequest(CheckedRecord):
         calibration: Path of the camera calibration, any JSON object.
         tiles: Where tiles come from.
         models: Networks; exactly one is the descriptor.
+        altitude_m: Lowest and highest height above ground of the flight, metres; with the camera of the
+            calibration it says how large the chunks of ground are that get a descriptor each.
+        chunks: How the ground is cut into chunks. Without it and without an altitude, each tile gets a descriptor.
+        carry: What the cache carries to the aircraft besides, and how large all may be; without it no limit.
         engine: How networks become engines.
         index: How descriptors are indexed.
         coverage: How much must be present.
@@ -75,6 +79,9 @@ class BuildRequest(CheckedRecord):
     calibration: Annotated[str, rules.text()]
     tiles: Annotated[options.TileOptions, rules.record(options.TileOptions)]
     models: Annotated[tuple[options.ModelSpec, ...], _models]
+    altitude_m: Annotated[tuple[float, float] | None, rules.altitudes] = None
+    chunks: Annotated[options.ChunkOptions | None, rules.record(options.ChunkOptions)] = None
+    carry: Annotated[options.CarryOptions | None, rules.record(options.CarryOptions)] = None
     engine: Annotated[options.EngineOptions, rules.record(options.EngineOptions)] = field(
         default_factory=options.EngineOptions
     )
@@ -108,6 +115,28 @@ class BuildRequest(CheckedRecord):
         object.__setattr__(self, "altitude_mm", metres_to_mm(altitude))
         object.__setattr__(self, "bbox", tuple(float(value) for value in self.bbox))
         object.__setattr__(self, "origin", tuple(float(value) for value in self.origin))
+
+    def check_relations(self) -> Iterator[Problem]:
+        """Require one source of the sizes of chunks: an altitude, or levels by hand."""
+        if self.chunks is None:
+            return
+        if self.altitude_m is None and not self.chunks.level:
+            yield Problem(
+                "chunks",
+                "expected altitude_m beside it, or [[chunks.level]] with side_m, found neither; add one",
+            )
+        if self.altitude_m is not None and self.chunks.level:
+            yield Problem("chunks.level", "expected either levels or altitude_m, found both; remove one")
+
+    @property
+    def cuts_chunks(self) -> bool:
+        """Whether chunks of ground get the descriptors, and not tiles."""
+        return self.altitude_m is not None or self.chunks is not None
+
+    @property
+    def carries_tiles(self) -> bool:
+        """Whether the encoded tiles fly as well."""
+        return self.carry is not None and self.carry.tiles
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -179,6 +208,8 @@ class BuildRequest(CheckedRecord):
 
 _TABLES: Mapping[str, type[CheckedRecord]] = {
     "tiles": options.TileOptions,
+    "chunks": options.ChunkOptions,
+    "carry": options.CarryOptions,
     "engine": options.EngineOptions,
     "index": options.IndexOptions,
     "coverage": options.CoverageOptions,

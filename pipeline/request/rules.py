@@ -209,6 +209,16 @@ def origin(value: object) -> tuple[float, ...]:
     return point
 
 
+def altitudes(value: object) -> tuple[float, float]:
+    """One height above ground, or the lowest and the highest, metres."""
+    described = "a height above ground in metres, 1 to 30000, or [lowest, highest]"
+    given = value if isinstance(value, (list, tuple)) else (value, value)
+    low, high = _items(given, number(1, 30_000), range(2, 3), described)
+    if low > high:
+        raise InvalidValueError(described, "put the lowest first")
+    return low, high
+
+
 def folder(value: object) -> Path:
     """A folder, as a path."""
     if not isinstance(value, (str, Path)):

@@ -62,8 +62,11 @@ def to_toml(request: BuildRequest) -> str:
         + f", {_scaled(request.altitude_mm, _MM_DIGITS)}]",
         f"calibration = {_value(request.calibration)}",
     ]
-    for name in ("tiles", "engine", "index", "coverage", "checks"):
-        lines += [f"[{name}]", *_table(getattr(request, name))]
+    if request.altitude_m is not None:
+        lines.append(f"altitude_m = {_value(request.altitude_m)}")
+    for name in ("tiles", "chunks", "carry", "engine", "index", "coverage", "checks"):
+        table = getattr(request, name)
+        lines += [] if table is None else [f"[{name}]", *_table(table)]
     for model in request.models:
         lines += ["[[models]]", *_table(model)]
     return "\n".join(lines) + "\n"

@@ -7,20 +7,20 @@ from pipeline.processes.serve import Handler, Progress, serve
 
 
 def decode_all(request: Message, progress: Progress) -> Payload:
-    """Decode tiles, each given as expected SHA-256 in hexadecimal and locator.
+    """Decode the tiles of a request of `pipeline.embed.worker_messages.worker_request`.
 
     Returns:
-        A map of `bad`: for each tile that cannot be decoded its position in the request, an `ErrorKind` and a
+        A map of `bad_tiles`: for each tile that cannot be decoded its position in the request, an `ErrorKind` and a
             message.
     """
     del progress
     bad: list[Payload] = []
-    for number, (sha256, locator) in enumerate(request):
+    for number, (_, sha256, locator) in enumerate(request["tiles"]):
         try:
             read_picture(sha256, locator)
         except TileError as error:
             bad.append([number, str(error.kind), error.message])
-    return {"bad": bad}
+    return {"bad_tiles": bad}
 
 
 def start(first: Message) -> Handler:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from pipeline.tiles.tile import Place
+from pipeline.tiles.retrieval_units import unit_name
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.domain.state import Build, RecordedEvent, State
@@ -107,7 +107,7 @@ class Comparison:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A tried part of a window: number of tiles, the first and last, and how the worker ended."""
+    """A tried part of a window: number of tiles or chunks, the first and last, and how the worker ended."""
 
     tiles: int
     first: str
@@ -116,11 +116,16 @@ class Trial:
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
-class TileIdentity:
-    """A tile: its place and its digest as selected."""
+class UnitIdentity:
+    """A tile or chunk: its descriptor id, and its digest as selected."""
 
-    place: Place
+    identifier: int
     sha256: str
+
+    @property
+    def name(self) -> str:
+        """Its name: zoom/x/y of a tile, zoom/x/y/view of a chunk."""
+        return unit_name(self.identifier)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -131,8 +136,8 @@ class Findings:
         inputs: Its inputs and whether they are available.
         compared: Digests and measured values, then and now.
         tries: Parts of a window that were tried.
-        culprit: The one tile that ends a worker.
-        suspects: The smallest set of tiles that ended one, if no single tile does.
+        culprit: The one tile or chunk that ends a worker.
+        suspects: The smallest set of them that ended one, if no single one does.
         differences: What is different here from when the step was recorded.
         notes: Other remarks for a person.
     """
@@ -140,8 +145,8 @@ class Findings:
     inputs: list[StepInput] = field(default_factory=list)
     compared: list[Comparison] = field(default_factory=list)
     tries: list[Trial] = field(default_factory=list)
-    culprit: TileIdentity | None = None
-    suspects: tuple[TileIdentity, ...] = ()
+    culprit: UnitIdentity | None = None
+    suspects: tuple[UnitIdentity, ...] = ()
     differences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -1,4 +1,6 @@
-"""Embed tiles again: a refused one, or the window in which workers died, bisected until one tile is left.
+"""Embed again: a refused tile, or the window in which workers died, bisected until one unit is left.
+
+A unit is a tile, or a chunk of ground with the tiles under it.
 
 Each try is a worker process of its own, the same as in a build, so that a crash ends nothing else.
 """
@@ -8,9 +10,18 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final, TypeGuard
 
+import numpy as np
+
 from pipeline.embed import batcher
-from pipeline.embed.batcher import BadTile, EngineSpec, WindowResult
-from pipeline.embed.cells import CellKey, Window
+from pipeline.embed.cells import CellKey, Window, cells_of
+from pipeline.embed.worker_messages import (
+    BadImage,
+    EngineSpec,
+    WindowResult,
+    window_result,
+    worker_request,
+    worker_setup,
+)
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.processes.framing import Message, Payload
@@ -18,15 +29,19 @@ from pipeline.processes.outcome import Failed, Finished, Outcome
 from pipeline.processes.pool import WorkerPool, WorkerStartError
 from pipeline.rerun.bisection import bisect
 from pipeline.rerun.inputs import RerunInputs
-from pipeline.rerun.report import InputStatus, StepFailure, TileIdentity, Trial
+from pipeline.rerun.report import InputStatus, StepFailure, Trial, UnitIdentity
 from pipeline.stages.embed import embed_windows, engine_spec
+from pipeline.tiles.chunks import ShownTiles, tile_ids_under
+from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.tile import Place, SourceTile
-from store.base.identity import CELL_SHIFT, descriptor_id
+from pipeline.tiles.tile_columns import TileColumns
+from store.base.identity import descriptor_id
 from store.base.preprocessing import Preprocessing
 from store.base.valueclass import valueclass
 from store.domain.events import BuildFailed, CellEmbedded, StepStarted
 from store.errors import ArtifactError
 from store.formats import tile_pack
+from store.manifest.levels import parse_levels
 
 _DECODE_ONLY: Final = "pipeline.rerun.decode_child"
 _MAX_CELLS: Final = 256
@@ -42,9 +57,12 @@ def rerun_cells(inputs: RerunInputs) -> StepFailure | None:
     """
     failure = inputs.failure
     if failure is None:
-        return _bisect_window(inputs, _unfinished_tiles(inputs), str(ErrorKind.WORKER_DIED))
+        return _bisect_window(inputs, _unfinished_window(inputs), str(ErrorKind.WORKER_DIED))
     if inputs.failure_input("window"):
-        return _bisect_window(inputs, _window_tiles(inputs), failure.kind)
+        window = _recorded_window(inputs)
+        if failure.kind == ErrorKind.BAD_VECTORS:
+            return _embed_window(inputs, window, failure)
+        return _bisect_window(inputs, window, failure.kind)
     if inputs.failure_input("tile"):
         return _rerun_tile(inputs, failure)
     raise UnavailableError(
@@ -75,34 +93,40 @@ class _Embedder:
         engine = engine_spec(inputs.write("engine", data), event)
         return cls(engine, inputs.recorded_inputs.preprocessing)
 
-    def bad_tiles(self, tiles: Sequence[SourceTile]) -> list[BadTile]:
-        """Embed some tiles as one window; return those that got no descriptor.
+    def bad_images(self, units: RetrievalUnits, shown: ShownTiles) -> tuple[BadImage, ...]:
+        """Embed some units as one window; return the tiles and units that cannot be used.
 
         Raises:
             _WorkerEndedError: The worker did not answer.
             EmbedError: Its answer is invalid.
             UnavailableError: The engine does not start here.
         """
-        cells = dict.fromkeys(CellKey(tile.z, tile.x >> CELL_SHIFT, tile.y >> CELL_SHIFT) for tile in tiles)
-        window = Window(number=0, cells=tuple(cells), tiles=tuple(tiles))
+        window = _window(units, shown)
         answers = embed_windows([window], batcher=self, engine=self.engine, preprocessing=self.preprocessing)
         with closing(answers):
-            return [bad for answer in answers for bad in answer.bad]
+            return tuple(bad for answer in answers for bad in answer.bad)
 
     def embed(
         self, windows: Iterable[Window], *, engine: EngineSpec, preprocessing: Preprocessing, **_: object
     ) -> Generator[WindowResult, None, None]:
         """Embed windows; see `DescriptorBatcher.embed`."""
-        setup = batcher.worker_setup(engine, preprocessing)
+        setup = worker_setup(engine, preprocessing)
         for window in windows:
-            value = _run_worker(batcher.WORKER, setup, window.tiles)
-            yield batcher.window_result(window, value, engine.dimensions)
+            value = _run_worker(batcher.WORKER, setup, window)
+            yield window_result(window, value, engine.dimensions)
 
 
-def _run_worker(module: str, setup: Payload, tiles: Sequence[SourceTile]) -> Message:
-    """Give some tiles to a process of its own, and return its answer."""
+def _window(units: RetrievalUnits, shown: ShownTiles) -> Window:
+    cells = dict.fromkeys(CellKey(*cell) for cell in cells_of(units.ids).tolist())
+    return Window(
+        number=0, cells=tuple(cells), units=units, tiles=shown.under(units.ids), tile_edges=shown.edges
+    )
+
+
+def _run_worker(module: str, setup: Payload, window: Window) -> Message:
+    """Give a window to a process of its own, and return its answer."""
     with WorkerPool(module, 1, setup, timeout_s=_WINDOW_TIMEOUT_S) as pool:
-        pool.submit(0, batcher.worker_request(tiles))
+        pool.submit(0, worker_request(window, [list(tile.locator) for tile in window.tiles]))
         try:
             outcome = next(outcome for _, outcome in pool.results())
         except WorkerStartError as error:
@@ -129,7 +153,7 @@ def _rerun_tile(inputs: RerunInputs, failure: BuildFailed) -> StepFailure | None
     changed = kept is None and not _is_intact(data, sha256)
     if changed and failure.kind != ErrorKind.SOURCE_CHANGED:
         raise UnavailableError(f"tile {name}: its bytes were not kept, and others are where it was")
-    tile = _as_file(inputs, TileIdentity(place=_place(name), sha256=sha256), data)
+    tile = _as_file(inputs, _place(name), sha256, data)
     return _embed_tile(inputs, tile, failure.kind)
 
 
@@ -148,73 +172,100 @@ def _embed_tile(inputs: RerunInputs, tile: SourceTile, kind: str) -> StepFailure
 
 def _refusals(inputs: RerunInputs, tile: SourceTile, kind: str) -> list[tuple[str, str]]:
     """Return kind and message of why a tile gets no descriptor; without an engine it is only decoded."""
+    shown = ShownTiles(TileColumns.of([tile]), {})
     try:
-        return [(bad.kind, bad.message) for bad in _Embedder.from_inputs(inputs).bad_tiles([tile])]
+        embedder = _Embedder.from_inputs(inputs)
+        return [
+            (bad.kind, bad.message) for bad in embedder.bad_images(RetrievalUnits.of_tiles([tile]), shown)
+        ]
     except UnavailableError as error:
         if kind not in _NEED_NO_ENGINE:
             raise
         inputs.findings.notes.append(f"the tile was decoded and not embedded: {error.reason}")
-    answer = _run_worker(_DECODE_ONLY, None, [tile])
-    return [(str(found), str(message)) for _, found, message in answer["bad"]]
+    answer = _run_worker(_DECODE_ONLY, None, _window(RetrievalUnits.of_tiles([tile]), shown))
+    return [(str(found), str(message)) for _, found, message in answer["bad_tiles"]]
 
 
 def _kind_of(outcome: Outcome) -> str:
     return str(ErrorKind.EMBED_FAILED if isinstance(outcome, Failed) else ErrorKind.WORKER_DIED)
 
 
-def _bisect_window(
-    inputs: RerunInputs, tiles: Sequence[tuple[TileIdentity, bytes]], kind: str
-) -> StepFailure | None:
-    """Try parts of a window until one tile is left; `kind` is how the window failed."""
+@valueclass(frozen=True, slots=True, kw_only=True)
+class _WindowAgain:
+    """Units to embed again, and the tiles that they show, as files."""
+
+    units: RetrievalUnits
+    shown: ShownTiles
+
+
+def _embed_window(inputs: RerunInputs, window: _WindowAgain, failure: BuildFailed) -> StepFailure | None:
+    """Embed a window once; return what is wrong with the descriptors of its units, or None."""
+    try:
+        for bad in _Embedder.from_inputs(inputs).bad_images(window.units, window.shown):
+            return StepFailure(kind=bad.kind, subject=bad.name, message=bad.message)
+    except _WorkerEndedError as error:
+        return StepFailure(kind=_kind_of(error.outcome), subject=failure.subject, message=str(error))
+    except EmbedError as error:
+        subject = error.subject or failure.subject
+        return StepFailure(kind=str(error.kind), subject=subject, message=error.message)
+    return None
+
+
+def _bisect_window(inputs: RerunInputs, window: _WindowAgain, kind: str) -> StepFailure | None:
+    """Try parts of a window until one unit is left; `kind` is how the window failed."""
     findings, embedder = inputs.findings, _Embedder.from_inputs(inputs)
     last: _WorkerEndedError | None = None
+    identities = [
+        UnitIdentity(identifier=identifier, sha256=digest)
+        for identifier, digest in zip(window.units.ids.tolist(), window.units.hex_digests, strict=True)
+    ]
 
-    def ends_worker(part: Sequence[SourceTile]) -> bool:
+    def ends_worker(part: Sequence[int]) -> bool:
         nonlocal last
         ended = None
         try:
-            embedder.bad_tiles(part)
+            embedder.bad_images(window.units.take(np.array(part, np.intp)), window.shown)
         except _WorkerEndedError as error:
             ended = last = error
         except EmbedError:
             pass  # the worker did answer
         message = "" if ended is None else str(ended)
-        first, final = str(part[0].place), str(part[-1].place)
+        first, final = identities[part[0]].name, identities[part[-1]].name
         findings.tries.append(Trial(tiles=len(part), first=first, last=final, ended=message))
         return ended is not None
 
-    found = bisect([_as_file(inputs, tile, data) for tile, data in tiles], ends_worker)
+    found = bisect(list(range(len(identities))), ends_worker)
     if last is None:
         return None
     ended_by, message = _kind_of(last.outcome), str(last)
     if found.culprit is not None:
-        findings.culprit = TileIdentity(place=found.culprit.place, sha256=found.culprit.sha256)
-        return StepFailure(kind=ended_by, subject=str(found.culprit.place), message=message)
-    findings.suspects = tuple(TileIdentity(place=tile.place, sha256=tile.sha256) for tile in found.smallest)
-    count = len(found.smallest)
+        findings.culprit = identities[found.culprit]
+        return StepFailure(kind=ended_by, subject=findings.culprit.name, message=message)
+    findings.suspects = tuple(identities[row] for row in found.smallest)
+    count, what = len(found.smallest), "chunk" if window.shown.edges else "tile"
     findings.notes.append(
-        f"no tile does it alone: at least these {count} together, or it happens now and then ({kind})"
+        f"no {what} does it alone: at least these {count} together, or it happens now and then ({kind})"
     )
-    return StepFailure(kind=ended_by, subject=f"{count} tiles", message=message)
+    return StepFailure(kind=ended_by, subject=f"{count} {what}s", message=message)
 
 
 def _is_intact(data: bytes | None, sha256: str) -> TypeGuard[bytes]:
     return data is not None and hashlib.sha256(data).hexdigest() == sha256
 
 
-def _window_tiles(inputs: RerunInputs) -> list[tuple[TileIdentity, bytes]]:
-    """Return the tiles of the recorded window, stored with it or from their source; raise if there are none."""
+def _recorded_window(inputs: RerunInputs) -> _WindowAgain:
+    """Return the recorded window with the tiles stored with it or from their source; raise if there are none."""
     window = inputs.failure_input("window")
     entries, locators = window.get("tiles", ()), window.get("locators", ())
     stored = _stored_tiles(inputs)
-    found: list[tuple[TileIdentity, bytes]] = []
+    found: list[SourceTile] = []
     for number, (name, sha256, *_) in enumerate(entries):
-        tile = TileIdentity(place=_place(str(name)), sha256=str(sha256))
-        data = stored.get(descriptor_id(*tile.place))
-        if not _is_intact(data, tile.sha256):
-            data = inputs.tile(str(name), tile.sha256, locators[number] if number < len(locators) else None)
-        if _is_intact(data, tile.sha256):
-            found.append((tile, data))
+        place = _place(str(name))
+        data = stored.get(descriptor_id(*place))
+        if not _is_intact(data, str(sha256)):
+            data = inputs.tile(str(name), str(sha256), locators[number] if number < len(locators) else None)
+        if _is_intact(data, str(sha256)):
+            found.append(_as_file(inputs, place, str(sha256), data))
     if not found:
         raise UnavailableError(f"none of the {len(entries)} tiles of the window was kept or is where it was")
     name = f"window {window.get('number')}: {len(found)} of {len(entries)} tiles"
@@ -223,7 +274,23 @@ def _window_tiles(inputs: RerunInputs) -> list[tuple[TileIdentity, bytes]]:
         inputs.findings.notes.append(
             f"{len(entries) - len(found)} tiles of the window cannot be had as they were"
         )
-    return found
+    return _window_again(inputs, found, window.get("chunks"))
+
+
+def _window_again(
+    inputs: RerunInputs, tiles: Sequence[SourceTile], chunks: Sequence[int] | None
+) -> _WindowAgain:
+    """Return the window of some tiles, or of the chunks of which all tiles are there; raise if there are none."""
+    columns = TileColumns.joined([tiles])
+    if chunks is None:
+        return _WindowAgain(units=RetrievalUnits.of_tiles(tiles), shown=ShownTiles(columns, {}))
+    edges = {each.level.zoom: each.tile_edge for each in parse_levels(inputs.build.inputs)}
+    there = set(columns.ids.tolist())
+    ids = [each for each in chunks if there.issuperset(tile_ids_under(np.array([each])).tolist())]
+    if not ids:
+        raise UnavailableError("of no chunk of the window all tiles can be had")
+    units = RetrievalUnits(ids=np.array(ids, np.int64), digests=np.zeros((len(ids), 32), np.uint8))
+    return _WindowAgain(units=units, shown=ShownTiles(columns, edges))
 
 
 def _stored_tiles(inputs: RerunInputs) -> Mapping[int, bytes]:
@@ -234,20 +301,23 @@ def _stored_tiles(inputs: RerunInputs) -> Mapping[int, bytes]:
         return {}
 
 
-def _unfinished_tiles(inputs: RerunInputs) -> list[tuple[TileIdentity, bytes]]:
-    """Return the tiles of the windows that workers had when the process died; raise if there are none."""
+def _unfinished_window(inputs: RerunInputs) -> _WindowAgain:
+    """Return what workers had when the process died; raise if that was nothing."""
     cells = set(list(_unfinished_cells(inputs))[:_MAX_CELLS])
     if not cells:
         raise UnavailableError("no window was under way when the process died")
-    found: list[tuple[TileIdentity, bytes]] = []
-    for tile in inputs.recorded_inputs.tiles().tiles:
-        if CellKey(tile.z, tile.x >> CELL_SHIFT, tile.y >> CELL_SHIFT) in cells:
-            data = inputs.tile(str(tile.place), tile.sha256, tile.locator)
-            if _is_intact(data, tile.sha256):
-                found.append((TileIdentity(place=tile.place, sha256=tile.sha256), data))
+    selection = inputs.recorded_inputs.tiles()
+    units = selection.units
+    own = np.array([tuple(cell) in cells for cell in cells_of(units.ids).tolist()], np.bool_)
+    units = units.take(own)
+    found: list[SourceTile] = []
+    for tile in selection.shown_tiles().under(units.ids):
+        data = inputs.tile(str(tile.place), tile.sha256, tile.locator)
+        if _is_intact(data, tile.sha256):
+            found.append(_as_file(inputs, tile.place, tile.sha256, data))
     if not found:
         raise UnavailableError("the tiles of the windows that were under way cannot be had")
-    return found
+    return _window_again(inputs, found, units.ids.tolist() if selection.levels else None)
 
 
 def _unfinished_cells(inputs: RerunInputs) -> Iterator[CellKey]:
@@ -264,14 +334,14 @@ def _unfinished_cells(inputs: RerunInputs) -> Iterator[CellKey]:
     return (CellKey(*_place(name)) for name in open_cells)
 
 
-def _as_file(inputs: RerunInputs, identity: TileIdentity, data: bytes) -> SourceTile:
+def _as_file(inputs: RerunInputs, place: Place, sha256: str, data: bytes) -> SourceTile:
     """Write a tile to a temporary file, so that its bytes stay the same while it is tried."""
-    path = inputs.write("tile-{}-{}-{}".format(*identity.place), data)
+    path = inputs.write("tile-{}-{}-{}".format(*place), data)
     return SourceTile(
-        z=identity.place.z,
-        x=identity.place.x,
-        y=identity.place.y,
-        sha256=identity.sha256,
+        z=place.z,
+        x=place.x,
+        y=place.y,
+        sha256=sha256,
         size=len(data),
         captured=None,
         locator=("file", str(path)),

@@ -12,9 +12,10 @@ from pipeline.rerun.report import Comparison, InputStatus, StepFailure
 from pipeline.rerun.rerun_engines import compare_measures
 from pipeline.stages.checks import check_index, require_coverage
 from pipeline.stages.embed import block_row
-from pipeline.stages.index import StoredBlocks, index_job, survey_area, write_index
-from pipeline.tiles.grid import wanted_count, wanted_tiles
-from pipeline.tiles.selection import MAX_WANTED
+from pipeline.stages.index import StoredBlocks, index_job, survey_selection, write_index
+from pipeline.tiles.grid import MAX_WANTED
+from pipeline.tiles.selection import selection_of
+from pipeline.tiles.tile_columns import TileColumns
 from store.base import canonical_json
 from store.base.identity import CELL_SHIFT, tile_of
 from store.base.values import ArtifactRef
@@ -23,6 +24,7 @@ from store.domain.attachments import attached_to_failure
 from store.domain.events import CellEmbedded, CheckFailed, IndexBuilt
 from store.domain.index_files import delta_of, whole_of
 from store.formats.tables import BlockRow, TileTable, decode_blocks, decode_tiles, encode_blocks
+from store.manifest.levels import parse_levels
 from store.manifest.roles import DELTA
 from store.runtime.load import RuntimeUnavailableError
 
@@ -88,29 +90,20 @@ def rerun_survey(inputs: RerunInputs) -> StepFailure | None:
         UnavailableError: Tile table or blocks do not lie with the records.
     """
     request = inputs.recorded_inputs.request
-    wanted = wanted_count(request.bbox_e7, request.zoom)
-    if wanted > MAX_WANTED:
-        raise UnavailableError(f"expected an area of at most {MAX_WANTED} tiles, found {wanted}")
     kept = inputs.attached("geography")
     known = canonical_json.decode(kept) if kept is not None else {}
     table = _tile_table(inputs)
     rows = None if inputs.build.index is None else _block_rows(inputs)
     if rows is not None:
         _copy_blocks(inputs, rows)
-    excluded = _places(known.get("excluded", ())) if isinstance(known, dict) else ()
-    there = {*excluded, *(tile_of(identifier)[:3] for identifier in table.ids.tolist())}
-    geography = survey_area(
-        rows,
-        inputs.scratch_artifacts,
-        wanted=wanted,
-        present=table.ids.astype(np.int64),
-        holes=tuple(
-            (place.z, place.x, place.y)
-            for place in wanted_tiles(request.bbox_e7, request.zoom)
-            if place not in there
-        ),
+    excluded = _places(known.get("excluded", ()) if isinstance(known, dict) else ())
+    selection = selection_of(
+        request,
+        TileColumns.from_table(table),
+        levels=parse_levels(inputs.build.inputs),
         excluded=excluded,
     )
+    geography = survey_selection(selection, rows, inputs.scratch_artifacts)
     if kept is not None and inputs.failure is not None:
         expected = attached_to_failure(inputs.failure)["geography"].sha256
         inputs.note("geographic report", "area", expected, InputStatus.KEPT)
@@ -195,11 +188,11 @@ def _copy_blocks(inputs: RerunInputs, rows: Sequence[BlockRow]) -> None:
         inputs.scratch_artifacts.put(data)
 
 
-def _places(runs: object) -> tuple[Place, ...]:
+def _places(runs: object) -> TileColumns:
     """Return the places in the runs of a report."""
     found: list[Place] = []
     for zoom, y, first, last in runs if isinstance(runs, list) else ():
         if len(found) + last - first > MAX_WANTED:
             raise UnavailableError(f"expected at most {MAX_WANTED} tiles in the report, found more")
         found += [(zoom, x, y) for x in range(first, last + 1)]
-    return tuple(found)
+    return TileColumns.at(np.array(found, np.int32).reshape(-1, 3))

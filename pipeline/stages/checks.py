@@ -15,7 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.embed.cells import Window
 from pipeline.embed.reusable_rows import ReusableRows
+from pipeline.embed.worker import Embedder
+from pipeline.embed.worker_messages import worker_request
 from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import job_with_file
 from pipeline.engines.precision.float16 import least_cosine
@@ -231,18 +234,26 @@ def check_vectors(
     if not others or steps.has_passed(VECTORS_CHECK, space, event.artifact.sha256):
         return None
     known = ReusableRows(artifacts, others)
-    tiles = [tile for tile in inputs.selection.tiles if tile.sha256 in known]
-    tiles = tiles[:: max(1, len(tiles) // _RECALCULATED)][:_RECALCULATED]
-    rows = known.rows(tile.sha256 for tile in tiles)
-    tiles = [tile for tile in tiles if tile.sha256 in rows]
-    if preprocessing is None or not tiles:
+    units = inputs.selection.units
+    units = units.take(np.array([digest in known for digest in units.hex_digests], np.bool_))
+    units = units.take(slice(0, None, max(1, len(units) // _RECALCULATED))).take(slice(_RECALCULATED))
+    if preprocessing is None or not len(units):
         return None
-    images = [decode(_read_unchanged(tile), subject=str(tile.place)) for tile in tiles]
-    engine = load(event, artifacts.read(event.artifact))
-    found = engine.run(np.stack([preprocessing.apply(image) for image in images]))
-    cosine = float(min(float(row @ rows[tile.sha256].vector) for row, tile in zip(found, tiles, strict=True)))
+    shown = inputs.selection.shown_tiles()
+    tiles = shown.under(units.ids)
+    window = Window(number=0, cells=(), units=units, tiles=tiles, tile_edges=shown.edges)
+    request = worker_request(window, [_read_unchanged(tile) for tile in tiles])
+    found = Embedder(load(event, artifacts.read(event.artifact)), preprocessing).describe(request)
+    digests = units.hex_digests
+    rows = known.rows(digests)
+    cosines = [
+        float(vector @ rows[digests[number]].vector)
+        for number, vector in zip(found["good"].tolist(), found["vectors"], strict=True)
+        if digests[number] in rows
+    ]
+    cosine = min(cosines, default=0.0)
     subject = CheckSubject(VECTORS_CHECK, "space", space, event.artifact.sha256)
-    measured = {"tiles": len(tiles), "cosine_ppb": round(cosine * _BILLION)}
+    measured = {"tiles": len(units), "cosine_ppb": round(cosine * _BILLION)}
     if cosine >= _SAME_COSINE:
         return subject.result(measured)
     why = (

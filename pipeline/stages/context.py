@@ -25,6 +25,7 @@ class BuildCounts:
 
     networks: set[str] = field(default_factory=set)
     embedded: int = 0
+    copied: int = 0
     reused: int = 0
     checked: int = 0
 

@@ -1,7 +1,7 @@
 """The cell stage: give every cell of the build a block in the build's vector space.
 
-A cell with the same tiles keeps its block. The others are assembled from rows that any block of this vector
-space has, and from tiles that go through the network, each new digest once.
+A cell with the same units (tiles, or chunks of ground) keeps its block. The others are assembled from rows that
+any block of this vector space has, and from units that go through the network, each new digest once.
 """
 
 from collections import deque
@@ -13,17 +13,29 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.embed import batcher
-from pipeline.embed.batcher import BadTile, DescriptorBatcher, EngineSpec, WindowResult
-from pipeline.embed.cells import AssembledCell, Cell, CellAssembler, Row, Window, plan_windows, shared_digests
+from pipeline.embed.batcher import DescriptorBatcher
+from pipeline.embed.cells import (
+    AssembledCell,
+    Cell,
+    CellAssembler,
+    Row,
+    Window,
+    plan_windows,
+    shared_digests,
+)
 from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.embed.worker import BLANK_TILE
+from pipeline.embed.worker_messages import BadImage, EngineSpec, WindowResult
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.planning.plan import BuildPlan, CellPlan, Decision
 from pipeline.progress import Progress
 from pipeline.request.options import BadTilePolicy
 from pipeline.stages.check_network import UNIT_TOLERANCE, length_hint
 from pipeline.stages.context import BuildContext
+from pipeline.tiles.chunks import ShownTiles
+from pipeline.tiles.retrieval_units import unit_name
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT
+from pipeline.tiles.tile import SourceTile
 from store.base.identity import cell_components, cell_key, digest_packed_tiles
 from store.base.preprocessing import Preprocessing
 from store.base.valueclass import valueclass
@@ -38,7 +50,7 @@ _NAMED_TILES = 20
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedCell:
-    """The event that records an embedded cell, and its block; `whole` if every tile has a row."""
+    """The event that records an embedded cell, and its block; `whole` if every unit has a row."""
 
     event: CellEmbedded
     data: bytes
@@ -66,15 +78,15 @@ def embed_windows(
     batcher: DescriptorBatcher,
     engine: EngineSpec,
     preprocessing: Preprocessing,
-    on_bad: Callable[[BadTile], object] = lambda _: None,
+    on_bad: Callable[[BadImage], object] = lambda _: None,
     on_answer: Callable[[Window], object] = lambda _: None,
     on_dispatch: batcher.OnDispatch | None = None,
-    on_progress: batcher.OnTiles | None = None,
+    on_progress: batcher.OnUnits | None = None,
     on_retry: batcher.OnRetry | None = None,
 ) -> Generator[WindowResult, None, None]:
-    """Embed the tiles of some windows, and yield each answer after checking it.
+    """Embed some windows, and yield each answer after checking it.
 
-    `on_bad` is called with each tile that got no descriptor, and may raise; `on_answer` with each window
+    `on_bad` is called with each tile or unit that cannot be used, and may raise; `on_answer` with each window
     before its answer is yielded; the others as in `DescriptorBatcher.embed`.
 
     Raises:
@@ -102,40 +114,50 @@ def _require_unit_vectors(result: WindowResult) -> None:
     lengths = np.linalg.norm(result.vectors, axis=1)
     wrong = np.flatnonzero(~(np.abs(lengths - 1.0) <= UNIT_TOLERANCE))
     if len(wrong):
-        place = str(result.tiles[int(wrong[0])].place)
+        name = unit_name(int(result.units.ids[wrong[0]]))
+        what = "chunk" if result.window.shows_chunks else "tile"
         raise EmbedError(
-            f"expected descriptors of length 1, found {lengths[wrong[0]]:.6g} for tile {place}",
+            f"expected descriptors of length 1, found {lengths[wrong[0]]:.6g} for {what} {name}",
             hint=length_hint(float(lengths[wrong[0]])),
             kind=ErrorKind.BAD_VECTORS,
-            subject=place,
+            subject=name,
         )
 
 
 class _Assembly:
     """Assembles the blocks of cells from known rows and from the answers of workers."""
 
-    def __init__(self, cells: Sequence[Cell], known: ReusableRows, dimensions: int) -> None:
+    def __init__(
+        self, cells: Sequence[Cell], shown: ShownTiles, known: ReusableRows, dimensions: int
+    ) -> None:
         self._cells, self._known, self._shared = cells, known, shared_digests(cells)
+        self._shown = shown
         self._assembler = CellAssembler(dimensions=dimensions, shared=self._shared)
         self._complete = deque[AssembledCell]()
 
     def windows(self) -> Iterator[Window]:
-        """Plan the windows of tiles that have no row yet."""
-        return plan_windows(self._added_cells(), known=self._known, shared=self._shared)
+        """Plan the windows of units that have no row yet."""
+        return plan_windows(
+            self._added_cells(),
+            shown=self._shown,
+            known=self._known,
+            shared=self._shared,
+        )
 
     def _added_cells(self) -> Iterator[Cell]:
         # Each cell is added just before its window is planned, so that few are open at a time.
         for cell in self._cells:
-            complete = self._assembler.add(cell, self._known.rows({tile.sha256 for tile in cell.tiles}))
+            complete = self._assembler.add(cell, self._known.rows(set(cell.units.hex_digests)))
             self._complete.extend(() if complete is None else (complete,))
             yield cell
 
     def add_answer(self, result: WindowResult) -> None:
-        """Add the rows of a window; a tile without a descriptor gets no row."""
-        for tile, vector, texture in zip(result.tiles, result.vectors, result.texture, strict=True):
-            self._complete.extend(self._assembler.supply(tile.sha256, Row(vector, float(texture))))
-        for bad in result.bad:
-            self._complete.extend(self._assembler.drop(bad.tile.sha256))
+        """Add the rows of a window; a unit without a descriptor gets no row."""
+        rows = zip(result.units.hex_digests, result.vectors, result.texture, strict=True)
+        for digest, vector, texture in rows:
+            self._complete.extend(self._assembler.supply(digest, Row(vector, float(texture))))
+        for digest in result.without:
+            self._complete.extend(self._assembler.drop(digest))
 
     def take_complete(self) -> Iterator[AssembledCell]:
         """Remove and yield the cells that are complete."""
@@ -152,6 +174,7 @@ def embed_cells(
     cells: Sequence[Cell],
     embed: Callable[[Iterable[Window]], Generator[WindowResult, None, None]],
     *,
+    shown: ShownTiles,
     space: str,
     engine: EngineSpec,
     known: ReusableRows,
@@ -159,12 +182,13 @@ def embed_cells(
 ) -> Generator[Iterator[EmbeddedCell], None, None]:
     """Embed cells, and yield for each answered window the cells that it completed.
 
-    A block is encoded only when it is taken, so that few are in memory. A tile that gets no descriptor gets
+    A block is encoded only when it is taken, so that few are in memory. A unit that gets no descriptor gets
     no row.
 
     Args:
         cells: The cells.
         embed: `embed_windows` with all arguments but the windows.
+        shown: Finds the tiles that the units show.
         space: The vector space of the cells.
         engine: The engine that embeds them.
         known: Rows that exist in that space.
@@ -173,9 +197,10 @@ def embed_cells(
     Raises:
         EmbedError: Workers failed again and again, or the network gives no unit vectors.
     """
-    digests = {tile.sha256 for cell in cells for tile in cell.tiles}
-    progress.start("embed", total=sum(digest not in known for digest in digests), unit="tiles")
-    assembly = _Assembly(cells, known, engine.dimensions)
+    digests = {digest for cell in cells for digest in cell.units.hex_digests}
+    unit = "chunks" if shown.edges else "tiles"
+    progress.start("embed", total=sum(digest not in known for digest in digests), unit=unit)
+    assembly = _Assembly(cells, shown, known, engine.dimensions)
     results = embed(assembly.windows())
     with closing(results):
         for result in results:
@@ -188,8 +213,8 @@ def embed_cells(
 
 
 def _embedded(assembled: AssembledCell, space: str, engine: EngineSpec) -> EmbeddedCell:
-    block, tiles = assembled.block, digest_packed_tiles(assembled.tiles.packed())
-    components, data = cell_components(space=space, tiles=tiles), descriptor_block.encode(block)
+    block, units = assembled.block, digest_packed_tiles(assembled.units.packed())
+    components, data = cell_components(space=space, tiles=units), descriptor_block.encode(block)
     event = CellEmbedded(
         space=space,
         zoom=block.zoom,
@@ -203,7 +228,7 @@ def _embedded(assembled: AssembledCell, space: str, engine: EngineSpec) -> Embed
         embedded=assembled.embedded,
         copied=assembled.copied,
     )
-    return EmbeddedCell(event=event, data=data, whole=len(block.ids) == len(assembled.tiles))
+    return EmbeddedCell(event=event, data=data, whole=len(block.ids) == len(assembled.units))
 
 
 def prepare_cells(run: BuildContext, plan: BuildPlan) -> list[BlockRow]:
@@ -217,6 +242,7 @@ def prepare_cells(run: BuildContext, plan: BuildPlan) -> list[BlockRow]:
     reused = [cell for cell in plan.cells if cell.decision is Decision.REUSE and cell.known is not None]
     rows = [block_row(cell.known) for cell in reused if cell.known is not None]
     if reused:
+        run.counts.copied += sum(row.rows for row in rows)
         run.reuse("cells", {}, count=len(reused))
     if plan.stale:
         rows.extend(_embed_stale(run, plan.stale))
@@ -244,6 +270,7 @@ def _embed_stale(run: BuildContext, plans: Sequence[CellPlan]) -> list[BlockRow]
     answered = embed_cells(
         [plan.cell for plan in plans],
         embed,
+        shown=run.inputs.selection.shown_tiles(),
         space=space,
         engine=engine,
         known=ReusableRows(run.store.artifacts, run.store.state.step_cache.blocks_in(space)),
@@ -258,6 +285,7 @@ def _embed_stale(run: BuildContext, plans: Sequence[CellPlan]) -> list[BlockRow]
                     continue
                 run.put(made.data)
                 run.counts.embedded += made.event.embedded
+                run.counts.copied += made.event.copied
                 run.defer(made.event)
                 rows.append(block_row(made.event))
             run.append()
@@ -265,7 +293,7 @@ def _embed_stale(run: BuildContext, plans: Sequence[CellPlan]) -> list[BlockRow]
         what = "bad" if fails else "skipped"
         run.ports.progress.say(f"{what} are {len(bad)} different tiles, of which {_NAMED_TILES} are named")
     if fails and bad:
-        raise _bad_tiles(bad, [plan.cell for plan in plans])
+        raise _bad_tiles(bad, run.inputs.selection.tiles)
     return rows
 
 
@@ -280,13 +308,15 @@ def _record_retry(run: BuildContext, retry: batcher.Retry) -> None:
     run.ports.progress.say(f"a worker failed ({retry.why}); going on with {retry.workers}")
 
 
-def _note_bad_tile(run: BuildContext, found: dict[str, str], bad: BadTile) -> None:
+def _note_bad_tile(run: BuildContext, found: dict[str, str], bad: BadImage) -> None:
     """Note a tile that cannot be decoded, by its digest; the build goes on, to find all of them in one run.
+
+    Windows of chunks overlap, so that it may be found more than once.
 
     Raises:
         EmbedError, TileError: Something else is wrong, and going on would be of no use.
     """
-    place = str(bad.tile.place)
+    place = bad.name
     failing = run.inputs.request.tiles.on_bad is BadTilePolicy.FAIL
     blank = bad.message == BLANK_TILE
     if bad.kind == ErrorKind.BAD_VECTORS and (failing or not blank):
@@ -295,17 +325,17 @@ def _note_bad_tile(run: BuildContext, found: dict[str, str], bad: BadTile) -> No
     if bad.kind not in {ErrorKind.BAD_TILE, ErrorKind.BAD_VECTORS}:
         message = f"tile {place}: {bad.message}"
         raise TileError(message, hint=SOURCE_CHANGED_HINT, kind=ErrorKind(bad.kind), subject=place)
-    found[bad.tile.sha256] = bad.message
+    if bad.sha256 in found:
+        return
+    found[bad.sha256] = bad.message
     what = "bad" if failing else "skipped"
     if len(found) <= _NAMED_TILES:
         run.ports.progress.say(f"{what} tile {place}: {bad.message}")
 
 
-def _bad_tiles(messages: Mapping[str, str], cells: Iterable[Cell]) -> TileError:
+def _bad_tiles(messages: Mapping[str, str], tiles: Iterable[SourceTile]) -> TileError:
     """Return the error that names the tiles that cannot be decoded; several may have the same bytes."""
-    found = sorted(
-        (tile.place, tile.sha256) for cell in cells for tile in cell.tiles if tile.sha256 in messages
-    )
+    found = sorted((tile.place, tile.sha256) for tile in tiles if tile.sha256 in messages)
     first, digest = found[0]
     message = f"tile {first}: {messages[digest]}"
     if len(found) > 1:

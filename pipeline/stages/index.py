@@ -1,6 +1,7 @@
 """The index stage and the checks after it: index, report of the area, coverage walk."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from time import monotonic
 
 import numpy as np
@@ -10,18 +11,22 @@ from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.errors import CheckError
 from pipeline.index.faiss_builder import FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexJob, plan_index
-from pipeline.planning.area_report import AreaReport, Place
+from pipeline.planning.area_report import AreaReport, Place, ground_coverage
+from pipeline.planning.carried import require_flown_size
 from pipeline.request.options import IndexKind, IndexOptions
 from pipeline.stages.check_network import WEIGHTS_HINT
 from pipeline.stages.checks import INDEX_CHECK, ONE_ANSWER, check_index, require_coverage
 from pipeline.stages.context import BuildContext
 from pipeline.stages.extend_index import extend_head_index
 from pipeline.stages.repeated_rows import repeated_rows
+from pipeline.tiles.chunks import LevelChunks, chunks_of, tile_ids_under
 from pipeline.tiles.selection import Selection
-from store.base.identity import MAX_ZOOM, X_SHIFT, ZOOM_SHIFT, index_components, index_key, tile_of
+from store.base.identity import AXIS_MASK, MAX_ZOOM, X_SHIFT, ZOOM_SHIFT, index_components, index_key, tile_of
+from store.base.level import Level
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts, ref_of_draft
+from store.disk.cell_tables import tables_of_build
 from store.disk.write_once import Draft
 from store.domain import problem_lines
 from store.domain.attachments import GOLDEN, attached
@@ -31,8 +36,9 @@ from store.domain.state import BuildStatus
 from store.errors import ArtifactError
 from store.formats import descriptor_block
 from store.formats.descriptor_block import Block
-from store.formats.tables import BlockRow, decode_blocks, encode_blocks
-from store.verify.coverage import Coverage, block_role, referenced_by, walk
+from store.formats.tables import BlockRow, encode_blocks
+from store.manifest.roles import PACKS
+from store.verify.coverage import Coverage, block_role, pack_role, referenced_by, walk
 
 _MILLION = 1_000_000
 
@@ -113,71 +119,84 @@ class StoredBlocks:
 def survey_selection(
     selection: Selection, rows: Sequence[BlockRow] | None, artifacts: Artifacts
 ) -> AreaReport:
-    """Report on every tile that a selection wants; see `survey_area`."""
-    return survey_area(
-        rows,
-        artifacts,
-        wanted=selection.wanted,
-        present=selection.tiles.ids,
-        holes=tuple(map(tuple, selection.holes.tolist())),
-        excluded=tuple(map(tuple, selection.excluded.places.tolist())),
-    )
+    """Report on everything that a selection wants.
 
-
-def survey_area(
-    rows: Sequence[BlockRow] | None,
-    artifacts: Artifacts,
-    *,
-    wanted: int,
-    present: NDArray[np.int64],
-    holes: tuple[Place, ...],
-    excluded: tuple[Place, ...],
-) -> AreaReport:
-    """Report which wanted tiles are indexed, missing, featureless, skipped or excluded.
-
-    A tile that nearly equals another one is featureless; see `repeated_rows`.
+    A tile or chunk that nearly equals another one is featureless; see `repeated_rows`.
 
     Args:
+        selection: The selection.
         rows: The blocks; None before anything is embedded: then nothing is known to be featureless or skipped.
         artifacts: Holds the blocks.
-        wanted: Number of tiles in the area.
-        present: Descriptor ids of the selected tiles.
-        holes: Tiles that the source does not have.
-        excluded: Tiles that were left out because they are too old.
 
     Raises:
         ArtifactError: A block is missing or damaged.
     """
-    ids, textures = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
-    for block in StoredBlocks(artifacts, rows or ()):
-        ids.append(block.ids.astype(np.int64))
-        textures.append(block.texture)
-    indexed, texture = np.concatenate(ids), np.concatenate(textures)
-    skipped = present[np.isin(present, indexed, invert=True)] if rows is not None else present[:0]
-    # Tiles that look the same cannot be told apart: "no imagery" of a provider, the same ground repeated.
-    repeated = repeated_rows(_StoredVectors(artifacts, rows or ()), _centres(indexed))
-    featureless = indexed[(texture < FEATURELESS_BELOW) | repeated].tolist()
+    units = selection.units.ids
+    indexed, featureless = (
+        (units, np.zeros(len(units), np.bool_))
+        if rows is None
+        else _judge_rows(rows, artifacts, selection.levels)
+    )
+    skipped = units[np.isin(units, indexed, invert=True)]
+    if selection.levels:
+        skipped = np.setdiff1d(tile_ids_under(skipped), tile_ids_under(indexed))
     return AreaReport(
-        wanted=wanted,
-        present=len(present),
-        holes=holes,
-        featureless=tuple(tile_of(identifier)[:3] for identifier in featureless),
-        skipped=tuple(tile_of(identifier)[:3] for identifier in skipped.tolist()),
-        excluded=excluded,
+        tiles_wanted=selection.wanted,
+        tiles_present=len(selection.tiles),
+        holes=tuple(map(tuple, selection.holes.tolist())),
+        featureless=() if selection.levels else _places(indexed[featureless]),
+        skipped=_places(skipped),
+        excluded=tuple(map(tuple, selection.excluded.places.tolist())),
+        levels=tuple(
+            ground_coverage(each.level, each.area, indexed[own], featureless[own])
+            for each in selection.levels
+            for own in (chunks_of(each.level, indexed),)
+        ),
     )
 
 
-class _StoredVectors(StoredBlocks):
-    """The vectors of the blocks of a table."""
+def _judge_rows(
+    rows: Sequence[BlockRow], artifacts: Artifacts, levels: Sequence[LevelChunks]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the ids of the rows of some blocks, and which of them are featureless."""
+    parts, textures = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
+    for block in StoredBlocks(artifacts, rows):
+        parts.append(block.ids.astype(np.int64))
+        textures.append(block.texture)
+    ids = np.concatenate(parts)
+    # What looks the same cannot be told apart: "no imagery" of a provider, the same ground repeated.
+    if not levels:
+        repeated = repeated_rows(_StoredVectors(artifacts, rows), _centres(ids))
+    else:
+        repeated = np.zeros(len(ids), np.bool_)
+        for each in levels:
+            own = chunks_of(each.level, ids)
+            places = np.stack([ids[own] >> X_SHIFT & AXIS_MASK, ids[own] & AXIS_MASK], axis=1)
+            # Neighbours that overlap may be alike; what repeats with the tiles, as "no imagery" does, may not.
+            apart = min(each.level.m // 4, each.level.steps_per_tile - 1)
+            repeated[own] = repeated_rows(_StoredVectors(artifacts, rows, each.level), places, apart=apart)
+    return ids, (np.concatenate(textures) < FEATURELESS_BELOW) | repeated
 
-    def __iter__(self) -> Iterator[NDArray[np.float32]]:  # type: ignore[override]
-        yield from (block.vectors for block in super().__iter__())
+
+def _places(ids: NDArray[np.int64]) -> tuple[Place, ...]:
+    return tuple(tile_of(identifier)[:3] for identifier in ids.tolist())
+
+
+class _StoredVectors:
+    """The vectors of the blocks of a table, of all rows or of those of one level; may be iterated again."""
+
+    def __init__(self, artifacts: Artifacts, rows: Sequence[BlockRow], level: Level | None = None) -> None:
+        self._blocks, self._level = StoredBlocks(artifacts, rows), level
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        for block in self._blocks:
+            own = slice(None) if self._level is None else chunks_of(self._level, block.ids.astype(np.int64))
+            yield block.vectors[own]
 
 
 def _centres(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the middle of each tile, in halves of a tile of the highest zoom."""
-    axis = (1 << X_SHIFT) - 1
-    corners = np.stack([ids >> X_SHIFT & axis, ids & axis], axis=1)
+    corners = np.stack([ids >> X_SHIFT & AXIS_MASK, ids & AXIS_MASK], axis=1)
     centres: NDArray[np.int64] = 2 * corners + 1 << (MAX_ZOOM - (ids >> ZOOM_SHIFT))[:, None]
     return centres
 
@@ -285,22 +304,35 @@ def check_area(run: BuildContext, rows: Sequence[BlockRow] | None) -> AreaReport
 
 
 def walk_coverage(
-    run: BuildContext, geography: AreaReport, index: Index, rows: Sequence[BlockRow]
+    run: BuildContext,
+    geography: AreaReport,
+    index: Index,
+    rows: Sequence[BlockRow],
+    packs: Sequence[BlockRow] = (),
 ) -> Coverage:
     """Check that every file that the manifest will name is intact, and record the result.
 
+    Args:
+        run: The build.
+        geography: The report of the area.
+        index: The index.
+        rows: The blocks.
+        packs: The packs of carried tiles.
+
     Raises:
         ManifestCoverageError: A file is missing or damaged; or, when strict, there are foreign files.
+        CheckError: All files together are larger than `carry.max_bytes`.
     """
     run.enter("coverage", "artifacts")
     report = run.put(geography.encoded())
-    named = _files_to_name(run, report, index, rows)
+    named = _files_to_name(run, report, index, rows, packs)
+    require_flown_size(run.inputs.request, sum(size for _, size in named.values()))
     unread = sum(size for digest, (_, size) in named.items() if digest not in run.hashed)
     run.ports.progress.start("verify", total=unread, unit="bytes")
     found = walk(
         run.store.artifacts,
         named,
-        referenced=referenced_by(run.store.state, _kept_block_tables(run)),
+        referenced=referenced_by(run.store.state, _kept_files(run)),
         full=True,
         hashed=frozenset(run.hashed),
         on_progress=run.ports.progress.advance,
@@ -317,7 +349,7 @@ def walk_coverage(
             geography=report,
             wanted=geography.wanted,
             present=geography.present,
-            featureless=len(geography.featureless),
+            featureless=geography.featureless_count,
             skipped=len(geography.skipped),
         )
     )
@@ -325,7 +357,11 @@ def walk_coverage(
 
 
 def _files_to_name(
-    run: BuildContext, report: ArtifactRef, index: Index, rows: Sequence[BlockRow]
+    run: BuildContext,
+    report: ArtifactRef,
+    index: Index,
+    rows: Sequence[BlockRow],
+    packs: Sequence[BlockRow],
 ) -> dict[str, tuple[str, int]]:
     build = run.store.state.builds[run.number]
     refs = {
@@ -333,28 +369,29 @@ def _files_to_name(
         **dict(named(index)),
         **{f"engine {name}": event.artifact for name, event in run.engines.items()},
         **{block_role(row): row.ref for row in rows},
+        **{pack_role(row): row.ref for row in packs},
     }
     golden = None if run.stand_in is None else attached(run.stand_in).get(GOLDEN)
     if golden is not None:
         refs["golden answers"] = golden
     if build.tiles is not None:
         refs["tile table"] = build.tiles.table
+    if build.carried is not None:
+        refs[PACKS] = build.carried.table
     if build.calibration is not None:
         refs["calibration"] = build.calibration
     return {ref.sha256: (role, ref.size) for role, ref in refs.items()}
 
 
-def _kept_block_tables(run: BuildContext) -> Iterator[tuple[BlockRow, ...]]:
-    """Yield the block tables of committed builds that are kept, except damaged ones."""
+def _kept_files(run: BuildContext) -> Iterator[ArtifactRef]:
+    """Yield what the tables of committed builds that are kept list, except damaged tables."""
     seen: set[str] = set()
     collected = run.store.state.collected
     for build in run.store.state.builds.values():
-        if build.status is not BuildStatus.COMMITTED or build.index is None or build.number in collected:
+        if build.status is not BuildStatus.COMMITTED or build.number in collected:
             continue
-        table = build.index.blocks
-        if table.sha256 not in seen:
-            seen.add(table.sha256)
-            try:
-                yield decode_blocks(run.store.artifacts.read(table))
-            except ArtifactError:
-                continue
+        for table in tables_of_build(build):
+            if table.ref.sha256 not in seen:
+                seen.add(table.ref.sha256)
+                with suppress(ArtifactError):
+                    yield from (ref for _, ref in table.files(run.store.artifacts))

@@ -20,6 +20,9 @@ from pipeline.request.geometry import (
 from pipeline.tiles.tile import Place, ZoomRange
 from store.base.valueclass import valueclass
 
+MAX_WANTED = 20_000_000
+"""A request for more tiles is refused as a mistake; this many are about 200,000 km² at zoom 18."""
+
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class TileRange:

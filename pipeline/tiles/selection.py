@@ -4,7 +4,7 @@ Ages are computed from `as_of`, or else from the day that the caller passes; no 
 selected tiles enters the identity of a build, not the day.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -17,13 +17,21 @@ from pipeline.request.geometry import box_text
 from pipeline.request.options import TooOldPolicy, UnknownAgePolicy
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.capture_dates import MAX_CSV_BYTES, parse_capture_dates
-from pipeline.tiles.grid import TileRange, tile_ranges
+from pipeline.tiles.chunks import (
+    LevelChunks,
+    Rectangle,
+    ShownTiles,
+    disjoint_ranges,
+    make_chunks,
+    tiles_of,
+    wanted_chunks,
+)
+from pipeline.tiles.grid import MAX_WANTED, TileRange, range_box_e7, tile_ranges
+from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.tile import Extent, Place, TileMetadataStore
 from pipeline.tiles.tile_columns import NO_DAY, TileColumns
 from store.formats.tables import encode_tile_columns
-
-MAX_WANTED = 20_000_000
-"""A request for more tiles is refused as a mistake; this many are about 200,000 km² at zoom 18."""
+from store.manifest.levels import ChunkLevel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,7 +40,8 @@ class Selection:
 
     Attributes:
         tiles: Selected tiles, sorted by (z, x, y).
-        wanted: Number of tiles that the area wants.
+        levels: The chunks of each level, by rising side; none where the tiles get the descriptors.
+        wanted: Number of tiles that the area wants, or its chunks.
         holes: Zoom, column and row of wanted tiles that the source does not have, int32 [n, 3], sorted.
         excluded: Tiles that are too old, sorted.
         warnings: One sentence each.
@@ -43,6 +52,28 @@ class Selection:
     holes: npt.NDArray[np.int32]
     excluded: TileColumns
     warnings: tuple[str, ...]
+    levels: tuple[LevelChunks, ...] = ()
+
+    @property
+    def units(self) -> RetrievalUnits:
+        """What gets a descriptor: the tiles, or the chunks of all levels."""
+        if not self.levels:
+            return RetrievalUnits.of_tiles(self.tiles)
+        return RetrievalUnits.joined(level.made for level in self.levels)
+
+    @property
+    def unit_count(self) -> int:
+        """How many units there are."""
+        return sum(len(level.made) for level in self.levels) if self.levels else len(self.tiles)
+
+    @property
+    def chunk_count(self) -> int:
+        """How many chunks there are; 0 where the tiles are the units."""
+        return self.unit_count if self.levels else 0
+
+    def shown_tiles(self) -> ShownTiles:
+        """Return what finds the tiles that units show."""
+        return ShownTiles(self.tiles, {each.level.zoom: each.tile_edge for each in self.levels})
 
     def encoded(self) -> bytes:
         """Return the bytes of the tile table."""
@@ -52,30 +83,30 @@ class Selection:
         )
 
 
-def select_tiles(request: BuildRequest, source: TileMetadataStore, *, today: date) -> Selection:
+def select_tiles(
+    request: BuildRequest, source: TileMetadataStore, *, today: date, levels: Sequence[ChunkLevel] = ()
+) -> Selection:
     """Select the tiles of a build.
 
     Args:
         request: What is wanted.
         source: The tiles that exist.
         today: The day of the build; the request's `as_of` takes precedence.
+        levels: The levels of chunks, by rising side; none if the tiles get the descriptors.
 
     Raises:
         RequestError: when the area wants more than `MAX_WANTED` tiles, or the dates cannot be read.
         TileError: when there are no tiles, some are too old or of unknown age and the request forbids it, or
             the source or the dates are damaged.
     """
-    ranges = tile_ranges(request.bbox_e7, request.zoom)
-    wanted = sum(part.count for part in ranges)
-    if wanted > MAX_WANTED:
-        raise RequestError(
-            f"bbox, zoom: expected at most {MAX_WANTED} tiles, found an area that wants {wanted}",
-            hint="shrink the box or lower the highest zoom",
-            kind=ErrorKind.TOO_MANY_TILES,
-        )
-    found = TileColumns.of(source.query_by_bbox(request.bbox_e7, request.zoom))
+    ranges = _wanted_ranges(request, levels)
+    found = TileColumns.joined(
+        [source.query_by_bbox(range_box_e7(part), (part.z, part.z)) for part in ranges]
+        if levels
+        else [source.query_by_bbox(request.bbox_e7, request.zoom)]
+    )
     if not len(found):
-        raise _no_tiles(request, source, wanted, *found.warnings)
+        raise _no_tiles(request, source, ranges, *found.warnings)
     tiles, excluded, warnings = _split_by_age(
         request, _with_capture_dates(request, found), request.tiles.as_of or today
     )
@@ -85,17 +116,77 @@ def select_tiles(request: BuildRequest, source: TileMetadataStore, *, today: dat
             hint='fetch newer imagery, or set tiles.max_age_days or tiles.too_old = "warn"',
             kind=ErrorKind.TILES_TOO_OLD,
         )
-    return Selection(
-        tiles=tiles,
-        wanted=wanted,
-        holes=_find_holes(ranges, found.places),
-        excluded=excluded,
-        warnings=(*found.warnings, *warnings),
+    return selection_of(
+        request, tiles, levels=levels, excluded=excluded, warnings=(*found.warnings, *warnings)
     )
 
 
-def _no_tiles(request: BuildRequest, source: TileMetadataStore, wanted: int, *hints: str) -> TileError:
-    extent = source.extent()
+def selection_of(
+    request: BuildRequest,
+    tiles: TileColumns,
+    *,
+    levels: Sequence[ChunkLevel],
+    excluded: TileColumns,
+    warnings: tuple[str, ...] = (),
+) -> Selection:
+    """Return the selection of some tiles, by rising (z, x, y): with its chunks, and with what is missing.
+
+    Raises:
+        RequestError: The area wants more than `MAX_WANTED` tiles or chunks, or is smaller than a step.
+    """
+    ranges = _wanted_ranges(request, levels)
+    return Selection(
+        tiles=tiles,
+        levels=tuple(make_chunks(level, request.bbox_e7, tiles) for level in levels),
+        wanted=sum(part.count for part in ranges),
+        holes=_find_holes(ranges, np.concatenate([tiles.places, excluded.places])),
+        excluded=excluded,
+        warnings=warnings,
+    )
+
+
+def _wanted_ranges(request: BuildRequest, levels: Sequence[ChunkLevel]) -> tuple[TileRange, ...]:
+    """Return the wanted tiles as disjoint rectangles, sorted by zoom and column."""
+    by_zoom: dict[int, list[Rectangle]] = {}
+    for each in levels:
+        under = tiles_of(each.level, _wanted_chunks(request, each))
+        by_zoom.setdefault(each.level.zoom, []).append(under)
+    ranges = tile_ranges(request.bbox_e7, request.zoom)
+    if levels:
+        ranges = tuple(
+            part for zoom, parts in sorted(by_zoom.items()) for part in disjoint_ranges(zoom, parts)
+        )
+    wanted = sum(part.count for part in ranges)
+    if wanted > MAX_WANTED:
+        raise RequestError(
+            f"bbox, zoom: expected at most {MAX_WANTED} tiles, found an area that wants {wanted}",
+            hint="shrink the box or lower the highest zoom",
+            kind=ErrorKind.TOO_MANY_TILES,
+        )
+    return ranges
+
+
+def _wanted_chunks(request: BuildRequest, level: ChunkLevel) -> Rectangle:
+    wanted = wanted_chunks(level.level, request.bbox_e7)
+    if not wanted.total:
+        raise RequestError(
+            f"bbox: expected an area in which a chunk of zoom {level.level.zoom} has its middle, found a smaller one",
+            hint="widen the box, or raise chunks.overlap",
+            kind=ErrorKind.NO_TILES,
+        )
+    if wanted.total > MAX_WANTED:
+        raise RequestError(
+            f"bbox, chunks: expected at most {MAX_WANTED} chunks, found an area that wants {wanted.total}",
+            hint="shrink the box or lower chunks.overlap",
+            kind=ErrorKind.TOO_MANY_TILES,
+        )
+    return wanted
+
+
+def _no_tiles(
+    request: BuildRequest, source: TileMetadataStore, ranges: Sequence[TileRange], *hints: str
+) -> TileError:
+    extent, wanted = source.extent(), sum(part.count for part in ranges)
     zooms = f"zooms {extent.zoom[0]} to {extent.zoom[1]}" if extent.zoom else "nothing"
     bounds = f" in {box_text(extent.box_e7)}" if extent.box_e7 else ""
     return TileError(
@@ -196,6 +287,7 @@ def _find_holes(ranges: Iterable[TileRange], places: npt.NDArray[np.int32]) -> n
     for part in ranges:
         absent = np.ones((part.x1 - part.x0 + 1, part.y1 - part.y0 + 1), dtype=np.bool_)
         inside = (places[:, 0] == part.z) & (places[:, 1] >= part.x0) & (places[:, 1] <= part.x1)
+        inside &= (places[:, 2] >= part.y0) & (places[:, 2] <= part.y1)
         absent[places[inside, 1] - part.x0, places[inside, 2] - part.y0] = False
         columns, rows = np.nonzero(absent)
         zooms = np.full(len(rows), part.z)

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.tiles.tile import Locator, SourceTile
-from store.base.identity import MAX_ZOOM, X_SHIFT, ZOOM_SHIFT, descriptor_id, tile_of
-from store.formats.tables import pack_tiles
+from store.base.identity import AXIS_MASK, MAX_ZOOM, X_SHIFT, ZOOM_SHIFT, descriptor_id, tile_of
+from store.formats.tables import TileTable, pack_tiles
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
 Digests: TypeAlias = npt.NDArray[np.uint8]
@@ -89,6 +89,50 @@ class TileColumns(Sequence[SourceTile]):
             locator_of=locator_of,
             warnings=warnings,
         )
+
+    @classmethod
+    def from_table(cls, table: TileTable) -> "TileColumns":
+        """Return the tiles of a tile table, without days, sizes and locators."""
+        ids = table.ids.astype(np.int64)
+        places = np.stack([ids >> ZOOM_SHIFT, ids >> X_SHIFT & AXIS_MASK, ids & AXIS_MASK], axis=1)
+        return cls.at(places.astype(np.int32), table.digests)
+
+    @classmethod
+    def at(cls, places: npt.NDArray[np.int32], digests: npt.NDArray[np.uint8] | None = None) -> "TileColumns":
+        """Return tiles of which no more is known than their places, int32 [n, 3], and perhaps their digests."""
+        number = len(places)
+
+        def locator_of(row: int) -> Locator:
+            raise ValueError(f"expected a tile of a source, found row {row} without one")
+
+        return cls.from_columns(
+            places,
+            digests=np.zeros((number, 32), np.uint8) if digests is None else digests,
+            sizes=np.zeros(number, np.int64),
+            locator_of=locator_of,
+        )
+
+    @classmethod
+    def joined(cls, parts: Iterable[Iterable[SourceTile]]) -> "TileColumns":
+        """Return the tiles of some parts, which have no tile in common, by rising (z, x, y)."""
+        given = [cls.of(part) for part in parts]
+        if len(given) == 1 and (np.diff(given[0].ids) > 0).all():
+            return given[0]
+        starts = np.cumsum([0, *map(len, given)])
+
+        def locator_of(row: int) -> Locator:
+            part = int(np.searchsorted(starts, row, side="right")) - 1
+            return given[part].locator_of(int(given[part].rows[row - starts[part]]))
+
+        whole = cls.from_columns(
+            np.concatenate([np.zeros((0, 3), np.int32), *(part.places for part in given)]),
+            digests=np.concatenate([np.zeros((0, 32), np.uint8), *(part.digests for part in given)]),
+            sizes=np.concatenate([np.zeros(0, np.int64), *(part.sizes for part in given)]),
+            locator_of=locator_of,
+            days=np.concatenate([np.zeros(0, np.int32), *(part.days for part in given)]),
+            warnings=tuple(dict.fromkeys(line for part in given for line in part.warnings)),
+        )
+        return whole.take(np.argsort(whole.ids, kind="stable"))
 
     def __len__(self) -> int:
         return len(self.places)

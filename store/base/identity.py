@@ -16,6 +16,9 @@ from store.base.canonical_json import Digest, Document, Value, digest, encode
 
 RECIPES: Mapping[str, int] = {"tiles": 1, "engine": 1, "cell": 2, "index": 1, "checks": 1}
 
+PACK_RECIPE = 1
+"""The recipe of packing tiles. It is not among `RECIPES`, which every identity contains."""
+
 MAX_ZOOM = 25
 CELL_SHIFT = 4
 """A cell is 16 x 16 tiles of one zoom."""
@@ -23,7 +26,10 @@ CELL_SHIFT = 4
 ZOOM_SHIFT, X_SHIFT = 58, 25
 """First bits of zoom and column in a descriptor id."""
 
-_VIEW_SHIFT, _AXIS_MASK, _VIEW_MASK = 50, (1 << 25) - 1, (1 << 8) - 1
+VIEW_SHIFT = 50
+"""First bit of the view in a descriptor id."""
+AXIS_MASK, VIEW_MASK = (1 << 25) - 1, (1 << 8) - 1
+"""The bits of a column or row, and of a view."""
 
 
 def descriptor_id(zoom: int, x: int, y: int, view: int = 0) -> int:
@@ -35,18 +41,18 @@ def descriptor_id(zoom: int, x: int, y: int, view: int = 0) -> int:
         ValueError: A part is outside its range.
     """
     side = 1 << zoom if 0 <= zoom <= MAX_ZOOM else 0
-    if not (0 <= x < side and 0 <= y < side and 0 <= view <= _VIEW_MASK):
+    if not (0 <= x < side and 0 <= y < side and 0 <= view <= VIEW_MASK):
         raise ValueError(f"no tile {zoom}/{x}/{y} view {view}: zoom is 0..{MAX_ZOOM}, x and y below 2^zoom")
-    return zoom << ZOOM_SHIFT | view << _VIEW_SHIFT | x << X_SHIFT | y
+    return zoom << ZOOM_SHIFT | view << VIEW_SHIFT | x << X_SHIFT | y
 
 
 def tile_of(identifier: int) -> tuple[int, int, int, int]:
     """Unpack a descriptor id into (zoom, x, y, view)."""
     return (
         identifier >> ZOOM_SHIFT,
-        identifier >> X_SHIFT & _AXIS_MASK,
-        identifier & _AXIS_MASK,
-        identifier >> _VIEW_SHIFT & _VIEW_MASK,
+        identifier >> X_SHIFT & AXIS_MASK,
+        identifier & AXIS_MASK,
+        identifier >> VIEW_SHIFT & VIEW_MASK,
     )
 
 
@@ -142,6 +148,11 @@ def cell_key(components: Document) -> Digest:
     return digest("c10/cell/1", components)
 
 
+def pack_key(tiles: Digest) -> Digest:
+    """Return the key of packing the tiles of one cell, given the digest of that set."""
+    return digest("c10/pack/1", {"tiles": tiles, "recipe": PACK_RECIPE})
+
+
 def index_components(*, space: str, blocks: str, options: Document, library: str) -> Document:
     """Return the components of an index: everything that it depends on.
 
@@ -184,6 +195,8 @@ def build_inputs(
     engine: Document,
     index: Document,
     checks: Document,
+    chunks: Document | None = None,
+    carry: Document | None = None,
 ) -> Document:
     """Return the inputs that define a build; the digest of this document is the build identity.
 
@@ -199,6 +212,8 @@ def build_inputs(
         engine: Backend, full version, target, precision, batch.
         index: Index options and library.
         checks: Thresholds, as integers.
+        chunks: The `levels` of chunks, each with zoom, k, m and tile_edge; None if tiles get the descriptors.
+        carry: `{"tiles": true}` if the cache carries its tiles; None if not.
     """
     ordered = sorted(models, key=lambda model: str(model["name"]))
     return {
@@ -214,6 +229,8 @@ def build_inputs(
         "index": index,
         "checks": checks,
         "recipes": dict(RECIPES),
+        **({} if chunks is None else {"chunks": chunks}),
+        **({} if carry is None else {"carry": carry}),
     }
 
 

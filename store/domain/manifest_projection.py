@@ -12,6 +12,7 @@ from store.domain.index_files import whole_of
 from store.domain.state import Build, BuildStatus, Generation, State, checks_of
 from store.errors import DamagedHistoryError, ErrorKind
 from store.manifest.index_entry import EXTENDED, PLAIN, artifact_document
+from store.manifest.levels import CHUNKS
 from store.manifest.manifest import FORMATS, Envelope
 
 
@@ -30,7 +31,7 @@ def project(state: State, generation: Generation) -> bytes:
 def render(body: Document, envelope: Envelope) -> bytes:
     """Return the manifest file of this body and envelope."""
     document: Document = {
-        "format": EXTENDED if "delta" in body.get("index", {}) else PLAIN,
+        "format": _number_of(body["inputs"], extended="delta" in body["index"]),
         "body": body,
         "envelope": {
             "cache_id": envelope.cache_id,
@@ -69,7 +70,13 @@ def _body(state: State, build: Build) -> Document:
 
 def format_of(build: Build) -> int:
     """Return the format in which the manifest of a build is written."""
-    return index_format(build.index)
+    return _number_of(build.inputs, extended=isinstance(build.index, IndexExtended))
+
+
+def _number_of(inputs: Document, *, extended: bool) -> int:
+    if "chunks" in inputs or "carry" in inputs:
+        return CHUNKS
+    return EXTENDED if extended else PLAIN
 
 
 def _plain_body(state: State, build: Build) -> Document:
@@ -93,6 +100,7 @@ def _plain_body(state: State, build: Build) -> Document:
             **index_document(index),
             "embedded_by": _embedded_by(embedder) | _golden(build.stand_in),
         },
+        **_carried(build),
         "geography": {
             "report": artifact_document(coverage.geography),
             "wanted": coverage.wanted,
@@ -115,6 +123,22 @@ def _plain_body(state: State, build: Build) -> Document:
 
 _BODIES: Mapping[int, Callable[[State, Build], Document]] = dict.fromkeys(FORMATS, _plain_body)
 """How a body is written, by format. A body that was committed must be written the same way for ever."""
+
+
+def _carried(build: Build) -> dict[str, Value]:
+    """What the cache carries of its tiles; nothing, not even a name, where none were asked for."""
+    if "carry" not in build.inputs:
+        return {}
+    carried = build.carried
+    if carried is None:
+        raise TypeError("no carried tiles")
+    return {
+        "carried": {
+            "packs": artifact_document(carried.table),
+            "tiles": carried.tiles,
+            "size": carried.size,
+        }
+    }
 
 
 def head_projections(generation: int, raw: bytes) -> dict[bytes, bytes]:
@@ -161,11 +185,6 @@ def _engine(model: Document, event: EngineCompiled) -> Document:
         "signature": without_attached(event.signature),
         "preprocessing": model["preprocessing"],
     }
-
-
-def index_format(index: Index | None) -> int:
-    """Return the format of the manifest that names this index."""
-    return EXTENDED if isinstance(index, IndexExtended) else PLAIN
 
 
 def index_document(index: Index) -> Document:

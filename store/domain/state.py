@@ -51,7 +51,10 @@ class BuildStatus(StrEnum):
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class Build:
-    """One build attempt and what it has produced so far."""
+    """One build attempt and what it has produced so far.
+
+    `tiles_embedded` counts digests that went through the network, also where these are of chunks.
+    """
 
     number: int
     started_seq: int
@@ -68,6 +71,7 @@ class Build:
     engines: tuple[tuple[str, e.EngineCompiled], ...] = ()
     stand_in: e.EngineCompiled | None = None
     index: e.Index | None = None
+    carried: e.TilesCarried | None = None
     checks: tuple[e.CheckPassed, ...] = ()
     coverage: e.CoverageWalked | None = None
     cells_embedded: int = 0
@@ -80,6 +84,13 @@ class Build:
     format: int = 0
     body_sha256: str = ""
     parent: int | None = None
+
+    @property
+    def embedded(self) -> dict[str, int]:
+        """How many digests went through the network, as reports name them."""
+        if "chunks" in self.inputs:
+            return {"tiles_embedded": 0, "chunks_embedded": self.tiles_embedded}
+        return {"tiles_embedded": self.tiles_embedded, "chunks_embedded": 0}
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Parse the index entry of a manifest: the file of faiss, its delta, and the blocks of all rows. Pure.
 
-A manifest whose index has a delta has format 2, all others have format 1. A program that knows only format 1
+A manifest whose index has a delta has format 2 (or more), one without may have format 1. A program that knows only format 1
 would search the file of faiss alone, so it must refuse format 2.
 """
 
@@ -66,13 +66,12 @@ def parse(document: Document, *, number: int) -> IndexEntry:
     Raises:
         KeyError, TypeError, ValueError: It does not have that format, or contradicts itself.
     """
-    if ("delta" in document) != (number == EXTENDED):
-        raise ValueError(
-            f"a manifest of format {number} {'with' if 'delta' in document else 'without'} an index delta"
-        )
+    extended = "delta" in document
+    if (extended and number == PLAIN) or (not extended and number == EXTENDED):
+        raise ValueError(f"a manifest of format {number} {'with' if extended else 'without'} an index delta")
     entry = IndexEntry(
         artifact=validators.artifact_ref(document["artifact"]),
-        delta=_parse_delta(document["delta"]) if number == EXTENDED else None,
+        delta=_parse_delta(document["delta"]) if extended else None,
         blocks=validators.artifact_ref(document["blocks"]),
         step_key=validators.digest(document["step_key"]),
         kind=validators.text(document["kind"]),

@@ -1,7 +1,8 @@
 """Parse manifests: each says what a generation contains, as a projection of the journal. Pure.
 
 A manifest file is one line of canonical JSON and a newline, `{"body": ..., "envelope": ..., "format": 1}`.
-The format is 2 if the index has a delta (`store.manifest.index_entry`). The *body* says what the cache
+The format is 2 if the index has a delta (`store.manifest.index_entry`), 3 if chunks of ground have the
+descriptors (`store.manifest.levels`) or it carries tiles. The *body* says what the cache
 contains and what it was built from; generations of one origin have the same body, byte for byte. The
 *envelope* says which generation this is: cache id, generation, origin, the position in the journal just
 before its commit, and the time of the commit. `body_sha256` is the digest of the body's canonical form. The
@@ -24,9 +25,10 @@ from store.errors import ErrorKind, NoGoError
 from store.manifest import index_entry
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.manifest.index_entry import IndexEntry
-from store.manifest.roles import DELTA, TABLE, WHOLE
+from store.manifest.levels import CHUNKS, ChunkLevel, parse_levels
+from store.manifest.roles import DELTA, PACKS, TABLE, WHOLE
 
-FORMATS = (index_entry.PLAIN, index_entry.EXTENDED)
+FORMATS = (index_entry.PLAIN, index_entry.EXTENDED, CHUNKS)
 """The formats that this version reads and writes."""
 
 _BILLION = 1_000_000_000
@@ -86,6 +88,15 @@ class StandInEntry:
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
+class CarriedEntry:
+    """The encoded tiles that are carried: their pack table, how many they are, and their bytes in all."""
+
+    packs: ArtifactRef
+    tiles: int
+    size: int
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """A parsed manifest file; `raw` are its exact bytes."""
 
@@ -104,6 +115,8 @@ class Manifest:
     engines: tuple[EngineEntry, ...]
     index: IndexEntry
     stand_in: StandInEntry | None
+    levels: tuple[ChunkLevel, ...]
+    carried: CarriedEntry | None
 
     @property
     def sha256(self) -> str:
@@ -116,7 +129,7 @@ class Manifest:
         return next(engine for engine in self.engines if engine.role == "descriptor")
 
     def artifacts(self) -> Iterator[tuple[str, ArtifactRef]]:
-        """Yield (role, reference) of every artifact that the manifest names, except blocks in the table."""
+        """Yield (role, reference) of every artifact that the manifest names, except blocks and packs in their tables."""
         yield "calibration", self.calibration
         yield "tile table", self.tiles
         yield "geographic report", self.geography
@@ -128,6 +141,8 @@ class Manifest:
         if self.index.delta is not None:
             yield DELTA, self.index.delta.artifact
         yield TABLE, self.index.blocks
+        if self.carried is not None:
+            yield PACKS, self.carried.packs
 
 
 def body_digest(body: Document) -> str:
@@ -159,7 +174,7 @@ def parse(raw: bytes) -> Manifest:
                 found = f"{type(error).__name__}: {error}"
                 raise _invalid(f"the fields of format {number}", found) from error
         case {"format": int(number)} if number not in FORMATS:
-            raise _invalid("format 1 or 2", f"format {number}, written by another version of C10")
+            raise _invalid("format 1 to 3", f"format {number}, written by another version of C10")
         case _:
             raise _invalid("body and envelope", "something else")
 
@@ -193,6 +208,11 @@ def _parse_body(raw: bytes, body: Document, envelope: Envelope, number: int) -> 
         raise ValueError("the inputs name another tile set or calibration")
     engines = tuple(_parse_engine(engine) for engine in body["engines"])
     _require_requested_engines(inputs["models"], engines)
+    levels = parse_levels(inputs)
+    carried = _parse_carried(body, inputs)
+    if bool(levels or carried) != (number == CHUNKS):
+        found = "with" if levels or carried else "without"
+        raise ValueError(f"a manifest of format {number} {found} levels of chunks or carried tiles")
     stand_in = _parse_stand_in(index.get("embedded_by", {}), engines, inputs)
     return Manifest(
         raw=raw,
@@ -210,6 +230,23 @@ def _parse_body(raw: bytes, body: Document, envelope: Envelope, number: int) -> 
         engines=engines,
         index=index_entry.parse(index, number=number),
         stand_in=stand_in,
+        levels=levels,
+        carried=carried,
+    )
+
+
+def _parse_carried(body: Document, inputs: Document) -> CarriedEntry | None:
+    if ("carry" in inputs) != ("carried" in body) or inputs.get("carry", {"tiles": True}) != {"tiles": True}:
+        raise ValueError("the carried tiles are not those asked for")
+    if "carried" not in body:
+        return None
+    document = body["carried"]
+    if document.keys() != {"packs", "tiles", "size"}:
+        raise ValueError(f"carried tiles hold {sorted(document)}")
+    return CarriedEntry(
+        packs=validators.artifact_ref(document["packs"]),
+        tiles=validators.count(document["tiles"]),
+        size=validators.count(document["size"]),
     )
 
 

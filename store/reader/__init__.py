@@ -13,6 +13,8 @@ from store.errors import TranslateShortages, import_takes
 if TYPE_CHECKING:
     from store.reader.flight_cache import (
         ALLOW_UNSIGNED,
+        Answer,
+        Candidate,
         FlightCache,
         LoadedCache,
         NoGoError,
@@ -21,7 +23,17 @@ if TYPE_CHECKING:
         Verification,
     )
 
-__all__ = ["ALLOW_UNSIGNED", "FlightCache", "LoadedCache", "NoGoError", "Tile", "TrustedKey", "Verification"]
+__all__ = [
+    "ALLOW_UNSIGNED",
+    "Answer",
+    "Candidate",
+    "FlightCache",
+    "LoadedCache",
+    "NoGoError",
+    "Tile",
+    "TrustedKey",
+    "Verification",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type checker sees the imports above

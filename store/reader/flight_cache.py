@@ -13,44 +13,52 @@ engine's library is missing or fails; all of them are a `StoreError`.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from store.base.identity import tile_of
-from store.base.preprocessing import Preprocessing
+from store.base.preprocessing import Pixels, Preprocessing
 from store.base.values import whole_number
 from store.errors import (
-    ArtifactError,
     IncompatibleDeviceError,
     NoGoError,
     TranslateShortages,
-    is_shortage,
 )
-from store.files.sealed_memory import SealError
-from store.formats.index_delta import Delta
-from store.formats.tables import BlockRow, TileTable, decode_tiles
-from store.manifest.manifest import EngineEntry, Manifest
-from store.manifest.roles import DELTA, TABLE, WHOLE
-from store.reader import table_checks
+from store.manifest.manifest import EngineEntry
+from store.manifest.roles import WHOLE
+from store.reader.answer import Answer, Candidate
 from store.reader.arguments import as_floor, as_generation, require_pillow
-from store.reader.artifact_files import ArtifactFiles
+from store.reader.carried_tiles import CarriedTiles
 from store.reader.engine_parity import require_stand_in_parity
-from store.reader.manifest_files import damaged, denied, no_cache, read_manifest, refuse_world_writable
+from store.reader.loading import is_chunk, level_tables, load_entry, require_chunks
+from store.reader.locate import Locator
+from store.reader.manifest_files import damaged
+from store.reader.open_generation import open_generation
+from store.reader.question import parse_question, require_whole
 from store.reader.results import LoadedCache, Tile, Verification
-from store.runtime import capabilities
-from store.runtime.load import DescriptorIndex, Engine, load_engine, load_index
-from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, TrustedKeys, check_flightworthy, foreign_engines
+from store.reader.verify_content import delta_of, verify_content
+from store.runtime.load import DescriptorIndex, Engine, load_index
+from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.signatures import TrustedKey
 
-__all__ = ["ALLOW_UNSIGNED", "FlightCache", "LoadedCache", "NoGoError", "Tile", "TrustedKey", "Verification"]
+__all__ = [
+    "ALLOW_UNSIGNED",
+    "Answer",
+    "Candidate",
+    "FlightCache",
+    "LoadedCache",
+    "NoGoError",
+    "Tile",
+    "TrustedKey",
+    "Verification",
+]
 
 
 @dataclass(slots=True, repr=False)
-class FlightCache:
+class FlightCache(CarriedTiles):
     """One verified generation of a flight cache. Use it in a `with` statement; not for two threads at once.
 
     Attributes:
@@ -59,12 +67,10 @@ class FlightCache:
             empty in a cache that was opened to fly.
     """
 
-    manifest: Manifest
-    _files: ArtifactFiles
-    _tiles: TileTable | None = None
     _proofs: Path | None = None
     _loaded: LoadedCache | None = None
     elsewhere: Mapping[str, str] = field(default_factory=dict)
+    _locator: Locator | None = None
 
     @classmethod
     def open(
@@ -100,58 +106,18 @@ class FlightCache:
             TypeError, ValueError: `floor` or `generation` is no whole number, or too low.
         """
         with TranslateShortages(f"cache {os.fspath(root)!r}"):
-            return cls._open(
+            found = open_generation(
                 root,
                 trusted_keys=trusted_keys,
                 floor=as_floor(floor),
                 generation=as_generation(generation),
-                proofs=proofs,
                 flown=flown,
             )
-
-    @classmethod
-    def _open(
-        cls,
-        root: str | os.PathLike[str],
-        *,
-        trusted_keys: TrustedKeys,
-        floor: int | Mapping[str, int] | None,
-        generation: int | None,
-        proofs: str | os.PathLike[str] | None,
-        flown: bool,
-    ) -> "FlightCache":
-        if flown:
-            require_pillow()
-        try:
-            folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except PermissionError as error:
-            raise denied([f"cache: expected a folder to read, found: {error.strerror}"]) from error
-        except OSError as error:
-            if is_shortage(error):
-                raise
-            raise no_cache(f"expected the folder of a cache, found: {error.strerror}") from error
-        try:
-            refuse_world_writable(folder)
-            raw, signatures, number = read_manifest(
-                folder, generation, signatures=trusted_keys is not ALLOW_UNSIGNED
-            )
-            policy = Policy(
-                trusted_keys=trusted_keys,
-                floor=floor,
-                libraries=capabilities.libraries(),
-                runs_here=capabilities.covered,
-                device=capabilities.device,
-                flown=flown,
-            )
-            manifest = check_flightworthy(raw, signatures, generation=number, policy=policy)
-        except BaseException:
-            os.close(folder)
-            raise
         return cls(
-            manifest,
-            ArtifactFiles.open(folder, manifest),
+            found.manifest,
+            found.files,
             _proofs=None if proofs is None else Path(os.fsdecode(proofs)),
-            elsewhere=foreign_engines(manifest, policy),
+            elsewhere=found.elsewhere,
         )
 
     def close(self) -> None:
@@ -187,39 +153,13 @@ class FlightCache:
             raise damaged([f"preprocessing: {error}"]) from error
 
     def verify(self) -> Verification:
-        """Hash all files that the manifest names, blocks included, and compare its tables with it.
+        """Hash all files that the manifest names, blocks and packs included, and compare its tables with it.
 
         Raises:
             NoGoError: With every problem found.
         """
         with TranslateShortages("verifying the cache"):
-            return self._verify()
-
-    def _verify(self) -> Verification:
-        problems, files, size = dict[str, str](), 0, 0
-        for role, ref in self.manifest.artifacts():
-            files, size = files + 1, size + ref.size
-            with _collect_problem(problems, role):
-                self._files.check(ref)
-        if "tile table" not in problems:
-            with _collect_problem(problems, "tile table"):
-                table_checks.tiles_of(self.manifest, self._files.view("tile table", self.manifest.tiles))
-        if DELTA not in problems:
-            with _collect_problem(problems, DELTA):
-                self._delta()
-        rows: tuple[BlockRow, ...] = ()
-        if TABLE not in problems:
-            with _collect_problem(problems, TABLE):
-                rows = table_checks.blocks_of(
-                    self.manifest, self._files.view(TABLE, self.manifest.index.blocks)
-                )
-        for row in rows:
-            files, size = files + 1, size + row.ref.size
-            with _collect_problem(problems, f"block {row.zoom}/{row.cell_x}/{row.cell_y}"):
-                self._files.check_block(row.ref)
-        if problems:
-            raise damaged([*problems.values()])
-        return Verification(files=files, size=size)
+            return verify_content(self.manifest, self._files)
 
     def engine_bytes(self, name: str) -> bytes:
         """Return the verified bytes of an engine.
@@ -247,20 +187,7 @@ class FlightCache:
             return self._loaded.engines[name]
         if name in self.elsewhere:
             raise IncompatibleDeviceError([self.elsewhere[name]], hint="load it on its own device")
-        names = [entry.signature.get(end) for end in ("input", "output")]
-        if not all(isinstance(end, str) for end in names):
-            raise damaged([f"engine {name}: expected the names of its input and output, found {names}"])
-        engine = load_engine(
-            self._files.view(f"engine {name}", entry.artifact),
-            backend=entry.backend,
-            version=entry.version,
-            input=str(names[0]),
-            output=str(names[1]),
-            batch=entry.batch,
-            threads=threads,
-            target=entry.target,
-            precision=entry.precision,
-        )
+        engine = load_entry(entry, self._files, threads=threads)
         stand_in = self.manifest.stand_in
         if stand_in is not None and entry is self.manifest.descriptor_engine:
             require_stand_in_parity(
@@ -293,15 +220,16 @@ class FlightCache:
             dimensions=index.dimensions,
             ntotal=index.whole_rows,
             metric=index.metric,
-            delta=self._delta(),
+            delta=delta_of(self.manifest, self._files),
             threads=threads,
         )
 
     def load_all(self, *, threads: int = 1) -> LoadedCache:
-        """Load all engines, the index, the tile table and the calibration, and run each engine once.
+        """Load all engines, the index, tile table, chunks and calibration, and run each engine once.
 
-        Call it before take-off: afterwards nothing of the cache is read from the medium any more, and no library
-        is loaded. `engine` and `descriptor_index` then return what was loaded, for that number of threads.
+        Call it before take-off: afterwards nothing of the cache is read from the medium any more but the tiles
+        that it may carry, and no library is loaded. `engine` and `descriptor_index` then return what was loaded,
+        for that number of threads.
 
         Args:
             threads: Threads within one run of an engine, and of a search.
@@ -312,6 +240,8 @@ class FlightCache:
         require_pillow(load=True)
         with TranslateShortages("loading the cache"):
             self._tile_table()
+            if self.manifest.carried is not None:
+                self._load_carried()
             loaded = LoadedCache(
                 engines={
                     entry.model: self.engine(entry.model, threads=threads) for entry in self.manifest.engines
@@ -322,7 +252,96 @@ class FlightCache:
             )
             loaded.run_once(self.manifest.descriptor_engine.model, self.preprocessing)
         self._loaded = loaded
+        if self.manifest.levels:
+            self._loaded_locator(threads).run_once()
         return loaded
+
+    def locate(
+        self,
+        frame: Pixels,
+        *,
+        altitude_m: float | None = None,
+        metres_per_pixel: float | None = None,
+        heading_deg: float | None = None,
+        near: tuple[float, float, float] | None = None,
+        headings: int = 1,
+        pitch_deg: float | None = None,
+        roll_deg: float | None = None,
+        k: int = 10,
+        threads: int = 1,
+    ) -> Answer:
+        """Find the place that a camera frame shows, in a cache whose descriptors are those of chunks of ground.
+
+        A camera that looks straight down is assumed. A square of ground about the principal point, of the side
+        of the level that fits best, is cut from the frame and turned north; what the frame does not show of it
+        is mirrored. All chunks of the level, or those nearby, are compared with it: scores and margin are exact
+        in every kind of index. See `docs/locate.md`.
+
+        Args:
+            frame: uint8 [height, width, 3], RGB; of any size of the calibration's aspect.
+            altitude_m: Altitude above ground in metres; needs a camera in the calibration. Give this, or:
+            metres_per_pixel: How much ground a pixel of the frame shows, as given.
+            heading_deg: Heading of the frame's upper edge, degrees clockwise from true north; None if unknown.
+            near: Longitude and latitude in degrees and radius in metres: only chunks whose middle is within.
+            headings: How many headings to try, at equal distances, if it is unknown; the best one answers.
+            pitch_deg: Pitch of the camera from straight down; more than 10 degrees is a warning.
+            roll_deg: Roll, likewise.
+            k: Most candidates to return.
+            threads: Threads within one run of the network.
+
+        Raises:
+            ArgumentError: An argument is no usable value, or the frame is of another aspect; a `ValueError` too.
+            RequestRefusedError: The descriptors of this cache are those of tiles; or it was closed.
+            StoreError: As for `engine` and `descriptor_index`, which a first call without `load_all` loads.
+        """
+        locator = self._loaded_locator(require_whole("threads", threads))
+        question = parse_question(
+            altitude_m=altitude_m,
+            metres_per_pixel=metres_per_pixel,
+            heading_deg=heading_deg,
+            near=near,
+            headings=headings,
+            pitch_deg=pitch_deg,
+            roll_deg=roll_deg,
+            k=k,
+        )
+        return locator.locate(frame, question)
+
+    def locator(
+        self,
+        *,
+        engine: Engine | None = None,
+        calibration: Mapping[str, Any] | None = None,
+        threads: int = 1,
+    ) -> Locator:
+        """Return what `locate` uses, loaded; with another network, such as the stand-in, or another camera.
+
+        Raises:
+            StoreError: As for `locate`.
+        """
+        self._files.require_open()
+        require_chunks(self.manifest)
+        require_pillow(load=True)
+        with TranslateShortages("loading the chunks of the cache"):
+            index = self.descriptor_index(threads=threads)
+            return Locator(
+                manifest=self.manifest,
+                engine=engine or self.engine(self.manifest.descriptor_engine.model, threads=threads),
+                preprocessing=self.preprocessing,
+                calibration=self.calibration() if calibration is None else calibration,
+                tables=level_tables(self.manifest, self._files, index, self._tile_table()),
+                threads=threads,
+            )
+
+    def _loaded_locator(self, threads: int) -> Locator:
+        """Return what was loaded; only the network depends on the number of threads."""
+        self._files.require_open()
+        if self._locator is None:
+            self._locator = self.locator(threads=threads)
+        elif self._locator.threads != threads:
+            engine = self.engine(self.manifest.descriptor_engine.model, threads=threads)
+            self._locator = replace(self._locator, engine=engine, threads=threads)
+        return self._locator
 
     def calibration(self) -> dict[str, Any]:
         """Return the camera calibration, as given in the request.
@@ -355,17 +374,12 @@ class FlightCache:
             )
         found = self._tile_table().digest(number) if 0 <= number < 1 << 64 else None
         if found is None:
-            raise KeyError(f"no tile with the descriptor id {number} in this cache")
+            also = (
+                ": it is that of a chunk, whose place locate gives" if is_chunk(self.manifest, number) else ""
+            )
+            raise KeyError(f"no tile with the descriptor id {number} in this cache{also}")
         zoom, x, y, _ = tile_of(number)
         return Tile(zoom, x, y, found)
-
-    def _tile_table(self) -> TileTable:
-        if self._tiles is None:
-            try:
-                self._tiles = decode_tiles(self._files.view("tile table", self.manifest.tiles))
-            except ArtifactError as error:
-                raise damaged([f"tile {error.message}"]) from error
-        return self._tiles
 
     def _entry(self, name: str) -> EngineEntry:
         for entry in self.manifest.engines:
@@ -374,25 +388,3 @@ class FlightCache:
         raise KeyError(
             f"no engine {name!r} in this cache, only {[entry.model for entry in self.manifest.engines]}"
         )
-
-    def _delta(self) -> Delta | None:
-        entry = self.manifest.index.delta
-        if entry is None:
-            return None
-        try:
-            return table_checks.delta_of(self.manifest, self._files.view(DELTA, entry.artifact))
-        except ArtifactError as error:
-            raise damaged([f"{DELTA}: {error.message}"]) from error
-
-
-@contextmanager
-def _collect_problem(problems: dict[str, str], role: str) -> Iterator[None]:
-    """Keep what is wrong with a file, and go on."""
-    try:
-        yield
-    except SealError as error:
-        problems[role] = f"{role}: {error}"
-    except NoGoError as error:
-        problems[role] = error.reasons[0]
-    except ArtifactError as error:
-        problems[role] = f"{role}: {error.message}"

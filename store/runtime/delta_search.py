@@ -5,7 +5,7 @@ are the best of all; of two equal scores, the row of the index comes first. (An 
 scores its own rows to three digits, which is its precision.)
 """
 
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 from store.formats.index_delta import Delta
 from store.runtime.backends.base import IndexLoadError, Untyped, Vectors
 from store.runtime.equal_rows import EqualRows
+from store.runtime.stored_vectors import stored_vectors
 
 _NO_ROW: Final = -1
+
+StoredRows: TypeAlias = tuple[NDArray[np.int64], Vectors]
+"""Descriptor ids, int64 [n], and vectors, float32 [n, d]."""
 
 
 class KeptRows:
@@ -23,7 +27,7 @@ class KeptRows:
     def __init__(self, faiss: Untyped, whole: Untyped, dropped: NDArray[np.int64]) -> None:
         """Take an `IndexIDMap2` and the ids of the rows to leave out."""
         inner = faiss.downcast_index(whole.index)
-        self._faiss, self._whole = faiss, whole
+        self._faiss, self._whole, self._dropped = faiss, whole, dropped
         self._graph = inner if isinstance(inner, faiss.IndexHNSW) else None
         self._equal = None if self._graph is None else EqualRows(faiss, whole, inner)
         hidden = dropped if self._equal is None else self._equal.drop(dropped)
@@ -50,6 +54,14 @@ class KeptRows:
             return self._faiss.SearchParametersHNSW(sel=self._selector, efSearch=breadth)
         return self._faiss.SearchParameters(sel=self._selector)
 
+    def rows(self, first: int, last: int) -> StoredRows | None:
+        """Return the kept rows of a range of ids; see `store.runtime.DescriptorIndex.rows`."""
+        ids: NDArray[np.int64] = self._faiss.vector_to_array(self._whole.id_map)
+        wanted = (ids >= first) & (ids <= last) & ~np.isin(ids, self._dropped)
+        places = np.flatnonzero(wanted)
+        vectors = stored_vectors(self._faiss, self._faiss.downcast_index(self._whole.index), places)
+        return None if vectors is None else (ids[places], vectors)
+
 
 class IndexWithDelta:
     """An index of faiss with ids of its own, and the rows that changed since it was written."""
@@ -72,6 +84,7 @@ class IndexWithDelta:
         inner = faiss.downcast_index(whole.index)
         if isinstance(inner, faiss.IndexIVF):
             raise _index_error("a flat or hnsw index under a delta", type(inner).__name__)
+        self._delta = delta
         self._added = faiss.IndexIDMap2(faiss.IndexFlat(whole.d, faiss.METRIC_INNER_PRODUCT))
         self._added.add_with_ids(np.ascontiguousarray(delta.added.vectors), delta.added.ids.astype(np.int64))
         known = np.sort(faiss.vector_to_array(whole.id_map)).astype(np.uint64)
@@ -91,6 +104,16 @@ class IndexWithDelta:
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         best = np.take_along_axis(scores, order, axis=1)
         return best, np.take_along_axis(ids, order, axis=1)
+
+    def rows(self, first: int, last: int) -> StoredRows | None:
+        """Return the rows of a range of ids; see `store.runtime.DescriptorIndex.rows`."""
+        kept = self._kept.rows(first, last)
+        ids = self._delta.added.ids.astype(np.int64)
+        added = (ids >= first) & (ids <= last)
+        if kept is None or not added.any():
+            return kept
+        vectors = np.concatenate([kept[1], self._delta.added.vectors[added]])
+        return np.concatenate([kept[0], ids[added]]), vectors
 
 
 def _index_error(expected: str, found: str) -> IndexLoadError:

@@ -4,8 +4,9 @@ The caller has verified the bytes. Libraries are imported when they are first ne
 machine has all of them. Two rules hold for every backend:
 
 - An engine runs only under the exact library version that compiled it.
-- It has one fixed batch size. A shorter batch is filled up with zeros and the surplus rows are dropped, so
+- It runs with one batch size. A shorter batch is filled up with zeros and the surplus rows are dropped, so
   that the kernels always see the same shape, and a row does not depend on the number of rows beside it.
+  Engines that take any batch run with that of the ground, or with 1 in flight.
 """
 
 import math
@@ -36,7 +37,7 @@ from store.runtime.backends.base import (
 )
 from store.runtime.backends.registry import BACKENDS
 from store.runtime.capabilities import runtime_of
-from store.runtime.delta_search import IndexWithDelta, KeptRows
+from store.runtime.delta_search import IndexWithDelta, KeptRows, StoredRows
 from store.runtime.faiss_install import installed_faiss
 
 __all__ = [
@@ -140,6 +141,7 @@ def load_engine(
     threads: int = 1,
     target: str | None = None,
     precision: str | None = None,
+    single: bool = False,
 ) -> Engine:
     """Load an engine whose bytes were already verified.
 
@@ -154,6 +156,8 @@ def load_engine(
         target: The device that the engine was compiled for; on another one, the library never sees the bytes.
         precision: Arithmetic that the engine was compiled for. OpenVINO needs it: the bytes do not say it,
             and the library would choose by itself.
+        single: Run each sample alone, if the engine takes any batch, as for the frames of a flight: one frame
+            then costs one frame. Engines of a fixed batch do not change.
 
     Raises:
         RuntimeUnavailableError: The backend is unknown, its library is not installed, or its device is not
@@ -177,7 +181,8 @@ def load_engine(
         threads=require_whole_number("threads", threads, least=1),
     )
     with TranslateShortages(f"loading an engine of {backend}"):
-        return Engine(runtime.load(data, expected), batch=batch)
+        executor = runtime.load(data, expected)
+        return Engine(executor, batch=1 if single and executor.takes_any_batch else batch)
 
 
 class DescriptorIndex:
@@ -226,6 +231,23 @@ class DescriptorIndex:
         with TranslateShortages("searching the index"):
             scores, ids = self._index.search(np.ascontiguousarray(vectors), count)
         return scores, ids
+
+    def rows(self, first: int, last: int) -> StoredRows | None:
+        """Return the rows of a range of ids; None if this kind of index keeps no vectors.
+
+        Args:
+            first: Lowest descriptor id.
+            last: Highest descriptor id.
+
+        Returns:
+            Descriptor ids, int64 [n], in any order, and a copy of their vectors with the precision of the
+            index, float32 [n, dimensions].
+
+        Raises:
+            CacheUnusableError: This process lacks memory.
+        """
+        with TranslateShortages("reading the vectors of the index"):
+            return self._index.rows(first, last)
 
     def __repr__(self) -> str:
         """Return kind and size."""

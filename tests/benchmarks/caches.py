@@ -16,8 +16,9 @@ from pmtiles.tile import Entry, zxy_to_tileid
 
 from pipeline import C10ProvisionerConfig, CacheProvisioner, build_cache_provisioner
 from pipeline.build.report import BuildOutcome, BuildReport
-from pipeline.embed.batcher import EngineSpec, OnDispatch, OnRetry, OnTiles, WindowResult
+from pipeline.embed.batcher import OnDispatch, OnRetry, OnUnits
 from pipeline.embed.cells import Window
+from pipeline.embed.worker_messages import EngineSpec, WindowResult
 from pipeline.request.options import IndexKind
 from pipeline.request.request import BuildRequest
 from pipeline.testing import Calls, FakeCompiler
@@ -42,25 +43,26 @@ class Synthetic:
         engine: EngineSpec,
         preprocessing: Preprocessing,
         on_dispatch: OnDispatch | None = None,
-        on_progress: OnTiles | None = None,
+        on_progress: OnUnits | None = None,
         on_retry: OnRetry | None = None,
     ) -> Generator[WindowResult, None, None]:
         """See `DescriptorBatcher.embed`."""
         for window in windows:
             if on_dispatch is not None:
                 on_dispatch(window)
-            seed = int(window.tiles[0].sha256[:16], 16)
+            seed = int(window.units.hex_digests[0][:16], 16)
             vectors = np.random.default_rng(seed).standard_normal(
-                (len(window.tiles), engine.dimensions), np.float32
+                (len(window.units), engine.dimensions), np.float32
             )
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             if on_progress is not None:
-                on_progress(len(window.tiles))
+                on_progress(len(window.units))
             yield WindowResult(
                 window=window,
-                tiles=tuple(window.tiles),
+                units=window.units,
                 vectors=vectors,
-                texture=np.full(len(window.tiles), 9.0, np.float32),
+                texture=np.full(len(window.units), 9.0, np.float32),
+                without=(),
                 bad=(),
             )
 

@@ -27,14 +27,18 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pipeline.builtin_model.place import PLACE_SIZE, place_model
-from pipeline.embed.batcher import DescriptorBatcher, EngineSpec, LocalDescriptorBatcher
+from pipeline.embed.batcher import DescriptorBatcher, LocalDescriptorBatcher
 from pipeline.embed.cells import Window, group_cells, plan_windows, shared_digests
 from pipeline.embed.ray.batcher import RayDescriptorBatcher
 from pipeline.embed.ray.cluster import connected
+from pipeline.embed.worker_messages import EngineSpec
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.onnx.file import onnx_digest, parse_declaration
 from pipeline.engines.port import EngineJob
+from pipeline.tiles.chunks import ShownTiles
+from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.tile import SourceTile
+from pipeline.tiles.tile_columns import TileColumns
 from store.base.preprocessing import Preprocessing
 from tests.networks import resnet50
 from tests.toy_networks import toy_network
@@ -64,8 +68,9 @@ def one_cell(folder: Path, count: int) -> Window:
                 locator=("file", str(path)),
             )
         )
-    cells = group_cells(tiles)
-    return next(iter(plan_windows(cells, shared=shared_digests(cells), size=count)))
+    cells = group_cells(RetrievalUnits.of_tiles(tiles))
+    shown = ShownTiles(TileColumns.joined([tiles]), {})
+    return next(plan_windows(cells, shown=shown, shared=shared_digests(cells), size=count))
 
 
 def _toy() -> bytes:

@@ -22,7 +22,9 @@ from pipeline.index.plan import EF_CONSTRUCTION, IndexPlan, plan_index
 from pipeline.request.options import IndexKind, IndexOptions
 from pipeline.stages.embed import engine_spec
 from pipeline.stages.index import StoredBlocks
+from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.sources.registry import open_source
+from pipeline.tiles.tile_columns import TileColumns
 from store.base.canonical_json import encode as canonical_encode
 from store.base.identity import build_identity, digest_tile_set, vector_space
 from store.base.preprocessing import Preprocessing
@@ -94,15 +96,21 @@ def embedding(settings: Settings) -> Iterator[Row]:
         size=(_SIDE, _SIDE), colour="rgb", layout="nchw", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
     )
 
-    tiles = open_source(_SOURCE, site.root).query_by_bbox(WORLD_E7, (ZOOM, ZOOM))
+    tiles = TileColumns.of(open_source(_SOURCE, site.root).query_by_bbox(WORLD_E7, (ZOOM, ZOOM)))
 
     def ours() -> None:
         windows = (
-            Window(number=place, cells=(), tiles=tuple(tiles[first : first + 256]))
-            for place, first in enumerate(range(0, len(tiles), 256))
+            Window(
+                number=place,
+                cells=(),
+                units=RetrievalUnits.of_tiles(part),
+                tiles=part,
+                tile_edges={},
+            )
+            for place, part in enumerate(tiles[first : first + 256] for first in range(0, len(tiles), 256))
         )
         batcher = LocalDescriptorBatcher(workers=1)
-        done = sum(len(found.tiles) for found in batcher.embed(windows, engine=spec, preprocessing=rule))
+        done = sum(len(found.units) for found in batcher.embed(windows, engine=spec, preprocessing=rule))
         if done != number:
             raise SystemExit(f"expected {number} tiles, found {done}")
 

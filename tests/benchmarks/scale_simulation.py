@@ -25,8 +25,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.embed.batcher import worker_setup
 from pipeline.embed.worker import load_embedder
+from pipeline.embed.worker_messages import worker_request, worker_setup
 from pipeline.index.faiss_builder import BuiltIndex, FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexPlan, plan_index
 from pipeline.request.options import IndexKind, IndexOptions
@@ -235,7 +235,7 @@ def one_embedding(count: int, dimensions: int) -> Mapping[str, Any]:
             spec, preprocessing = engine_in(Path(name), network)
             setup: Any = worker_setup(spec, preprocessing)
             handler = load_embedder(Path(spec.path).read_bytes(), setup)
-            request = [list(each) for each in contents]
+            request = worker_request(window, [data for _, data in contents])
             found[f"{network}_ms"] = _per_tile(lambda: handler(request, lambda _: None), count)  # noqa: B023
     return found
 

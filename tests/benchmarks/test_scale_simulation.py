@@ -10,7 +10,7 @@ import pytest
 from journal.storage import open_environment
 from pipeline.provisioner import CacheProvisioner
 from pipeline.tiles import archive_cache, digest_cache
-from pipeline.tiles.selection import MAX_WANTED
+from pipeline.tiles.grid import MAX_WANTED
 from tests.benchmarks import scale_simulation
 from tests.benchmarks.scale_table import (
     MAP_BYTES,

@@ -12,7 +12,7 @@ from store.base.values import ArtifactRef
 from store.domain.events import CheckFailed, CheckPassed
 from store.domain.index_files import delta_of, whole_of
 from store.domain.state import Build
-from store.manifest.roles import DELTA
+from store.manifest.roles import DELTA, PACKS
 from tools.forensics.area import Tiles, read_tiles
 from tools.forensics.cost import cost_of, duration
 from tools.forensics.failure import ArtifactReader
@@ -106,6 +106,8 @@ def _refs(build: Build) -> Iterator[tuple[str, ArtifactRef]]:
         if delta is not None:
             yield DELTA, delta
         yield "block table", build.index.blocks
+    if build.carried is not None:
+        yield PACKS, build.carried.table
     if build.coverage is not None:
         yield "geographic report", build.coverage.geography
 
@@ -157,8 +159,8 @@ def _tiles(one: Build, other: Build, artifacts: ArtifactReader) -> dict[str, Any
         **dict.fromkeys(("added", "removed", "changed", "same")),
         "runs": {"added": [], "removed": [], "changed": []},
     }
-    left = read_tiles(one.tiles.table if one.tiles else None, artifacts)
-    right = read_tiles(other.tiles.table if other.tiles else None, artifacts)
+    left = read_tiles(one.tiles.table if one.tiles else None, one.inputs, artifacts)
+    right = read_tiles(other.tiles.table if other.tiles else None, other.inputs, artifacts)
     if left is None or right is None:
         if one.tiles and other.tiles and one.tiles.digest == other.tiles.digest:
             found.update({"added": 0, "removed": 0, "changed": 0, "same": one.tiles.count})

@@ -1,10 +1,15 @@
 """Trace an artifact to its step, or a descriptor to its tile, engine, network and calibration. Pure."""
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
+from pipeline.tiles.chunks import tile_ids_under
+from pipeline.tiles.retrieval_units import unit_name
 from store.base.identity import descriptor_id, tile_of
+from store.base.lattice import chunk_of, middle, side_m
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.domain import events as e
@@ -14,10 +19,10 @@ from store.domain.state import Build
 from store.errors import ArtifactError, StoreError
 from store.formats import descriptor_block
 from store.formats.descriptor_block import BlockError
-from store.formats.tables import BlockRow, decode_blocks
-from store.manifest.roles import DELTA
+from store.formats.tables import BlockRow, decode_blocks, decode_packs
+from store.manifest.roles import DELTA, PACKS
 from store.policy.retention import refs_of_build
-from tools.forensics.area import Tiles, read_tiles
+from tools.forensics.area import Tiles, known_levels, read_tiles
 from tools.forensics.failure import ArtifactReader
 from tools.forensics.history import BuildHistory
 from tools.forensics.records import DecodedRecord
@@ -73,6 +78,16 @@ def _artifacts_in(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
             for name, ref in attached_to_failure(event).items():
                 yield f"{name} of a failure", ref
         case _:
+            yield from _packs_in(event)
+
+
+def _packs_in(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
+    match event:
+        case e.TilesPacked():
+            yield f"pack {event.zoom}/{event.cell_x}/{event.cell_y}", event.pack
+        case e.TilesCarried():
+            yield PACKS, event.table
+        case _:
             pass
 
 
@@ -120,12 +135,18 @@ def parse_descriptor_id(word: str) -> int | None:
 
 
 def descriptor(identifier: int, build: Build, builds: BuildHistory) -> list[dict[str, Any]]:
-    """Return the links from the index row of a descriptor to the calibration; none for no such tile."""
+    """Return the links from the index row of a descriptor to the calibration; none for no such tile or chunk.
+
+    Where chunks have the descriptors, a tile has no row; its own links alone are returned.
+    """
     zoom, x, y, view = tile_of(identifier)
-    tiles = read_tiles(build.tiles.table if build.tiles else None, builds.source.artifacts)
-    digest = tiles.table.digest(identifier) if tiles is not None else None
-    if tiles is not None and digest is None:
+    tiles = read_tiles(build.tiles.table if build.tiles else None, build.inputs, builds.source.artifacts)
+    shown = [identifier] if view == 0 else _tiles_under(identifier)
+    digests = {each: tiles.table.digest(each) if tiles is not None else None for each in shown}
+    if not shown or (tiles is not None and None in digests.values()):
         return []
+    if view == 0 and known_levels(build.inputs):
+        return [_tile_link(build, identifier, digests[identifier], tiles)]
     cell = _cell_record(build, builds, (zoom, x >> _CELL, y >> _CELL))
     links = [_index_link(build, identifier)]
     engine_sha = ""
@@ -146,7 +167,9 @@ def descriptor(identifier: int, build: Build, builds: BuildHistory) -> list[dict
                 },
             )
         )
-    links.append(_tile_link(build, identifier, digest, tiles, view))
+    if view:
+        links.append(_chunk_link(identifier))
+    links.extend(_tile_link(build, each, digest, tiles) for each, digest in digests.items())
     links.extend(_engine_links(build, builds, engine_sha))
     if build.calibration is not None:
         links.append(
@@ -195,9 +218,19 @@ def _block_digest(build: Build, artifacts: ArtifactReader, place: tuple[int, int
 
 
 def _block_rows(build: Build, artifacts: ArtifactReader) -> tuple[BlockRow, ...]:
-    data = artifacts.read(build.index.blocks) if build.index is not None else None
+    return _rows(build.index.blocks, decode_blocks, artifacts) if build.index is not None else ()
+
+
+def _pack_rows(build: Build, artifacts: ArtifactReader) -> tuple[BlockRow, ...]:
+    return _rows(build.carried.table, decode_packs, artifacts) if build.carried is not None else ()
+
+
+def _rows(
+    table: ArtifactRef, decode: Callable[[bytes], tuple[BlockRow, ...]], artifacts: ArtifactReader
+) -> tuple[BlockRow, ...]:
+    data = artifacts.read(table)
     try:
-        return decode_blocks(data) if data is not None else ()
+        return decode(data) if data is not None else ()
     except ArtifactError:
         return ()
 
@@ -213,7 +246,7 @@ def _block_row(made: e.CellEmbedded, identifier: int, builds: BuildHistory) -> d
         return {}
     ids = block.ids.tolist()
     if identifier not in ids:
-        return {"row": None, "why": "the tile was skipped, since it could not be decoded"}
+        return {"row": None, "why": "it was skipped, since a tile could not be decoded"}
     row = ids.index(identifier)
     return {
         "row": row,
@@ -223,11 +256,30 @@ def _block_row(made: e.CellEmbedded, identifier: int, builds: BuildHistory) -> d
     }
 
 
-def _tile_link(
-    build: Build, identifier: int, digest: str | None, tiles: Tiles | None, view: int
-) -> dict[str, Any]:
+def _tiles_under(identifier: int) -> list[int]:
+    """Return the ids of the tiles that a chunk shows, by row and column; none if there is no such chunk."""
+    try:
+        chunk_of(identifier)
+    except ValueError:
+        return []
+    found: list[int] = tile_ids_under(np.array([identifier])).tolist()
+    return found
+
+
+def _chunk_link(identifier: int) -> dict[str, Any]:
+    level, x, y = chunk_of(identifier)
+    longitude, latitude = middle(level, x, y)
+    facts = {
+        "level": f"zoom {level.zoom}, k {level.k}, m {level.m}",
+        "side_m": round(side_m(level, latitude), 1),
+        "middle": f"{longitude:.6f}, {latitude:.6f}",
+    }
+    return _link("chunk", unit_name(identifier), None, None, facts)
+
+
+def _tile_link(build: Build, identifier: int, digest: str | None, tiles: Tiles | None) -> dict[str, Any]:
     zoom, x, y, _ = tile_of(identifier)
-    facts: dict[str, Any] = {"view": view, "source": build.host.get("source")}
+    facts: dict[str, Any] = {"view": 0, "source": build.host.get("source")}
     if tiles is not None and digest is not None:
         place = int((tiles.ids == identifier).argmax())
         days = int(tiles.table.captured[place])
@@ -259,7 +311,7 @@ def _engine_links(build: Build, builds: BuildHistory, digest: str) -> Iterator[d
 
 def _artifacts_of(build: Build, artifacts: ArtifactReader) -> Iterator[ArtifactRef]:
     yield from refs_of_build(build)
-    yield from (row.ref for row in _block_rows(build, artifacts))
+    yield from (row.ref for rows in (_block_rows, _pack_rows) for row in rows(build, artifacts))
 
 
 def _link(

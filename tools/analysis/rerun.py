@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.composition import default_ports
-from pipeline.rerun.report import BuildRecord, Findings, Rerun, RerunVerdict, StepFailure
+from pipeline.rerun.report import BuildRecord, Findings, Rerun, RerunVerdict, StepFailure, UnitIdentity
 from pipeline.rerun.rerun import rerun
 from store.base.canonical_json import is_digest
 from store.domain.events import Imported
@@ -93,8 +93,8 @@ def rerun_document(found: Rerun) -> dict[str, Any]:
             }
             for each in seen.compared
         ],
-        "culprit": None if seen.culprit is None else list(seen.culprit.place),
-        "suspects": [list(piece.place) for piece in seen.suspects[:_MAX_INPUTS]],
+        "culprit": None if seen.culprit is None else _unit_place(seen.culprit),
+        "suspects": [_unit_place(each) for each in seen.suspects[:_MAX_INPUTS]],
         "tries": [
             {"tiles": each.tiles, "first": each.first, "last": each.last, "ended": safe_text(each.ended, 300)}
             for each in seen.tries
@@ -102,6 +102,11 @@ def rerun_document(found: Rerun) -> dict[str, Any]:
         "differences": safe_data(seen.differences),
         "notes": safe_data(seen.notes),
     }
+
+
+def _unit_place(unit: UnitIdentity) -> list[int]:
+    """Return zoom, x and y of a tile, or zoom, x, y and view of a chunk."""
+    return [int(part) for part in unit.name.split("/")]
 
 
 def rerun_lines(document: Mapping[str, Any]) -> list[str]:
@@ -125,7 +130,7 @@ def rerun_lines(document: Mapping[str, Any]) -> list[str]:
     tries = [
         (each["tiles"], each["first"], each["last"], each["ended"] or "done") for each in document["tries"]
     ]
-    found += render.table_section("Halving", ("tiles", "first", "last", ""), tries, right="r")
+    found += render.table_section("Halving", ("number", "first", "last", ""), tries, right="r")
     more = [
         line
         for each in (*document["differences"], *document["notes"])
@@ -139,7 +144,8 @@ def _text(found: Rerun) -> str:
     sentence = f"step {found.step} {found.subject}".rstrip() + f" run again: {_VERDICT_TEXT[found.verdict]}"
     if found.findings.culprit is not None:
         runs = render.plural(len(found.findings.tries), "run")
-        sentence += f"; tile {found.findings.culprit.place} alone ends a worker, found in {runs}"
+        what = "tile" if len(_unit_place(found.findings.culprit)) == 3 else "chunk"
+        sentence += f"; {what} {found.findings.culprit.name} alone ends a worker, found in {runs}"
     return safe_text(f"{sentence}: {found.why}" if found.why else sentence)
 
 

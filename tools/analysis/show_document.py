@@ -38,7 +38,7 @@ def show_document(facts: BuildFacts, build: Build) -> dict[str, Any]:
         ],
         "tiles": tiles.count if tiles else None,
         "wanted": tiles.wanted if tiles else None,
-        "tiles_embedded": build.tiles_embedded,
+        **build.embedded,
         "warnings": list(tiles.warnings) if tiles else [],
         "doing": build.doing,
         "ending": build.ending,
@@ -76,12 +76,15 @@ def _steps(records: Sequence[DecodedRecord]) -> Iterator[dict[str, Any]]:
             case e.IndexExtended() as event:
                 what = f"{event.kind} extended, {event.added} added, {event.dropped} left out"
                 yield _step(record, "index", what, event.elapsed_ms, rows=event.rows, key=event.key)
+            case e.TilesCarried() as event:
+                what = f"{event.tiles:,} tiles carried, {render.size(event.size)}"
+                yield _step(record, "packs", what, None)
             case e.StepReused() as event:
                 yield _step(record, event.kind, f"{event.count} reused", None)
             case e.StepRetried() as event:
                 yield _step(record, event.kind, f"attempt {event.attempt}: {event.why}", None)
             case e.CoverageWalked() as event:
-                what = f"{event.files} files walked, {event.present} of {event.wanted} tiles present"
+                what = f"{event.files} files walked, {event.present} of {event.wanted} present"
                 yield _step(
                     record, "coverage", what, None, featureless=event.featureless, skipped=event.skipped
                 )

@@ -26,7 +26,10 @@ def show_lines(document: Mapping[str, Any]) -> list[str]:
         ("started", render.utc(document["started"])),
         ("took", None if took is None else render.seconds(took)),
         ("tiles", tiles),
-        ("embedded", render.number(document["tiles_embedded"]) if tiles else None),
+        (
+            "embedded",
+            render.number(document["tiles_embedded"] + document["chunks_embedded"]) if tiles else None,
+        ),
     )
     lines += render.section("Inputs", render.fields(*_input_fields(document["inputs"]), indent=2))
     lines += render.section("Host", render.fields(*document["host"].items(), indent=2))

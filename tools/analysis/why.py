@@ -54,7 +54,7 @@ def why(source: Source, subject: str, *, number: int | None = None) -> dict[str,
     if not links:
         raise RequestRefusedError(
             f"expected a step ({', '.join(_STEPS)}), 8 or more digits of an artifact, or a tile of build"
-            f" {build.number} as zoom/x/y, found {safe_text(subject, 200)!r}",
+            f" {build.number} as zoom/x/y (a chunk as zoom/x/y/view), found {safe_text(subject, 200)!r}",
             kind=ErrorKind.UNKNOWN_GENERATION,
             hint="c10 why --help",
         )
@@ -224,7 +224,7 @@ def _find_tile(build: Build, builds: BuildHistory, word: str) -> int | None:
     """Return the first tile of a build whose digest begins with a word; None if there is none."""
     if len(word) < _LEAST_DIGITS or not set(word) <= _HEX:
         return None
-    tiles = read_tiles(build.tiles.table if build.tiles else None, builds.source.artifacts)
+    tiles = read_tiles(build.tiles.table if build.tiles else None, build.inputs, builds.source.artifacts)
     if tiles is None:
         return None
     rows = (row for row in range(len(tiles.table)) if bytes(tiles.table.digests[row]).hex().startswith(word))

@@ -16,7 +16,7 @@ _TREND_BUILDS: Final = 60
 _LEAST_TREND: Final = 3
 _EMPTY: Final[dict[str, Any]] = {
     **dict.fromkeys(("type", "build", "generation", "status", "time", "seconds", "identity")),
-    **dict.fromkeys(("tiles", "tiles_embedded", "error", "note")),
+    **dict.fromkeys(("tiles", "tiles_embedded", "chunks_embedded", "error", "note")),
     "collected": False,
     "accepted": False,
     **NO_COST,
@@ -114,7 +114,7 @@ def _builds(found: FoldedRecords) -> Iterator[tuple[int, dict[str, Any]]]:
                 "seconds": _wall_seconds(build, cost["ms"]),
                 "identity": build.identity,
                 "tiles": build.tiles.count if build.tiles else None,
-                "tiles_embedded": build.tiles_embedded if build.tiles else None,
+                **(build.embedded if build.tiles else {}),
                 "error": error,
                 "note": note,
                 "collected": build.number in collected,

@@ -1,6 +1,9 @@
-"""`query`: find the tiles that look most like a picture, with the reader that flies."""
+"""`query`: find the place of a picture, with the reader that flies: among chunks of ground, or among tiles."""
 
+import json
 import math
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +19,16 @@ from store.cache.view import require_cache
 from store.disk.layout import Layout
 from store.errors import IncompatibleDeviceError
 from store.files.regular_file import read_start
+from store.reader.answer import Answer as FoundPlaces
 from store.reader.flight_cache import FlightCache
+from store.reader.question import Question, parse_question
 from store.runtime.load import Engine
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from tools.command import PATH, Answer, Call, print_message, shared_options, trust_options
-from tools.output import render
+from tools.output import places, render
 
 _MAX_IMAGE = 256 << 20
-_EARTH_RADIUS_M = 6_371_008.8
-"""Mean radius of the Earth, IUGG."""
+_MAX_CALIBRATION = 1 << 20
 
 
 @click.command()
@@ -32,17 +36,152 @@ _EARTH_RADIUS_M = 6_371_008.8
 @click.option(
     "--top", type=click.IntRange(1, 10_000), default=5, metavar="N", help="Number of places; default: 5."
 )
+@click.option(
+    "--altitude",
+    type=float,
+    metavar="M",
+    help="Altitude above ground in metres; needs a camera's calibration.",
+)
+@click.option(
+    "--gsd", type=float, metavar="M_PER_PIXEL", help="Metres of ground that a pixel of IMAGE shows."
+)
+@click.option(
+    "--heading",
+    type=float,
+    metavar="DEG",
+    help="Heading of the upper edge, degrees clockwise from true north.",
+)
+@click.option("--near", metavar="LON,LAT,RADIUS_M", help="Look only within RADIUS_M metres of a place.")
+@click.option("--camera", type=PATH, metavar="FILE", help="Calibration of the camera, if not the cache's.")
 @trust_options
 @shared_options()
-def query(call: Call, *, image: Path, top: int, trusted_key: tuple[str, ...], unsigned: bool) -> Answer:
-    """Search the index for the places that look most like IMAGE (JPEG, PNG or WebP)."""
+def query(
+    call: Call,
+    *,
+    image: Path,
+    top: int,
+    altitude: float | None,
+    gsd: float | None,
+    heading: float | None,
+    near: str | None,
+    camera: Path | None,
+    trusted_key: tuple[str, ...],
+    unsigned: bool,
+) -> Answer:
+    """Search the index for the places that look most like IMAGE (JPEG, PNG or WebP).
+
+    A cache of chunks of ground needs --altitude or --gsd: without, nothing tells how much ground IMAGE shows.
+    """
+    began = time.perf_counter()
     layout = call.layout()
     require_cache(layout)
     trusted_keys = call.trusted_keys(trusted_key, unsigned=unsigned)
     if trusted_keys is ALLOW_UNSIGNED:
         print_message(f"c10: note: {UNCHECKED}")
-    found = search(call.root, read_image(image), top=top, trusted_keys=trusted_keys)
-    return Answer(document={"hits": found}, lines=render.hits(found))
+    asked = {"--altitude": altitude, "--gsd": gsd, "--heading": heading, "--near": near, "--camera": camera}
+    with _open_cache(call.root, trusted_keys) as cache:
+        if not cache.manifest.levels:
+            _refuse_options([name for name, value in asked.items() if value is not None])
+            found = _search_tiles(call.root, cache, read_image(image), top)
+            document = {**_EMPTY, "hits": found, "seconds": _seconds_since(began)}
+            return Answer(document=document, lines=render.hits(found))
+        question = _question(altitude=altitude, gsd=gsd, heading=heading, near=near, top=top)
+        calibration = None if camera is None else _read_calibration(camera)
+        locator = cache.locator(engine=_query_engine(call.root, cache), calibration=calibration)
+        answer = locator.locate(read_image(image), question)
+    for warning in answer.warnings:
+        print_message(f"c10: warning: {warning}")
+    document = {**_EMPTY, **_answer_document(answer), "seconds": _seconds_since(began)}
+    return Answer(document=document, lines=places.candidates(answer))
+
+
+_EMPTY: Mapping[str, Any] = {"hits": [], "candidates": [], "margin": None, "metres_per_pixel": None}
+
+
+def _seconds_since(began: float) -> float:
+    return round(time.perf_counter() - began, 3)
+
+
+def _refuse_options(given: Sequence[str]) -> None:
+    """Refuse options that only chunks can serve."""
+    if given:
+        raise RequestError(
+            f"expected a cache of chunks of ground for {' and '.join(given)}, found one of tiles",
+            hint="build it with altitude_m or [chunks] in the request, or ask without these options",
+        )
+
+
+def _question(
+    *, altitude: float | None, gsd: float | None, heading: float | None, near: str | None, top: int
+) -> Question:
+    if (altitude is None) == (gsd is None):
+        raise RequestError(
+            "expected exactly one of --altitude and --gsd for a cache of chunks of ground, "
+            f"found {'neither' if gsd is None else 'both'}",
+            hint="pass --altitude with the metres above ground, or --gsd with the metres of ground per pixel",
+        )
+    for name, value in (("--altitude", altitude), ("--gsd", gsd)):
+        if value is not None and not 0 < value < math.inf:
+            raise RequestError(
+                f"expected {name} above 0, found {value:g}",
+                hint=f"pass the metres to {name} as a number above 0",
+            )
+    return parse_question(
+        altitude_m=altitude,
+        metres_per_pixel=gsd,
+        heading_deg=heading,
+        near=None if near is None else _parse_near(near),
+        headings=1,
+        pitch_deg=None,
+        roll_deg=None,
+        k=top,
+    )
+
+
+def _parse_near(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise RequestError(
+            f"expected --near as LON,LAT,RADIUS_M, found {text!r:.60}",
+            hint="pass degrees and metres, such as --near 120.72,24.26,300",
+        ) from None
+
+
+def _read_calibration(path: Path) -> dict[str, Any]:
+    hint = "name a JSON file with width, height, fx, fy, cx and cy in pixels"
+    try:
+        found = json.loads(read_start(path, _MAX_CALIBRATION, follow_symlinks=True))
+    except OSError as error:
+        raise RequestError(
+            f"expected a calibration, found {path}: {error.strerror or error}",
+            hint=hint,
+            kind=ErrorKind.REQUEST_UNREADABLE,
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"expected a calibration, found {path}: {error}", hint=hint) from error
+    if not isinstance(found, dict):
+        raise RequestError(f"expected a JSON object in {path}, found {type(found).__name__}", hint=hint)
+    return found
+
+
+def _answer_document(answer: FoundPlaces) -> dict[str, Any]:
+    return {
+        "candidates": [
+            {
+                "lon": round(each.longitude, 7),
+                "lat": round(each.latitude, 7),
+                "score": round(each.score, 6),
+                "level": each.level,
+                "side_m": round(each.side_m, 2),
+                "footprint": [[round(degrees, 7) for degrees in corner] for corner in each.footprint],
+                "captured": None if each.captured is None else [day.isoformat() for day in each.captured],
+            }
+            for each in answer.candidates
+        ],
+        "margin": None if answer.margin is None else round(answer.margin, 6),
+        "metres_per_pixel": round(answer.metres_per_pixel, 6),
+    }
 
 
 def read_image(path: Path) -> Pixels:
@@ -82,22 +221,26 @@ def search(
         store.runtime.ExecutionError: Engine or index cannot run here.
     """
     with _open_cache(root, trusted_keys) as cache:
-        sample = cache.preprocessing.apply(picture)
-        vector = _query_engine(root, cache).run(sample[None])
-        length = np.linalg.norm(vector)
-        if not (np.isfinite(length) and length > 0):
-            raise RequestError(
-                "expected a picture with something in it, found one that has no descriptor",
-                hint="take another picture",
-            )
-        scores, ids = cache.descriptor_index().search(np.asarray(vector / length, np.float32), top)
-        found = []
-        for score, identifier in zip(scores[0].tolist(), ids[0].tolist(), strict=True):
-            if identifier >= 0:
-                tile = cache.tile(identifier)
-                lon, lat = centre_of(tile.z, tile.x, tile.y)
-                place = {"z": tile.z, "x": tile.x, "y": tile.y, "lon": round(lon, 7), "lat": round(lat, 7)}
-                found.append({**place, "score": round(score, 6), "sha256": tile.sha256})
+        return _search_tiles(root, cache, picture, top)
+
+
+def _search_tiles(root: Path, cache: FlightCache, picture: Pixels, top: int) -> list[dict[str, Any]]:
+    sample = cache.preprocessing.apply(picture)
+    vector = _query_engine(root, cache).run(sample[None])
+    length = np.linalg.norm(vector)
+    if not (np.isfinite(length) and length > 0):
+        raise RequestError(
+            "expected a picture with something in it, found one that has no descriptor",
+            hint="take another picture",
+        )
+    scores, ids = cache.descriptor_index().search(np.asarray(vector / length, np.float32), top)
+    found = []
+    for score, identifier in zip(scores[0].tolist(), ids[0].tolist(), strict=True):
+        if identifier >= 0:
+            tile = cache.tile(identifier)
+            lon, lat = centre_of(tile.z, tile.x, tile.y)
+            place = {"z": tile.z, "x": tile.x, "y": tile.y, "lon": round(lon, 7), "lat": round(lat, 7)}
+            found.append({**place, "score": round(score, 6), "sha256": tile.sha256})
     return found
 
 
@@ -126,10 +269,3 @@ def centre_of(z: int, x: int, y: int) -> tuple[float, float]:
     """Return longitude and latitude of a tile's centre, degrees: the corner that its four children share."""
     corner = mercantile.ul(2 * x + 1, 2 * y + 1, z + 1)
     return float(corner.lng), float(corner.lat)
-
-
-def distance_m(one: tuple[float, float], other: tuple[float, float]) -> float:
-    """Return the great-circle distance of two places (longitude, latitude, degrees), metres; haversine."""
-    (lon1, lat1), (lon2, lat2) = ((math.radians(lon), math.radians(lat)) for lon, lat in (one, other))
-    across = math.cos(lat1) * math.cos(lat2) * math.sin((lon2 - lon1) / 2) ** 2
-    return 2 * _EARTH_RADIUS_M * math.asin(min(1.0, math.sqrt(math.sin((lat2 - lat1) / 2) ** 2 + across)))

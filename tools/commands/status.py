@@ -8,7 +8,7 @@ import click
 
 from store.cache.view import View, died_build, open_view
 from store.domain.events import IndexExtended
-from store.domain.state import BuildStatus
+from store.domain.state import Build, BuildStatus
 from tools.command import Answer, Call, shared_options
 from tools.output import render
 
@@ -47,7 +47,9 @@ def _head_facts(view: View) -> dict[str, Any]:
         "sector": build.inputs.get("sector") if build else None,
         "tiles": build.tiles.count if build and build.tiles else None,
         "zoom": list(build.inputs.get("zoom", ())) if build else None,
+        "levels": _levels(build.inputs) if build else None,
         "wanted": area.wanted if area else None,
+        "localisable": _localisable(build),
         "featureless": area.featureless if area else None,
         "skipped": area.skipped if area else None,
         "index": {
@@ -58,10 +60,31 @@ def _head_facts(view: View) -> dict[str, Any]:
         }
         if index
         else None,
+        "carried_bytes": build.carried.size if build and build.carried else 0 if build else None,
         "committed": render.iso(head.wall_ns) if head else None,
         "rolled_back": {"left": rollback.left, "why": rollback.why} if rollback else None,
         "signed_by": [key_id for key_id, _ in head.signatures] if head else None,
     }
+
+
+def _localisable(build: Build | None) -> float | None:
+    """Return the part of the area in which a place can be found, 0 to 1; None if it is not known."""
+    area = build.coverage if build else None
+    if build is None or area is None or not area.wanted:
+        return None
+    # The skipped tiles of chunks are no steps of ground.
+    skipped = 0 if "chunks" in build.inputs else area.skipped
+    return round((area.present - area.featureless - skipped) / area.wanted, 4)
+
+
+def _levels(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the levels of chunks, by rising side at the take-off point; none where tiles have the descriptors."""
+    if "chunks" not in inputs:
+        return []
+    # Needs NumPy, which takes longer to load than all else of this command.
+    from pipeline.planning.chunk_levels import described_levels  # noqa: PLC0415
+
+    return [level.to_document() for level in described_levels(inputs)]
 
 
 def _last_build(view: View) -> dict[str, Any] | None:
@@ -101,8 +124,13 @@ def _head_fields(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("generation", shows),
         ("flight", f"{document['flight_id']} ({document['sector']})"),
         ("tiles", None if tiles is None else f"{render.number(tiles)} at zoom {zooms}"),
+        ("chunks", render.levels(document["levels"])),
         ("area", render.area(document)),
         ("index", _index(document["index"])),
+        (
+            "carried",
+            f"{render.size(document['carried_bytes'])} of tiles" if document["carried_bytes"] else None,
+        ),
         ("committed", render.utc(document["committed"])),
         ("identity", document["identity"]),
         ("manifest", document["manifest_sha256"]),

@@ -18,6 +18,7 @@ from pipeline.errors import ErrorKind as WorkErrorKind
 from pipeline.errors import RequestError
 from pipeline.progress import Progress
 from pipeline.provisioner import CacheProvisioner
+from store.base.distances import distance_m
 from store.cache.view import open_view
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
@@ -26,7 +27,7 @@ from store.manifest.manifest import parse
 from store.verify.report import Depth
 from store.verify.verify import verify
 from tools.command import LOCAL_FOLDER, Answer, Call, print_error, shared_options
-from tools.commands.query import centre_of, distance_m, read_image, search
+from tools.commands.query import centre_of, read_image, search
 from tools.demo.region import DemoRegion, jpeg, make_region, metres_per_pixel, with_new_roof
 from tools.exit_codes import ExitCode
 from tools.output import render

@@ -1,6 +1,6 @@
 """The area of a build, cell by cell: reused, embedded, failing, dispatched or waiting. Pure.
 
-The tile table says which cells there are. If it cannot be read, the records name the cells that were
+The tile table and the levels of chunks say which cells there are. If it cannot be read, the records name the cells that were
 dispatched or done. No record names the reused cells: they follow from the tiles and the step cache, as they
 did for the build.
 """
@@ -12,21 +12,29 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.planning.area_report import TileRun, runs
+from pipeline.embed.cells import group_cells
+from pipeline.planning.area_report import TileRun, runs, shown_runs
 from pipeline.request.geometry import HALF_TURN_E7, MERCATOR_LIMIT_E7
+from pipeline.tiles.chunks import chunks_of, units_of_table, wanted_chunks
 from pipeline.tiles.grid import tile_ranges
+from pipeline.tiles.retrieval_units import RetrievalUnits
 from store.base import canonical_json
 from store.base.canonical_json import CanonicalError, Document
-from store.base.identity import MAX_ZOOM, cell_components, cell_key
+from store.base.identity import MAX_ZOOM, cell_components, cell_key, digest_packed_tiles
+from store.base.level import Level
 from store.base.values import ArtifactRef
 from store.domain import events as e
 from store.domain.attachments import attached_to_failure
 from store.domain.step_cache import StepCache
 from store.errors import ArtifactError
 from store.formats.tables import TileTable, decode_tiles
+from store.manifest.levels import ChunkLevel, parse_levels
 from tools.forensics.failure import ArtifactReader, cells_at_fault, tiles_at_fault
 from tools.forensics.timeline import BuildTimeline
 from tools.output.sanitize import is_number, safe_data
+
+_FOREIGN: Final = (KeyError, TypeError, ValueError, AttributeError)
+"""Errors of inputs that no request has, but foreign records may."""
 
 MAX_CELLS: Final = 200_000
 MAX_WANTED: Final = 20_000_000
@@ -46,10 +54,11 @@ class _Cell:
 
 @dataclass(slots=True)
 class Tiles:
-    """The tiles of a build from its tile table, in rising id."""
+    """The tiles of a build from its tile table, in rising id, and what got a descriptor: the tiles or chunks."""
 
     ids: NDArray[np.uint64]
     table: TileTable
+    units: RetrievalUnits
     places: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,35 +67,29 @@ class Tiles:
         axis = (1 << 25) - 1
         self.places = np.stack([ids >> 58 & 31, ids >> 25 & axis, ids & axis], axis=1)
 
-    def cells(self) -> Mapping[CellPlace, NDArray[np.int64]]:
-        """Return the rows of the tiles of each cell, sorted."""
-        if not len(self.places):
-            return {}
-        keys = np.stack([self.places[:, 0], self.places[:, 1] >> 4, self.places[:, 2] >> 4], axis=1)
-        unique, inverse = np.unique(keys, axis=0, return_inverse=True)
-        order = np.argsort(inverse.reshape(-1), kind="stable")
-        bounds = np.searchsorted(inverse.reshape(-1)[order], np.arange(len(unique) + 1))
-        return {
-            (int(key[0]), int(key[1]), int(key[2])): order[bounds[place] : bounds[place + 1]]
-            for place, key in enumerate(unique)
-        }
-
-    def rows(self, members: NDArray[np.int64]) -> Iterator[tuple[int, str]]:
-        """Yield some rows as (descriptor id, digest)."""
-        for row in members.tolist():
-            yield int(self.ids[row]), bytes(self.table.digests[row]).hex()
+    def cells(self) -> Mapping[CellPlace, RetrievalUnits]:
+        """Return the units of each cell, in rising id."""
+        return {(cell.key.zoom, cell.key.x, cell.key.y): cell.units for cell in group_cells(self.units)}
 
 
-def read_tiles(ref: ArtifactRef | None, artifacts: ArtifactReader) -> Tiles | None:
-    """Return the tiles of a tile table; None if it cannot be read."""
+def read_tiles(ref: ArtifactRef | None, inputs: Document, artifacts: ArtifactReader) -> Tiles | None:
+    """Return the tiles of a tile table; None if it cannot be read, or not with these inputs of a build."""
     data = artifacts.read(ref) if ref is not None else None
     if data is None:
         return None
     try:
         table = decode_tiles(data)
-    except ArtifactError:
+        return Tiles(table.ids, table, units_of_table(table, inputs))
+    except (ArtifactError, *_FOREIGN):
         return None
-    return Tiles(table.ids, table)
+
+
+def known_levels(inputs: Document) -> tuple[ChunkLevel, ...]:
+    """Return the levels of chunks in the inputs of a build; none if they cannot be read."""
+    try:
+        return parse_levels(inputs)
+    except _FOREIGN:
+        return ()
 
 
 def area_document(
@@ -108,11 +111,11 @@ def area_document(
     """
     selected = next((m.event for m in timeline.own if isinstance(m.event, e.TilesSelected)), None)
     box, zoom = _integers(inputs.get("bbox_e7"), 4), _integers(inputs.get("zoom"), 2)
-    tiles = read_tiles(selected.table if selected else None, artifacts)
+    tiles = read_tiles(selected.table if selected else None, inputs, artifacts)
     cells = _cells(timeline, tiles, space, before)
     if not cells and box is None:
         return None
-    report = _geographic_report(timeline, artifacts)
+    report, levels = _geographic_report(timeline, artifacts), known_levels(inputs)
     return {
         "bbox_e7": box,
         "zoom": zoom,
@@ -125,7 +128,8 @@ def area_document(
             [*place, cell.tiles, cell.status, cell.dispatched, cell.done]
             for place, cell in sorted(cells.items())[:MAX_CELLS]
         ],
-        "tiles": _tile_runs(timeline, tiles, report, box, zoom),
+        "levels": [level.to_document() for level in levels],
+        "tiles": _tile_runs(timeline, tiles, report, (box, zoom), levels),
     }
 
 
@@ -149,7 +153,7 @@ def _cells(
             case _:
                 continue
     if reused_at is not None and tiles is not None:
-        for place in _reused(found, members, tiles, space, before):
+        for place in _reused(found, members, space, before):
             found[place].status, found[place].done = "reused", reused_at
     for place in cells_at_fault(timeline):
         found.setdefault(place, _Cell()).status = "failing"
@@ -158,8 +162,7 @@ def _cells(
 
 def _reused(
     found: Mapping[CellPlace, _Cell],
-    members: Mapping[CellPlace, NDArray[np.int64]],
-    tiles: Tiles,
+    members: Mapping[CellPlace, RetrievalUnits],
     space: str,
     before: StepCache | None,
 ) -> Iterator[CellPlace]:
@@ -170,7 +173,7 @@ def _reused(
         if before is None or not space:
             yield place
             continue
-        key = cell_key(cell_components(space=space, tiles=tiles.rows(members[place])))
+        key = cell_key(cell_components(space=space, tiles=digest_packed_tiles(members[place].packed())))
         if any(event.key == key for event in before.blocks_of((space, *place))):
             yield place
 
@@ -202,14 +205,20 @@ def _tile_runs(
     timeline: BuildTimeline,
     tiles: Tiles | None,
     report: Mapping[str, Any] | None,
-    box: list[int] | None,
-    zoom: list[int] | None,
+    area: tuple[list[int] | None, list[int] | None],
+    levels: Sequence[ChunkLevel],
 ) -> dict[str, list[TileRun]]:
+    box, zoom = area
     names = ("holes", "excluded", "skipped", "featureless")
     found = {name: _runs_in(report.get(name)) if report is not None else [] for name in names}
+    # Steps of ground are tiles of a higher zoom, and drawn as such.
+    for level in _levels_in(report):
+        for name in ("holes", "featureless"):
+            found[name] += _runs_in(level.get(name))
     if tiles is not None:
         found["present"] = runs((int(z), int(x), int(y)) for z, x, y in tiles.places.tolist())[:MAX_RUNS]
-        if report is None and box is not None and zoom is not None:
+        found["present"] += _shown_steps(tiles, levels, box)
+        if report is None and box is not None and zoom is not None and not levels:
             found["holes"] = _holes(tiles, box, zoom)
     else:
         found["present"] = []
@@ -217,16 +226,38 @@ def _tile_runs(
     return found
 
 
+def _shown_steps(tiles: Tiles, levels: Sequence[ChunkLevel], box: list[int] | None) -> list[TileRun]:
+    """Return the runs of the steps that chunks show."""
+    found: list[TileRun] = []
+    if box is None or not _is_area(box):
+        return found
+    west, south, east, north = box
+    for each in levels:
+        level, ids = each.level, tiles.units.ids
+        steps = wanted_chunks(Level(level.zoom, level.k, 1), (west, south, east, north))
+        if steps.total <= MAX_WANTED:
+            found += shown_runs(level, steps, ids[chunks_of(level, ids)])
+    return found[:MAX_RUNS]
+
+
+def _is_area(box: Sequence[int]) -> bool:
+    """Whether a box can be that of a request; foreign records can have another."""
+    west, south, east, north = box
+    return max(abs(west), abs(east)) <= HALF_TURN_E7 and (
+        -MERCATOR_LIMIT_E7 <= south < north <= MERCATOR_LIMIT_E7
+    )
+
+
+def _levels_in(report: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    levels = report.get("levels") if report is not None else None
+    return [level for level in levels if isinstance(level, Mapping)] if isinstance(levels, Sequence) else []
+
+
 def _holes(tiles: Tiles, box: Sequence[int], zoom: Sequence[int]) -> list[TileRun]:
     """Return the wanted tiles that the table lacks, from the box alone."""
     west, south, east, north = box
     lowest, highest = zoom
-    # A request cannot have another area, but foreign records can.
-    if not (
-        0 <= lowest <= highest <= MAX_ZOOM
-        and max(abs(west), abs(east)) <= HALF_TURN_E7
-        and -MERCATOR_LIMIT_E7 <= south < north <= MERCATOR_LIMIT_E7
-    ):
+    if not (0 <= lowest <= highest <= MAX_ZOOM and _is_area(box)):
         return []
     ranges = tile_ranges((west, south, east, north), (lowest, highest))
     if sum(part.count for part in ranges) > MAX_WANTED:

@@ -47,6 +47,7 @@ class StepReconstructor:
         self._steps: list[Step] = []
         self._open: dict[tuple[str, str], Step] = {}
         self._parts: dict[str, Part] = {}
+        self._unit = "tiles"
         self._step_of: dict[int, Step] = {}
 
     def finish(self, last: DecodedRecord | None = None) -> tuple[tuple[Step, ...], dict[int, int]]:
@@ -67,7 +68,8 @@ class StepReconstructor:
         """Add the next record; `before` is the record of the build before it."""
         event = record.event
         match event:
-            case e.BuildStarted():
+            case e.BuildStarted(inputs=inputs):
+                self._unit = "chunks" if "chunks" in inputs else "tiles"
                 self._begin_step("plan", "", record)
             case e.TilesSelected():
                 plan = self._open.get(("plan", "")) or self._begin_step("plan", "", before)
@@ -85,6 +87,8 @@ class StepReconstructor:
                 step.count, step.unit = event.count, "steps"
             case e.EngineCompiled() | e.CellEmbedded() | e.IndexBuilt() | e.IndexExtended():
                 self._add_result(before, record, event)
+            case e.TilesPacked() | e.TilesCarried():
+                self._add_packs(before, record, event)
             case e.CheckPassed() | e.CheckFailed():
                 outcome = "done" if isinstance(event, e.CheckPassed) else "failed"
                 step = self._add_whole_step("check", event.subject, before, record, outcome=outcome)
@@ -115,7 +119,7 @@ class StepReconstructor:
             step.key = event.key
             return
         step = self._open.get(("cells", "")) or self._begin_step("cells", "", record)
-        step.key, step.unit = event.key, "tiles"
+        step.key, step.unit = event.key, self._unit
         part = Part(begin=record, cells=event.subjects, left=set(event.subjects))
         step.parts.append(part)
         self._parts.update(dict.fromkeys(event.subjects, part))
@@ -148,7 +152,7 @@ class StepReconstructor:
                 self._finish_step("index", "", record, step)
             case e.CellEmbedded():
                 step = self._open.get(("cells", "")) or self._begin_step("cells", "", before)
-                step.unit, step.count = "tiles", step.count + event.embedded
+                step.unit, step.count = self._unit, step.count + event.embedded
                 self._add_size(step, record, event.block)
                 step.end, step.outcome = record, "done"
                 name = f"{event.zoom}/{event.cell_x}/{event.cell_y}"
@@ -158,6 +162,17 @@ class StepReconstructor:
                     part.end = record if not part.left else None
             case _:
                 assert_never(event)
+
+    def _add_packs(
+        self, before: DecodedRecord, record: DecodedRecord, event: e.TilesPacked | e.TilesCarried
+    ) -> None:
+        step = self._open.get(("packs", "")) or self._begin_step("packs", "", before)
+        if isinstance(event, e.TilesPacked):
+            self._add_size(step, record, event.pack)
+            return
+        step.count, step.unit = event.tiles, "tiles"
+        self._add_size(step, record, event.table)
+        self._finish_step("packs", "", record, step)
 
     def _add_failure(self, before: DecodedRecord, record: DecodedRecord, event: e.BuildFailed) -> None:
         kinds = [step for (kind, _), step in self._open.items() if kind == event.step]
@@ -185,6 +200,8 @@ class StepReconstructor:
         match before.event:
             case e.CoverageWalked():
                 return "commit"
+            case e.TilesCarried():
+                return "coverage"
             case e.EngineCompiled() | e.IndexBuilt() | e.IndexExtended():
                 return "check"
             case e.CheckPassed(subject="index") | e.StepReused(kind="index"):

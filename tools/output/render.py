@@ -161,9 +161,22 @@ def area(document: Mapping[str, Any]) -> str | None:
     """Return how much of an area is there, from a JSON document; None if it is not known."""
     if not document["wanted"]:
         return None
+    if document.get("levels") or document.get("chunks"):
+        part = document["localisable"]
+        return None if part is None else f"a place can be found in {100 * part:.1f} % of it"
     parts = [f"{number(document['tiles'])} of {number(document['wanted'])} wanted tiles"]
     parts += [f"{document[what]:,} {what}" for what in ("featureless", "skipped") if document[what]]
     return ", ".join(parts)
+
+
+def levels(found: Sequence[Mapping[str, Any]] | None) -> str | None:
+    """Return the levels of chunks in a line, from their JSON documents; None without any."""
+    if not found:
+        return None
+    shown = (
+        f"{level['side_m']:.0f} m (zoom {level['zoom']}, overlap {level['overlap']:.0%})" for level in found
+    )
+    return "of " + ", ".join(shown)
 
 
 def build_report(document: Mapping[str, Any], warnings: Sequence[str]) -> list[str]:
@@ -184,7 +197,7 @@ def build_report(document: Mapping[str, Any], warnings: Sequence[str]) -> list[s
         ("identity", document["identity"]),
         ("manifest", document["manifest_sha256"]),
         ("area", area(document)),
-        ("embedded", number(document["tiles_embedded"]) if outcome != "reused" else None),
+        ("embedded", _embedded(document) if outcome != "reused" else None),
         ("compiled", plural(document["engines_compiled"], "engine") if outcome != "reused" else None),
         ("reused", plural(document["steps_reused"], "step") if document["steps_reused"] else None),
         ("checked", plural(document["files_checked"], "file") if document["files_checked"] else None),
@@ -195,12 +208,20 @@ def build_report(document: Mapping[str, Any], warnings: Sequence[str]) -> list[s
     return lines
 
 
+def _embedded(document: Mapping[str, Any]) -> str:
+    if not document["chunks"]:
+        return number(document["tiles_embedded"])
+    return f"{document['chunks_embedded']:,} of {plural(document['chunks'], 'chunk')}"
+
+
 def plan_report(document: Mapping[str, Any]) -> list[str]:
     """Return what a build would do, from its JSON document."""
     first = (
         "nothing to do: the head shows this already"
         if document["decision"] == "reused"
-        else f"a build would embed {plural(document['to_embed'], 'tile')}"
+        else f"a build would embed {plural(document['to_embed'], 'chunk' if document['chunks'] else 'tile')} and"
+        f" write at most {document['bytes'] / 1e6:,.1f} MB"
+        + (f", in about {seconds(document['seconds'])}" if document["seconds"] else "")
     )
     missing = document["wanted"] - document["tiles"]
     tiles = f"{number(document['tiles'])} of {number(document['wanted'])} that the area wants"
@@ -208,6 +229,22 @@ def plan_report(document: Mapping[str, Any]) -> list[str]:
     if missing > 0:
         verb = "is" if missing == 1 else "are"
         lines += fields(("", f"{number(missing)} {verb} not in the source, or left out"))
+    lines += fields(("chunks", number(document["chunks"]) if document["chunks"] else None))
+    if document["levels"]:
+        header = ("level", "side", "overlap", "zoom", "chunks", "m/pixel asked", "available")
+        levels_found = [
+            (
+                level["level"],
+                f"{level['side_m']:.0f} m",
+                f"{level['overlap']:.0%}",
+                level["zoom"],
+                number(level["chunks"]),
+                f"{level['metres_per_pixel']['asked']:.2f}",
+                f"{level['metres_per_pixel']['available']:.2f}",
+            )
+            for level in document["levels"]
+        ]
+        lines += ["", *table(header, levels_found, right="rrrrrrr")]
     rows = [
         (step["kind"], step["subject"] or None, number(step["count"]), step["decision"], step["why"])
         for step in document["steps"]

@@ -17,22 +17,15 @@ from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import Final, Unpack, assert_never
 
-from pipeline.embed.batcher import (
-    EmbedCallbacks,
-    EngineSpec,
-    WindowQueue,
-    WindowResult,
-    describe_outcome,
-    embed_error,
-    worker_setup,
-)
+from pipeline.embed.batcher import EmbedCallbacks, WindowQueue, describe_outcome, embed_error
 from pipeline.embed.cells import Window
 from pipeline.embed.ray.actor import software
 from pipeline.embed.ray.actor_pool import LOAD_LIMIT_S, ActorPool, ActorWorker, SentWindow
 from pipeline.embed.ray.cluster import LOCAL, cluster_error, connected, require_ray
 from pipeline.embed.ray.scaling import AdaptiveTimeout
+from pipeline.embed.worker_messages import EngineSpec, WindowResult, worker_request, worker_setup
 from pipeline.errors import EmbedError, ErrorKind, TileError
-from pipeline.processes.framing import Message, encode
+from pipeline.processes.framing import Payload, encode
 from pipeline.processes.outcome import Died, Failed, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.processes.pool import QUEUE_DEPTH
 from pipeline.tiles.sources.read_tile import read_tile
@@ -133,17 +126,16 @@ class _RayRun:
             self._send(min(free, key=lambda each: len(each.sent)), window)
 
     def _send(self, worker: ActorWorker, window: Window) -> None:
-        contents: list[list[object]] = []
-        unread: dict[int, tuple[str, str]] = {}
-        for number, tile in enumerate(window.tiles):
+        content: list[Payload] = []
+        for tile in window.tiles:
             try:
-                contents.append([tile.sha256, read_tile(tile.locator)])
+                content.append(read_tile(tile.locator))
             except TileError as error:
-                unread[number] = (str(error.kind), error.message)
-        ref = worker.actor.embed.remote(encode(contents))
+                content.append({"kind": str(error.kind), "message": error.message})
+        ref = worker.actor.embed.remote(encode(worker_request(window, content)))
         if not worker.sent:
             worker.waited_s = 0.0
-        worker.sent.append(SentWindow(ref=ref, window=window, unread=unread))
+        worker.sent.append(SentWindow(ref=ref, window=window))
 
     def _ready_answers(self) -> list[tuple[ActorWorker, _HandleAnswer]]:
         """Wait for answers; return the handlers of those that have arrived, each worker's oldest first."""
@@ -197,9 +189,9 @@ class _RayRun:
             case Finished(value=(seconds, answer)):
                 worker.sent.remove(sent)
                 # Not the time on the clock: the caller may have kept this loop from running for an hour.
-                self._timeout.record(len(sent.window.tiles), max(seconds, worker.waited_s))
+                self._timeout.record(len(sent.window.units), max(seconds, worker.waited_s))
                 worker.waited_s = 0.0
-                return self._queue.finish(sent.window, _with_unread(answer, sent))
+                return self._queue.finish(sent.window, answer)
             case Failed() | Finished():
                 raise embed_error(sent.window, outcome)
             case Died() | OutOfMemory() | TimedOut() | Lost():
@@ -238,18 +230,8 @@ class _RayRun:
         if worker.node is not None and not worker.ready:
             ref, limit = worker.loading, LOAD_LIMIT_S
         elif worker.sent:
-            ref, limit = worker.sent[0].ref, self._timeout.limit_s(len(worker.sent[0].window.tiles))
+            ref, limit = worker.sent[0].ref, self._timeout.limit_s(len(worker.sent[0].window.units))
         else:
             return None
         late = worker.waited_s > limit and not self._ray.wait([ref], num_returns=1, timeout=0)[0]
         return limit if late else None
-
-
-def _with_unread(answer: Message, sent: SentWindow) -> Message:
-    """Add the tiles that were never sent to the bad ones; number all as in their window."""
-    if not sent.unread:
-        return answer
-    places = [number for number in range(len(sent.window.tiles)) if number not in sent.unread]
-    bad = [[places[index], kind, message] for index, kind, message in answer["bad"]]
-    bad += [[number, kind, message] for number, (kind, message) in sent.unread.items()]
-    return {**answer, "bad": sorted(bad)}

@@ -9,11 +9,14 @@ from pipeline.engines.onnx.eight_bit import rewrite_integer_products
 from pipeline.engines.onnx.file import Proto, declaration_of, fix_sizes, read_onnx
 from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, ErrorKind
-from store.runtime.golden_vectors import golden_inputs
-from store.runtime.load import load_engine
+from store.runtime.golden_vectors import agreement, golden_inputs
+from store.runtime.load import Engine, load_engine
 
 OPEN_SIZE: Final = -1
 """Stands for an open size in a shape."""
+
+_LEAST_COSINE_ALONE: Final = 0.999999
+"""Kernels for one sample may add in another order, which changes the last digits."""
 
 Shapes = tuple[list[int], list[int]]
 """Shapes of input and output, with their batch."""
@@ -40,17 +43,7 @@ def run_new_engine(request: CompileRequest) -> Shapes:
         CompileError: BAD_VECTORS, its descriptors are not finite.
         ExecutionError: It does not load or run.
     """
-    job = request.job
-    engine = load_engine(
-        str(request.engine),
-        backend=request.backend,
-        version=request.version,
-        input=job.input,
-        output=job.output,
-        batch=job.batch,
-        target=job.target,
-        precision=job.precision,
-    )
+    engine = _load(request)
     vectors = engine.run(golden_inputs((engine.batch, *engine.sample_shape)))
     if not np.isfinite(vectors).all():
         raise CompileError(
@@ -59,3 +52,29 @@ def run_new_engine(request: CompileRequest) -> Shapes:
             kind=ErrorKind.BAD_VECTORS,
         )
     return [engine.batch, *engine.sample_shape], [engine.batch, engine.dimensions]
+
+
+def answers_alone_as_in_a_batch(request: CompileRequest) -> bool:
+    """Return whether a new engine takes one sample, and answers it as it does in a batch.
+
+    Raises:
+        ExecutionError: It does not load or run.
+    """
+    alone, together = _load(request, single=True), _load(request)
+    samples = golden_inputs((request.job.batch, *together.sample_shape))
+    return alone.batch == 1 and agreement(alone.run(samples), together.run(samples)) >= _LEAST_COSINE_ALONE
+
+
+def _load(request: CompileRequest, *, single: bool = False) -> Engine:
+    job = request.job
+    return load_engine(
+        str(request.engine),
+        backend=request.backend,
+        version=request.version,
+        input=job.input,
+        output=job.output,
+        batch=job.batch,
+        target=job.target,
+        precision=job.precision,
+        single=single,
+    )

@@ -67,7 +67,8 @@ class OnnxRuntimeCompiler:
     def key_components(self, job: EngineJob) -> Document:
         """Return everything the engine depends on. This backend ignores workspace, TF32 and profile."""
         _check(job)
-        options = {"level": "extended", **eight_bit_options(job), **tensor_options(job)}
+        single: Document = {"batch": "open"} if job.single else {}
+        options = {"level": "extended", **eight_bit_options(job), **single, **tensor_options(job)}
         return job_components(job, self, options=options)
 
     def compile(

@@ -6,15 +6,21 @@ from types import ModuleType
 from typing import Final
 
 from pipeline.engines.backends.compile_request import CompileRequest
-from pipeline.engines.backends.compile_steps import OPEN_SIZE, Shapes, read_network, run_new_engine
+from pipeline.engines.backends.compile_steps import (
+    OPEN_SIZE,
+    Shapes,
+    answers_alone_as_in_a_batch,
+    read_network,
+    run_new_engine,
+)
 from pipeline.engines.backends.onnxruntime_messages import refuse_newer
-from pipeline.engines.onnx.file import Proto
+from pipeline.engines.onnx.file import Proto, drop_open_shapes
 from pipeline.engines.onnx.graph import consumers, node_names
 from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Progress, serve
-from store.runtime.backends.base import Untyped
+from store.runtime.backends.base import ExecutionError, Untyped
 from store.runtime.backends.onnxruntime import onnxruntime
 from store.runtime.golden_vectors import golden_inputs
 
@@ -36,12 +42,33 @@ def compile_network(message: Message, progress: Progress) -> Payload:
     progress({"phase": "read the network", "done": 0, "total": 3})
     model = read_network(request.job)
     progress({"phase": "optimise", "done": 1, "total": 3})
-    shapes = _optimise(model, request)
+    opened = request.job.single and _optimise_with_open_batch(model, request)
+    shapes = None if opened else _optimise(model, request)
     progress({"phase": "run once", "done": 2, "total": 3})
-    if request.job.role == "descriptor":
+    if shapes is None or request.job.role == "descriptor":
         shapes = run_new_engine(request)
     progress({"phase": "done", "done": 3, "total": 3})
     return {"seconds": time.monotonic() - began, "input_shape": shapes[0], "output_shape": shapes[1]}
+
+
+def _optimise_with_open_batch(model: Proto, request: CompileRequest) -> bool:
+    """Save the network for any batch, if a sample alone gets the answer that it gets in a batch.
+
+    Some networks work at a fixed batch alone, which they say nowhere: they are left with that.
+    """
+    (batch,) = (
+        value.type.tensor_type.shape.dim[0] for value in model.graph.input if value.name == request.job.input
+    )
+    batch.dim_param = "batch"
+    drop_open_shapes(model)
+    try:
+        _optimise(model, request)
+        if answers_alone_as_in_a_batch(request):
+            return True
+    except (CompileError, ExecutionError):
+        pass  # as it is with a fixed batch, the compile after this one says
+    batch.dim_value = request.job.batch
+    return False
 
 
 def _optimise(model: Proto, request: CompileRequest) -> Shapes:
@@ -64,7 +91,7 @@ def _optimise(model: Proto, request: CompileRequest) -> Shapes:
     options.log_severity_level = 3
     try:
         session = _session(ort, model, options)
-        if job.role == "descriptor" and not _has_fixed_output(session):
+        if job.role == "descriptor" and not _has_known_output(session):
             _declare_output(model, session, job)
             session = _session(ort, model, options)
     except Exception as error:  # the library raises a private class per status code
@@ -87,9 +114,11 @@ def _session(ort: ModuleType, model: Proto, options: Untyped) -> Untyped:
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
-def _has_fixed_output(session: Untyped) -> bool:
+def _has_known_output(session: Untyped) -> bool:
+    """Tell whether all sizes of the output are known; its batch may be open if that of the input is."""
     shape = session.get_outputs()[0].shape
-    return bool(shape) and all(isinstance(size, int) for size in shape)
+    opened = not isinstance(session.get_inputs()[0].shape[0], int)
+    return bool(shape) and all(isinstance(size, int) for size in shape[opened:])
 
 
 def _declare_output(model: Proto, session: Untyped, job: EngineJob) -> None:

@@ -84,6 +84,7 @@ def _inspect_model(
         facts = _file_facts(request.resolve(spec.onnx), spec, networks)
     descriptor = spec.role is ModelRole.DESCRIPTOR
     preprocessing = _preprocessing(spec, facts.size) if descriptor else None
+    batch = request.engine.batch or facts.batch or DEFAULT_BATCH
     job = EngineJob(
         model=spec.name,
         role="descriptor" if descriptor else "auxiliary",
@@ -92,7 +93,9 @@ def _inspect_model(
         input=facts.names[0],
         output=facts.names[1],
         sample_shape=preprocessing.shape if preprocessing else (),
-        batch=request.engine.batch or facts.batch or DEFAULT_BATCH,
+        batch=batch,
+        # What an aircraft asks a cache of chunks is one frame at a time.
+        single=descriptor and request.cuts_chunks and facts.batch is None and batch > 1,
         precision=precision,
         quantized=facts.quantized,
         target=target,

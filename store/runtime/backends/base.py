@@ -79,6 +79,11 @@ class LoadedEngine(Protocol):
         """Length of one descriptor."""
         ...
 
+    @property
+    def takes_any_batch(self) -> bool:
+        """Whether it runs batches of any size, and not only of the expected one."""
+        ...
+
 
 class BatchExecutor(LoadedEngine, Protocol):
     """An engine that runs one whole batch at a time."""

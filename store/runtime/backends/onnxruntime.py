@@ -37,9 +37,15 @@ class OnnxRuntimeExecutor:
         self._session = session
         self._input = expected.input
         self._output = expected.output
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        # An open size has a name, or none.
+        self.takes_any_batch: Final = not any(
+            isinstance(size, int) for each in (*inputs, *outputs) for size in each.shape[:1]
+        )
+        opened = expected.batch if self.takes_any_batch else None
         self.sample_shape, self.dimensions = base.sample_shapes(
-            _tensors(session.get_inputs()),
-            _tensors(session.get_outputs()),
+            _tensors(inputs, opened),
+            _tensors(outputs, opened),
             expected,
             float_type="tensor(float)",
         )
@@ -78,8 +84,10 @@ class OnnxRuntime:
         return f"a device for {TARGET!r}"
 
 
-def _tensors(found: base.Untyped) -> list[base.Tensor]:
-    return [base.Tensor(name=each.name, type=each.type, shape=tuple(each.shape)) for each in found]
+def _tensors(found: base.Untyped, opened: int | None) -> list[base.Tensor]:
+    """Return inputs or outputs; `opened` is the batch to take for an open one."""
+    shapes = [(each, each.shape if opened is None else [opened, *each.shape[1:]]) for each in found]
+    return [base.Tensor(name=each.name, type=each.type, shape=tuple(shape)) for each, shape in shapes]
 
 
 def _session_options(runtime: ModuleType, threads: int) -> base.Untyped:

@@ -56,6 +56,7 @@ class OpenVinoExecutor:
             expected,
             float_type="f32",
         )
+        self.takes_any_batch: Final = False
         self._request = compiled.create_infer_request()
         self._output = expected.output
 

@@ -77,6 +77,8 @@ tensorrt_rtx: Final = partial(TensorRt, "tensorrt-rtx")
 class TensorRtExecutor:
     """An engine of TensorRT or TensorRT for RTX on the first GPU. Not for two threads at once."""
 
+    takes_any_batch: Final = False
+
     def __init__(self, source: base.Source, expected: base.EngineExpectation, *, backend: str) -> None:
         module = _require_library(backend, expected.version)
         with _open_bytes(source) as data:

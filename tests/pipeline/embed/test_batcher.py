@@ -126,14 +126,14 @@ def test_bad_tiles_do_not_affect_their_window(tiles, engine, tmp_path):
     (tmp_path / "17.tile").write_bytes(junk)
     tiles[17] = replace(tiles[17], sha256=hashlib.sha256(junk).hexdigest())
     results = embed(tiles, engine)
-    bad = {each.tile.place: each for result in results for each in result.bad}
-    assert set(bad) == {tiles[number].place for number in (3, 11, 17)}
-    changed = bad[tiles[3].place]
+    bad = {each.name: each for result in results for each in result.bad}
+    assert set(bad) == {str(tiles[number].place) for number in (3, 11, 17)}
+    changed = bad[str(tiles[3].place)]
     assert changed.kind == ErrorKind.SOURCE_CHANGED
     assert tiles[3].sha256 in changed.message
     assert hashlib.sha256(picture(99)).hexdigest() in changed.message
-    assert bad[tiles[11].place].kind == ErrorKind.SOURCE_CHANGED
-    assert bad[tiles[17].place].kind == ErrorKind.BAD_TILE
+    assert bad[str(tiles[11].place)].kind == ErrorKind.SOURCE_CHANGED
+    assert bad[str(tiles[17].place)].kind == ErrorKind.BAD_TILE
     found = rows_by_digest(results)
     good = [tile for number, tile in enumerate(tiles) if number not in {3, 11, 17}]
     vectors, _ = expected_rows(good, engine)
@@ -149,7 +149,7 @@ def test_a_tile_of_one_pixel_has_a_row_and_no_texture(tiles, engine, tmp_path):
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     dot = replace(tiles[0], sha256=digest, locator=("file", str(tmp_path / "dot.tile")))
     (result,) = embed([dot], engine, workers=1)
-    assert (len(result.tiles), result.bad, result.texture.tolist()) == (1, (), [0.0])
+    assert (len(result.units), result.bad, result.texture.tolist()) == (1, (), [0.0])
 
 
 def test_a_descriptor_that_is_not_finite_is_a_bad_tile(tiles, engine):
@@ -157,7 +157,7 @@ def test_a_descriptor_that_is_not_finite_is_a_bad_tile(tiles, engine):
     batcher = LocalDescriptorBatcher(workers=1)
     results = list(batcher.embed(windows_of(tiles[:5]), engine=engine, preprocessing=overflowing))
     assert {each.kind for result in results for each in result.bad} == {ErrorKind.BAD_VECTORS}
-    assert sum(len(result.bad) + len(result.tiles) for result in results) == 5
+    assert sum(len(result.bad) + len(result.units) for result in results) == 5
 
 
 def removals(tile, flag, end):

@@ -12,7 +12,7 @@ from pipeline.stages.checks import check_engine, check_index
 from pipeline.stages.compile import compile_network
 from pipeline.stages.embed import embed_windows
 from pipeline.stages.extend_index import extend_index
-from pipeline.stages.index import survey_area, write_index
+from pipeline.stages.index import survey_selection, write_index
 from pipeline.testing import Calls, FakeCompiler, FakeIndexBuilder, raising
 from store.domain.events import IndexExtended
 from store.domain.index_files import delta_of, whole_of
@@ -66,7 +66,7 @@ FAILURES = {
     compile_network: compiler_fails,
     embed_windows: plants.corrupt_tile,
     write_index: index_fails,
-    survey_area: area_is_too_empty,
+    survey_selection: area_is_too_empty,
     check_engine: engine_disagrees,
     check_index: index_finds_nothing,
 }
@@ -117,12 +117,12 @@ def artifacts(site):
         embed_windows: decode_blocks(site.artifact(build.index.blocks).read_bytes())[0].ref,
         write_index: whole_of(build.index),
         extend_index: delta_of(build.index),
-        survey_area: build.coverage.geography,
+        survey_selection: build.coverage.geography,
     }
 
 
 @pytest.mark.parametrize(
-    "step", [compile_network, embed_windows, write_index, extend_index, survey_area], ids=name_of
+    "step", [compile_network, embed_windows, write_index, extend_index, survey_selection], ids=name_of
 )
 def test_a_repair_runs_the_function_of_a_build(step, large, replace_step):
     assert extended(large).error is None

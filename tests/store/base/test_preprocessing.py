@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.base.preprocessing import ALPHA, RESAMPLER, Preprocessing, flatten_alpha, resample
+from store.base.preprocessing import (
+    ALPHA,
+    RESAMPLER,
+    Preprocessing,
+    flatten_alpha,
+    middle_square,
+    resample,
+)
 
 
 def gradient(height, width):
@@ -59,6 +66,48 @@ def test_samples_do_not_change_between_versions():
         "68b042bc0958c6ce15d5f14be258828f842eb378e8865ea11eb429e7eabbb762",
         "eb571420bb579c8b332e575e43cf9db7827e179ba50320b91142c86a5536c8ae",
     ]
+
+
+@pytest.mark.parametrize(("height", "width", "top", "left"), [(6, 13, 0, 3), (13, 6, 3, 0), (6, 6, 0, 0)])
+def test_a_square_network_sees_the_middle_square(height, width, top, left):
+    image = gradient(height, width)
+    square = image[top : top + 6, left : left + 6]
+    assert (middle_square(image) == square).all()
+    for side in (6, 4, 9):
+        made = Preprocessing(size=(side, side))
+        assert (made.apply(image) == made.apply(square.copy())).all()
+    # What a network that is not square sees is the whole.
+    assert (
+        Preprocessing(size=(4, 8), layout="nhwc").apply(image) == resample(image, (4, 8)).astype(np.float32)
+    ).all()
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0, 0, 0), (1, 1, 1)), ((0, 3, 0), (1, 1, 1)), ((0, 0, 0), (1, 1, 7))]
+)
+def test_a_sample_is_written_to_given_memory(layout, mean, std):
+    made = Preprocessing(size=(6, 8), layout=layout, mean=mean, std=std)
+    batch = np.full((2, *made.shape), np.nan, np.float32)
+    found = made.apply(gradient(9, 7), out=batch[1])
+    assert found.base is batch
+    assert (batch[1] == made.apply(gradient(9, 7))).all()
+    assert np.isnan(batch[0]).all()
+    expected = (resample(gradient(9, 7), (6, 8)).astype(np.float32) - np.float32(mean)) / np.float32(std)
+    assert (found == (expected.transpose(2, 0, 1) if layout == "nchw" else expected)).all()
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        np.empty((3, 4, 4), np.float64),
+        np.empty((4, 4, 3), np.float32),
+        np.empty((3, 4, 8), np.float32)[:, :, ::2],
+    ],
+)
+def test_other_memory_is_refused(memory):
+    with pytest.raises(ValueError, match="expected memory float32"):
+        Preprocessing(size=(4, 4)).apply(gradient(4, 4), out=memory)
 
 
 def test_views_give_the_same_as_copies():
@@ -182,6 +231,7 @@ def test_invalid_parameters_are_refused(change):
         np.zeros((4, 4, 4), np.uint8),
         np.zeros((4, 4, 3), np.float32),
         np.zeros((0, 4, 3), np.uint8),
+        [[[0, 0, 0]]],
     ],
 )
 def test_other_arrays_are_refused(image):

@@ -4,7 +4,7 @@ import pytest
 
 from store.domain import index_files
 from store.domain.events import IndexBuilt, IndexExtended
-from store.domain.manifest_projection import index_document, index_format
+from store.domain.manifest_projection import index_document
 from store.manifest import index_entry
 from tests.played_builds import make, ref_of
 
@@ -52,7 +52,6 @@ def test_an_entry_says_what_the_event_said():
     found = index_entry.parse(index_document(EXTENDED), number=2)
     assert found.delta == index_entry.DeltaEntry(artifact=DELTA, added=5, dropped=2)
     assert (found.artifact, found.rows, found.whole_rows, found.step_key) == (WHOLE, 103, 100, "2" * 64)
-    assert [index_format(index) for index in (None, BUILT, EXTENDED)] == [1, 1, 2]
 
 
 @pytest.mark.parametrize(

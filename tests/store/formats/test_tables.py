@@ -154,3 +154,14 @@ def test_tiles_in_another_order_are_refused():
     ids, digests = np.array([9, 5], np.uint64), np.zeros((2, 32), np.uint8)
     with pytest.raises(ValueError, match="ascending order"):
         encode_tile_columns(ids, digests, np.zeros(2, np.int32))
+
+
+@given(tiles, st.lists(st.integers(0, (1 << 63) - 1), max_size=4))
+def test_days_of_tiles_in_the_table_and_of_others(rows, others):
+    captured = {identifier: day for identifier, _, day in rows}
+    asked = [*captured, *others]
+    known, days = decode_tiles(encode_tiles(rows)).days_of(np.array(asked, np.uint64))
+    expected = [captured.get(identifier) for identifier in asked]
+    assert known.tolist() == [day is not None for day in expected]
+    epoch = dt.date(1970, 1, 1)
+    assert days.tolist() == [(day - epoch).days for day in expected if day is not None]

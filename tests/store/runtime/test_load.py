@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.errors import ErrorKind
+from store.runtime.golden_vectors import golden_inputs
 from store.runtime.load import (
     EngineLoadError,
     EngineRunError,
@@ -124,14 +125,21 @@ def test_damaged_engines_are_refused(data):
 def test_an_engine_with_open_sizes_or_another_rank_is_refused():
     with pytest.raises(EngineLoadError, match="fixed sizes"):
         load_engine(toy_network(batch=BATCH, size=("h", "w")).SerializeToString(), **EXPECTED)
-    with pytest.raises(EngineLoadError, match="fixed sizes"):
-        load_engine(toy_network(size=(32, 32)).SerializeToString(), **EXPECTED)
     with pytest.raises(EngineLoadError, match=r"output of \[4, d\]"):
         load_engine(toy_network(batch=BATCH, rank_out=4, size=(32, 32)).SerializeToString(), **EXPECTED)
     integers = onnx.load_from_string(ENGINE)
     integers.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
     with pytest.raises(EngineLoadError):
         load_engine(integers.SerializeToString(), **EXPECTED)
+
+
+def test_an_engine_that_takes_any_batch_runs_with_that_of_the_ground_or_with_one():
+    data = toy_network(size=(32, 32)).SerializeToString()
+    ground, flight = load_engine(data, **EXPECTED), load_engine(data, **EXPECTED, single=True)
+    assert (ground.batch, flight.batch) == (BATCH, 1)
+    samples = golden_inputs((BATCH + 1, *ground.sample_shape))
+    assert np.abs(ground.run(samples) - flight.run(samples)).max() < 1e-6
+    assert load_engine(ENGINE, **EXPECTED, single=True).batch == BATCH
 
 
 def test_an_unknown_backend_and_a_missing_library_are_reported(monkeypatch):

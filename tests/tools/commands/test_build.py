@@ -25,6 +25,9 @@ KEYS = [
     "wanted",
     "engines_compiled",
     "tiles_embedded",
+    "chunks",
+    "chunks_embedded",
+    "chunks_copied",
     "steps_reused",
     "files_checked",
     "writes",
@@ -32,6 +35,8 @@ KEYS = [
     "error",
     "warnings",
     "missing",
+    "holes",
+    "localisable",
     "featureless",
     "skipped",
 ]

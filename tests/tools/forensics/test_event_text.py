@@ -42,7 +42,7 @@ LINES = [
         "1,900 tiles selected of 2,000 wanted, 3 left out",
     ),
     (make(e.StepReused, kind="cells", count=7), "7 steps reused: cells"),
-    (make(e.CoverageWalked, files=4, present=5, wanted=6), "4 files walked, 5 of 6 tiles present"),
+    (make(e.CoverageWalked, files=4, present=5, wanted=6), "4 files walked, 5 of 6 present"),
     (make(e.StepStarted, kind="index"), "index begun"),
     (
         make(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1", "6/0/2", "6/0/3")),
@@ -60,6 +60,11 @@ LINES = [
         make(e.EngineCompiled, model="net", purpose="stand-in", artifact=BYTES),
         "engine net compiled as stand-in: 2.0 KiB in 0 ms",
     ),
+    (
+        make(e.TilesPacked, zoom=6, cell_x=1, cell_y=2, tiles=9, pack=BYTES),
+        "cell 6/1/2: 9 tiles packed, 2.0 KiB",
+    ),
+    (make(e.TilesCarried, tiles=1, size=2048), "1 tile to be carried, 2.0 KiB"),
     (
         make(e.CellEmbedded, zoom=6, cell_x=1, cell_y=2, rows=9, embedded=5, copied=4),
         "cell 6/1/2: 9 rows, 5 embedded, 4 copied",

@@ -115,6 +115,7 @@ BUILT = {
     "wanted": 8,
     "featureless": 2,
     "skipped": 0,
+    "chunks": 0,
     "tiles_embedded": 2,
     "engines_compiled": 1,
     "steps_reused": 0,
@@ -146,10 +147,14 @@ def test_a_plan_tells_what_is_missing_and_warns():
         "tiles": 3,
         "identity": "aa",
         "steps": [step],
+        "chunks": 0,
+        "levels": [],
+        "bytes": 1_234_567,
+        "seconds": None,
         "warnings": ["w"],
     }
     told = render.plan_report(plan)
-    assert told[0] == "a build would embed 3 tiles"
+    assert told[0] == "a build would embed 3 tiles and write at most 1.2 MB"
     assert any("2 are not in the source" in line for line in told)
     assert any(line.split() == ["cells", "-", "3", "run", "new", "cell"] for line in told), told
     assert told[-1] == "warning: w"
@@ -157,3 +162,21 @@ def test_a_plan_tells_what_is_missing_and_warns():
     whole = render.plan_report(plan | {"decision": "reused", "wanted": 3, "warnings": []})
     assert whole[0].startswith("nothing to do")
     assert not any("not in the source" in line or "warning" in line for line in whole)
+
+
+def test_chunks_are_told_in_their_own_numbers():
+    level = {"level": 1, "zoom": 20, "k": 1, "m": 7, "side_m": 121.9, "overlap": 0.857, "chunks": 840}
+    level |= {"metres_per_pixel": {"asked": 0.476, "available": 0.136}}
+    plan = {"decision": "build", "to_embed": 840, "wanted": 3, "tiles": 3, "identity": "aa", "steps": []}
+    told = render.plan_report(
+        plan | {"chunks": 840, "levels": [level], "bytes": 0, "seconds": 75.0, "warnings": []},
+    )
+    assert told[0] == "a build would embed 840 chunks and write at most 0.0 MB, in about 75.0 s"
+    assert any(line.split() == ["1", "122", "m", "86%", "20", "840", "0.48", "0.14"] for line in told), told
+    built = render.build_report(
+        BUILT | {"chunks": 840, "chunks_embedded": 3, "localisable": 0.945, "tiles_embedded": 0}, []
+    )
+    assert "area         a place can be found in 94.5 % of it" in built
+    assert "embedded     3 of 840 chunks" in built
+    assert render.levels([level]) == "of 122 m (zoom 20, overlap 86%)"
+    assert render.levels([]) is None

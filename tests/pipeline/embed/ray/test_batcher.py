@@ -17,12 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from pipeline.build.report import BuildOutcome
 from pipeline.composition import build_cache_provisioner
 from pipeline.config import C10ProvisionerConfig
-from pipeline.embed.batcher import LocalDescriptorBatcher, worker_setup
+from pipeline.embed.batcher import LocalDescriptorBatcher
 from pipeline.embed.cells import plan_windows
 from pipeline.embed.ray.actor import TileEmbedder, decode_frame, software
 from pipeline.embed.ray.batcher import ATTEMPTS, RayDescriptorBatcher
@@ -35,10 +36,13 @@ from pipeline.embed.ray.cluster import (
     resource_of,
 )
 from pipeline.embed.ray.scaling import AdaptiveTimeout
+from pipeline.embed.worker_messages import worker_setup
 from pipeline.errors import EmbedError, ErrorKind, RequestError
 from pipeline.processes.framing import encode
 from pipeline.processes.serve import FAILED, FINISHED
 from pipeline.testing import FakeTiles
+from pipeline.tiles.retrieval_units import RetrievalUnits
+from pipeline.tiles.tile_columns import TileColumns
 from store.cache.view import read_history
 from store.domain.event_codec import encode as encode_event
 from store.domain.events import BuildFailed, CellEmbedded, StepRetried
@@ -136,7 +140,7 @@ def actor_pids(node=None):
 
 
 def bad_of(results):
-    return sorted((bad.tile.sha256, bad.kind) for result in results for bad in result.bad)
+    return sorted((bad.sha256, bad.kind) for result in results for bad in result.bad)
 
 
 @ray_test
@@ -303,7 +307,9 @@ def test_a_node_whose_actor_is_killed_continues_with_half_of_them(tiles, engine,
 def test_memory_that_runs_out_in_an_actor_costs_a_worker_and_no_tile(tiles, engine, monkeypatch):
     retries = []
     (small,) = windows_of(tiles[:5], 5)
-    large = replace(small, tiles=tuple(tiles) * 130)
+    many = np.tile(np.arange(len(tiles)), 130)
+    columns = TileColumns.of(tiles).take(many)
+    large = replace(small, units=RetrievalUnits.of_tiles(columns), tiles=columns)
     with cluster_of([{"num_cpus": 2}], monkeypatch):
 
         def starving():
@@ -320,7 +326,7 @@ def test_memory_that_runs_out_in_an_actor_costs_a_worker_and_no_tile(tiles, engi
             )
         )
         assert sorted(result.window.number for result in results) == list(range(24))
-        assert {len(result.tiles) for result in results} == {5, 7800}
+        assert {len(result.units) for result in results} == {5, 7800}
         assert [(retry.attempt, retry.workers) for retry in retries] == [(1, 1)]
 
 
@@ -703,12 +709,20 @@ def test_an_actor_refuses_another_engine_other_software_and_no_engine(engine):
     assert decode_frame(actor.load(data, encode(setup))) == [FINISHED, None]
     content = picture(1)
     kind, (seconds, answer) = decode_frame(
-        actor.embed(encode([[hashlib.sha256(content).hexdigest(), content], ["00", content]]))
+        actor.embed(
+            encode(
+                {
+                    "tiles": [[1, hashlib.sha256(content).hexdigest(), content], [2, "00", content]],
+                    "chunks": None,
+                    "tile_edges": [],
+                }
+            )
+        )
     )
     assert kind == FINISHED
     assert seconds > 0
     assert answer["vectors"].shape == (1, DIMENSIONS)
-    assert [number for number, *_ in answer["bad"]] == [1]
+    assert [number for number, *_ in answer["bad_tiles"]] == [1]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
@@ -19,6 +19,7 @@ from pipeline.errors import CompileError, ErrorKind
 from pipeline.stages.reference import Reference
 from store.base.identity import difference
 from store.runtime.golden_vectors import batch_invariance, golden_images, golden_inputs, parity
+from store.runtime.load import load_engine
 from tests.engine_jobs import SAMPLE, job_for, job_of, load_compiled
 from tests.networks import quantised
 from tests.toy_networks import DIMENSIONS, batch_coupled_network, toy_network
@@ -33,8 +34,9 @@ def load(engine, *, batch=8):
     return load_compiled(OnnxRuntimeCompiler(), engine.path.read_bytes(), batch=batch)
 
 
-def test_two_compiles_give_the_same_bytes(job, tmp_path):
-    digests = set()
+@pytest.mark.parametrize("single", [False, True])
+def test_two_compiles_give_the_same_bytes(job, tmp_path, single):
+    job, digests = replace(job, single=single), set()
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         engine = OnnxRuntimeCompiler().compile(job, scratch=tmp_path / name)
@@ -409,3 +411,49 @@ def test_a_network_whose_rows_depend_on_each_other_is_detected(tmp_path):
         job_of(tmp_path, batch_coupled_network(), batch=1), scratch=tmp_path
     )
     assert batch_invariance(load(alone, batch=1).run, inputs) == 0
+
+
+def load_from(engine, **options):
+    compiler = OnnxRuntimeCompiler()
+    return load_engine(
+        engine.path.read_bytes(),
+        backend=compiler.backend,
+        version=compiler.version,
+        input="input",
+        output="descriptor",
+        batch=8,
+        **options,
+    )
+
+
+def test_a_single_sample_costs_a_single_sample(job, tmp_path):
+    engine = OnnxRuntimeCompiler().compile(replace(job, single=True), scratch=tmp_path)
+    assert engine.signature.input_shape == (8, *SAMPLE)
+    alone, together = load_from(engine, single=True), load_from(engine)
+    assert (alone.batch, together.batch) == (1, 8)
+    samples = golden_inputs((11, *SAMPLE))
+    assert np.abs(alone.run(samples) - together.run(samples)).max() < 1e-6
+    (tmp_path / "fixed").mkdir()
+    fixed = load_from(OnnxRuntimeCompiler().compile(job, scratch=tmp_path / "fixed"), single=True)
+    assert fixed.batch == 8
+    assert np.array_equal(fixed.run(samples), together.run(samples))
+
+
+def test_only_an_engine_that_takes_any_batch_has_that_in_its_key(job):
+    plain, single = (OnnxRuntimeCompiler().key_components(each) for each in (job, replace(job, single=True)))
+    assert difference(plain, single) == ["options.batch"]
+    assert "batch" not in plain["options"]
+
+
+def test_a_network_that_works_at_a_fixed_batch_alone_is_left_with_it(tmp_path):
+    """Its input is open, but a shape within it is that of eight samples."""
+    model = toy_network()
+    (flatten,) = (node for node in model.graph.node if node.op_type == "Flatten")
+    flatten.op_type = "Reshape"
+    flatten.input.append("shape")
+    del flatten.attribute[:]
+    model.graph.initializer.append(numpy_helper.from_array(np.array([8, DIMENSIONS], np.int64), "shape"))
+    engine = OnnxRuntimeCompiler().compile(replace(job_of(tmp_path, model), single=True), scratch=tmp_path)
+    loaded = load_from(engine, single=True)
+    assert loaded.batch == 8
+    assert loaded.run(golden_inputs((3, *SAMPLE))).shape == (3, DIMENSIONS)

@@ -1,0 +1,113 @@
+"""Load what a flight uses from verified bytes: engines, and the chunks of all levels with their vectors."""
+
+import numpy as np
+
+from store.errors import ErrorKind, RequestRefusedError
+from store.files.sealed_memory import SealError
+from store.formats import descriptor_block
+from store.formats.descriptor_block import BlockError
+from store.formats.tables import TileTable
+from store.manifest.manifest import EngineEntry, Manifest
+from store.manifest.roles import TABLE
+from store.reader import table_checks
+from store.reader.artifact_files import ArtifactFiles
+from store.reader.level_table import LevelTable, Rows, id_range
+from store.reader.manifest_files import damaged
+from store.reader.verify_content import block_name
+from store.runtime.backends.base import Vectors
+from store.runtime.load import DescriptorIndex, Engine, load_engine
+
+
+def load_entry(entry: EngineEntry, files: ArtifactFiles, *, threads: int) -> Engine:
+    """Load the engine of an entry.
+
+    Raises:
+        NoGoError: The file is damaged, or the entry does not name its tensors.
+        store.runtime.ExecutionError: Its library is missing, of another version, or refuses it.
+    """
+    names = [entry.signature.get(end) for end in ("input", "output")]
+    if not all(isinstance(end, str) for end in names):
+        raise damaged([f"engine {entry.model}: expected the names of its input and output, found {names}"])
+    return load_engine(
+        files.view(f"engine {entry.model}", entry.artifact),
+        backend=entry.backend,
+        version=entry.version,
+        input=str(names[0]),
+        output=str(names[1]),
+        batch=entry.batch,
+        threads=threads,
+        target=entry.target,
+        precision=entry.precision,
+        single=True,
+    )
+
+
+def require_chunks(manifest: Manifest) -> None:
+    """Refuse to find places in a cache whose descriptors are those of tiles.
+
+    Raises:
+        RequestRefusedError: They are.
+    """
+    if not manifest.levels:
+        raise RequestRefusedError(
+            "expected a cache whose descriptors are those of chunks of ground, found one of tiles, which have "
+            "no scale that a frame could be cut to",
+            kind=ErrorKind.ARGUMENT,
+            hint="build it again with altitude_m or [chunks] in the request",
+        )
+
+
+def is_chunk(manifest: Manifest, identifier: int) -> bool:
+    """Return whether an id belongs to a level of chunks in the manifest."""
+    ranges = (id_range(each.level) for each in manifest.levels)
+    return any(first <= identifier <= last for first, last in ranges)
+
+
+def level_tables(
+    manifest: Manifest, files: ArtifactFiles, index: DescriptorIndex, tiles: TileTable
+) -> tuple[LevelTable, ...]:
+    """Return the chunks of all levels, with their vectors from the index, or from blocks if it keeps none.
+
+    Raises:
+        NoGoError: A block is missing or damaged, or the rows are not those that the manifest tells.
+        CacheUnusableError: This process lacks memory.
+    """
+    tables, blocks = list[LevelTable](), None
+    for number, each in enumerate(manifest.levels, start=1):
+        first, last = id_range(each.level)
+        rows = index.rows(first, last)
+        if rows is None:
+            blocks = _rows_of_blocks(manifest, files) if blocks is None else blocks
+            own = (blocks[0] >= first) & (blocks[0] <= last)
+            rows = blocks[0][own], blocks[1][own]
+        try:
+            tables.append(LevelTable.of(number, each.level, *rows, tiles))
+        except ValueError as error:
+            raise damaged([f"descriptor index: expected chunks of level {number}, found {error}"]) from error
+    found = sum(map(len, tables))
+    if found != manifest.index.rows:
+        raise damaged(
+            [
+                f"descriptor index: expected {manifest.index.rows} chunks of the levels in the manifest, found {found}"
+            ]
+        )
+    return tuple(tables)
+
+
+def _rows_of_blocks(manifest: Manifest, files: ArtifactFiles) -> tuple[Rows, Vectors]:
+    """Return ids and vectors of all rows, from the descriptor blocks."""
+    index = manifest.index
+    ids = [np.zeros(0, np.int64)]
+    vectors = [np.zeros((0, index.dimensions), np.float32)]
+    for row in table_checks.blocks_of(manifest, files.view(TABLE, index.blocks)):
+        try:
+            block = descriptor_block.decode(files.read_block(row.ref))
+        except (SealError, BlockError) as error:
+            raise damaged(
+                [
+                    f"{block_name(row)}, which has the vectors that an index of kind {index.kind} does not keep: {error}"
+                ]
+            ) from error
+        ids.append(block.ids.astype(np.int64))
+        vectors.append(block.vectors)
+    return np.concatenate(ids), np.concatenate(vectors)

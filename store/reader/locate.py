@@ -1,0 +1,281 @@
+"""Find the place that a camera frame shows: cut the ground that it sees, describe it, compare it with chunks.
+
+Nadir is assumed: the camera looks straight down, and the ground is flat.
+"""
+
+import datetime as dt
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from store.base.camera import WIDEST, Camera, cut_square
+from store.base.identity import AXIS_MASK, X_SHIFT
+from store.base.lattice import footprint, middle, side_m
+from store.base.preprocessing import Pixels, Preprocessing
+from store.errors import ArgumentError, TranslateShortages
+from store.manifest.manifest import Manifest
+from store.reader.answer import Answer, Candidate, Timings
+from store.reader.level_table import LevelTable, Rows, best_first
+from store.reader.question import Question, require_frame
+from store.runtime.backends.base import Vectors
+from store.runtime.load import Engine, EngineRunError
+
+MAX_AGE_DAYS: Final[Mapping[str, int]] = {"active_conflict": 180, "stable_rear": 365}
+"""Greatest age of a tile by sector, unless the request for the cache named one, which a manifest does not say."""
+
+_FAR_FROM_LEVEL: Final = 1.25
+_TILTED_DEG: Final = 10
+_SURFACE_M: Final = 5.0
+"""How high what a camera sees stands above ground, metres: roofs and crowns. Measured over a town: `docs/locate.md`."""
+_LEAST_OF_ALTITUDE: Final = 0.9
+"""Low above ground the camera is taken to see at least this part of its altitude."""
+_MOST_FRAMES: Final = 64
+"""A square of more frames' widths, or of less than a pixel, shows nothing of a place."""
+
+
+@dataclass(slots=True, eq=False)
+class _Watch:
+    """Seconds that each part of an answer took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, part: str) -> Iterator[None]:
+        """Time the block."""
+        began = time.perf_counter()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Locator:
+    """Everything that finds the place of frames, in memory. Not for two threads at once.
+
+    Attributes:
+        manifest: The manifest of the generation.
+        engine: The descriptor network.
+        preprocessing: Its image contract.
+        calibration: The camera calibration: one without a camera serves frames whose scale is told.
+        tables: The chunks of each level, by rising side.
+        threads: Threads within one run of the network.
+    """
+
+    manifest: Manifest
+    engine: Engine
+    preprocessing: Preprocessing
+    calibration: Mapping[str, Any]
+    tables: Sequence[LevelTable]
+    threads: int = 1
+
+    def locate(self, frame: Pixels, question: Question) -> Answer:
+        """Return the places that a frame may show; see `store.reader.flight_cache.FlightCache.locate`."""
+        frame = require_frame(frame)
+        watch, warnings = _Watch(), list[str]()
+        with TranslateShortages("finding the place of a frame"):
+            lens = self._lens(frame, question, warnings)
+            table, side = self._nearest_level(lens, question, warnings)
+            queries = self._describe(lens, side, question.headings_deg, watch)
+            with watch.time("search"):
+                rows = None if question.near is None else table.near(*question.near)
+                turn, candidates, margin = self._search(table, queries, rows, question.k)
+        return Answer(
+            candidates=candidates,
+            margin=margin,
+            level=table.number,
+            searched=len(table) if rows is None else len(rows),
+            heading_deg=question.headings_deg[turn],
+            metres_per_pixel=lens.metres_per_pixel,
+            timings=Timings(**{"undistortion": 0.0, **watch.seconds}),
+            warnings=tuple(warnings),
+        )
+
+    def run_once(self) -> None:
+        """Answer for a black frame, so that nothing is loaded later."""
+        side = self.tables[0].side_m()
+        black = np.zeros((2, 2, 3), np.uint8)
+        picture = cut_square(
+            black, metres_per_pixel=side / 2, side_m=side, heading_deg=0.0, size=self.preprocessing.size
+        )
+        self.engine.run(self.preprocessing.apply(picture)[None])
+        for table in self.tables:
+            self._search(table, np.zeros((1, table.vectors.shape[1]), np.float32), None, 1)
+
+    def _lens(self, frame: Pixels, question: Question, warnings: list[str]) -> "_Lens":
+        """Return how much ground a frame shows, and what it is cut by."""
+        for name, angle in (("pitch", question.pitch_deg), ("roll", question.roll_deg)):
+            if angle is not None and abs(angle) > _TILTED_DEG:
+                warnings.append(
+                    f"a {name} of {angle:g} degrees: a camera that looks straight down is assumed, "
+                    f"and above {_TILTED_DEG} degrees places are wrong"
+                )
+        height, width = frame.shape[:2]
+        try:
+            camera = Camera.from_document(self.calibration).scaled_to(width, height)
+        except ValueError as error:
+            return _without_camera(frame, question, self.calibration, error, warnings)
+        if question.metres_per_pixel is not None:
+            pixel = _bounded(question.metres_per_pixel)
+            return _Lens(frame, pixel, camera, camera.wanted_side_m(pixel * camera.fx))
+        altitude = question.altitude_m or 0.0
+        pixel, enlarged = (
+            _bounded(altitude / camera.fx),
+            altitude / max(altitude - _SURFACE_M, _LEAST_OF_ALTITUDE * altitude),
+        )
+        return _Lens(frame, pixel, camera, camera.wanted_side_m(pixel * camera.fx), enlarged)
+
+    def _nearest_level(
+        self, lens: "_Lens", question: Question, warnings: list[str]
+    ) -> tuple[LevelTable, float]:
+        """Return the level whose side is nearest to what the frame is best compared by, and that side in metres."""
+        # An empty level could only give an empty answer.
+        tables = [table for table in self.tables if len(table)] or self.tables
+        sides = [table.side_m(None if question.near is None else question.near[1]) for table in tables]
+        apart = [abs(math.log(side / lens.wanted_m)) for side in sides]
+        nearest = apart.index(min(apart))
+        side = sides[nearest]
+        pixels = side / lens.metres_per_pixel
+        if not 1 <= pixels <= _MOST_FRAMES * max(lens.frame.shape):
+            raise ArgumentError(
+                f"expected a frame that shows ground of about {side:.0f} m, the side of the nearest chunks, "
+                f"found one of {lens.metres_per_pixel:.3g} m per pixel",
+                hint="altitude_m is in metres above ground; metres_per_pixel is of the frame as given",
+            )
+        if apart[nearest] > math.log(_FAR_FROM_LEVEL):
+            warnings.append(
+                f"the frame is best compared by squares of {lens.wanted_m:.0f} m, and the nearest chunks have "
+                f"{side:.0f} m: the altitude is outside of what the cache was built for"
+            )
+        return tables[nearest], side
+
+    def _describe(self, lens: "_Lens", side: float, headings: Sequence[float], watch: "_Watch") -> Vectors:
+        """Return unit descriptors of the ground in a frame, float32 [headings, d]."""
+        found = list[Vectors]()
+        size, undistorts = (
+            self.preprocessing.size,
+            lens.camera is not None and lens.camera.distortion is not None,
+        )
+        for start in range(0, len(headings), self.engine.batch):
+            with watch.time("undistortion" if undistorts else "cut"):
+                pictures = [
+                    lens.cut(side, heading, size) for heading in headings[start:][: self.engine.batch]
+                ]
+            with watch.time("cut"):
+                samples = np.stack([self.preprocessing.apply(picture) for picture in pictures])
+            with watch.time("network"):
+                found.append(self.engine.run(samples))
+        vectors = np.concatenate(found)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not (np.isfinite(lengths).all() and (lengths > 0).all()):
+            raise EngineRunError(
+                "expected a descriptor of the frame, found one that is zero or not finite",
+                hint="take another frame: there is nothing in this one",
+            )
+        return np.asarray(vectors / lengths, np.float32)
+
+    def _search(
+        self, table: LevelTable, queries: Vectors, rows: Rows | None, k: int
+    ) -> tuple[int, tuple[Candidate, ...], float | None]:
+        """Return the query with the highest score, its candidates and its margin."""
+        scores = table.scores(queries, rows)
+        if not scores.size:
+            return 0, (), None
+        turn = int(scores.max(axis=1).argmax())
+        places = best_first(scores[turn], k)
+        found = tuple(
+            self._candidate(table, row, score)
+            for row, score in zip(
+                (places if rows is None else rows[places]).tolist(),
+                scores[turn][places].tolist(),
+                strict=True,
+            )
+        )
+        return turn, found, table.margin(scores[turn], rows, int(places[0]))
+
+    def _candidate(self, table: LevelTable, row: int, score: float) -> Candidate:
+        level, identifier = table.level, int(table.ids[row])
+        x, y = identifier >> X_SHIFT & AXIS_MASK, identifier & AXIS_MASK
+        lon, lat = middle(level, x, y)
+        oldest, newest = table.captured[row].tolist()
+        known, limit = oldest <= newest, MAX_AGE_DAYS.get(str(self.manifest.inputs.get("sector")))
+        return Candidate(
+            longitude=lon,
+            latitude=lat,
+            score=score,
+            footprint=footprint(level, x, y),
+            side_m=side_m(level, lat),
+            level=table.number,
+            captured=(_day(oldest), _day(newest)) if known else None,
+            too_old=self._today() - oldest > limit if known and limit is not None else None,
+            descriptor_id=identifier,
+        )
+
+    def _today(self) -> int:
+        """Return the day since 1970-01-01; a clock that was reset is behind the cache."""
+        return max(self.manifest.envelope.wall_ns // _DAY_NS, time.time_ns() // _DAY_NS)
+
+
+_DAY_NS: Final = 86_400_000_000_000
+
+
+def _day(number: int) -> dt.date:
+    return dt.date(1970, 1, 1) + dt.timedelta(days=number)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Lens:
+    """A frame, how much ground it shows, and its camera if there is one; the side of the square to compare.
+
+    `enlarged` is how much more of the frame is cut than that side takes on the ground.
+    """
+
+    frame: Pixels
+    metres_per_pixel: float
+    camera: Camera | None
+    wanted_m: float
+    enlarged: float = 1.0
+
+    def cut(self, side: float, heading: float, size: tuple[int, int]) -> Pixels:
+        """Return the square of ground about the principal point, turned north."""
+        return cut_square(
+            self.frame,
+            metres_per_pixel=self.metres_per_pixel,
+            side_m=side * self.enlarged,
+            heading_deg=heading,
+            size=size,
+            camera=self.camera,
+        )
+
+
+def _without_camera(
+    frame: Pixels,
+    question: Question,
+    calibration: Mapping[str, Any],
+    error: ValueError,
+    warnings: list[str],
+) -> _Lens:
+    """Return the lens of a frame whose scale is told, if the calibration is that of no camera."""
+    whole = {"width", "height", "fx", "fy", "cx", "cy"} <= calibration.keys()
+    if whole or question.metres_per_pixel is None:
+        raise ArgumentError(
+            f"expected a frame of the camera in the calibration, found: {error}"
+            if whole
+            else f"expected a camera in the calibration for altitude_m, found: {error}",
+            hint="give metres_per_pixel instead, or a calibration with width, height, fx, fy, cx and cy of this camera",
+        ) from error
+    if "distortion" in calibration:
+        warnings.append(
+            f"the distortion of the lens is not undone, for the calibration is incomplete: {error}"
+        )
+    pixel, sides = _bounded(question.metres_per_pixel), sorted(frame.shape[:2])
+    wanted = min(math.sqrt(sides[0] * sides[1]), WIDEST * sides[0])
+    return _Lens(frame, pixel, None, pixel * wanted)
+
+
+def _bounded(metres_per_pixel: float) -> float:
+    """Return a scale that can be reckoned with; what is outside serves no level."""
+    return min(max(metres_per_pixel, 1e-9), 1e9)

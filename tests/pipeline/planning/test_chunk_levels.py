@@ -1,0 +1,161 @@
+"""Levels of chunks that a request wants."""
+
+import itertools
+import json
+from datetime import date
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ErrorKind, RequestError
+from pipeline.planning.chunk_levels import choose_levels, described_levels, levels_document
+from pipeline.request.options import ChunkLevelOptions, ChunkOptions
+from pipeline.testing import FakeTiles
+from pipeline.tiles.selection import select_tiles
+from store.base.level import Level
+from tests.small_builds import Site, encoded
+
+CAMERA = {"width": 1000, "height": 562, "fx": 755.9, "fy": 755.9, "cx": 500, "cy": 281}
+
+
+def noise(edge):
+    return encoded(np.random.default_rng(edge).integers(0, 256, (edge, edge, 3), np.uint8))
+
+
+class Files:
+    """Tiles in files of their own, as the level's edge is read from their headers."""
+
+    def __init__(self, site, edges):
+        from pipeline.tiles.sources.registry import open_source
+
+        for (z, x, y), edge in edges.items():
+            site.write(f"tiles/{z}/{x}/{y}.png", noise(edge))
+        self.source = open_source("tiles/{z}/{x}/{y}.png", site.root)
+
+
+def around(zoom, edge=256, side=3):
+    middle = 2**zoom // 2
+    return {(zoom, middle + i, middle + j): edge for i in range(-side, side) for j in range(-side, side)}
+
+
+def choose(site, edges, *, camera=None, size=256, **fields):
+    settings = {"bbox": (-0.002, -0.002, 0.002, 0.002), "origin": (0.0, 0.0, 0.0)}
+    request = site.request(**settings | fields)
+    calibration = json.dumps(CAMERA if camera is None else camera).encode()
+    return choose_levels(request, calibration, Files(site, edges).source, input_side_px=size)
+
+
+@pytest.fixture
+def site(tmp_path):
+    return Site(tmp_path)
+
+
+def test_a_request_for_tiles_has_no_levels(site):
+    assert choose(site, around(17), zoom=(17, 17)) == ()
+    assert levels_document(()) is None
+
+
+def test_an_altitude_and_a_camera_give_the_side_that_the_camera_sees(site):
+    (level,) = choose(site, around(19), zoom=(19, 19), altitude_m=(120.0, 120.0))
+    assert level.wanted_m == pytest.approx(119.0, abs=0.1)
+    assert level.described.number == 1
+    assert level.chunks.level == Level(19, 2, 6)
+    assert level.asked == pytest.approx(level.described.side_m / 256)
+    assert level.available == pytest.approx(40_075_016.686 / 2**19 / 256)
+
+
+def test_a_range_of_altitudes_is_covered_in_steps(site):
+    levels = choose(site, around(19), zoom=(19, 19), altitude_m=(100.0, 220.0))
+    sides = [each.wanted_m for each in levels]
+    assert sides == sorted(sides)
+    assert [each.described.number for each in levels] == list(range(1, len(levels) + 1))
+    lowest, highest = (119.0 / 120 * altitude for altitude in (100, 220))
+    assert sides[0] == pytest.approx(lowest, abs=0.2)
+    assert sides[-1] >= highest / 1.12 - 0.2
+    assert all(after / before <= 1.2501 for before, after in itertools.pairwise(sides))
+
+
+def test_the_coarsest_zoom_that_is_fine_enough_is_taken(site):
+    sides = ChunkOptions(level=(ChunkLevelOptions(side_m=120, overlap=0.85),))
+    both = around(18) | around(19) | around(17)
+    (level,) = choose(site, both, zoom=(17, 19), chunks=sides)
+    assert level.chunks.level.zoom == 19, "0.47 m asked, 0.60 m at zoom 18"
+    (level,) = choose(site, dict.fromkeys(both, 512), zoom=(17, 19), chunks=sides)
+    assert (level.chunks.level.zoom, level.chunks.tile_edge) == (18, 512)
+    (level,) = choose(site, both, zoom=(17, 18), chunks=sides)
+    assert level.chunks.level.zoom == 18
+
+
+def test_the_usual_edge_counts_and_not_that_of_one_tile(site):
+    sides = ChunkOptions(level=(ChunkLevelOptions(side_m=120, overlap=0.85),))
+    edges = around(19) | {(19, 2**18, 2**18): 64}
+    (level,) = choose(site, edges, zoom=(19, 19), chunks=sides)
+    assert level.chunks.tile_edge == 256
+
+
+def test_sides_that_fall_on_the_same_lattice_are_one_level(site):
+    sides = ChunkOptions(level=tuple(ChunkLevelOptions(side_m=side) for side in (120, 121, 200)))
+    assert len(choose(site, around(19), zoom=(19, 19), chunks=sides)) == 2
+
+
+@pytest.mark.parametrize("camera", [{}, {**CAMERA, "fx": 0}, {**CAMERA, "fx": None}, {"width": 3}])
+def test_an_altitude_without_a_camera_is_refused_with_what_mends_it(site, camera):
+    with pytest.raises(RequestError) as caught:
+        choose(site, around(19), camera=camera, zoom=(19, 19), altitude_m=(120.0, 120.0))
+    assert caught.value.message.startswith("calibration: ")
+    assert "fx" in caught.value.hint
+
+
+def test_a_zoom_without_imagery_is_refused(site):
+    sides = ChunkOptions(level=(ChunkLevelOptions(side_m=120),))
+    with pytest.raises(RequestError, match="imagery of zoom 20") as caught:
+        choose(site, around(19), zoom=(20, 20), chunks=sides)
+    assert caught.value.kind is ErrorKind.NO_TILES
+
+
+def test_heights_that_take_too_many_levels_are_refused(site):
+    with pytest.raises(RequestError, match="16 sizes"):
+        choose(site, around(19), zoom=(19, 19), altitude_m=(20.0, 2000.0))
+
+
+def test_coarse_imagery_and_a_tall_area_are_warned_of(site):
+    sides = ChunkOptions(level=(ChunkLevelOptions(side_m=40),))
+    (level,) = choose(site, around(17), zoom=(17, 17), chunks=sides)
+    warnings = list(level.warnings((0, 0, 10_000_000, 10_000_000), 0.0))
+    assert len(warnings) == 1
+    assert "m per pixel" in warnings[0]
+    (line,) = [each for each in level.warnings((0, 0, 1, 400_000_000), 0.0) if "latitude" in each]
+    assert "at an edge of the area" in line
+
+
+def test_a_box_over_the_antimeridian_has_its_middle_there(site):
+    edges = {(12, x % 4096, y): 64 for x in range(4094, 4098) for y in range(2046, 2050)}
+    sides = ChunkOptions(level=(ChunkLevelOptions(side_m=20_000, overlap=0.75),))
+    (level,) = choose(
+        site,
+        edges,
+        size=32,
+        zoom=(12, 12),
+        chunks=sides,
+        bbox=(179.9, -0.1, -179.9, 0.1),
+        origin=(180.0, 0.0, 0.0),
+    )
+    assert level.chunks.tile_edge == 64
+
+
+def test_what_a_build_records_gives_the_levels_again(site):
+    levels = choose(site, around(19), zoom=(19, 19), altitude_m=(100.0, 150.0))
+    inputs = {"chunks": levels_document(levels), "origin": {"lat_e7": 0}}
+    assert described_levels(inputs) == [each.described for each in levels]
+    document = levels[0].to_document(7)
+    assert document["chunks"] == 7
+    assert {"level", "zoom", "k", "m", "side_m", "overlap", "metres_per_pixel"} <= set(document)
+
+
+def test_too_many_chunks_are_refused(site):
+    sides = ChunkOptions(level=(ChunkLevelOptions(side_m=120, overlap=0.85),))
+    request = site.request(chunks=sides, zoom=(19, 19), bbox=(-20.0, -20.0, 20.0, 20.0))
+    level = choose(site, around(19), zoom=(19, 19), chunks=sides)[0].chunks
+    with pytest.raises(RequestError, match="chunks") as caught:
+        select_tiles(request, FakeTiles(tiles={}), today=date(2026, 1, 1), levels=[level])
+    assert caught.value.kind is ErrorKind.TOO_MANY_TILES
