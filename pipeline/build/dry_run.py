@@ -50,7 +50,7 @@ def preview_build(
         if strict and layout.exists():
             refuse_foreign_files(find_foreign_files(artifacts))
         present = survey_selection(inputs.selection, None, artifacts)
-        require_coverage(present.localisable, inputs.request.coverage.min_fraction)
+        require_coverage(present, inputs.request.coverage.min_fraction)
     stale = {tile.sha256 for cell in plan.stale for tile in cell.cell.tiles}
     return PlanReport(
         identity=inputs.identity,

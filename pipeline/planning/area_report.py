@@ -35,6 +35,15 @@ class AreaReport:
             (self.present - len(self.featureless) - len(self.skipped)) / self.wanted if self.wanted else 0.0
         )
 
+    def warnings(self) -> tuple[str, ...]:
+        """Return one sentence for each reason why a part of the area cannot be localised."""
+        return localisation_warnings(
+            wanted=self.wanted,
+            present=self.present,
+            featureless=len(self.featureless),
+            skipped=len(self.skipped),
+        )
+
     def encoded(self) -> bytes:
         """Return the bytes of the report artifact."""
         return canonical_json.encode(self.to_document())
@@ -60,7 +69,7 @@ def localisation_warnings(*, wanted: int, present: int, featureless: int, skippe
     if skipped:
         share = f"{skipped} of {present} tiles ({max(1, round(100 * skipped / present))} %)"
         most = ": most of the area is not covered, look at the source" if 2 * skipped > present else ""
-        found.append(f"{share} could not be decoded and had to be skipped{most}")
+        found.append(f"{share} could not be used (no image, or no descriptor) and were skipped{most}")
     if featureless:
         what = "tiles are" if featureless > 1 else "tile is"
         why = "water, no data, more than a quarter transparent, black or white, or the same as another tile"

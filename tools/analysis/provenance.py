@@ -213,7 +213,10 @@ def _block_row(made: e.CellEmbedded, identifier: int, builds: BuildHistory) -> d
         return {}
     ids = block.ids.tolist()
     if identifier not in ids:
-        return {"row": None, "why": "the tile was skipped, since it could not be decoded"}
+        return {
+            "row": None,
+            "why": "the tile was skipped: it has no image that can be decoded, or no descriptor",
+        }
     row = ids.index(identifier)
     return {
         "row": row,
