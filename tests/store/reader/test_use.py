@@ -115,6 +115,14 @@ def test_other_arguments_are_refused_by_name(built, cache, value):
         cache.descriptor_index().search(np.eye(1, 16, dtype=np.float32), value)
 
 
+def test_more_rows_than_memory_holds_are_not_asked_for(cache):
+    """Faiss reserves k places for each query, so that an id in place of k would end the process."""
+    query = np.eye(1, 16, dtype=np.float32)
+    assert cache.descriptor_index().search(query, 65_536)[1].shape == (1, 65_536)
+    with pytest.raises(ExecutionError, match="expected k of at most 65536, found 65537"):
+        cache.descriptor_index().search(query, 65_537)
+
+
 def test_numbers_that_are_too_low_are_refused_by_name(built, cache):
     for name, value in (("floor", -1), ("generation", 0)):
         with pytest.raises(ValueError, match=f"expected {name} of at least {value + 1}, found {value}"):
