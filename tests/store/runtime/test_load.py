@@ -251,7 +251,7 @@ def test_bad_queries_are_refused(queries, k, complaint):
 def test_a_library_that_does_not_load_is_not_there(tmp_path, monkeypatch, error):
     (tmp_path / "a_broken_library.py").write_text(f"raise {error}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(RuntimeUnavailableError, match="for a test, found none: (libgomp|another NumPy)"):
+    with pytest.raises(RuntimeUnavailableError, match=r"for a test, found none: (libgomp|another NumPy)"):
         import_library("a_broken_library", "a test")
     (tmp_path / "a_broken_library.py").write_text("raise MemoryError\n")
     with pytest.raises(CacheUnusableError):
