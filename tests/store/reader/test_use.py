@@ -15,6 +15,8 @@ from store.base.identity import descriptor_id
 from store.errors import CacheUnusableError, ErrorKind, NoGoError, RequestRefusedError, StoreError
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime import ExecutionError
+from store.runtime.faiss_install import installed_faiss
+from store.runtime.load import RuntimeUnavailableError
 from store.trust.key_files import write_key_pair
 from tests.small_builds import ZOOM, Site, spread
 
@@ -179,6 +181,23 @@ def test_a_missing_pillow_is_reported_before_take_off(built, monkeypatch):
         FlightCache.open(built, trusted_keys=ALLOW_UNSIGNED)
     assert (error.value.kind, error.value.hint) == (ErrorKind.PACKAGE, "pip install pillow")
     FlightCache.open(built, trusted_keys=ALLOW_UNSIGNED, flown=False).close()
+
+
+def test_packages_that_an_import_hook_refuses_are_reported(built, cache, monkeypatch):
+    class Hook:
+        @staticmethod
+        def find_spec(name, *_):
+            if name in {"PIL", "faiss"}:
+                raise ModuleNotFoundError(f"No module named {name!r}")
+
+    for name in ("PIL", "faiss"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Hook, *sys.meta_path])
+    with pytest.raises(CacheUnusableError, match="expected the Python package pillow"):
+        FlightCache.open(built, trusted_keys=ALLOW_UNSIGNED)
+    installed_faiss.cache_clear()
+    with pytest.raises(RuntimeUnavailableError, match="expected the Python package 'faiss', found none"):
+        cache.descriptor_index()
 
 
 def test_a_pillow_that_does_not_load_is_reported_before_take_off(cache, monkeypatch):
