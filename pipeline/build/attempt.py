@@ -32,7 +32,8 @@ from store.cache.own_records import OwnRecords
 from store.cache.projections import require_may_sign
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
-from store.domain.events import BuildRefused, BuildStarted
+from store.domain import problem_lines
+from store.domain.events import BuildRefused, BuildStarted, CoverageWalked
 from store.domain.state import Generation, State
 from store.errors import DiskFullError, ErrorKind, RequestRefusedError, UnprojectedError
 from store.policy.vouching import OWN_RECORDS, Ranges
@@ -196,6 +197,7 @@ class BuildAttempt:
             warnings=(
                 *run.warnings,
                 *area_warnings(area, chunks=bool(inputs.levels)),
+                *_foreign_file_warnings(area),
                 *warn_if_unsigned(before, generation, self.keys),
             ),
         )
@@ -270,3 +272,15 @@ def warn_if_unsigned(
         return ()
     found = f"expected generation {after.number} to be signed as {before.number} is, found no signing_key"
     return (f"{found}: where a signature is wanted, it will be refused",)
+
+
+def _foreign_file_warnings(area: CoverageWalked | None) -> tuple[str, ...]:
+    """Return a sentence about the foreign files that a build which is not strict went on with."""
+    if area is None or not area.problems:
+        return ()
+    number = problem_lines.count(area.problems)
+    sentence = (
+        f"{number} {'files' if number > 1 else 'file'} among the artifacts that C10 did not make"
+        f" ({area.problems[0]:.120}): c10 verify --full calls that NO-GO, c10 repair sets them aside"
+    )
+    return (sentence,)

@@ -52,7 +52,7 @@ def preview_build(
         if strict and layout.exists():
             refuse_foreign_files(find_foreign_files(artifacts))
         present = survey_selection(inputs.selection, None, artifacts)
-        require_coverage(present.localisable, inputs.request.coverage.min_fraction)
+        require_coverage(present, inputs.request.coverage.min_fraction)
     stale = {digest for cell in plan.stale for digest in cell.cell.units.hex_digests}
     to_embed = len(stale - _known_digests(artifacts, state, inputs))
     return PlanReport(

@@ -120,6 +120,16 @@ class AreaReport:
         good = self.tiles_present - len(self.featureless) - len(self.skipped)
         return good / self.tiles_wanted if self.tiles_wanted else 0.0
 
+    def warnings(self) -> tuple[str, ...]:
+        """Return one sentence for each reason why a part of the area cannot be localised."""
+        return localisation_warnings(
+            wanted=self.wanted,
+            present=self.present,
+            featureless=self.featureless_count,
+            skipped=len(self.skipped),
+            chunks=bool(self.levels),
+        )
+
     def encoded(self) -> bytes:
         """Return the bytes of the report artifact."""
         return canonical_json.encode(self.to_document())
@@ -159,7 +169,7 @@ def localisation_warnings(
         most = ": most of the area is not covered, look at the source" if 2 * skipped > present else ""
         if chunks:
             share, most = f"{skipped} tile{'s' if skipped > 1 else ''}", ""
-        found.append(f"{share} could not be decoded and had to be skipped{most}")
+        found.append(f"{share} could not be used (no image, or no descriptor) and were skipped{most}")
     if featureless and chunks:
         found.append(
             f"{_percent(featureless, wanted)} of the area is featureless (water, no data, more than a quarter"

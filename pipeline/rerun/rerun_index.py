@@ -110,7 +110,7 @@ def rerun_survey(inputs: RerunInputs) -> StepFailure | None:
         found = ref_of(geography.encoded()).sha256
         inputs.findings.compared.append(Comparison(what="geographic report", recorded=expected, found=found))
     try:
-        require_coverage(geography.localisable, request.coverage.min_fraction)
+        require_coverage(geography, request.coverage.min_fraction)
     except CheckError as error:
         return StepFailure(kind=str(error.kind), subject="area", message=error.message)
     return None

@@ -23,6 +23,7 @@ from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import job_with_file
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CheckError, ErrorKind, TileError
+from pipeline.planning.area_report import AreaReport
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import ENGINE_CHECK
 from pipeline.request.options import IndexKind
@@ -67,6 +68,11 @@ _MILLION = 1_000_000
 _BILLION = 1_000_000_000
 _SAME_COSINE = 0.99999
 _INVARIANT_WITHIN = 1e-5
+
+_FETCH = "fetch the missing tiles"
+_LOOK_AT_TILES = (
+    "look at some tiles (a provider may have sent a placeholder or an error page in place of imagery)"
+)
 
 CheckResult = CheckPassed | CheckFailed
 
@@ -349,17 +355,21 @@ def _load_index(artifacts: Artifacts, event: Index, delta: Delta) -> DescriptorI
         )
 
 
-def require_coverage(localisable: float, least: float) -> None:
-    """Raise `CheckError` if too small a fraction of the wanted tiles can be localised, or none at all."""
-    if localisable <= 0:
+def require_coverage(area: AreaReport, least: float) -> None:
+    """Raise `CheckError` if too small a part of the area can be localised, or nothing of it."""
+    skipped = 0 if area.levels else len(area.skipped)
+    missing, blind = area.wanted - area.present, area.featureless_count + skipped
+    what = "the ground to be under chunks" if area.levels else "the wanted tiles to be present"
+    if area.localisable <= 0:
         raise CheckError(
             "expected at least one tile that can be localised, found that all are featureless, repeated or skipped",
-            hint="look at some tiles: a provider may have sent a placeholder or an error page in place of imagery",
+            hint=_LOOK_AT_TILES,
             kind=ErrorKind.COVERAGE_TOO_LOW,
         )
-    if localisable < least:
+    if area.localisable < least:
         raise CheckError(
-            f"expected at least {least:.3f} of the wanted tiles to be present and localisable, found {localisable:.3f}",
-            hint="fetch the missing tiles, shrink the box, or lower coverage.min_fraction",
+            f"expected at least {least:.3f} of {what} and localisable, found"
+            f" {area.localisable:.3f}: {'; '.join(area.warnings())}",
+            hint=f"{_FETCH if missing > blind else _LOOK_AT_TILES}, shrink the box, or lower coverage.min_fraction",
             kind=ErrorKind.COVERAGE_TOO_LOW,
         )

@@ -299,7 +299,7 @@ def check_area(run: BuildContext, rows: Sequence[BlockRow] | None) -> AreaReport
     """
     run.enter("coverage", "area")
     run.geography = survey_selection(run.inputs.selection, rows, run.store.artifacts)
-    require_coverage(run.geography.localisable, run.inputs.request.coverage.min_fraction)
+    require_coverage(run.geography, run.inputs.request.coverage.min_fraction)
     return run.geography
 
 

@@ -196,7 +196,7 @@ def require_vouched(state: State, target: int, keys: Sequence[TrustedKey]) -> No
         NoGoError: None of the keys signed the build `target`.
     """
     if not vouching_of(state, keys).covers(state.builds[target].ended_seq or 0, target):
-        signers = " or ".join(key.key_id for key in keys)
+        signers = " or ".join(dict.fromkeys(key.key_id for key in keys))
         raise NoGoError(
             [
                 f"signature: expected build {target} to be signed by {signers}, found that none of them signed it"

@@ -43,7 +43,11 @@ def require_pillow(*, load: bool = False) -> None:
     Raises:
         CacheUnusableError: It is not installed, does not load, or this process lacks memory for it.
     """
-    if importlib.util.find_spec("PIL") is None:
+    try:
+        spec = importlib.util.find_spec("PIL")
+    except ImportError as error:  # from an import hook, as programs in one file have
+        raise missing_package("pillow", _SCALES, error) from error
+    if spec is None:
         raise missing_package("pillow", _SCALES)
     if load:
         try:

@@ -39,7 +39,10 @@ def installed_faiss() -> FaissDistribution:
     Raises:
         RuntimeUnavailableError: None or several are installed.
     """
-    module = find_spec(_PREFIX)
+    try:
+        module = find_spec(_PREFIX)
+    except ImportError:  # from an import hook, as programs in one file have
+        module = None
     if module is None or module.origin is None:
         return require_one_faiss(())
     # Distributions that overwrite each other are in one folder, beside the module.

@@ -185,6 +185,10 @@ def load_engine(
         return Engine(executor, batch=1 if single and executor.takes_any_batch else batch)
 
 
+_PADDED_K = 65_536
+"""More rows than this are asked for only of an index that has them: faiss reserves k places for each query."""
+
+
 class DescriptorIndex:
     """A loaded index that is as its manifest says."""
 
@@ -208,7 +212,7 @@ class DescriptorIndex:
 
         Args:
             vectors: Unit descriptors, float32 [n, dimensions].
-            k: Rows wanted per query, at least 1.
+            k: Rows wanted per query, from 1 to the number of rows, or to 65,536 if that is more.
 
         Returns:
             Scores (inner products, falling), float32 [n, k], and descriptor ids, int64 [n, k]. If the index
@@ -216,7 +220,7 @@ class DescriptorIndex:
 
         Raises:
             IndexSearchError: The queries have another shape or dtype, are not finite, or k is no whole number
-                from 1.
+                in its range.
             CacheUnusableError: This process lacks memory or threads.
         """
         if not _is_float32(vectors) or vectors.ndim != 2 or vectors.shape[1] != self.dimensions:
@@ -225,6 +229,8 @@ class DescriptorIndex:
             )
         if (count := whole_number(k)) is None or count < 1:
             raise IndexSearchError(f"expected k as a whole number of at least 1, found {k!r}")
+        if count > (most := max(self.ntotal, _PADDED_K)):
+            raise IndexSearchError(f"expected k of at most {most}, found {count}")
         if not np.isfinite(vectors).all():
             raise IndexSearchError("expected finite queries, found a number that is not")
         self._set_threads()

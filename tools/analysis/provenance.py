@@ -246,7 +246,7 @@ def _block_row(made: e.CellEmbedded, identifier: int, builds: BuildHistory) -> d
         return {}
     ids = block.ids.tolist()
     if identifier not in ids:
-        return {"row": None, "why": "it was skipped, since a tile could not be decoded"}
+        return {"row": None, "why": "it was skipped: no image that can be decoded, or no descriptor"}
     row = ids.index(identifier)
     return {
         "row": row,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.base.valueclass import valueclass
-from store.errors import Category, ErrorKind, StoreError, TranslateShortages, import_takes
+from store.errors import CacheUnusableError, Category, ErrorKind, StoreError, TranslateShortages, import_takes
 
 Vectors = NDArray[np.float32]
 Untyped = Any
@@ -167,7 +167,11 @@ def import_library(name: str, purpose: str, *, extra: str = "cpu") -> ModuleType
     try:
         with TranslateShortages(f"{name}, which {purpose} needs", takes=import_takes(name)):
             return importlib.import_module(name)
-    except ImportError as error:
+    except CacheUnusableError:
+        raise
+    except Exception as error:
+        # Not only ImportError: a shared library that does not load may be an OSError, one for another NumPy a
+        # RuntimeError or AttributeError.
         raise RuntimeUnavailableError(
             f"expected the Python package {name!r} for {purpose}, found none: {error}",
             hint=f"pip install 'c10[{extra}]'",

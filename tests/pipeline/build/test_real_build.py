@@ -329,11 +329,23 @@ def test_tiles_that_had_to_be_skipped_are_a_share_of_all_and_not_covered(real_si
     report = real_site.provisioner(progress=progress).build_cache_artifacts(request)
     assert (report.outcome, report.area.skipped) == (BuildOutcome.BUILT, 30)
     (warning,) = (each for each in report.warnings if "skipped" in each)
-    assert warning.startswith("30 of 31 tiles (97 %) could not be decoded and had to be skipped: most of the")
+    assert warning.startswith(
+        "30 of 31 tiles (97 %) could not be used (no image, or no descriptor) and were skipped: most of the"
+    )
     said = [line for line in progress.said if line.startswith("skipped")]
     assert (len(said), said[-1]) == (21, "skipped are 30 different tiles, of which 20 are named")
     few = real_site.build(tiles={"on_bad": "skip"}, coverage=CoverageOptions(min_fraction=0.001))
     assert few.error.kind == "coverage-too-low"
+    assert "30 of 31 tiles (97 %) could not be used" in few.error.message
+
+
+def test_too_few_places_are_refused_by_their_reason(real_site):
+    """Nothing is missing from the source, so that fetching tiles would mend nothing."""
+    real_site.write_tiles({(ZOOM, x, 1): plain(70) if x < 30 else encoded(ground(x)) for x in range(64)})
+    within = {"bbox": (-179.9, 84.0, 179.9, 84.1), "coverage": CoverageOptions(min_fraction=0.9)}
+    error = real_site.build(**within).error
+    assert "found 0.531: 30 tiles are featureless" in error.message
+    assert error.hint.startswith("look at some tiles")
 
 
 def test_every_bad_tile_is_named_up_to_twenty(real_site):

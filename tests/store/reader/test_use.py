@@ -15,6 +15,8 @@ from store.base.identity import descriptor_id
 from store.errors import CacheUnusableError, ErrorKind, NoGoError, RequestRefusedError, StoreError
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime import ExecutionError
+from store.runtime.faiss_install import installed_faiss
+from store.runtime.load import RuntimeUnavailableError
 from store.trust.key_files import write_key_pair
 from tests.small_builds import ZOOM, Site, spread
 
@@ -115,6 +117,14 @@ def test_other_arguments_are_refused_by_name(built, cache, value):
         cache.descriptor_index().search(np.eye(1, 16, dtype=np.float32), value)
 
 
+def test_more_rows_than_memory_holds_are_not_asked_for(cache):
+    """Faiss reserves k places for each query, so that an id in place of k would end the process."""
+    query = np.eye(1, 16, dtype=np.float32)
+    assert cache.descriptor_index().search(query, 65_536)[1].shape == (1, 65_536)
+    with pytest.raises(ExecutionError, match="expected k of at most 65536, found 65537"):
+        cache.descriptor_index().search(query, 65_537)
+
+
 def test_numbers_that_are_too_low_are_refused_by_name(built, cache):
     for name, value in (("floor", -1), ("generation", 0)):
         with pytest.raises(ValueError, match=f"expected {name} of at least {value + 1}, found {value}"):
@@ -171,6 +181,23 @@ def test_a_missing_pillow_is_reported_before_take_off(built, monkeypatch):
         FlightCache.open(built, trusted_keys=ALLOW_UNSIGNED)
     assert (error.value.kind, error.value.hint) == (ErrorKind.PACKAGE, "pip install pillow")
     FlightCache.open(built, trusted_keys=ALLOW_UNSIGNED, flown=False).close()
+
+
+def test_packages_that_an_import_hook_refuses_are_reported(built, cache, monkeypatch):
+    class Hook:
+        @staticmethod
+        def find_spec(name, *_):
+            if name in {"PIL", "faiss"}:
+                raise ModuleNotFoundError(f"No module named {name!r}")
+
+    for name in ("PIL", "faiss"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Hook, *sys.meta_path])
+    with pytest.raises(CacheUnusableError, match="expected the Python package pillow"):
+        FlightCache.open(built, trusted_keys=ALLOW_UNSIGNED)
+    installed_faiss.cache_clear()
+    with pytest.raises(RuntimeUnavailableError, match="expected the Python package 'faiss', found none"):
+        cache.descriptor_index()
 
 
 def test_a_pillow_that_does_not_load_is_reported_before_take_off(cache, monkeypatch):

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.errors import ErrorKind
+from store.errors import CacheUnusableError, ErrorKind
+from store.runtime.backends.base import import_library
 from store.runtime.golden_vectors import golden_inputs
 from store.runtime.load import (
     EngineLoadError,
@@ -252,3 +253,14 @@ def test_bad_queries_are_refused(queries, k, complaint):
     index = load_index(index_bytes()[0], kind="flat", dimensions=8, ntotal=40)
     with pytest.raises(IndexSearchError, match=complaint):
         index.search(queries, k)
+
+
+@pytest.mark.parametrize("error", ["OSError('libgomp.so.1: cannot open')", "RuntimeError('another NumPy')"])
+def test_a_library_that_does_not_load_is_not_there(tmp_path, monkeypatch, error):
+    (tmp_path / "a_broken_library.py").write_text(f"raise {error}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeUnavailableError, match=r"for a test, found none: (libgomp|another NumPy)"):
+        import_library("a_broken_library", "a test")
+    (tmp_path / "a_broken_library.py").write_text("raise MemoryError\n")
+    with pytest.raises(CacheUnusableError):
+        import_library("a_broken_library", "a test")
