@@ -217,6 +217,7 @@ _LACKS_RESOURCES = re.compile(
 
 _IMPORT_TAKES = {
     "faiss": (128 << 20, 128 << 20, ("OMP_NUM_THREADS",)),
+    "onnxruntime": (64 << 20, 0, ()),
     "numpy": (56 << 20, 42 << 20, ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")),
 }
 """Library to its code and one thread's buffer, bytes, and what limits its threads; measured and rounded up."""
@@ -314,8 +315,8 @@ class TranslateOSErrors:
 def import_takes(library: str) -> int:
     """Return the address space, in bytes, that importing a library takes; 0 if it is imported or never ends badly.
 
-    Where they do not get it, NumPy ends or interrupts the process and faiss crashes: their linear algebra wants
-    a buffer for each of its threads.
+    Where they do not get it, NumPy and ONNX Runtime end or interrupt the process and faiss crashes: the linear
+    algebra of two of them wants a buffer for each of its threads.
     """
     if library in sys.modules or library not in _IMPORT_TAKES:
         return 0
