@@ -131,6 +131,10 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             "Check the cache: GO or NO-GO, and everything that is wrong.",
             _keys("go depth generation build identity problems"),
         ),
+        "prove": _Entry(
+            "Find photographs of known places; say how often that is right.",
+            _keys("pictures within median_m margin answers"),
+        ),
         "doctor": _Entry(
             "Check this machine, its packages and the cache.", _keys("ok machine packages cache problems")
         ),
