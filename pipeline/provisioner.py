@@ -20,6 +20,7 @@ from pipeline.config import C10ProvisionerConfig
 from pipeline.engines.models.network import inspect_models
 from pipeline.engines.models.network_cache import NetworkCache
 from pipeline.errors import PipelineError, RequestError
+from pipeline.keys import MachineKeys
 from pipeline.lock import CacheLock
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.resolve_inputs import resolve_inputs
@@ -31,15 +32,14 @@ from store.disk.folder_integrity import refuse_symlinked_folders, refuse_unfit_f
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import ErrorKind, RequestRefusedError, StoreError
-from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
-from store.trust.key_files import load_signer, read_trusted
-from store.trust.signatures import Signer, TrustedKey, parse_trusted_keys
+from store.trust.signatures import Signer
 
 if TYPE_CHECKING:
     from pipeline.build.engines_only import EnginesReport
     from pipeline.embed.batcher import DescriptorBatcher
     from pipeline.repair.repair import Repair
     from pipeline.repair.report import RepairReport
+    from store.cache.own_records import OwnRecords
     from store.cache.writer import CacheWriter
     from store.domain.state import Generation, State
     from store.maintenance.collect_garbage import CollectionResult
@@ -77,7 +77,7 @@ class CacheProvisioner:
             RequestRefusedError: The signing key cannot be used.
             StoreError, JournalError: The cache cannot be used at all.
         """
-        began, signer, batcher = monotonic(), self._signer(), self.executor()
+        began, keys, batcher = monotonic(), self._keys(), self.executor()
         try:
             inputs: Inputs | PipelineError = self._resolve(request)
         except RequestError as error:
@@ -88,7 +88,7 @@ class CacheProvisioner:
         waiting_since = monotonic()
         try:
             with self.lock:
-                report = self._build(request, inputs, batcher, force=force, signer=signer)
+                report = self._build(request, inputs, batcher, force=force, keys=keys)
         except BuildLockHeldError as error:
             from pipeline.build.lock_denied import denied_event, record_denied
 
@@ -96,7 +96,8 @@ class CacheProvisioner:
             denied = denied_event(error, inputs, request, waited_ms=waited_ms, host=self.ports.host)
             record_denied(denied, self.layout, clock=self.ports.clock)
             raise
-        return replace(report, seconds=monotonic() - began)
+        warnings = (*report.warnings, *keys.warnings)
+        return replace(report, seconds=monotonic() - began, warnings=warnings)
 
     def plan(self, request: BuildRequest) -> PlanReport:
         """Return what a build would do; writes nothing and takes no lock.
@@ -108,15 +109,16 @@ class CacheProvisioner:
         """
         from pipeline.build.dry_run import preview_build
 
-        signer = self._signer()
+        keys = self._keys()
         self.executor()
         refuse_unfit_folder(self.layout)
         refuse_symlinked_folders(self.layout)
         return preview_build(
             self.layout,
             self._resolve(request),
-            key=_public_key(signer),
-            keys=self._keys(signer),
+            key=keys.own,
+            keys=keys.reused,
+            own_records=self._own_records(keys),
             strict=self.config.coverage_strict,
         )
 
@@ -135,19 +137,20 @@ class CacheProvisioner:
             StoreError: Artifacts of the target are missing or damaged; nothing was changed.
         """
         from pipeline.build.attempt import warn_if_unsigned
-        from store.cache.projections import require_vouched
+        from store.cache.projections import require_may_sign, require_vouched
         from store.policy import rollback
 
-        signer = self._signer()
+        keys = self._keys()
         if not self.layout.exists():
             open_view(self.layout)
-        with self.lock, self._open(create=False, signer=signer) as store:
+        with self.lock, self._open(create=False, signer=keys.signer) as store:
             before = _require_head(store.state)
             planned = rollback.plan(store.state, to=to, why=why)
             after = before
             if planned is not None:
-                if signer is not None:
-                    require_vouched(store.state, planned.target, self._keys(signer))
+                if keys.signer is not None:
+                    require_may_sign(store.state, keys.signer, keys.reused)
+                    require_vouched(store.state, planned.target, keys.reused)
                 self._require_artifacts(store, planned.target)
                 after = store.roll_back(planned)
             return RollbackReport(
@@ -157,7 +160,7 @@ class CacheProvisioner:
                 changed=planned is not None,
                 manifest_sha256=after.manifest_sha256,
                 body_sha256=after.body_sha256,
-                warnings=warn_if_unsigned(before, after),
+                warnings=warn_if_unsigned(before, after, keys.reused),
             )
 
     def sign(self, generation: int | None = None) -> "SignResult":
@@ -171,7 +174,7 @@ class CacheProvisioner:
         """
         from store.maintenance.sign import sign
 
-        signer = self._signer()
+        signer = self._keys().signer
         if signer is None:
             raise RequestRefusedError(
                 "expected a key to sign with, found none",
@@ -199,8 +202,14 @@ class CacheProvisioner:
 
         compiler = self.ports.compiler_for(request)
         models = inspect_models(request, compiler, self.precision, networks=self._networks())
-        keys = self._keys(self._signer())
-        run = EngineRun(layout=self.layout, compiler=compiler, ports=self.ports, keys=keys)
+        keys = self._keys()
+        run = EngineRun(
+            layout=self.layout,
+            compiler=compiler,
+            ports=self.ports,
+            keys=keys.reused,
+            own_records=self._own_records(keys),
+        )
         to_compile = run.models_without_engine(models)
         if to_compile:
             require_space_for_engines(self.layout, to_compile, self.ports.free_bytes(self.layout.root))
@@ -263,7 +272,7 @@ class CacheProvisioner:
             lock=self.lock,
             open_store=lambda: self._open(create=False),
             ports=self.ports,
-            trusted_keys=self._trusted_keys(),
+            trusted_keys=self._keys(signing=False).trusted,
         )
 
     def _resolve(self, request: BuildRequest) -> Inputs:
@@ -279,22 +288,13 @@ class CacheProvisioner:
             networks=self._networks(),
         )
 
-    def _signer(self) -> Signer | None:
-        key = self.config.signing_key
-        return None if key is None else load_signer(key, cache=self.layout.root)
+    def _own_records(self, keys: MachineKeys) -> "OwnRecords":
+        from store.cache.own_records import OwnRecords
 
-    def _trusted_keys(self) -> TrustedKeys:
-        keys = self.config.trusted_keys
-        return read_trusted(keys, cache=self.layout.root) if keys else ALLOW_UNSIGNED
+        return OwnRecords(self.config.digest_cache_folder, keys.signer)
 
-    def _keys(self, signer: Signer | None) -> tuple[TrustedKey, ...]:
-        """Return the keys whose builds' results are reused: the trusted ones, and the one that signs."""
-        trusted = self._trusted_keys()
-        own = _public_key(signer)
-        return (
-            *(() if own is None else (own,)),
-            *(() if trusted is ALLOW_UNSIGNED else parse_trusted_keys(trusted)),
-        )
+    def _keys(self, *, signing: bool = True) -> MachineKeys:
+        return MachineKeys.load(self.config, self.layout, signing=signing)
 
     def _networks(self) -> NetworkCache:
         return NetworkCache(self.config.digest_cache_folder)
@@ -308,7 +308,7 @@ class CacheProvisioner:
         at_once = replace(self, lock=CacheLock(self.layout, 0.0))
         try:
             with at_once.lock:
-                at_once._build(request, error, batcher, force=False, signer=None)  # noqa: SLF001 - the same class
+                at_once._build(request, error, batcher, force=False, keys=self._keys(signing=False))  # noqa: SLF001
         except (StoreError, JournalError, OSError) as why:
             self.ports.progress.say(f"not recorded in the cache: {getattr(why, 'message', why)}")
 
@@ -319,13 +319,12 @@ class CacheProvisioner:
         batcher: "Callable[[], DescriptorBatcher]",
         *,
         force: bool,
-        signer: Signer | None,
+        keys: MachineKeys,
     ) -> BuildReport:
         """Find the cache up to date, or attempt to build it; the caller holds the build lock."""
-        key = _public_key(signer)
         refuse_symlinked_folders(self.layout)
         if isinstance(inputs, Inputs) and not force:
-            found = find_up_to_date(self.layout, inputs.identity, key=key)
+            found = find_up_to_date(self.layout, inputs.identity, key=keys.own, keys=keys.reused)
             if found is not None:
                 return report_up_to_date(found, inputs)
         from pipeline.build.attempt import BuildAttempt
@@ -334,11 +333,12 @@ class CacheProvisioner:
             request=request,
             inputs=inputs,
             force=force,
-            key=key,
-            keys=self._keys(signer),
+            key=keys.own,
+            keys=keys.reused,
+            own_records=self._own_records(keys),
             layout=self.layout,
             lock=self.lock,
-            open_store=lambda: self._open(create=True, signer=signer),
+            open_store=lambda: self._open(create=True, signer=keys.signer),
             batcher=batcher,
             ports=self.ports,
             settings=self.config,
@@ -380,10 +380,6 @@ class CacheProvisioner:
                 kind=ErrorKind.TARGET_DAMAGED,
                 hint="c10 repair (makes them again), or c10 rollback --to GENERATION, with another one",
             )
-
-
-def _public_key(signer: Signer | None) -> TrustedKey | None:
-    return None if signer is None else TrustedKey(signer.public)
 
 
 def _require_head(state: "State") -> "Generation":

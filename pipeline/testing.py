@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.embed.batcher import BadImage, EngineSpec, OnDispatch, OnRetry, OnUnits, WindowResult
+from pipeline.embed.batcher import OnDispatch, OnRetry, OnUnits
 from pipeline.embed.cells import Window
+from pipeline.embed.worker_messages import BadImage, EngineSpec, WindowResult
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, OnProgress
 from pipeline.index.faiss_builder import BuiltIndex, FaissIndexBuilder, OnRows

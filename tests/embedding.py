@@ -7,8 +7,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from pipeline.embed.batcher import EngineSpec
 from pipeline.embed.cells import group_cells, plan_windows, shared_digests
+from pipeline.embed.worker_messages import EngineSpec
 from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.tile import SourceTile

@@ -57,6 +57,7 @@ class Scenario:
         version: Version of the compiler; the reader requires the installed one.
         target: Device the engine is for.
         extend: Whether its index extends the index of the head.
+        chunks: Whether chunks have the descriptors, one at each tile, and not the tiles.
         fail_at: Step at which it raises; empty for none.
         die_at: Step at which it dies; empty for none.
     """
@@ -69,6 +70,7 @@ class Scenario:
     version: str = "1"
     target: str = "cpu"
     extend: bool = False
+    chunks: bool = False
     fail_at: str = ""
     die_at: str = ""
 
@@ -93,12 +95,22 @@ class Scenario:
             engine={"backend": "onnxruntime", "version": self.version, "target": self.target},
             index={"kind": "flat"},
             checks={},
+            chunks={"levels": [{"zoom": 6, "k": 1, "m": 3, "tile_edge": 8}]} if self.chunks else None,
         )
         return {**inputs, "recipes": {**identity.RECIPES, "cell": _RECIPE}}
 
     def rows(self) -> list[tuple[int, str]]:
         """Return the tiles as (descriptor id, digest)."""
         return [(identity.descriptor_id(6, x, y), _sha(text)) for (x, y), text in sorted(self.tiles.items())]
+
+    def units(self) -> list[tuple[int, str]]:
+        """Return what has a descriptor, as (descriptor id, digest)."""
+        if not self.chunks:
+            return self.rows()
+        return [
+            (identity.descriptor_id(7, 2 * x, 2 * y, view=1 << 5 | 3), _sha(f"chunk {text}"))
+            for (x, y), text in sorted(self.tiles.items())
+        ]
 
 
 @dataclass(slots=True)
@@ -213,27 +225,29 @@ def _play_cells(
     store: CacheWriter, scenario: Scenario, number: int, space: str, work: Work
 ) -> list[BlockRow]:
     cells: dict[tuple[int, int], list[tuple[int, str]]] = {}
-    for (x, y), text in sorted(scenario.tiles.items()):
-        cells.setdefault((x >> 4, y >> 4), []).append((identity.descriptor_id(6, x, y), _sha(text)))
+    for unit in scenario.units():
+        zoom, x, y, _ = identity.tile_of(unit[0])
+        cells.setdefault((x >> 4, y >> 4), []).append(unit)
     rows = []
     for (cell_x, cell_y), tiles in cells.items():
         components = identity.cell_components(space=space, tiles=tiles)
         key = identity.cell_key(components)
         fitting = [
             event
-            for event in store.state.step_cache.blocks_of((space, 6, cell_x, cell_y))
+            for event in store.state.step_cache.blocks_of((space, zoom, cell_x, cell_y))
             if event.key == key and store.artifacts.present(event.block)
         ]
         known = fitting[-1] if fitting else None
         if known is None:
             store.append(
-                events.StepStarted(kind="cells", subjects=(f"6/{cell_x}/{cell_y}",), key=key), build=number
+                events.StepStarted(kind="cells", subjects=(f"{zoom}/{cell_x}/{cell_y}",), key=key),
+                build=number,
             )
             work.embedded += len(tiles)
             block = store.artifacts.put(canonical_json.encode([space, [list(tile) for tile in tiles]]))
             known = events.CellEmbedded(
                 space=space,
-                zoom=6,
+                zoom=zoom,
                 cell_x=cell_x,
                 cell_y=cell_y,
                 key=key,
@@ -245,7 +259,7 @@ def _play_cells(
                 copied=0,
             )
             store.append(known, build=number)
-        rows.append(BlockRow(zoom=6, cell_x=cell_x, cell_y=cell_y, rows=known.rows, ref=known.block))
+        rows.append(BlockRow(zoom=zoom, cell_x=cell_x, cell_y=cell_y, rows=known.rows, ref=known.block))
     return rows
 
 

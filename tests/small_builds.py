@@ -143,7 +143,7 @@ class Site:
             name: ports.pop(name)
             for name in (
                 *("coverage_strict", "lock_timeout_s", "reserve_mb", "workers", "manifest_filename"),
-                *("signing_key", "trusted_keys"),
+                *("signing_key", "trusted_keys", "digest_cache_folder"),
             )
             if name in ports
         }

@@ -13,7 +13,7 @@ import os
 import struct
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -41,12 +41,14 @@ class Environment:
         *,
         readonly: bool,
         create: bool,
-        lock_file: tuple[int, int] | None,
+        lock_file: os.stat_result | None,
     ) -> None:
         self.path = path
         self.readonly = readonly
         self._file = _file_id(path)
-        self._lock_file = lock_file
+        self._lock_path = _lock_path(path)
+        self._lock_file = None if lock_file is None else (lock_file.st_dev, lock_file.st_ino)
+        self._lock_bytes = 0 if lock_file is None else lock_file.st_size
         self._env: lmdb.Environment | None = env
         self._pid = os.getpid()
         self._why_closed = "it was closed"
@@ -59,10 +61,12 @@ class Environment:
         """Open a read transaction: one consistent state. Keep it short; a long one makes the file grow.
 
         Raises:
+            JournalIOError: The lock file was cut off; the environment is closed.
             JournalError: See `translating_errors`.
         """
         env = self._require_open()
         try:
+            self._require_whole_lock_file()
             with env.begin() as txn:
                 yield ReadTransaction(txn, self._records, self._projections, self._meta)
         except (lmdb.Error, OSError) as error:
@@ -81,8 +85,8 @@ class Environment:
             JournalMisuseError: The environment is read-only.
             JournalDamagedError: The path names another file or none. If this happened during the commit, the
                 result of the transaction is unknown.
-            JournalIOError: The lock file was removed, replaced or overwritten; the environment is closed. If this
-                happened during the commit, the result of the transaction is unknown.
+            JournalIOError: The lock file was removed, replaced, cut off or overwritten; the environment is closed. If
+                this happened during the commit, the result of the transaction is unknown.
             JournalError: See `translating_errors`.
         """
         env = self._require_open()
@@ -91,6 +95,7 @@ class Environment:
                 f"{self.path}: open for reading only", hint="open it with readonly=False"
             )
         try:
+            self._require_whole_lock_file()
             with env.begin(write=True) as txn:
                 self._require_same_file()
                 self._require_newest(txn)
@@ -103,12 +108,31 @@ class Environment:
     def _require_same_file(self) -> None:
         found = _found_instead(self.path, self._file)
         if not found:
-            if self._lock_file and (found := _found_instead(_lock_path(self.path), self._lock_file)):
+            if self._lock_file and (found := _found_instead(self._lock_path, self._lock_file)):
                 raise OSError(errno.ESTALE, f"expected the lock file that was opened, found {found}")
             return
         raise JournalDamagedError(
             f"{self.path}: expected the file that was opened, found {found}", hint="open the journal again"
         )
+
+    def _require_whole_lock_file(self) -> None:
+        if self._lengthen_lock_file():
+            raise OSError(errno.ESTALE, "expected the lock file that was opened, found it cut off")
+
+    def _lengthen_lock_file(self) -> bool:
+        """Give the lock file the size that it was opened with, and return whether it was shorter.
+
+        LMDB has it mapped: beyond the end of the file, even closing the environment would end the process (SIGBUS).
+        """
+        try:
+            found = self._lock_path.stat()
+        except FileNotFoundError:
+            return False
+        if found.st_size >= self._lock_bytes or (found.st_dev, found.st_ino) != self._lock_file:
+            return False
+        # By its path: closing a descriptor of the file would drop the locks of this process.
+        os.truncate(self._lock_path, self._lock_bytes)
+        return True
 
     def _require_newest(self, txn: "lmdb.Transaction[bytes]") -> None:
         """Refuse a transaction that does not continue the newest one.
@@ -135,6 +159,8 @@ class Environment:
         self._why_closed = why
         if os.getpid() == self._pid:
             _open_environments.pop(self._file, None)
+            with suppress(OSError):
+                self._lengthen_lock_file()
             env.close()
 
     def close(self) -> None:
@@ -284,7 +310,7 @@ def open_environment(
     with translating_errors(path, "opening"):
         if lock:
             allocate_lock_file(path)
-        lock_file = None if readonly else _file_id(_lock_path(path))
+        lock_file = _lock_path(path).stat() if lock and _lock_path(path).exists() else None
         env = open_lmdb(path, readonly=readonly, create=create, lock=lock, map_bytes=map_bytes)
         try:
             opened = Environment(env, path, readonly=readonly, create=create, lock_file=lock_file)

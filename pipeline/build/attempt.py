@@ -7,7 +7,7 @@ traceback, and the head does not move. `pipeline.build.steps` runs the steps of 
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,11 +28,14 @@ from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import request_record
 from pipeline.stages.context import BuildContext
 from store.base.valueclass import valueclass
+from store.cache.own_records import OwnRecords
+from store.cache.projections import require_may_sign
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildRefused, BuildStarted
 from store.domain.state import Generation, State
 from store.errors import DiskFullError, ErrorKind, RequestRefusedError, UnprojectedError
+from store.policy.vouching import OWN_RECORDS, Ranges
 from store.trust.signatures import TrustedKey
 
 
@@ -45,6 +48,7 @@ class BuildAttempt:
         force: Whether to build even if this identity was rolled back from.
         key: The key that signs the generation, if any.
         keys: That key and the trusted ones: results of builds that others signed are not reused.
+        own_records: What this machine remembers of its own appends with `key`.
         open_store: Opens the cache for writing, and creates it if there is none.
         batcher: Creates the port that embeds tiles.
         precision: Replaces the request's precision, if given.
@@ -55,6 +59,7 @@ class BuildAttempt:
     force: bool
     key: TrustedKey | None
     keys: tuple[TrustedKey, ...]
+    own_records: OwnRecords
     layout: Layout
     lock: CacheLock
     open_store: Callable[[], AbstractContextManager[CacheWriter]]
@@ -67,6 +72,8 @@ class BuildAttempt:
         """Build the cache, or recover it and find it up to date; the caller holds the build lock.
 
         Raises:
+            RequestRefusedError: The signing key may sign no further generation.
+            NoGoError: The head shows this already, but no trusted key signed it, and none signs here.
             StoreError, JournalError: The cache cannot be used at all.
         """
         inputs = self.inputs
@@ -80,7 +87,9 @@ class BuildAttempt:
             if isinstance(inputs, PipelineError):
                 return self._record_early_failure(store, number, inputs)
             if not self.force:
-                found = find_up_to_date(self.layout, inputs.identity, key=self.key, store=store)
+                found = find_up_to_date(
+                    self.layout, inputs.identity, key=self.key, keys=self.keys, store=store
+                )
                 if found is not None:
                     return replace(report_up_to_date(found, inputs), writes=store.writes)
                 if inputs.identity in store.state.undone:
@@ -88,6 +97,8 @@ class BuildAttempt:
             too_large = self._check_space(store.state, inputs)
             if too_large is not None:
                 return self._record_lack_of_space(store, number, inputs, too_large)
+            if store.signer is not None:
+                require_may_sign(store.state, store.signer, self.keys)
             return self._build(store, number, inputs)
 
     def _check_space(self, state: State, inputs: Inputs) -> DiskFullError | None:
@@ -136,6 +147,9 @@ class BuildAttempt:
         return replace(report, build=number, writes=store.writes)
 
     def _build(self, store: CacheWriter, number: int, inputs: Inputs) -> BuildReport:
+        event_store, cache_id = store.event_store, store.state.cache_id
+        own_records = self.own_records.ranges(cache_id, event_store.chain_at)
+        event_store.before_append = self.own_records.note(cache_id)
         with tempfile.TemporaryDirectory(prefix="c10-") as scratch:
             run = BuildContext(
                 store=store,
@@ -146,8 +160,9 @@ class BuildAttempt:
                 scratch=Path(scratch),
                 strict=self.settings.coverage_strict,
                 keys=self.keys,
+                own_records=own_records,
             )
-            started, before = self._started_event(inputs), store.state.head
+            started, before = self._started_event(inputs, own_records), store.state.head
             generation, committed, failure = None, None, None
             try:
                 run.append(replace(started, calibration=run.put(inputs.calibration)))
@@ -155,6 +170,7 @@ class BuildAttempt:
                 run.enter("commit")
                 generation = store.commit(number)
                 committed = generation.number
+                self.own_records.forget(cache_id)
             except Exception as error:  # noqa: BLE001 - whatever a step raises is recorded and reported
                 committed, failure = _generation_without_files(error), _record_failure(run, error, started)
             except BaseException as error:
@@ -180,11 +196,11 @@ class BuildAttempt:
             warnings=(
                 *run.warnings,
                 *area_warnings(area, chunks=bool(inputs.levels)),
-                *warn_if_unsigned(before, generation),
+                *warn_if_unsigned(before, generation, self.keys),
             ),
         )
 
-    def _started_event(self, inputs: Inputs) -> BuildStarted:
+    def _started_event(self, inputs: Inputs, own_records: Ranges = ()) -> BuildStarted:
         """Return the first event, before the calibration is stored."""
         return BuildStarted(
             identity=inputs.identity,
@@ -194,6 +210,7 @@ class BuildAttempt:
             host={
                 **self.ports.host,
                 "source": inputs.request.tiles.source,
+                **({OWN_RECORDS: [list(found) for found in own_records]} if own_records else {}),
                 **request_record(inputs.request, self.precision),
             },
         )
@@ -239,9 +256,17 @@ def _generation_without_files(error: Exception) -> int | None:
     return error.generation if isinstance(error, UnprojectedError) else None
 
 
-def warn_if_unsigned(before: Generation | None, after: Generation | None) -> tuple[str, ...]:
-    """Return a warning if a signed generation is followed by an unsigned one."""
-    if before is None or after is None or not before.signatures or after.signatures:
+def warn_if_unsigned(
+    before: Generation | None, after: Generation | None, keys: Sequence[TrustedKey] = ()
+) -> tuple[str, ...]:
+    """Return a warning if a generation is unsigned although keys are trusted, or the one before it was signed."""
+    if after is None or after.signatures:
+        return ()
+    if keys:
+        wanted, number = " or ".join(key.key_id for key in keys), after.number
+        found = f"expected generation {number} to be signed by {wanted}, found no signing_key"
+        return (f"{found}: c10 verify refuses it until c10 sign {number}",)
+    if before is None or not before.signatures:
         return ()
     found = f"expected generation {after.number} to be signed as {before.number} is, found no signing_key"
     return (f"{found}: where a signature is wanted, it will be refused",)

@@ -8,6 +8,7 @@ from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import make_plan, reusable_artifacts
 from pipeline.stages.checks import require_coverage
 from pipeline.stages.index import survey_selection
+from store.cache.own_records import OwnRecords
 from store.cache.projections import find_unvouched_results
 from store.cache.view import open_view, read_history
 from store.disk.artifacts import Artifacts
@@ -25,6 +26,7 @@ def preview_build(
     *,
     key: TrustedKey | None = None,
     keys: tuple[TrustedKey, ...] = (),
+    own_records: OwnRecords | None = None,
     strict: bool = False,
 ) -> PlanReport:
     """Return what a build with these inputs, signed with that key, would do.
@@ -34,16 +36,18 @@ def preview_build(
         inputs: What the request names.
         key: The key that would sign, if any.
         keys: That key and the trusted ones, as in `BuildAttempt`.
+        own_records: What this machine remembers of its own appends with `key`.
         strict: Whether a build refuses foreign files in the cache.
 
     Raises:
+        NoGoError: The head shows this already, but no trusted key signed it, and none signs here.
         CheckError, ManifestCoverageError: A build would fail: too few tiles are present, or there are foreign files.
         StoreError, journal.JournalError: The cache cannot be read.
     """
     artifacts = Artifacts(layout)
-    state = _usable_state(layout, keys) if layout.exists() else State()
+    state = _usable_state(layout, keys, own_records) if layout.exists() else State()
     plan = make_plan(state, inputs, sizes(artifacts, reusable_artifacts(state, inputs)))
-    reused = find_up_to_date(layout, inputs.identity, key=key) is not None
+    reused = find_up_to_date(layout, inputs.identity, key=key, keys=keys) is not None
     if not reused:
         if strict and layout.exists():
             refuse_foreign_files(find_foreign_files(artifacts))
@@ -66,12 +70,18 @@ def preview_build(
     )
 
 
-def _usable_state(layout: Layout, keys: tuple[TrustedKey, ...]) -> State:
+def _usable_state(layout: Layout, keys: tuple[TrustedKey, ...], own_records: OwnRecords | None) -> State:
     """Return the state without the results that no key vouches for."""
     if not keys:
         return open_view(layout).state
     history = read_history(layout)
-    withdraw(history.state, find_unvouched_results(history.state, history.entries, keys))
+    state, entries = history.state, history.entries
+
+    def chain_at(seq: int) -> str | None:
+        return entries[seq - 1].chain.hex() if seq <= len(entries) else None
+
+    own = () if own_records is None else own_records.ranges(state.cache_id, chain_at)
+    withdraw(state, find_unvouched_results(state, entries, keys, own_records=own))
     return history.state
 
 

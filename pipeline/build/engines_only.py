@@ -10,8 +10,9 @@ may use it already, and compilers do not reproduce their bytes.
 """
 
 import tempfile
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from time import monotonic
@@ -30,6 +31,7 @@ from pipeline.stages.compile_progress import CompileProgress
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache.optimistic_append import OptimisticAppender, open_for_append
+from store.cache.own_records import OwnRecords
 from store.cache.projections import find_unvouched_results
 from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
@@ -90,12 +92,14 @@ class EngineRun:
     """Compiles engines outside of a build; the cache is created if there is none.
 
     With `keys`, engines and timing caches that none of them vouches for are not used; see `store.policy.vouching`.
+    `own_records` remembers that this machine appended the engines of this run with its key.
     """
 
     layout: Layout
     compiler: EngineCompiler
     ports: Ports
     keys: tuple[TrustedKey, ...] = ()
+    own_records: OwnRecords = field(default_factory=lambda: OwnRecords(None, None))
 
     def compile_all(self, models: tuple[Model, ...]) -> EnginesReport:
         """Give every network a checked engine in the cache; the others go on if one fails.
@@ -145,7 +149,11 @@ class EngineRun:
         if not self.keys:
             return appender.state
         state = appender.state.copy()
-        withdraw(state, find_unvouched_results(state, appender.event_store.journal.entries(), self.keys))
+        event_store = appender.event_store
+        own = self.own_records.ranges(state.cache_id, event_store.chain_at)
+        withdraw(
+            state, find_unvouched_results(state, event_store.journal.entries(), self.keys, own_records=own)
+        )
         return state
 
     def _check_known(self, appender: OptimisticAppender, model: Model, known: EngineCompiled) -> _Ensured:
@@ -201,6 +209,10 @@ class EngineRun:
         self.ports.progress.finish()
         return result
 
-    def _open_appender(self) -> AbstractContextManager[OptimisticAppender]:
+    @contextmanager
+    def _open_appender(self) -> Iterator[OptimisticAppender]:
         # Opened for each append: compiling takes up to an hour, and the journal may be replaced meanwhile.
-        return open_for_append(self.layout, clock=self.ports.clock, create=True)
+        with open_for_append(self.layout, clock=self.ports.clock, create=True) as appender:
+            event_store = appender.event_store
+            event_store.before_append = self.own_records.note(event_store.state.cache_id)
+            yield appender

@@ -17,8 +17,8 @@ from typing import Any, Final
 from journal import JournalError
 from pipeline.build.host_facts import memory_facts
 from pipeline.build.report import Failure
-from pipeline.embed.batcher import window_name
 from pipeline.embed.cells import Window
+from pipeline.embed.worker_messages import window_name
 from pipeline.engines.models.model import Model
 from pipeline.errors import ErrorKind as WorkErrorKind
 from pipeline.errors import PipelineError

@@ -27,7 +27,8 @@ def run_steps(run: BuildContext) -> None:
     run.enter("plan")
     unvouched = _withdraw_unvouched(run)
     plan = _plan(run)
-    run.withdrawn = _made_again(run, plan, unvouched)
+    if made_again := _made_again(run, plan, unvouched):
+        run.withdrawn = "; ".join((", ".join(made_again), *unvouched.why))
     _record_plan(run, plan)
     check_area(run, None)
     prepare_engines(run, plan)
@@ -44,7 +45,9 @@ def run_steps(run: BuildContext) -> None:
 def _withdraw_unvouched(run: BuildContext) -> Unvouched:
     """Withdraw and return the results that no key of this builder vouches for."""
     store = run.store
-    found = find_unvouched_results(store.state, store.journal.entries(), run.keys)
+    found = find_unvouched_results(
+        store.state, store.journal.entries(), run.keys, own_records=run.own_records
+    )
     if run.keys:
         # If another process appends meanwhile, the state is folded again, with all that was forgotten.
         store.event_store.on_folded = partial(_withdraw_again, run)
@@ -59,11 +62,15 @@ def _made_again(run: BuildContext, plan: BuildPlan, unvouched: Unvouched) -> lis
     engines = [f"engine {each.model.spec.name}" for each in plan.engines if each.model.key in keys]
     names = (((run.inputs.space, *each.cell.key), each.key) for each in plan.stale)
     cells = sum(name in unvouched.cells for name in names)
-    return [*engines, *([f"{cells} cells of tiles"] if cells else [])]
+    head = run.store.state.head_build
+    index = head is not None and head.index is not None and head.index.key in keys
+    return [*engines, *([f"{cells} cells of tiles"] if cells else []), *(["the index"] if index else [])]
 
 
 def _withdraw_again(run: BuildContext, state: State) -> None:
-    found = find_unvouched_results(state, run.store.journal.entries(), run.keys, own=run.number)
+    found = find_unvouched_results(
+        state, run.store.journal.entries(), run.keys, own=run.number, own_records=run.own_records
+    )
     withdraw(state, found.without_results_of(state, run.number))
 
 

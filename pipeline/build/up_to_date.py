@@ -3,6 +3,7 @@
 This is the most frequent run, so this module imports nothing that only work needs.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.build.report import BuildOutcome, BuildReport
@@ -16,6 +17,7 @@ from store.disk.layout import Layout
 from store.domain.events import CoverageWalked
 from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
+from store.errors import ErrorKind, NoGoError
 from store.manifest.manifest import parse
 from store.policy.recovery import ClearScratch, plan
 from store.trust.signatures import TrustedKey, signature_problems
@@ -36,7 +38,12 @@ class UpToDate:
 
 
 def find_up_to_date(
-    layout: Layout, identity: str, *, key: TrustedKey | None = None, store: "CacheWriter | None" = None
+    layout: Layout,
+    identity: str,
+    *,
+    key: TrustedKey | None = None,
+    keys: Sequence[TrustedKey] = (),
+    store: "CacheWriter | None" = None,
 ) -> UpToDate | None:
     """Return the head if it shows `identity` and is complete; None if there is work to do.
 
@@ -44,9 +51,11 @@ def find_up_to_date(
         layout: Paths of the cache; the caller holds its build lock.
         identity: The requested build identity.
         key: The key that must have signed the head, if any.
+        keys: That key, and the trusted ones with their limits.
         store: The cache, if it is open for writing already and hence recovered.
 
     Raises:
+        NoGoError: The head is complete, no key signs here, and none of the trusted keys signed it.
         DamagedHistoryError: The journal does not fit the files beside it.
         journal.JournalError: The journal cannot be read.
     """
@@ -56,9 +65,8 @@ def find_up_to_date(
     head, build = state.head, state.head_build
     if head is None or build is None or build.identity != identity:
         return None
-    if key is not None and signature_problems(
-        project(state, head), signatures_of(head), generation=head.number, keys=(key,)
-    ):
+    own = [each for each in keys if key is not None and each.public == key.public]
+    if key is not None and _signature_problems(state, head, (key, *own)):
         return None
     if store is None and _needs_recovery(state, layout):
         return None
@@ -66,6 +74,14 @@ def find_up_to_date(
     manifest = parse(project(state, head))
     if missing_artifacts(manifest, artifacts):
         return None
+    if key is None and keys and (problems := _signature_problems(state, head, keys)):
+        # The same build without a key would be refused again.
+        raise NoGoError(
+            problems,
+            kind=ErrorKind.SIGNATURE,
+            hint=f"c10 sign {head.number} (to vouch for it), or c10 build with a signing_key in c10.toml (makes again"
+            " what no trusted key signed)",
+        )
     named = named_by(manifest, artifacts)
     cells = len(named) - len({ref.sha256 for _, ref in manifest.artifacts()})
     return UpToDate(
@@ -74,6 +90,10 @@ def find_up_to_date(
         steps=len(manifest.engines) + cells + 1,
         area=build.coverage,
     )
+
+
+def _signature_problems(state: State, head: Generation, keys: Sequence[TrustedKey]) -> tuple[str, ...]:
+    return signature_problems(project(state, head), signatures_of(head), generation=head.number, keys=keys)
 
 
 def report_up_to_date(found: UpToDate, inputs: Inputs) -> BuildReport:

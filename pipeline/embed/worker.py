@@ -97,7 +97,7 @@ def start(first: Message) -> Handler:
 
 
 def load_embedder(data: bytes, first: Message) -> Handler:
-    """Load an engine from its bytes; `first` is `pipeline.embed.batcher.worker_setup`.
+    """Load an engine from its bytes; `first` is `pipeline.embed.worker_messages.worker_setup`.
 
     Raises:
         EmbedError: The bytes have another digest, or the engine takes samples of another shape.

@@ -7,7 +7,7 @@ from pipeline.processes.serve import Handler, Progress, serve
 
 
 def decode_all(request: Message, progress: Progress) -> Payload:
-    """Decode the tiles of a request of `pipeline.embed.batcher.worker_request`.
+    """Decode the tiles of a request of `pipeline.embed.worker_messages.worker_request`.
 
     Returns:
         A map of `bad_tiles`: for each tile that cannot be decoded its position in the request, an `ErrorKind` and a

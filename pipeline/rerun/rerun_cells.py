@@ -13,8 +13,15 @@ from typing import Any, Final, TypeGuard
 import numpy as np
 
 from pipeline.embed import batcher
-from pipeline.embed.batcher import BadImage, EngineSpec, WindowResult
 from pipeline.embed.cells import CellKey, Window, cells_of
+from pipeline.embed.worker_messages import (
+    BadImage,
+    EngineSpec,
+    WindowResult,
+    window_result,
+    worker_request,
+    worker_setup,
+)
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.processes.framing import Message, Payload
@@ -103,10 +110,10 @@ class _Embedder:
         self, windows: Iterable[Window], *, engine: EngineSpec, preprocessing: Preprocessing, **_: object
     ) -> Generator[WindowResult, None, None]:
         """Embed windows; see `DescriptorBatcher.embed`."""
-        setup = batcher.worker_setup(engine, preprocessing)
+        setup = worker_setup(engine, preprocessing)
         for window in windows:
             value = _run_worker(batcher.WORKER, setup, window)
-            yield batcher.window_result(window, value, engine.dimensions)
+            yield window_result(window, value, engine.dimensions)
 
 
 def _window(units: RetrievalUnits, shown: ShownTiles) -> Window:
@@ -119,7 +126,7 @@ def _window(units: RetrievalUnits, shown: ShownTiles) -> Window:
 def _run_worker(module: str, setup: Payload, window: Window) -> Message:
     """Give a window to a process of its own, and return its answer."""
     with WorkerPool(module, 1, setup, timeout_s=_WINDOW_TIMEOUT_S) as pool:
-        pool.submit(0, batcher.worker_request(window, [list(tile.locator) for tile in window.tiles]))
+        pool.submit(0, worker_request(window, [list(tile.locator) for tile in window.tiles]))
         try:
             outcome = next(outcome for _, outcome in pool.results())
         except WorkerStartError as error:

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.embed.batcher import worker_request
 from pipeline.embed.cells import Window
 from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.embed.worker import Embedder
+from pipeline.embed.worker_messages import worker_request
 from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import job_with_file
 from pipeline.engines.precision.float16 import least_cosine

@@ -12,6 +12,7 @@ from pipeline.ports import Ports
 from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
 from store.domain.events import EngineCompiled, Event, Repaired, StepReused
+from store.policy.vouching import Ranges
 from store.trust.signatures import TrustedKey
 
 _GROUP_EVENTS = 64
@@ -37,13 +38,14 @@ class BuildContext:
         scratch: A folder for temporary files, outside of the cache.
         strict: Whether foreign files in the cache's folders stop the build.
         keys: Keys whose builds' results may be reused; without any, all results may be.
+        own_records: Records whose results may be reused as well, since this machine appended them with its key.
         engines: Model name to its engine, of those that exist so far.
         stand_in: Embeds tiles in place of a descriptor engine that does not run here.
         hashed: Digests of artifacts that this build has hashed.
         step: The current step, recorded if it fails.
         subject: What the step works on.
         damaged: Digests of artifacts that were to be reused and have other bytes than when they were stored.
-        withdrawn: What is made again because no key of this builder vouches for it, for people.
+        withdrawn: What is made again because no key of this builder vouches for it, and why, for people.
         windows: Number to window, of those that workers have not answered yet.
         geography: The report of the area, once it was made.
     """
@@ -56,11 +58,12 @@ class BuildContext:
     scratch: Path
     strict: bool
     keys: tuple[TrustedKey, ...] = ()
+    own_records: Ranges = ()
     engines: dict[str, EngineCompiled] = field(default_factory=dict)
     stand_in: EngineCompiled | None = None
     hashed: set[str] = field(default_factory=set)
     damaged: list[str] = field(default_factory=list)
-    withdrawn: list[str] = field(default_factory=list)
+    withdrawn: str = ""
     step: str = "start"
     subject: str = ""
     counts: BuildCounts = field(default_factory=BuildCounts)
@@ -78,9 +81,7 @@ class BuildContext:
             names += f" and {more} more" if more > 0 else ""
             found.append(f"artifacts of earlier builds were damaged and are made again: {names}")
         if self.withdrawn:
-            found.append(
-                f"no key of this builder vouches for what is made again: {', '.join(self.withdrawn)}"
-            )
+            found.append(f"no key of this builder vouches for what is made again: {self.withdrawn}")
         return tuple(found)
 
     @property

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.embed import batcher
-from pipeline.embed.batcher import BadImage, DescriptorBatcher, EngineSpec, WindowResult
+from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.embed.cells import (
     AssembledCell,
     Cell,
@@ -25,6 +25,7 @@ from pipeline.embed.cells import (
 )
 from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.embed.worker import BLANK_TILE
+from pipeline.embed.worker_messages import BadImage, EngineSpec, WindowResult
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.planning.plan import BuildPlan, CellPlan, Decision
 from pipeline.progress import Progress

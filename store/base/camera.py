@@ -31,6 +31,8 @@ LAST_RATIO: Final = 1.12
 
 _AT_ONCE: Final = 16_384
 """Pixels that are interpolated together: intermediate values stay in the processor's cache."""
+_SUMS_AT_ONCE: Final = 1 << 17
+"""Sums of rows that are held at once: the system takes its time to give larger arrays."""
 _RED_BLUE, _GREEN = np.uint32(0xFF00FF), np.uint32(0xFF00)
 _COEFFICIENTS: Final[Mapping[str, tuple[int, ...]]] = {"opencv": (4, 5, 8), "fisheye": (4,)}
 
@@ -224,16 +226,20 @@ def cut_square(
     y_row, y_column = south * (math.cos(turn) * down), east * (-math.sin(turn) * down)
     x_column += away_m[0] * across + lens.cx
     y_column += away_m[1] * down + lens.cy
-    x, y = (
-        np.add.outer(row.astype(np.float32), column.astype(np.float32))
-        for row, column in ((x_row, x_column), (y_row, y_column))
-    )
+    if turn == 0 and lens.distortion is None:
+        # Columns and rows of the picture are columns and rows of the frame, and are reckoned once each.
+        x, y = x_column.astype(np.float32)[None], y_row.astype(np.float32)[:, None] + np.float32(y_column[0])
+    else:
+        x, y = (
+            np.add.outer(row.astype(np.float32), column.astype(np.float32))
+            for row, column in ((x_row, x_column), (y_row, y_column))
+        )
     shrink = max(1, min(round(side_m * across / max(size)), MAX_SHRINK, height, width))
     return _sample(frame, *lens.distort(x, y), shrink)
 
 
 def _sample(frame: Pixels, x: Floats, y: Floats, shrink: int) -> Pixels:
-    """Return the colours of a frame at columns x and rows y, float32 [h, w] each: uint8 [h, w, 3].
+    """Return the colours of a frame at columns x and rows y, float32 [h or 1, w] and [h, w or 1]: uint8 [h, w, 3].
 
     The frame is mirrored at its edges. Squares of `shrink` pixels are averaged, and the averages interpolated
     bilinearly, in sixteenths of their distance.
@@ -248,13 +254,16 @@ def _sample(frame: Pixels, x: Floats, y: Floats, shrink: int) -> Pixels:
     packed = _shrink(frame[top:bottom, left:right], shrink)
     last_column, last_row = (16 * (count - 1) for count in (packed.shape[1], packed.shape[0]))
     packed = np.pad(packed, (0, 1), mode="edge")  # what lies beside the last pixels, with a weight of 0
-    colours = np.empty((*x.shape, 3), np.uint8)
+    colours = np.empty((len(y), x.shape[1], 3), np.uint8)
     lines = max(1, _AT_ONCE // x.shape[1])
-    for first in range(0, len(x), lines):
+    for first in range(0, len(y), lines):
         part = slice(first, first + lines)
         columns, rows = (
-            np.clip(((axis[part] - start) * np.float32(16 / shrink) - 7.5).astype(np.int32), 0, last)
-            for axis, start, last in ((x, left, last_column), (y, top, last_row))
+            np.clip(((axis - start) * np.float32(16 / shrink) - 7.5).astype(np.int32), 0, last)
+            for axis, start, last in (
+                (x[part] if len(x) > 1 else x, left, last_column),
+                (y[part], top, last_row),
+            )
         )
         mixed = _interpolate(packed, columns, rows).astype("<u4", copy=False)
         colours[part] = mixed.view(np.uint8).reshape(*mixed.shape, 4)[..., :3]
@@ -273,10 +282,19 @@ def _mirror(axis: Floats, count: int) -> Floats:
 
 def _shrink(frame: Pixels, by: int) -> Packed:
     """Return the averages of squares of pixels; a rest at the end is left out."""
-    from PIL import Image  # noqa: PLC0415 - the ground seen needs no images
-
     rows, columns = (side // by for side in frame.shape[:2])
     frame = frame[: rows * by, : columns * by]
+    packed = np.empty((rows, columns), np.uint32)
+    lines = max(1, _SUMS_AT_ONCE // (3 * columns * by))
+    for first in range(0, rows, lines):
+        packed[first : first + lines] = _average(frame[first * by : (first + lines) * by], by)
+    return packed
+
+
+def _average(frame: Pixels, by: int) -> Packed:
+    """Return the averages of squares of pixels, of which the frame is a whole number."""
+    from PIL import Image  # noqa: PLC0415 - the ground seen needs no images
+
     if by > 1:
         # Rows are added here: less work is left to Pillow, which would take twice as long for all of it.
         total = frame[::by] + np.uint16(by // 2)
@@ -285,8 +303,10 @@ def _shrink(frame: Pixels, by: int) -> Packed:
         total //= np.uint16(by)
         frame = total.astype(np.uint8)
     picture = Image.fromarray(np.ascontiguousarray(frame)).reduce((by, 1))
-    packed = np.frombuffer(picture.tobytes("raw", "RGBX"), "<u4")
-    return packed.reshape(picture.height, picture.width).astype(np.uint32, copy=False)
+    packed: Packed = np.frombuffer(picture.tobytes("raw", "RGBX"), "<u4").reshape(
+        picture.height, picture.width
+    )
+    return packed
 
 
 def _interpolate(packed: Packed, x16: Sixteenths, y16: Sixteenths) -> Packed:

@@ -31,6 +31,7 @@ class EventStore:
     Attributes:
         appended: How many transactions were committed through it.
         on_folded: Called with the state, which it may change, whenever that took records from the journal.
+        before_append: Called with the number of the first record and the head that an append is about to make.
     """
 
     layout: Layout
@@ -38,6 +39,7 @@ class EventStore:
     journal: Journal
     appended: int = 0
     on_folded: Callable[[State], None] | None = None
+    before_append: Callable[[int, Head], None] | None = None
     _state: State = field(default_factory=State)
     _in_step: bool = False
 
@@ -113,9 +115,15 @@ class EventStore:
         state = self.state
         self._in_step = False
         fold_into(state, facts)
+        if records and self.before_append is not None:
+            self.before_append(head.seq + 1, Head(seq, chain))
         self.journal.append(records, projections, expect=head)
         self._in_step = True
         self.appended += 1
+
+    def chain_at(self, seq: int) -> str | None:
+        """Return the chain digest of a record, hexadecimal; None if there is no such record."""
+        return next((entry.chain.hex() for entry in self.journal.entries(seq, seq + 1)), None)
 
     def reopen(self) -> None:
         """Open the journal again after a disk error, and fold it again."""

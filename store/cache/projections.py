@@ -4,28 +4,46 @@ Each file is written once, from the journal alone. The manifest is last, because
 visible.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from journal.errors import JournalDamagedError
-from journal.record import EMPTY, Entry, Head
+from journal.record import EMPTY, Entry, Head, decode_fields
 from store.base import canonical_json
 from store.cache import segment
-from store.cache.event_mapper import to_recorded_events
+from store.cache.event_mapper import to_recorded_event, without_collector
 from store.cache.event_store import EventStore
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.disk.repair_commands import repairing
 from store.disk.write_once import write_once
+from store.domain.event_codec import TABLE
 from store.domain.manifest_projection import head_projections, project
-from store.domain.state import Generation, State
-from store.errors import ArtifactError, DamagedHistoryError, ErrorKind, NoGoError, from_os_error
+from store.domain.state import Generation, RecordedEvent, State
+from store.errors import (
+    ArtifactError,
+    DamagedHistoryError,
+    ErrorKind,
+    NoGoError,
+    RequestRefusedError,
+    from_os_error,
+)
 from store.formats.tables import decode_blocks
 from store.manifest import manifest
 from store.manifest.file_names import signature_name
-from store.policy.vouching import Unvouched, Vouching, find_unvouched
-from store.trust.signatures import Signature, TrustedKey, signature_file, signature_problems
+from store.policy.vouching import (
+    DECISIVE,
+    Ranges,
+    Unvouched,
+    Vouching,
+    find_unvouched,
+    merged,
+    own_records_of,
+)
+from store.trust.signatures import Signature, Signer, TrustedKey, signature_file, signature_problems
+
+_TAGS_OF_RESULTS = frozenset(tag for tag, (_, cls) in TABLE.items() if cls in DECISIVE)
 
 
 @dataclass(slots=True)
@@ -52,16 +70,17 @@ class Projections:
             )
         taken = self.layout.manifest_files().get(generation.number)
         name = taken or self.layout.manifest_name(generation.number)
-        self._put(
-            self.layout.segments,
-            self.layout.segment_name(generation.number),
-            _segment(event_store, generation),
-        )
+        self.write_segment(event_store, generation)
         if generation.number in event_store.state.collected_generations:
             return
         for place, signed in enumerate(signatures_of(generation), start=1):
             self._put(self.layout.manifests, signature_name(name, place), signed)
         self._put(self.layout.manifests, name, raw)
+
+    def write_segment(self, event_store: EventStore, generation: Generation) -> None:
+        """Write the segment of a generation if it is missing; raises as `write` does."""
+        name = self.layout.segment_name(generation.number)
+        self._put(self.layout.segments, name, _segment(event_store, generation))
 
     def _put(self, folder: Path, name: str, data: bytes) -> None:
         try:
@@ -101,36 +120,74 @@ def signers_of(generation: Generation) -> tuple[str, ...]:
     return tuple(key_id for key_id, _ in generation.signatures)
 
 
-def vouching_of(state: State, keys: Sequence[TrustedKey]) -> Vouching:
-    """Return which records a builder with these keys relies on; without keys, or in a cache without signatures, all."""
+def vouching_of(state: State, keys: Sequence[TrustedKey], own_records: Ranges = ()) -> Vouching:
+    """Return which records a builder with these keys relies on; without keys, or in a cache without signatures, all.
+
+    `own_records` are those that its machine appended itself; see `store.cache.own_records`.
+    """
     signed = [generation for generation in state.generations.values() if generation.signatures]
     if not keys or not signed:
         return Vouching(builds=frozenset(), unsigned_until=state.position.seq)
-    valid = [
-        generation
-        for generation in signed
-        if not signature_problems(
-            project(state, generation), signatures_of(generation), generation=generation.number, keys=keys
-        )
-    ]
+    valid, refused = list[Generation](), tuple[str, ...]()
+    for generation in signed:
+        raw, files = project(state, generation), signatures_of(generation)
+        problems = signature_problems(raw, files, generation=generation.number, keys=keys)
+        if problems:
+            refused = tuple(f"generation {generation.number}, {problem}" for problem in problems)
+        else:
+            valid.append(generation)
     # The first valid signature takes over what was there: its manifest names the records before it by their chain.
     until = min((generation.seq for generation in valid), default=0)
-    return Vouching(builds=frozenset(generation.origin for generation in valid), unsigned_until=until)
+    builds = frozenset(generation.origin for generation in valid)
+    said = (found for number in builds for found in own_records_of(state.builds[number]))
+    return Vouching(builds=builds, unsigned_until=until, own=merged((*own_records, *said)), refused=refused)
 
 
 def find_unvouched_results(
-    state: State, entries: Iterable[Entry], keys: Sequence[TrustedKey], *, own: int | None = None
+    state: State,
+    entries: Iterable[Entry],
+    keys: Sequence[TrustedKey],
+    *,
+    own: int | None = None,
+    own_records: Ranges = (),
 ) -> Unvouched:
     """Return the results that a builder with these keys must not reuse; `entries` are read if there can be any.
 
-    `own` is the number of its running build, whose results it may reuse.
+    `own` is the number of its running build, whose results it may reuse; `own_records` are as in `vouching_of`.
     """
-    vouching = vouching_of(state, keys)
+    vouching = vouching_of(state, keys, own_records)
     if vouching.unsigned_until == state.position.seq:
         return Unvouched()
     if own is not None:
         vouching = replace(vouching, builds=vouching.builds | {own})
-    return find_unvouched(state, to_recorded_events(entries), vouching)
+    with without_collector():
+        return find_unvouched(state, _events_from_first_unvouched(entries, vouching), vouching)
+
+
+def _events_from_first_unvouched(entries: Iterable[Entry], vouching: Vouching) -> Iterator[RecordedEvent]:
+    """Yield the results and checks of a history from the first one on that is not vouched for: mostly, there is none."""
+    found = False
+    for entry in entries:
+        tag, _, build, *_ = decode_fields(entry.raw, canonical=False)
+        if tag in _TAGS_OF_RESULTS and (found := found or not vouching.covers(entry.seq, build)):
+            yield to_recorded_event(entry, canonical=False)
+
+
+def require_may_sign(state: State, signer: Signer, keys: Sequence[TrustedKey]) -> None:
+    """Refuse to sign a generation that readers with these keys refuse, since the key was retired before.
+
+    Raises:
+        RequestRefusedError: The next generation is beyond the limit of the key.
+    """
+    number = len(state.generations) + 1
+    limits = [key.not_after for key in keys if key.public == signer.public and key.not_after is not None]
+    if limits and number > min(limits):
+        raise RequestRefusedError(
+            f"signing_key: expected a key that may sign generation {number}, found {signer.key_id}, which trusted_keys"
+            f" limits to generation {min(limits)} (not_after)",
+            kind=ErrorKind.KEY,
+            hint="name the new key as signing_key in c10.toml",
+        )
 
 
 def require_vouched(state: State, target: int, keys: Sequence[TrustedKey]) -> None:

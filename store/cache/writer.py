@@ -57,7 +57,7 @@ from store.errors import (
     UnprojectedError,
 )
 from store.manifest import manifest
-from store.policy.recovery import Abandon, Action, ClearScratch, Project, SetAside, plan
+from store.policy.recovery import Abandon, Action, ClearScratch, Project, SetAside, WriteSegment, plan
 from store.policy.rollback import RollbackPlan
 from store.trust.signatures import Signature, Signer
 
@@ -338,6 +338,8 @@ class CacheWriter:
                     self._set_aside(self.layout.manifests / name)
                 case Project(generation=number):
                     self._make_visible(self.state.generations[number])
+                case WriteSegment(generation=number):
+                    self.projections.write_segment(self.event_store, self.state.generations[number])
                 case Abandon(build=number, step=step):
                     reason = "its process ended without a word"
                     abandoned = BuildAbandoned(reason=reason, step=step, host=self.host)

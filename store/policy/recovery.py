@@ -55,6 +55,13 @@ class Project:
 
 
 @valueclass(frozen=True, slots=True)
+class WriteSegment:
+    """Write the segment of this generation alone."""
+
+    generation: int
+
+
+@valueclass(frozen=True, slots=True)
 class ClearScratch:
     """Remove what a dead process left in the scratch folder."""
 
@@ -70,7 +77,7 @@ class SetAside:
     name: str
 
 
-Action: TypeAlias = Abandon | Project | ClearScratch | SetAside
+Action: TypeAlias = Abandon | Project | WriteSegment | ClearScratch | SetAside
 
 
 def check(state: State, observed: CacheFiles) -> None:
@@ -128,7 +135,10 @@ def plan(state: State, observed: CacheFiles, *, head_is_whole: bool = True) -> t
     last = len(state.generations) if head_is_whole else max(observed.manifests)
     for number, generation in state.generations.items():
         if number > last:
-            break
+            # A segment makes nothing visible, and until it is there the journal has no second copy of these records.
+            if number not in observed.segments:
+                actions.append(WriteSegment(number))
+            continue
         # Garbage collection removes manifest and signature; segments stay: they are the second copy of the journal.
         places = range(1, len(generation.signatures) + 1)
         signed = all((number, place) in observed.signatures for place in places)

@@ -34,7 +34,15 @@ class Candidate:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """How long the parts of an answer took, seconds; `decode` is 0 for a frame that came as an array."""
+    """How long the parts of an answer took, seconds.
+
+    Attributes:
+        decode: Decoding the frame; 0 for one that came as an array.
+        undistortion: Correcting the lens, and cutting the square, which is done at once; 0 without distortion.
+        cut: Cutting the square, and preparing it for the network.
+        network: Running the network.
+        search: Finding the chunks nearby, comparing them, and the candidates.
+    """
 
     decode: float = 0.0
     undistortion: float

@@ -230,7 +230,7 @@ class FlightCache:
         )
 
     def load_all(self, *, threads: int = 1) -> LoadedCache:
-        """Load all engines, the index, the tile table and the calibration, and run each engine once.
+        """Load all engines, the index, tile table, chunks and calibration, and run each engine once.
 
         Call it before take-off: afterwards nothing of the cache is read from the medium any more, and no library
         is loaded. `engine` and `descriptor_index` then return what was loaded, for that number of threads.

@@ -33,6 +33,7 @@ class LevelTable:
         ids: Descriptor ids, int64 [n].
         middles: Longitude and latitude of the middles in degrees, float64 [n, 2].
         points: The middles on the unit sphere, float64 [n, 3].
+        latitudes: The lowest and the highest of the middles, degrees; 0 if there are none.
         vectors: Unit descriptors, float32 [n, d].
         captured: Oldest and newest day on which the tiles under them were captured, days since 1970-01-01, int32
             [n, 2]; the first later than the second where no day is known.
@@ -43,6 +44,7 @@ class LevelTable:
     ids: Rows
     middles: NDArray[np.float64]
     points: NDArray[np.float64]
+    latitudes: tuple[float, float]
     vectors: Vectors
     captured: NDArray[np.int32]
 
@@ -66,6 +68,7 @@ class LevelTable:
             ids=ids,
             middles=places,
             points=points_of(places),
+            latitudes=(float(places[:, 1].min()), float(places[:, 1].max())) if len(places) else (0.0, 0.0),
             vectors=np.ascontiguousarray(vectors),
             captured=_captured(level, columns, rows, tiles),
         )
@@ -76,11 +79,9 @@ class LevelTable:
 
     def side_m(self, latitude_deg: float | None = None) -> float:
         """Return the side of a chunk in metres, at the chunks' latitude that is nearest to one or in their middle."""
-        if not len(self):
-            return side_m(self.level, 0.0)
-        lowest, highest = self.middles[:, 1].min(), self.middles[:, 1].max()
+        lowest, highest = self.latitudes
         wanted = (lowest + highest) / 2 if latitude_deg is None else latitude_deg
-        return side_m(self.level, float(min(max(wanted, lowest), highest)))
+        return side_m(self.level, min(max(wanted, lowest), highest))
 
     def near(self, lon: float, lat: float, radius_m: float) -> Rows:
         """Return the rows of the chunks whose middle is at most so many metres from a place in degrees."""

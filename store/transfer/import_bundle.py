@@ -35,12 +35,14 @@ from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import refuse_symlinked_folders, refuse_unfit_folder
 from store.disk.layout import Layout
 from store.domain.events import (
+    BuildDenied,
     Collected,
     CollectionPlanned,
     Event,
     GenerationAccepted,
     GenerationSigned,
     Imported,
+    Repaired,
 )
 from store.domain.fold import fold
 from store.domain.manifest_projection import head_projections, project
@@ -74,6 +76,9 @@ _SIGN_AGAIN: Final = "c10 sign, where the cache is, then export it again; or c10
 _NOT_FOLLOWING: Final = (
     "c10 import without --follow: the signature is recorded behind other records, which no signature covers"
 )
+_HARMLESS: Final = (GenerationSigned, GenerationAccepted, BuildDenied, Repaired)
+"""Events that leave what may be reused, and what is shown, as it was."""
+
 _REPLAY: Final = "c10 replay --bundle FILE (reads it all the same)"
 
 
@@ -244,9 +249,9 @@ def _own_history_error(layout: Layout, own: HistoryView, entries: Sequence[Entry
 
 
 def _count_signed(state: State, facts: Sequence[RecordedEvent]) -> int:
-    """Return how many records to import: up to the commit of the head, and what was signed or accepted right after."""
+    """Return how many records to import: up to the commit of the head, and those right after that change no result."""
     count = state.head.seq if state.head else 0
-    while count < len(facts) and isinstance(facts[count].event, GenerationSigned | GenerationAccepted):
+    while count < len(facts) and isinstance(facts[count].event, _HARMLESS):
         count += 1
     return count
 

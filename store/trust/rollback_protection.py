@@ -61,9 +61,19 @@ class RollbackProtection(Mapping[str, int]):
             raise from_os_error(error, f"floors {floors.path}") from error
         try:
             floors._load_floors(fd)
+            floors._sync_lines_of_others(fd)
         finally:
             os.close(fd)
         return floors
+
+    def _sync_lines_of_others(self, fd: int) -> None:
+        # A process that was killed before it synced its line left one that the next power cut takes away.
+        with TranslateOSErrors(f"floors {self.path}"):
+            try:
+                os.fsync(fd)
+            except OSError as error:
+                if error.errno not in {errno.EROFS, errno.EINVAL}:  # there, nobody writes lines
+                    raise
 
     def __getitem__(self, cache_id: str) -> int:
         """The floor of a cache that was adopted."""

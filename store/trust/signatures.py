@@ -9,6 +9,7 @@ could trust.
 `cryptography` is imported only when a signature is made or checked.
 """
 
+import hmac
 import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 DOMAIN: Final = b"c10/manifest/1\0"
+_AUTHENTICATION_DOMAIN: Final = b"c10/authentication/1\0"
 FORMAT: Final = 1
 KEY_BYTES: Final = 32
 """Size of a raw public key."""
@@ -126,6 +128,11 @@ class Signer:
                 "expected a valid signature, found an invalid one: the memory or processor of this machine is faulty"
             )
         return Signature(key_id=self.key_id, signature=signature.hex())
+
+    def authenticate(self, message: bytes) -> bytes:
+        """Return a code of 32 bytes that nobody can make or check without this private key (HMAC-SHA-256)."""
+        key = hmac.digest(self._private.private_bytes_raw(), _AUTHENTICATION_DOMAIN, "sha256")
+        return hmac.digest(key, message, "sha256")
 
 
 def key_id(public: bytes) -> str:

@@ -16,8 +16,9 @@ from pmtiles.tile import Entry, zxy_to_tileid
 
 from pipeline import C10ProvisionerConfig, CacheProvisioner, build_cache_provisioner
 from pipeline.build.report import BuildOutcome, BuildReport
-from pipeline.embed.batcher import EngineSpec, OnDispatch, OnRetry, OnUnits, WindowResult
+from pipeline.embed.batcher import OnDispatch, OnRetry, OnUnits
 from pipeline.embed.cells import Window
+from pipeline.embed.worker_messages import EngineSpec, WindowResult
 from pipeline.request.options import IndexKind
 from pipeline.request.request import BuildRequest
 from pipeline.testing import Calls, FakeCompiler

@@ -27,10 +27,11 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pipeline.builtin_model.place import PLACE_SIZE, place_model
-from pipeline.embed.batcher import DescriptorBatcher, EngineSpec, LocalDescriptorBatcher
+from pipeline.embed.batcher import DescriptorBatcher, LocalDescriptorBatcher
 from pipeline.embed.cells import Window, group_cells, plan_windows, shared_digests
 from pipeline.embed.ray.batcher import RayDescriptorBatcher
 from pipeline.embed.ray.cluster import connected
+from pipeline.embed.worker_messages import EngineSpec
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.onnx.file import onnx_digest, parse_declaration
 from pipeline.engines.port import EngineJob

@@ -25,8 +25,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.embed.batcher import worker_request, worker_setup
 from pipeline.embed.worker import load_embedder
+from pipeline.embed.worker_messages import worker_request, worker_setup
 from pipeline.index.faiss_builder import BuiltIndex, FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexPlan, plan_index
 from pipeline.request.options import IndexKind, IndexOptions

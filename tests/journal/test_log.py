@@ -17,6 +17,7 @@ from journal import (
     JournalVersionError,
     RecordError,
 )
+from journal import log as log_module
 from journal.errors import JournalClosedError, JournalMisuseError
 from journal.record import EMPTY, Record, encode, extend
 from journal.storage.environment import open_environment
@@ -423,3 +424,26 @@ for readonly in (True, False):
     assert in_child(script, path).split() == ["journal-permission"] * 2
     path.chmod(0)
     assert in_child(script, path).split() == ["journal-permission"] * 2
+
+
+@pytest.mark.parametrize("more", [0, 1, 2])
+def test_every_record_behind_a_full_batch_is_read(path, more):
+    count = 1024 + more
+    with Journal.open(path) as journal:
+        journal.append([sample_record(number) for number in range(count)])
+        assert [entry.seq for entry in journal.entries()] == [*range(1, count + 1)]
+
+
+def test_a_file_whose_structure_could_not_be_checked_is_opened_in_a_child_first(path, monkeypatch):
+    """While others keep committing. LMDB may end the process that opens a damaged file."""
+    Journal.open(path).close()
+
+    def refuse(_):
+        raise JournalDamagedError("the child died")
+
+    monkeypatch.setattr(log_module, "require_sound", lambda _: False)
+    monkeypatch.setattr(log_module, "head_in_child", refuse)
+    with pytest.raises(JournalDamagedError, match="the child died"):
+        Journal.open(path)
+    monkeypatch.undo()
+    Journal.open(path).close()

@@ -51,6 +51,7 @@ scenarios = st.builds(
     engine=st.sampled_from(["n1", "n2"]),
     tiles=st.dictionaries(positions, st.sampled_from("ab"), min_size=1, max_size=4),
     version=st.just(VERSION),
+    chunks=st.booleans(),
 )
 steps = st.sampled_from(STEPS)
 
@@ -89,7 +90,7 @@ class Model:
     builds: list[ModelBuild] = field(default_factory=list)
     generations: list[tuple[int, int | None]] = field(default_factory=list)
     engines: set[str] = field(default_factory=set)
-    cells: dict[tuple[str, int, int], list[dict]] = field(default_factory=dict)
+    cells: dict[tuple[str, int, int, int], list[dict]] = field(default_factory=dict)
     indexes: set[tuple] = field(default_factory=set)
     accepted: set[int] = field(default_factory=set)
 
@@ -108,15 +109,17 @@ class Model:
             self.engines.add(scenario.engine)
         if reached > STEPS.index("check"):
             wanted = {}
+            steps = 2 if scenario.chunks else 1
             for (x, y), content in scenario.tiles.items():
-                wanted.setdefault((scenario.engine, x >> 4, y >> 4), {})[x, y] = content
+                cell = (scenario.engine, steps, steps * x >> 4, steps * y >> 4)
+                wanted.setdefault(cell, {})[x, y] = content
             for cell, tiles in wanted.items():
                 known = self.cells.setdefault(cell, [])
                 if tiles not in known:
                     embedded += len(tiles)
                     known.append(tiles)
         if reached > STEPS.index("cells"):
-            index = (scenario.engine, *sorted(scenario.tiles.items()))
+            index = (scenario.engine, scenario.chunks, *sorted(scenario.tiles.items()))
             indexed = index not in self.indexes
             self.indexes.add(index)
         return compiled, embedded, indexed

@@ -22,7 +22,7 @@ from tools.output import render
 from tools.output.sanitize import safe_data, safe_text
 
 MAX_RUNS = 10_000
-_NOT_HOST = ("request", "pid")
+_NOT_HOST = ("request", "pid", "own_records")
 
 
 def compare_builds(

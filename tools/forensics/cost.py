@@ -68,18 +68,24 @@ def is_slow(took_ms: int, usual_ms: int) -> bool:
 
 def cost_of(timeline: BuildTimeline) -> dict[str, Any]:
     """Return the cost of a build, whole and by step."""
+    chunks = any(isinstance(m.event, e.BuildStarted) and "chunks" in m.event.inputs for m in timeline.own)
     selected = next((m.event.count for m in timeline.own if isinstance(m.event, e.TilesSelected)), None)
+    indexed = next(
+        (m.event.rows for m in timeline.own if isinstance(m.event, (e.IndexBuilt, e.IndexExtended))), None
+    )
+    units = indexed if chunks else selected
     embedded = sum(m.event.embedded for m in timeline.own if isinstance(m.event, e.CellEmbedded))
     walked = any(isinstance(m.event, (e.IndexBuilt, e.IndexExtended, e.CoverageWalked)) for m in timeline.own)
     # Only when all cells are done is it known that what was not embedded was reused.
-    reused = selected - embedded if selected is not None and walked else None
+    reused = units - embedded if units is not None and walked else None
     return {
         "ms": timeline.took_ms,
         "bytes": sum(step.size for step in timeline.steps),
         "tiles": selected,
         "embedded": embedded,
         "reused_tiles": None if reused is None else max(0, reused),
-        "reuse_ppm": _ppm(max(0, reused), selected) if selected and reused is not None else None,
+        "reuse_ppm": _ppm(max(0, reused), units) if units and reused is not None else None,
+        "unit": "chunk" if chunks else "tile",
         "steps": [
             {
                 "kind": safe_text(step.kind, 64),

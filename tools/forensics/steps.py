@@ -47,6 +47,7 @@ class StepReconstructor:
         self._steps: list[Step] = []
         self._open: dict[tuple[str, str], Step] = {}
         self._parts: dict[str, Part] = {}
+        self._unit = "tiles"
         self._step_of: dict[int, Step] = {}
 
     def finish(self, last: DecodedRecord | None = None) -> tuple[tuple[Step, ...], dict[int, int]]:
@@ -67,7 +68,8 @@ class StepReconstructor:
         """Add the next record; `before` is the record of the build before it."""
         event = record.event
         match event:
-            case e.BuildStarted():
+            case e.BuildStarted(inputs=inputs):
+                self._unit = "chunks" if "chunks" in inputs else "tiles"
                 self._begin_step("plan", "", record)
             case e.TilesSelected():
                 plan = self._open.get(("plan", "")) or self._begin_step("plan", "", before)
@@ -115,7 +117,7 @@ class StepReconstructor:
             step.key = event.key
             return
         step = self._open.get(("cells", "")) or self._begin_step("cells", "", record)
-        step.key, step.unit = event.key, "tiles"
+        step.key, step.unit = event.key, self._unit
         part = Part(begin=record, cells=event.subjects, left=set(event.subjects))
         step.parts.append(part)
         self._parts.update(dict.fromkeys(event.subjects, part))
@@ -148,7 +150,7 @@ class StepReconstructor:
                 self._finish_step("index", "", record, step)
             case e.CellEmbedded():
                 step = self._open.get(("cells", "")) or self._begin_step("cells", "", before)
-                step.unit, step.count = "tiles", step.count + event.embedded
+                step.unit, step.count = self._unit, step.count + event.embedded
                 self._add_size(step, record, event.block)
                 step.end, step.outcome = record, "done"
                 name = f"{event.zoom}/{event.cell_x}/{event.cell_y}"

@@ -52,7 +52,7 @@ class TileEmbedder:
 
         Args:
             engine: Its bytes; refused if their digest is not the setup's.
-            setup: A frame: `pipeline.embed.batcher.worker_setup`, and under `software` that of the build.
+            setup: A frame: `pipeline.embed.worker_messages.worker_setup`, and under `software` that of the build.
 
         Returns:
             A frame: `FINISHED` and None, or `FAILED` and the error as

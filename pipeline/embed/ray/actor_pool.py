@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pipeline.embed.batcher import EngineSpec, WindowQueue, window_name
+from pipeline.embed.batcher import WindowQueue
 from pipeline.embed.cells import Window
 from pipeline.embed.ray.actor import TileEmbedder, decode_frame
 from pipeline.embed.ray.cluster import ClusterNodes, actor_options, living_nodes, resource_of, summarise_error
 from pipeline.embed.ray.scaling import WorkerScaling
+from pipeline.embed.worker_messages import EngineSpec, window_name
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.outcome import Died, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.processes.pool import outcome_of_error

@@ -17,21 +17,13 @@ from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import Final, Unpack, assert_never
 
-from pipeline.embed.batcher import (
-    EmbedCallbacks,
-    EngineSpec,
-    WindowQueue,
-    WindowResult,
-    describe_outcome,
-    embed_error,
-    worker_request,
-    worker_setup,
-)
+from pipeline.embed.batcher import EmbedCallbacks, WindowQueue, describe_outcome, embed_error
 from pipeline.embed.cells import Window
 from pipeline.embed.ray.actor import software
 from pipeline.embed.ray.actor_pool import LOAD_LIMIT_S, ActorPool, ActorWorker, SentWindow
 from pipeline.embed.ray.cluster import LOCAL, cluster_error, connected, require_ray
 from pipeline.embed.ray.scaling import AdaptiveTimeout
+from pipeline.embed.worker_messages import EngineSpec, WindowResult, worker_request, worker_setup
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.processes.framing import Payload, encode
 from pipeline.processes.outcome import Died, Failed, Finished, Lost, Outcome, OutOfMemory, TimedOut

@@ -167,6 +167,31 @@ def test_a_replaced_or_removed_file_is_not_written(path, take_away, found):
     environment.close()
 
 
+class LeavingPath(type(Path())):
+    """A path whose file gets another name right after somebody has looked at it so many times."""
+
+    looks = 0
+
+    def stat(self, **options):
+        found = super().stat(**options)
+        if self.suffix == ".mdb" and LeavingPath.looks:
+            LeavingPath.looks -= 1
+            if not LeavingPath.looks:
+                self.rename(self.with_name("away"))
+        return found
+
+
+def test_a_file_that_leaves_during_a_commit_acknowledges_nothing(path):
+    """A rebuild may have read it just before: whoever appended must know that this may be lost."""
+    environment = open_environment(LeavingPath(path), readonly=False)
+    with pytest.raises(JournalDamagedError, match="was opened, found none"), environment.write() as txn:  # noqa: PT012
+        LeavingPath.looks = 1
+        txn.put_meta(b"a", b"b")
+    environment.close()
+    with open_environment(path.with_name("away"), readonly=True, lock=False).read() as reader:
+        assert reader.meta(b"a") == b"b"
+
+
 @pytest.mark.parametrize("replace", [False, True])
 def test_without_its_lock_file_nothing_is_written(path, replace):
     """Another process would make a new one, and both would write at once."""
@@ -197,6 +222,66 @@ def test_an_older_copy_written_over_the_lock_file_undoes_no_commit(path):
         pytest.fail("expected the transaction to be refused before it began")
     with open_environment(path, readonly=False).write() as txn:
         assert [txn.meta(name) for name in (b"a", b"b", b"c")] == [b"a", b"b", b"c"]
+
+
+CUT_OFF = """
+import os, sys
+from pathlib import Path
+from journal.errors import JournalClosedError, JournalIOError
+from journal.storage.environment import open_environment
+path, size, use = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+environment = open_environment(path, readonly=use == "readonly")
+if use != "readonly":
+    with environment.write() as txn:
+        txn.put_meta(b"a", b"b")
+os.truncate(f"{path}-lock", size)
+if use != "close":
+    try:
+        with environment.write() if use == "write" else environment.read():
+            print("began")
+    except JournalIOError as error:
+        print(error.message.partition("] ")[2])
+    try:
+        environment.read().__enter__()
+    except JournalClosedError:
+        print("closed")
+environment.close()
+"""
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096])
+@pytest.mark.parametrize("use", ["write", "read", "readonly", "close"])
+def test_a_lock_file_cut_off_in_place_ends_no_process(path, size, use):
+    """LMDB has it mapped, and looks at it even when it closes the environment."""
+    ended = run_python(CUT_OFF, path, size, use)
+    told = [] if use == "close" else ["expected the lock file that was opened, found it cut off", "closed"]
+    assert ended.stdout.splitlines() == told
+    with open_environment(path, readonly=False).write() as txn:
+        assert txn.meta(b"a") == (None if use == "readonly" else b"b")
+
+
+def test_a_lock_file_of_zeros_undoes_no_commit(path):
+    environment = open_environment(path, readonly=False)
+    with environment.write() as txn:
+        txn.put_meta(b"a", b"b")
+    lock = path.with_name(f"{path.name}-lock")
+    with lock.open("r+b") as file:
+        file.write(bytes(lock.stat().st_size))
+    with pytest.raises(JournalIOError, match="found other contents"), environment.write():
+        pytest.fail("expected the transaction to be refused before it began")
+    with open_environment(path, readonly=False).write() as txn:
+        assert txn.meta(b"a") == b"b"
+
+
+def test_a_shorter_lock_file_in_the_place_of_the_opened_one_is_left_alone(path):
+    environment = open_environment(path, readonly=False)
+    lock = path.with_name(f"{path.name}-lock")
+    lock.rename(path.with_name("away"))
+    lock.touch()
+    with environment.read():
+        pass
+    environment.close()
+    assert lock.stat().st_size == 0
 
 
 def test_a_lock_file_removed_during_a_transaction_ends_it_before_its_commit(path):

@@ -361,3 +361,36 @@ def test_a_plan_tells_levels_chunks_bytes_and_once_a_rate_is_known_seconds(site)
     changed = site.provisioner().plan(site.request())
     assert changed.to_embed == 25
     assert changed.seconds > 0
+
+
+def test_the_flight_recorder_counts_chunks(site):
+    from click.testing import CliRunner
+
+    from tools.cli import cli
+
+    def ask(*words):
+        done = CliRunner().invoke(cli, [*words, "--cache", str(site.cache), "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    built(site.build())
+    site.write_tiles({(ZOOM, FIRST + 5, FIRST + 4): picture(7)})
+    built(site.build())
+    newest, first = ask("log")["entries"]
+    assert (newest["tiles_embedded"], newest["chunks_embedded"], first["chunks_embedded"]) == (0, 25, 81)
+    assert newest["reuse_ppm"] == round(1e6 * 56 / 81)
+    told = ask("replay", "2")
+    cells = next(step for step in told["steps"] if (step["kind"], step["outcome"]) == ("cells", "done"))
+    assert (cells["count"], cells["unit"]) == (25, "chunks")
+    area = told["area"]
+    assert sum(cell[3] for cell in area["cells"]) == 81
+    assert area["levels"] == [{"zoom": ZOOM, "k": 1, "m": 4, "tile_edge": EDGE}]
+    steps = [run for run in area["tiles"]["present"] if run[0] == ZOOM + 1]
+    assert sum(last - first + 1 for _, _, first, last in steps) == 64
+    identifier = min(site.rows())
+    links = ask("why", "/".join(map(str, (ZOOM + 1, *chunk_of(identifier)[1:], LEVEL.view))))["chain"]
+    assert [each["what"] for each in links][:3] == ["index", "block", "chunk"]
+    assert len([each for each in links if each["what"] == "tile"]) in {4, 6, 9}
+    status = ask("status")
+    assert status["levels"][0]["m"] == 4
+    assert status["localisable"] == 1.0

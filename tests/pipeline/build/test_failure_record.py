@@ -7,8 +7,8 @@ import pytest
 from journal import BuildLockHeldError
 from pipeline.build.failure_record import MAX_BYTES
 from pipeline.build.report import BuildOutcome
-from pipeline.embed.batcher import window_name
 from pipeline.embed.cells import Window
+from pipeline.embed.worker_messages import window_name
 from pipeline.errors import CompileError, EmbedError, ErrorKind
 from pipeline.request.options import CoverageOptions
 from pipeline.testing import raising

@@ -7,13 +7,15 @@ import pytest
 from pipeline.build.engines_only import EngineOutcome
 from pipeline.build.report import BuildOutcome
 from pipeline.request.options import ModelRole, ModelSpec
+from store.cache.view import read_history
 from store.cache.writer import CacheWriter
 from store.domain.events import BuildAbandoned, BuildStarted, CheckPassed, GenerationSigned
-from store.errors import ErrorKind, NoGoError
+from store.errors import ErrorKind, NoGoError, RequestRefusedError
 from store.formats import descriptor_block
 from store.manifest.manifest import parse
 from store.testing import FakeClock
 from store.trust.key_files import write_key_pair
+from store.trust.signatures import TrustedKey
 from store.verify.coverage import named_by
 from store.verify.report import Depth
 from store.verify.verify import verify
@@ -119,8 +121,8 @@ def test_unsigned_results_behind_a_signed_head_are_made_again(site, keys, what, 
     report = build(site, ground, flight="f3")
     assert report.outcome is BuildOutcome.BUILT
     told = [each for each in report.warnings if "vouches for what is made again" in each]
-    made_again = {"engine": "engine ", "checks": "engine ", "blocks": "cells of tiles"}.get(what)
-    assert [made_again in each for each in told] == ([True] if made_again else [])
+    made_again = {"engine": "engine ", "checks": "engine ", "blocks": "cells of tiles", "index": "the index"}
+    assert [made_again[what] in each for each in told] == [True]
     raw, named = head(site)
     assert not forged & named
     assert b"forged" not in raw
@@ -184,6 +186,76 @@ def test_results_of_builds_that_another_trusted_key_signed_are_reused(site, keys
     site.tiles = {place: data + b"3" for place, data in site.tiles.items()}
     build(site, keys["other"], flight="f1")
     assert build(site, keys["ground"], flight="f2").tiles_embedded == len(site.tiles)
+
+
+@pytest.mark.parametrize("signed", ["not at all", "by a stranger", "too late"])
+def test_a_build_that_only_trusts_agrees_with_verify(site, keys, signed):
+    """Without a key of its own it never says that there is nothing to do where `verify` says NO-GO."""
+    ground, other = keys["ground"], keys["other"]
+    build(site, {"not at all": None, "by a stranger": other, "too late": ground}[signed], flight="f1")
+    line = ground.public_bytes.hex() + (" not_after=0" if signed == "too late" else "")
+    trusted = {"trusted_keys": (line,)}
+    limit = 0 if signed == "too late" else None
+    assert not verify(site.layout, trusted_keys=[TrustedKey(ground.public_bytes, limit)]).go
+    before = read_history(site.layout).state.position
+    for call in ("plan", "build_cache_artifacts"):
+        with pytest.raises(NoGoError, match="signature: expected") as caught:
+            getattr(site.provisioner(**trusted), call)(site.request(flight_id="f1"))
+        assert caught.value.kind is ErrorKind.SIGNATURE
+        assert "c10 sign 1" in caught.value.hint
+    assert read_history(site.layout).state.position == before
+    changed = build(site, flight="f2", **trusted)
+    assert changed.outcome is BuildOutcome.BUILT
+    assert any("c10 verify refuses it until c10 sign 2" in each for each in changed.warnings)
+
+
+def test_a_build_that_only_trusts_has_nothing_to_do_after_a_trusted_signature(site, keys):
+    build(site, keys["other"], flight="f1")
+    trusted = {"trusted_keys": (str(keys["other"].public),)}
+    assert build(site, flight="f1", **trusted).outcome is BuildOutcome.REUSED
+    assert site.provisioner(**trusted).plan(site.request(flight_id="f1")).decision == "reused"
+
+
+def test_a_build_says_that_its_own_key_is_not_among_the_trusted_ones(site, keys):
+    ground, other = keys["ground"], keys["other"]
+    told = f"signing_key: expected {ground.key_id} among trusted_keys, found other ones"
+    for trusted, expected in (((ground,), 0), ((other,), 1), ((other, ground), 0), ((), 0)):
+        lines = tuple(pair.public_bytes.hex() for pair in trusted)
+        for outcome in (BuildOutcome.BUILT, BuildOutcome.REUSED):
+            report = build(site, ground, flight=f"f{len(trusted)}{expected}", trusted_keys=lines)
+            assert report.outcome is outcome
+            assert sum(told in each for each in report.warnings) == expected
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_build_says_what_it_makes_again_for_a_key_that_no_longer_counts(site, keys, limited):
+    ground, other = keys["ground"], keys["other"]
+    build(site, other, flight="f1")
+    lines = (f"{other.public_bytes.hex()} not_after=0",) if limited else ()
+    report = build(site, ground, flight="f1", trusted_keys=lines)
+    assert (report.engines_compiled, report.tiles_embedded) == (1, len(site.tiles))
+    (told,) = (each for each in report.warnings if "vouches for what is made again" in each)
+    assert "engine place, 16 cells of tiles, the index; generation 1, signature: expected" in told
+    assert (
+        f"key {other.key_id} to sign up to generation 0 (not_after), found generation 1"
+        if limited
+        else f"one by {ground.key_id}, found one by {other.key_id}"
+    ) in told
+
+
+def test_a_key_that_is_retired_here_signs_no_further_generation(site, keys):
+    ground, other = keys["ground"], keys["other"]
+    lines = (f"{ground.public_bytes.hex()} not_after=1", other.public_bytes.hex())
+    build(site, ground, flight="f1", trusted_keys=lines)
+    assert build(site, ground, flight="f1", trusted_keys=lines).outcome is BuildOutcome.REUSED
+    before = read_history(site.layout).state.position
+    with pytest.raises(RequestRefusedError, match="may sign generation 2") as caught:
+        build(site, ground, flight="f2", trusted_keys=lines)
+    assert caught.value.kind is ErrorKind.KEY
+    assert read_history(site.layout).state.position == before
+    build(site, other, flight="f2", trusted_keys=lines)
+    with pytest.raises(RequestRefusedError, match="may sign generation 3"):
+        site.provisioner(signing_key=ground.private, trusted_keys=lines).rollback()
 
 
 def test_the_name_of_a_key_is_no_signature(site, keys):

@@ -16,7 +16,7 @@ from store.cache.event_mapper import fold_entries, to_record, to_recorded_events
 from store.cache.event_store import EventStore
 from store.cache.view import open_view, read_history
 from store.disk.layout import Layout
-from store.domain.events import BuildStarted, CacheCreated
+from store.domain.events import BuildStarted, CacheCreated, GenerationAccepted
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, StoreError
 from store.testing import FakeClock
@@ -32,6 +32,30 @@ def layout(tmp_path):
         for number in range(3):
             play(store, Scenario(flight=f"f{number}", tiles={(0, number): "x"}))
     return layout
+
+
+def test_what_others_append_is_folded_before_the_next_append(layout):
+    store = EventStore.open(layout, FakeClock())
+    accept = [store.record(make(GenerationAccepted, generation=number), build=None) for number in (1, 2, 3)]
+    before, noted, folded = store.head, [], []
+    store.before_append = lambda *note: noted.append(note)
+    store.on_folded = lambda state: folded.append(state.position.seq)
+    store.journal.append(accept[:1])  # as another process does
+    store.refresh()
+    assert (store.state.accepted, folded) == ({1}, [before.seq + 1])
+    store.journal.append(accept[1:2])
+    store.append(accept[2:])
+    assert store.state.accepted == {1, 2, 3}
+    assert store.head == store.journal.head
+    assert (store.head.seq, store.appended, {*folded[1:]}) == (before.seq + 3, 1, {before.seq + 2})
+    # The first attempt was on a head that had moved.
+    assert [first for first, _ in noted] == [before.seq + 2, before.seq + 3]
+    assert noted[-1][1] == store.head
+    assert store.chain_at(before.seq) == before.chain.hex()
+    assert store.chain_at(before.seq + 4) is None
+    store.append_on(store.head, [], {b"name": b"value"})
+    assert len(noted) == 2
+    store.close()
 
 
 def entries_of(*raws):

@@ -12,8 +12,9 @@ from store.disk.layout import Layout
 from store.errors import ArtifactError, ErrorKind
 from store.formats.tables import decode_blocks
 from store.maintenance.collect_garbage import collect
+from store.maintenance.rebuild_journal import rebuild
 from store.policy import rollback
-from store.policy.recovery import Project
+from store.policy.recovery import Project, WriteSegment
 from store.policy.retention import KeepPolicy
 from store.testing import FakeClock
 from tests.played_builds import Scenario, play
@@ -44,7 +45,7 @@ def visible(layout):
 
 def test_a_head_without_its_artifacts_does_not_become_visible(layout):
     with open_cache(layout) as store:
-        assert (store.recovered, store.head_is_whole) == ((), False)
+        assert (store.recovered, store.head_is_whole) == ((WriteSegment(3),), False)
         with pytest.raises(ArtifactError, match="nothing was collected") as caught:
             collect(store, KeepPolicy(keep=1))
         assert caught.value.kind is ErrorKind.ARTIFACT_MISSING
@@ -74,8 +75,24 @@ def test_nothing_newer_than_what_is_visible_takes_its_place(layout):
     for path in (*layout.manifests.glob("00000002*"), *layout.segments.glob("00000002*")):
         path.unlink()
     with open_cache(layout) as store:
-        assert store.recovered == ()
+        assert store.recovered == (WriteSegment(2), WriteSegment(3))
     assert visible(layout) == [1]
+    with open_cache(layout) as store:
+        assert store.recovered == ()
+
+
+def test_segments_behind_it_are_written_and_are_enough_to_make_the_journal_again(layout, tmp_path):
+    """They make nothing visible, and without them the newest records would be in the journal alone."""
+    with open_cache(layout) as store:
+        committed = store.state.generations[3]
+    assert sorted(layout.segment_files()) == [1, 2, 3]
+    name = layout.segment_name(3)
+    assert (layout.segments / name).read_bytes() == (tmp_path / "source/segments" / name).read_bytes()
+    layout.journal.unlink()
+    rebuild(layout, clock=FakeClock(), host={})
+    with open_cache(layout) as store:
+        assert store.state.generations[3] == committed
+    assert visible(layout) == [1, 2]
 
 
 def test_a_rollback_or_a_build_leads_out(layout):

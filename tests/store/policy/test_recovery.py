@@ -8,7 +8,16 @@ from store.base.values import Position
 from store.domain.events import RolledBack
 from store.domain.state import Build, Generation, State
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
-from store.policy.recovery import Abandon, CacheFiles, ClearScratch, Project, SetAside, check, plan
+from store.policy.recovery import (
+    Abandon,
+    CacheFiles,
+    ClearScratch,
+    Project,
+    SetAside,
+    WriteSegment,
+    check,
+    plan,
+)
 from tests.played_builds import make
 
 SHA = "cd" * 32
@@ -97,8 +106,10 @@ def test_of_a_retired_generation_only_the_segment_is_made_again():
 def test_a_head_that_is_not_whole_is_not_projected_over_what_is_visible():
     there = observed(1)
     assert plan(state_of(3), there) == (Project(2), Project(3))
-    assert plan(state_of(3), there, head_is_whole=False) == ()
+    assert plan(state_of(3), there, head_is_whole=False) == (WriteSegment(2), WriteSegment(3))
     there = observed(2, manifests={2: "2.json"}, segments={2: "2.events"})
+    assert plan(state_of(3), there, head_is_whole=False) == (Project(1), WriteSegment(3))
+    there = observed(2, manifests={2: "2.json"}, segments={1: "1.events", 2: "2.events", 3: "3.events"})
     assert plan(state_of(3), there, head_is_whole=False) == (Project(1),)
 
 

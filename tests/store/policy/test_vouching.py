@@ -4,8 +4,8 @@ import pytest
 
 from store.domain import events as e
 from store.domain.fold import fold
-from store.domain.state import RecordedEvent
-from store.policy.vouching import Vouching, find_unvouched, withdraw
+from store.domain.state import Build, RecordedEvent
+from store.policy.vouching import OWN_RECORDS, Vouching, find_unvouched, merged, own_records_of, withdraw
 from tests.played_builds import make, ref_of
 
 CELL = ("s", 6, 0, 0)
@@ -127,3 +127,39 @@ def test_what_a_build_made_itself_meanwhile_is_not_withdrawn_again():
     found = find_unvouched(state, facts, Vouching(builds=frozenset(), unsigned_until=1))
     assert {event.key for event in found.withdrawals} == {"k", "i", "other"}
     assert {event.key for event in found.without_results_of(state, 2).withdrawals} == {"other"}
+
+
+def test_merged_ranges_are_in_order_and_apart():
+    assert merged([(8, 9), (1, 2), (3, 4), (6, 6), (8, 8)]) == ((1, 4), (6, 6), (8, 9))
+    assert merged([(1, 9), (3, 4), (6, 7), (9, 10)]) == ((1, 10),)
+    assert merged([]) == ()
+
+
+def test_of_very_many_ranges_the_newest_stay():
+    ranges = [(2 * number, 2 * number) for number in range(1, 300)]
+    assert merged(ranges) == tuple(ranges[-256:])
+
+
+def test_records_of_signed_builds_of_own_ranges_and_from_before_the_first_signature_are_covered():
+    vouching = Vouching(builds=frozenset({7}), unsigned_until=3, own=((5, 6), (9, 9)))
+    covered = [seq for seq in range(1, 12) if vouching.covers(seq, None)]
+    assert covered == [1, 2, 3, 5, 6, 9]
+    assert vouching.covers(11, 7)
+    assert not vouching.covers(11, 8)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "found"),
+    [
+        (None, ()),
+        ("", ()),
+        ([2, [3], [4, 5, 6], ["7", 8], None], ()),
+        ([[2, 3], [5, 9]], ((2, 3), (5, 9))),
+        ([[0, 3], [1, 1]], ((1, 1),)),
+        ([[3, 2]], ()),
+        ([[5, 10]], ()),
+    ],
+)
+def test_a_build_relied_only_on_records_before_it(recorded, found):
+    host = {} if recorded is None else {OWN_RECORDS: recorded}
+    assert own_records_of(Build(number=1, started_seq=10, started_ns=0, host=host)) == found

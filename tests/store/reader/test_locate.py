@@ -18,11 +18,12 @@ from pipeline.request.options import (
 )
 from store.base.camera import Camera, cut_square
 from store.base.distances import distance_m
-from store.base.lattice import chunk_of, footprint, middle, side_m, tile_side_m
+from store.base.lattice import chunk_id, chunk_of, footprint, middle, side_m, tile_side_m
 from store.errors import ArgumentError, ErrorKind, NoGoError, RequestRefusedError, StoreError
-from store.formats.tables import decode_blocks
+from store.formats.tables import decode_blocks, decode_tiles, encode_tiles
 from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, Answer, FlightCache
+from store.reader.loading import level_tables
 from store.reader.locate import MAX_AGE_DAYS
 from store.reader.question import parse_question
 from store.runtime import ExecutionError
@@ -483,6 +484,25 @@ class TestErrors:
             ),
         ):
             cache.locate(frame_at(X, Y), altitude_m=ALTITUDE_M)
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason"),
+    [
+        ([], "expected 289 chunks of the levels in the manifest, found 0"),
+        ([LEVEL.lattice_zoom << 58 | LEVEL.view << 50 | 2**13 << 25], "chunks of level 1, found"),
+        ([5], "chunks of level 1, found ids of other chunks"),
+        ([chunk_id(LEVEL, 3, 3)] * 2, "or one of them twice"),
+    ],
+)
+def test_an_index_of_other_rows_than_the_manifest_tells(cache, ids, reason):
+    class Index:
+        def rows(self, first, last):
+            return np.array(ids, np.int64), np.ones((len(ids), 16), np.float32)
+
+    with pytest.raises(NoGoError, match=reason) as error:
+        level_tables(cache.manifest, None, Index(), decode_tiles(encode_tiles([])))
+    assert error.value.kind is ErrorKind.ARTIFACT_DAMAGED
 
 
 def test_a_lens_is_corrected(kinds):

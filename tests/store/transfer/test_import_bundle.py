@@ -15,10 +15,15 @@ from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import (
     BuildCommitted,
+    BuildDenied,
+    CellEmbedded,
+    CheckPassed,
     CollectionPlanned,
+    EngineCompiled,
     GenerationAccepted,
     GenerationSigned,
     Imported,
+    Repaired,
     StepStarted,
 )
 from store.domain.manifest_projection import project
@@ -148,6 +153,30 @@ def test_signatures_and_acceptances_right_behind_the_head_are_imported(source, n
     done = take(new, export(source, tmp_path / "b").path, trusted_keys=[ALICE.public])
     assert (done.left_out, done.state.accepted) == (2, frozenset({1}))
     assert not whole(new)
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_signature_behind_records_that_change_no_result_is_imported(source, new, tmp_path, follows):
+    """A run that found the lock held, and a file that a writer or a repair set aside, before the generation was signed."""
+    with open_writer(source) as store:
+        play(store, Scenario(flight="f4"))
+        store.append(make(BuildDenied), make(Repaired), make(GenerationAccepted, generation=1), build=None)
+        sign(store, 3)
+    done = take(new, export(source, tmp_path / "b").path, trusted_keys=[ALICE.public], follows=follows)
+    assert (done.left_out, len(done.state.generations[3].signatures)) == (0, 1)
+    assert (chains(new) == chains(source)) is follows
+    assert not whole(new)
+
+
+@pytest.mark.parametrize("event", [EngineCompiled, CellEmbedded, CheckPassed, CollectionPlanned])
+def test_a_signature_behind_records_that_change_results_is_not_followed(source, new, tmp_path, event):
+    with open_writer(source) as store:
+        play(store, Scenario(flight="f4"))
+        gone = {"generations": (1,), "policy": {}} if event is CollectionPlanned else {}
+        store.append(make(event, **gone), build=None)
+        sign(store, 3)
+    with pytest.raises(NoGoError, match="signature"):
+        take(new, export(source, tmp_path / "b").path, trusted_keys=[ALICE.public], follows=True)
 
 
 def sign(store, generation, key=ALICE):

@@ -61,6 +61,42 @@ def test_a_floor_is_never_lowered(path, monkeypatch):
     assert floors[A] == RollbackProtection.load(path)[A] == 5
 
 
+def test_a_line_that_another_process_left_unsynced_is_synced_before_it_counts(path, monkeypatch):
+    RollbackProtection.load(path).adopt(A, 5)
+    calls = record_durability(monkeypatch)
+    floors = RollbackProtection.load(path)
+    floors.advance(A, 5)
+    assert calls == [("fsync", "floors")]
+
+
+@pytest.mark.parametrize(
+    ("number", "counts"), [(errno.EROFS, True), (errno.EINVAL, True), (errno.EIO, False)]
+)
+def test_a_file_that_cannot_be_synced_counts_only_where_nobody_writes(path, monkeypatch, number, counts):
+    RollbackProtection.load(path).adopt(A, 5)
+
+    def fail(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    if counts:
+        assert RollbackProtection.load(path)[A] == 5
+    else:
+        with pytest.raises(StoreError, match="floors"):
+            RollbackProtection.load(path)
+
+
+def test_a_file_that_cannot_be_read_is_an_error(path, monkeypatch):
+    RollbackProtection.load(path).adopt(A, 5)
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StoreError, match="floors"):
+        RollbackProtection.load(path)
+
+
 def test_an_unknown_cache_has_to_be_adopted(path):
     with pytest.raises(NoGoError, match="expected a known cache") as error:
         RollbackProtection.load(path).advance(A, 5)

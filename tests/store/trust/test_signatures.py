@@ -19,6 +19,7 @@ from store.trust.signatures import (
     TrustedKey,
     is_key_line,
     parse_keys,
+    parse_signature,
     signature_file,
     signature_problems,
 )
@@ -35,6 +36,11 @@ ALICE, BOB = signer_of(b"a" * 32), signer_of(b"b" * 32)
 RAW = b'{"any": "bytes"}\n'
 SIGNED = signature_file(ALICE.sign(RAW))
 BY_ALICE = (TrustedKey(ALICE.public),)
+
+
+def test_a_signature_file_is_read_back_unchecked():
+    assert parse_signature(SIGNED) == ALICE.sign(RAW)
+    assert parse_signature(SIGNED[:-1]) is None
 
 
 def reasons(signature=SIGNED, *, raw=RAW, generation=3, keys=BY_ALICE):

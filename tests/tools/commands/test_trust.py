@@ -98,6 +98,12 @@ def test_build_rollback_and_verify_with_a_key(world, keys, tmp_path):
     config.write_text('signing_key = "alice"\ntrusted_keys = ["alice.pub"]\n')
     told = ("--config", str(config))
     assert world.run("verify", *told).exit_code == 5
+    trusting = tmp_path / "trusting.toml"
+    trusting.write_text('trusted_keys = ["alice.pub"]\n')
+    for command in ("build", "plan"):
+        refused = world.json(command, world.request, "--config", str(trusting), code=5)
+        assert refused["error"]["kind"] == "signature"
+        assert "c10 sign 3" in refused["error"]["hint"]
 
     planned = world.json("plan", world.request, *told)
     assert (planned["decision"], planned["to_embed"]) == ("build", 0)
@@ -110,6 +116,7 @@ def test_build_rollback_and_verify_with_a_key(world, keys, tmp_path):
     assert key.key_id in world.run("status").stdout
     again = world.json("build", world.request, *told)
     assert (again["outcome"], again["writes"]) == ("reused", 0)
+    assert world.json("build", world.request, "--config", str(trusting))["outcome"] == "reused"
     without = world.json("build", world.request)
     assert (without["outcome"], without["generation"]) == ("reused", 4)
 

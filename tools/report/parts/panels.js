@@ -33,7 +33,7 @@ function figures(told) {
   const pairs = [["Took", duration(told.ms), told.ended ? null : "has no end on record"]];
   if (typeof area.present === "number") pairs.push(["Tiles", count(area.present), typeof area.wanted === "number" && area.wanted !== area.present ? `of ${count(area.wanted)} wanted` : "all that were wanted"]);
   if (typeof cost.embedded === "number" && list(told.steps).length) pairs.push(["Embedded", count(cost.embedded), "by the network"]);
-  if (typeof cost.reuse_ppm === "number") pairs.push(["Reused", share(cost.reuse_ppm), plural(cost.reused_tiles, "tile")]);
+  if (typeof cost.reuse_ppm === "number") pairs.push(["Reused", share(cost.reuse_ppm), plural(cost.reused_tiles, cost.unit || "tile")]);
   if (typeof cost.bytes === "number" && list(told.steps).length) pairs.push(["Stored", bytes(cost.bytes), "by its steps"]);
   if (list(area.zoom).length) pairs.push(["Zoom", area.zoom[0] === area.zoom[1] ? String(area.zoom[0]) : `${area.zoom[0]}–${area.zoom[1]}`, `${plural(list(area.cells).length, "cell")}`]);
   if (told.identity) pairs.push(["Identity", code(short(told.identity), told.identity), null]);
@@ -142,7 +142,7 @@ function costPanel(told) {
   const kind = (each) => (each.reused ? "reused" : "");
   const rows = steps.slice(0, LISTED).map((each) => [stepName(each), held(kind(each), each.ms, most("ms"), duration(each.ms)), each.bytes ? held(kind(each), each.bytes, most("bytes"), bytes(each.bytes)) : DASH]);
   rows.push([el("b", {}, "All steps"), el("b", {}, duration(sum("ms"))), el("b", {}, bytes(sum("bytes")))]);
-  const reuse = typeof cost.reuse_ppm === "number" ? `${share(cost.reuse_ppm)} of the tiles needed no network` : null;
+  const reuse = typeof cost.reuse_ppm === "number" ? `${share(cost.reuse_ppm)} of the ${cost.unit || "tile"}s needed no network` : null;
   return panel("cost", "Cost", reuse, table(["Step", "Time", "Stored"], rows));
 }
 

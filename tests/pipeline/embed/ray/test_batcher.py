@@ -23,7 +23,7 @@ import pytest
 from pipeline.build.report import BuildOutcome
 from pipeline.composition import build_cache_provisioner
 from pipeline.config import C10ProvisionerConfig
-from pipeline.embed.batcher import LocalDescriptorBatcher, worker_setup
+from pipeline.embed.batcher import LocalDescriptorBatcher
 from pipeline.embed.cells import plan_windows
 from pipeline.embed.ray.actor import TileEmbedder, decode_frame, software
 from pipeline.embed.ray.batcher import ATTEMPTS, RayDescriptorBatcher
@@ -36,6 +36,7 @@ from pipeline.embed.ray.cluster import (
     resource_of,
 )
 from pipeline.embed.ray.scaling import AdaptiveTimeout
+from pipeline.embed.worker_messages import worker_setup
 from pipeline.errors import EmbedError, ErrorKind, RequestError
 from pipeline.processes.framing import encode
 from pipeline.processes.serve import FAILED, FINISHED

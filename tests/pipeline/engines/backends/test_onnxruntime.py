@@ -34,8 +34,9 @@ def load(engine, *, batch=8):
     return load_compiled(OnnxRuntimeCompiler(), engine.path.read_bytes(), batch=batch)
 
 
-def test_two_compiles_give_the_same_bytes(job, tmp_path):
-    digests = set()
+@pytest.mark.parametrize("single", [False, True])
+def test_two_compiles_give_the_same_bytes(job, tmp_path, single):
+    job, digests = replace(job, single=single), set()
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         engine = OnnxRuntimeCompiler().compile(job, scratch=tmp_path / name)
