@@ -68,6 +68,7 @@ class ErrorKind(StrEnum):
     BUNDLE = "bundle"
     PACKAGE = "package"
     CLOSED = "closed"
+    NOT_CARRIED = "not-carried"
     EXECUTION = "execution"
     RUNTIME_UNAVAILABLE = "runtime-unavailable"
     ENGINE_LOAD = "engine-load"

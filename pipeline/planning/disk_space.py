@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.engines.models.model import Model
 from pipeline.index.plan import IndexPlan, can_extend, delta_limits, plan_index
+from pipeline.planning.carried import carried_cells
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import BuildPlan, Decision, make_plan, reusable_artifacts
 from pipeline.request.options import IndexKind, Storage
@@ -37,6 +38,7 @@ _BLOCK_ROW = 44
 _INDEX_ROW = 8
 _TILE_ROW = 44
 _CELL_ROW = 56
+_PACK_ROW = 16
 _LINK_LEVELS = 1.1
 _LINK = 4
 _FIXED = 1 << 18
@@ -55,15 +57,17 @@ class Estimate:
     index: int = 0
     tables: int = 0
     other: int = 0
+    packs: int = 0
 
     @property
     def total(self) -> int:
         """The sum of all kinds."""
-        return self.engines + self.blocks + self.index + self.tables + self.other
+        return self.engines + self.blocks + self.index + self.tables + self.other + self.packs
 
     def __str__(self) -> str:
         """Return the estimate for people, in MiB."""
         parts = {"engines": self.engines, "blocks": self.blocks, "index": self.index, "tables": self.tables}
+        parts |= {"carried tiles": self.packs}
         shown = (f"{name} {size / (1 << 20):.1f}" for name, size in parts.items() if size)
         return ", ".join(shown) + " MiB" if any(parts.values()) else "next to nothing"
 
@@ -107,6 +111,29 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
         index=index,
         tables=len(inputs.selection.tiles) * _TILE_ROW + cells * _CELL_ROW + 2 * PER_FILE,
         other=len(inputs.calibration) + _FIXED,
+        packs=sum(
+            each.size + each.tiles * _PACK_ROW + _CELL_ROW + PER_FILE
+            for each in plan.packs
+            if each.decision is Decision.RUN
+        ),
+    )
+
+
+def flown_size(inputs: Inputs) -> int:
+    """Return about how many bytes a manifest will name in all; of carried tiles the very number.
+
+    It is rather too low than too high: a request is refused by it, and the commit looks at the true size.
+    """
+    rows, dimensions = inputs.selection.unit_count, inputs.descriptor.dimensions or ASSUMED_DIMENSIONS
+    shown = inputs.selection.shown_tiles()
+    packs = carried_cells(shown, inputs.selection.units.ids) if inputs.request.carries_tiles else ()
+    return (
+        sum(model.size for model in inputs.models)
+        + rows * (4 * dimensions + _BLOCK_ROW)
+        + index_bytes(_index_plan(inputs, rows, dimensions), rows=rows, dimensions=dimensions)
+        + len(inputs.selection.tiles) * _TILE_ROW
+        + sum(cell.size + len(cell.tiles) * _PACK_ROW for cell in packs)
+        + len(inputs.calibration)
     )
 
 

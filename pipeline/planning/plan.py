@@ -6,13 +6,14 @@ tiles changed keeps the rows of the tiles that did not.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
 
 from pipeline.embed.cells import Cell, group_cells
 from pipeline.engines.models.model import Model
 from pipeline.engines.precision.float16 import least_cosine
+from pipeline.planning.carried import carried_cells
 from pipeline.planning.inputs import Inputs
 from pipeline.request.options import BadTilePolicy
 from store.base.canonical_json import Document
@@ -76,6 +77,16 @@ class CellPlan:
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
+class PackPlan:
+    """One cell of carried tiles: a known pack, or a new one of so many tiles and bytes."""
+
+    decision: Decision
+    why: str
+    tiles: int
+    size: int
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildPlan:
     """The plan before work starts; the index follows from the blocks and is decided after them.
 
@@ -86,6 +97,7 @@ class BuildPlan:
     cells: tuple[CellPlan, ...]
     stand_in: EnginePlan | None = None
     index_why: str = ""
+    packs: tuple[PackPlan, ...] = ()
 
     @property
     def stale(self) -> tuple[CellPlan, ...]:
@@ -108,11 +120,15 @@ class BuildPlan:
             }
             for kind, plan in named
         ]
-        reasons = Counter((str(plan.decision), plan.why) for plan in self.cells)
-        cells = [
-            {"kind": "cells", "subject": "", "key": "", "decision": decision, "why": why, "count": count}
-            for (decision, why), count in sorted(reasons.items())
-        ]
+        cells, packs = (
+            [
+                {"kind": kind, "subject": "", "key": "", "decision": decision, "why": why, "count": count}
+                for (decision, why), count in sorted(
+                    Counter((str(plan.decision), plan.why) for plan in plans).items()
+                )
+            ]
+            for kind, plans in (("cells", self.cells), ("packs", self.packs))
+        )
         index = {
             "kind": "index",
             "subject": "",
@@ -121,7 +137,7 @@ class BuildPlan:
             "why": "cells change" if self.stale else self.index_why or "follows from the blocks",
             "count": 1,
         }
-        return (*engines, *cells, index)
+        return (*engines, *cells, index, *packs)
 
 
 def reusable_artifacts(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
@@ -161,7 +177,22 @@ def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
         ),
         stand_in=_plan_stand_in(state, inputs.descriptor, present),
         index_why=_index_why(state, inputs, present),
+        packs=tuple(_plan_packs(state, inputs)),
     )
+
+
+def _plan_packs(state: State, inputs: Inputs) -> Iterator[PackPlan]:
+    """Plan the packs as if every unit got a descriptor; the stage looks into those that it reuses."""
+    if not inputs.request.carries_tiles:
+        return
+    for cell in carried_cells(inputs.selection.shown_tiles(), inputs.selection.units.ids):
+        known = cell.key in state.step_cache.packs
+        yield PackPlan(
+            decision=Decision.REUSE if known else Decision.RUN,
+            why="same tiles" if known else "its tiles were not packed yet",
+            tiles=len(cell.tiles),
+            size=cell.size,
+        )
 
 
 def _index_why(state: State, inputs: Inputs, present: Present) -> str:

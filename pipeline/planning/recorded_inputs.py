@@ -11,6 +11,9 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Final, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from pipeline.embed.cells import Cell, CellKey, group_cells
 from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import inspect_models
@@ -22,6 +25,7 @@ from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import parse_recorded_request
 from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.selection import Selection, select_tiles
+from pipeline.tiles.tile_columns import TileColumns
 from store.base.identity import cell_components, cell_key, difference, digest_packed_tiles
 from store.base.preprocessing import Preprocessing
 from store.domain.events import EngineCompiled
@@ -153,6 +157,16 @@ class RecordedInputs:
                 f" {self.request.tiles.source}"
             )
         return selection
+
+    def tiles_at(self, ids: npt.NDArray[np.int64]) -> TileColumns:
+        """Return the tiles with some descriptor ids, int64 [n], ascending; all of them may have changed."""
+        tiles = self._selection.tiles
+        found = tiles.take(np.isin(tiles.ids, ids))
+        if len(found) != len(ids):
+            raise UnavailableError(
+                f"tiles: expected {len(ids)}, found {len(found)} of them in {self.request.tiles.source}"
+            )
+        return found
 
     def shown_tiles(self) -> ShownTiles:
         """Return what units show; `cell` says of each whether that is as recorded."""

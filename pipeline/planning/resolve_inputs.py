@@ -17,7 +17,9 @@ from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import RequestError
 from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.index.plan import chosen_kind, graph_recipe
+from pipeline.planning.carried import require_flown_estimate
 from pipeline.planning.chunk_levels import ChosenLevel, choose_levels, levels_document
+from pipeline.planning.disk_space import flown_size
 from pipeline.planning.inputs import Inputs
 from pipeline.request.files import read_named_file
 from pipeline.request.options import ModelRole
@@ -91,7 +93,7 @@ def resolve_inputs(
     document = _identity_document(
         request, calibration, models, selection, levels, compiler=compiler, index=index
     )
-    return Inputs(
+    inputs = Inputs(
         request=request,
         calibration=calibration,
         models=models,
@@ -106,6 +108,9 @@ def resolve_inputs(
         ),
         levels=levels,
     )
+    if request.carry is not None:
+        require_flown_estimate(request, flown_size(inputs))
+    return inputs
 
 
 def _input_side(descriptor: Model) -> int:
@@ -154,6 +159,7 @@ def _identity_document(
             "min_fraction_ppb": round(request.coverage.min_fraction * _BILLION),
         },
         chunks=levels_document(levels),
+        carry={"tiles": True} if request.carries_tiles else None,
     )
 
 

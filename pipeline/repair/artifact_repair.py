@@ -7,12 +7,13 @@ A rebuilt artifact is stored only if its bytes are the same as before. Damaged b
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
+from pipeline.embed.cells import CellKey
 from pipeline.errors import PipelineError
 from pipeline.planning.recorded_inputs import UnavailableError
-from pipeline.repair import rebuild_artifacts, rebuild_index
+from pipeline.repair import rebuild_artifacts, rebuild_index, rebuild_packs
 from pipeline.repair.rebuild_artifacts import RebuildContext, RebuiltArtifact
 from pipeline.repair.report import RepairAction, repair_hint
 from store.base.values import ArtifactRef
@@ -31,9 +32,9 @@ from store.domain.events import (
 from store.domain.index_files import whole_of
 from store.domain.step_cache import StepCache
 from store.errors import ArtifactError, DiskFullError, ErrorKind, StoreError, TranslateOSErrors
-from store.formats.tables import BlockRow, decode_blocks
+from store.formats.tables import BlockRow, decode_blocks, decode_packs
 from store.manifest.manifest import Manifest
-from store.manifest.roles import DELTA, WHOLE
+from store.manifest.roles import DELTA, PACKS, WHOLE
 from store.verify import coverage
 
 _FAILURES = (UnavailableError, PipelineError, StoreError, ValueError)
@@ -98,6 +99,8 @@ class ArtifactRepair:
         yield from self._repair_index(index)
         report = partial(rebuild_artifacts.rebuild_area_report, context, rows)
         yield from self._repair("geographic report", manifest.geography, report)
+        if manifest.carried is not None:
+            yield from self._repair_packs(manifest.carried.packs, rows)
 
     def _repair_index(self, index: Index) -> Iterator[RepairAction]:
         """Repair the delta and the file that faiss wrote; neither needs the other."""
@@ -187,6 +190,23 @@ class ArtifactRepair:
                 _raise_shortage(error)
                 for event in left.values():
                     yield self._failure(*self._describe_block(event), event.block, error)
+
+    def _repair_packs(self, table: ArtifactRef, blocks: tuple[BlockRow, ...]) -> Iterator[RepairAction]:
+        """Repair the table of the packs, then the packs; without the blocks nobody knows what is in them."""
+        context, tiles = self.context, self.manifest.tiles
+        cells = cache(partial(rebuild_packs.carried_by, context, tiles, blocks))
+        yield from self._repair(
+            PACKS, table, lambda: rebuild_packs.rebuild_pack_table(context, tuple(cells().values()))
+        )
+        try:
+            rows = decode_packs(context.artifacts.read(table))
+        except ArtifactError:
+            return
+        self._check(tuple(row.ref for row in rows))
+        for row in rows:
+            place = CellKey(row.zoom, row.cell_x, row.cell_y)
+            made = partial(rebuild_packs.rebuild_pack, context, place, cells)
+            yield from self._repair(coverage.pack_role(row), row.ref, made)
 
     def _describe_block(self, event: CellEmbedded) -> tuple[str, str]:
         what = f"block {event.zoom}/{event.cell_x}/{event.cell_y}"

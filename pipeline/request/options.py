@@ -174,6 +174,25 @@ class ChunkOptions(CheckedRecord):
     level: Annotated[tuple[ChunkLevelOptions, ...], _chunk_levels] = ()
 
 
+DEFAULT_MAX_BYTES = 10_000_000_000
+"""What an aircraft's storage holds, unless the request says otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarryOptions(CheckedRecord):
+    """What a cache carries beside engines, index and descriptors.
+
+    Attributes:
+        tiles: Whether the encoded tiles that descriptors show fly as well.
+        max_bytes: Most bytes of all files that the manifest names.
+    """
+
+    table: ClassVar[str] = "carry"
+
+    tiles: Annotated[bool, rules.boolean] = False
+    max_bytes: Annotated[int, rules.whole_number(1, 1 << 50)] = DEFAULT_MAX_BYTES
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions(CheckedRecord):
     """How networks become engines.

@@ -60,6 +60,7 @@ class BuildRequest(CheckedRecord):
         altitude_m: Lowest and highest height above ground of the flight, metres; with the camera of the
             calibration it says how large the chunks of ground are that get a descriptor each.
         chunks: How the ground is cut into chunks. Without it and without an altitude, each tile gets a descriptor.
+        carry: What the cache carries to the aircraft besides, and how large all may be; without it no limit.
         engine: How networks become engines.
         index: How descriptors are indexed.
         coverage: How much must be present.
@@ -80,6 +81,7 @@ class BuildRequest(CheckedRecord):
     models: Annotated[tuple[options.ModelSpec, ...], _models]
     altitude_m: Annotated[tuple[float, float] | None, rules.altitudes] = None
     chunks: Annotated[options.ChunkOptions | None, rules.record(options.ChunkOptions)] = None
+    carry: Annotated[options.CarryOptions | None, rules.record(options.CarryOptions)] = None
     engine: Annotated[options.EngineOptions, rules.record(options.EngineOptions)] = field(
         default_factory=options.EngineOptions
     )
@@ -130,6 +132,11 @@ class BuildRequest(CheckedRecord):
     def cuts_chunks(self) -> bool:
         """Whether chunks of ground get the descriptors, and not tiles."""
         return self.altitude_m is not None or self.chunks is not None
+
+    @property
+    def carries_tiles(self) -> bool:
+        """Whether the encoded tiles fly as well."""
+        return self.carry is not None and self.carry.tiles
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -202,6 +209,7 @@ class BuildRequest(CheckedRecord):
 _TABLES: Mapping[str, type[CheckedRecord]] = {
     "tiles": options.TileOptions,
     "chunks": options.ChunkOptions,
+    "carry": options.CarryOptions,
     "engine": options.EngineOptions,
     "index": options.IndexOptions,
     "coverage": options.CoverageOptions,

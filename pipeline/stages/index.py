@@ -1,6 +1,7 @@
 """The index stage and the checks after it: index, report of the area, coverage walk."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from time import monotonic
 
 import numpy as np
@@ -11,6 +12,7 @@ from pipeline.errors import CheckError
 from pipeline.index.faiss_builder import FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexJob, plan_index
 from pipeline.planning.area_report import AreaReport, Place, ground_coverage
+from pipeline.planning.carried import require_flown_size
 from pipeline.request.options import IndexKind, IndexOptions
 from pipeline.stages.check_network import WEIGHTS_HINT
 from pipeline.stages.checks import INDEX_CHECK, ONE_ANSWER, check_index, require_coverage
@@ -24,6 +26,7 @@ from store.base.level import Level
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts, ref_of_draft
+from store.disk.cell_tables import tables_of_build
 from store.disk.write_once import Draft
 from store.domain import problem_lines
 from store.domain.attachments import GOLDEN, attached
@@ -33,8 +36,9 @@ from store.domain.state import BuildStatus
 from store.errors import ArtifactError
 from store.formats import descriptor_block
 from store.formats.descriptor_block import Block
-from store.formats.tables import BlockRow, decode_blocks, encode_blocks
-from store.verify.coverage import Coverage, block_role, referenced_by, walk
+from store.formats.tables import BlockRow, encode_blocks
+from store.manifest.roles import PACKS
+from store.verify.coverage import Coverage, block_role, pack_role, referenced_by, walk
 
 _MILLION = 1_000_000
 
@@ -300,22 +304,35 @@ def check_area(run: BuildContext, rows: Sequence[BlockRow] | None) -> AreaReport
 
 
 def walk_coverage(
-    run: BuildContext, geography: AreaReport, index: Index, rows: Sequence[BlockRow]
+    run: BuildContext,
+    geography: AreaReport,
+    index: Index,
+    rows: Sequence[BlockRow],
+    packs: Sequence[BlockRow] = (),
 ) -> Coverage:
     """Check that every file that the manifest will name is intact, and record the result.
 
+    Args:
+        run: The build.
+        geography: The report of the area.
+        index: The index.
+        rows: The blocks.
+        packs: The packs of carried tiles.
+
     Raises:
         ManifestCoverageError: A file is missing or damaged; or, when strict, there are foreign files.
+        CheckError: All files together are larger than `carry.max_bytes`.
     """
     run.enter("coverage", "artifacts")
     report = run.put(geography.encoded())
-    named = _files_to_name(run, report, index, rows)
+    named = _files_to_name(run, report, index, rows, packs)
+    require_flown_size(run.inputs.request, sum(size for _, size in named.values()))
     unread = sum(size for digest, (_, size) in named.items() if digest not in run.hashed)
     run.ports.progress.start("verify", total=unread, unit="bytes")
     found = walk(
         run.store.artifacts,
         named,
-        referenced=referenced_by(run.store.state, _kept_block_tables(run)),
+        referenced=referenced_by(run.store.state, _kept_files(run)),
         full=True,
         hashed=frozenset(run.hashed),
         on_progress=run.ports.progress.advance,
@@ -340,7 +357,11 @@ def walk_coverage(
 
 
 def _files_to_name(
-    run: BuildContext, report: ArtifactRef, index: Index, rows: Sequence[BlockRow]
+    run: BuildContext,
+    report: ArtifactRef,
+    index: Index,
+    rows: Sequence[BlockRow],
+    packs: Sequence[BlockRow],
 ) -> dict[str, tuple[str, int]]:
     build = run.store.state.builds[run.number]
     refs = {
@@ -348,28 +369,29 @@ def _files_to_name(
         **dict(named(index)),
         **{f"engine {name}": event.artifact for name, event in run.engines.items()},
         **{block_role(row): row.ref for row in rows},
+        **{pack_role(row): row.ref for row in packs},
     }
     golden = None if run.stand_in is None else attached(run.stand_in).get(GOLDEN)
     if golden is not None:
         refs["golden answers"] = golden
     if build.tiles is not None:
         refs["tile table"] = build.tiles.table
+    if build.carried is not None:
+        refs[PACKS] = build.carried.table
     if build.calibration is not None:
         refs["calibration"] = build.calibration
     return {ref.sha256: (role, ref.size) for role, ref in refs.items()}
 
 
-def _kept_block_tables(run: BuildContext) -> Iterator[tuple[BlockRow, ...]]:
-    """Yield the block tables of committed builds that are kept, except damaged ones."""
+def _kept_files(run: BuildContext) -> Iterator[ArtifactRef]:
+    """Yield what the tables of committed builds that are kept list, except damaged tables."""
     seen: set[str] = set()
     collected = run.store.state.collected
     for build in run.store.state.builds.values():
-        if build.status is not BuildStatus.COMMITTED or build.index is None or build.number in collected:
+        if build.status is not BuildStatus.COMMITTED or build.number in collected:
             continue
-        table = build.index.blocks
-        if table.sha256 not in seen:
-            seen.add(table.sha256)
-            try:
-                yield decode_blocks(run.store.artifacts.read(table))
-            except ArtifactError:
-                continue
+        for table in tables_of_build(build):
+            if table.ref.sha256 not in seen:
+                seen.add(table.ref.sha256)
+                with suppress(ArtifactError):
+                    yield from (ref for _, ref in table.files(run.store.artifacts))

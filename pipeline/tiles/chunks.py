@@ -189,9 +189,10 @@ def units_of_table(table: TileTable, inputs: Mapping[str, Any]) -> RetrievalUnit
     Raises:
         KeyError, TypeError, ValueError: No build of this version records such inputs.
     """
-    tiles, levels = TileColumns.from_table(table), parse_levels(inputs)
+    levels = parse_levels(inputs)
     if not levels:
-        return RetrievalUnits.of_tiles(tiles)
+        return RetrievalUnits(ids=table.ids.astype(np.int64), digests=table.digests)
+    tiles = TileColumns.from_table(table)
     west, south, east, north = inputs["bbox_e7"]
     if any(wanted_chunks(each.level, (west, south, east, north)).total > MAX_WANTED for each in levels):
         raise ValueError(f"an area that wants more than {MAX_WANTED} chunks")

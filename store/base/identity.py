@@ -16,6 +16,9 @@ from store.base.canonical_json import Digest, Document, Value, digest, encode
 
 RECIPES: Mapping[str, int] = {"tiles": 1, "engine": 1, "cell": 2, "index": 1, "checks": 1}
 
+PACK_RECIPE = 1
+"""The recipe of packing tiles. It is not among `RECIPES`, which every identity contains."""
+
 MAX_ZOOM = 25
 CELL_SHIFT = 4
 """A cell is 16 x 16 tiles of one zoom."""
@@ -145,6 +148,11 @@ def cell_key(components: Document) -> Digest:
     return digest("c10/cell/1", components)
 
 
+def pack_key(tiles: Digest) -> Digest:
+    """Return the key of packing the tiles of one cell, given the digest of that set."""
+    return digest("c10/pack/1", {"tiles": tiles, "recipe": PACK_RECIPE})
+
+
 def index_components(*, space: str, blocks: str, options: Document, library: str) -> Document:
     """Return the components of an index: everything that it depends on.
 
@@ -188,6 +196,7 @@ def build_inputs(
     index: Document,
     checks: Document,
     chunks: Document | None = None,
+    carry: Document | None = None,
 ) -> Document:
     """Return the inputs that define a build; the digest of this document is the build identity.
 
@@ -204,6 +213,7 @@ def build_inputs(
         index: Index options and library.
         checks: Thresholds, as integers.
         chunks: The `levels` of chunks, each with zoom, k, m and tile_edge; None if tiles get the descriptors.
+        carry: `{"tiles": true}` if the cache carries its tiles; None if not.
     """
     ordered = sorted(models, key=lambda model: str(model["name"]))
     return {
@@ -220,6 +230,7 @@ def build_inputs(
         "checks": checks,
         "recipes": dict(RECIPES),
         **({} if chunks is None else {"chunks": chunks}),
+        **({} if carry is None else {"carry": carry}),
     }
 
 

@@ -15,6 +15,7 @@ from store.cache import segment
 from store.cache.event_mapper import to_recorded_event, without_collector
 from store.cache.event_store import EventStore
 from store.disk.artifacts import Artifacts
+from store.disk.cell_tables import tables_of_manifest
 from store.disk.layout import Layout
 from store.disk.repair_commands import repairing
 from store.disk.write_once import write_once
@@ -29,7 +30,6 @@ from store.errors import (
     RequestRefusedError,
     from_os_error,
 )
-from store.formats.tables import decode_blocks
 from store.manifest import manifest
 from store.manifest.file_names import signature_name
 from store.policy.vouching import (
@@ -97,14 +97,13 @@ class Projections:
 
 
 def is_whole(state: State, generation: Generation, artifacts: Artifacts) -> bool:
-    """Whether everything that a manifest names, blocks included, is there by type and size."""
+    """Whether everything that a manifest names, blocks and packs included, is there by type and size."""
     shown = manifest.parse(project(state, generation))
     try:
-        rows = decode_blocks(artifacts.read(shown.index.blocks))
+        listed = [ref for table in tables_of_manifest(shown) for _, ref in table.files(artifacts)]
     except ArtifactError:
         return False
-    refs = (*(ref for _, ref in shown.artifacts()), *(row.ref for row in rows))
-    return all(map(artifacts.present, refs))
+    return all(map(artifacts.present, (*(ref for _, ref in shown.artifacts()), *listed)))
 
 
 def signatures_of(generation: Generation) -> tuple[bytes, ...]:

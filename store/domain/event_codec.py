@@ -28,6 +28,8 @@ TABLE: Mapping[str, tuple[int, type[Event]]] = {
     "step.retried": (1, e.StepRetried),
     "engine.compiled": (1, e.EngineCompiled),
     "cell.embedded": (1, e.CellEmbedded),
+    "tiles.packed": (1, e.TilesPacked),
+    "tiles.carried": (1, e.TilesCarried),
     "index.built": (1, e.IndexBuilt),
     "index.extended": (1, e.IndexExtended),
     "step.reused": (1, e.StepReused),

@@ -116,6 +116,27 @@ class CellEmbedded:
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
+class TilesPacked:
+    """The encoded tiles of one cell were packed for the aircraft (`store.formats.carried_tiles`)."""
+
+    zoom: int
+    cell_x: int
+    cell_y: int
+    key: str
+    pack: ArtifactRef
+    tiles: int
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
+class TilesCarried:
+    """All tiles to be carried are in the packs that `table` (the pack table) lists; `size` is that of the tiles."""
+
+    table: ArtifactRef
+    tiles: int
+    size: int
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
 class IndexBuilt:
     """The descriptor index was built from the blocks that `blocks` (the block table) lists."""
 
@@ -135,8 +156,7 @@ class IndexExtended:
     """An index was extended by a delta: rows to search as well, and ids to leave out.
 
     `artifact` is the delta (`store.formats.index_delta`), `base` the index that it extends, `blocks` the block table of
-    all `rows` that are found now. `kind`, `metric` and `dimensions` are those of the base, which has `rows - added +
-    dropped` rows.
+    all `rows` found now. `kind`, `metric`, `dimensions` are those of the base, of `rows - added + dropped` rows.
     """
 
     key: str
@@ -187,15 +207,10 @@ class CheckFailed:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class CoverageWalked:
-    """Everything the manifest will name was found whole.
+    """Everything the manifest will name was found whole; `geography` is the geographic report.
 
-    Attributes:
-        geography: The geographic report.
-        wanted: Tiles that the area wants; where chunks have the descriptors, steps of ground, by the level that
-            shows least.
-        present: Those of them that are there.
-        featureless: Those of `present` in which no place can be found.
-        skipped: Tiles without a descriptor.
+    Of the tiles that the area wants, or, by the level that shows least, of its steps of ground: how many, how many
+    are there, and in how many of these no place can be found. `skipped` are tiles without a descriptor.
     """
 
     files: int
@@ -260,8 +275,7 @@ class BuildRefused:
 class BuildDenied:
     """A run did not start a build, because another process held the build lock; belongs to no build.
 
-    `holder` is what the lock file said of the holder, `waited_ms` how long the run waited, `inputs` what it wanted to
-    build.
+    `holder` is what the lock file said of the holder, `inputs` what the run wanted to build.
     """
 
     identity: str
@@ -360,6 +374,8 @@ Event: TypeAlias = (
     | StepRetried
     | EngineCompiled
     | CellEmbedded
+    | TilesPacked
+    | TilesCarried
     | IndexBuilt
     | IndexExtended
     | StepReused

@@ -127,7 +127,7 @@ def _apply_to_cache(state: State, fact: RecordedEvent, event: Event) -> None:
             if state.cache_id:
                 raise _impossible(fact, "the cache was created twice")
             state.cache_id, state.created_ns = cache_id, fact.wall_ns
-        case e.EngineCompiled() | e.IndexBuilt() | e.IndexExtended() | e.CellEmbedded():
+        case e.EngineCompiled() | e.IndexBuilt() | e.IndexExtended() | e.CellEmbedded() | e.TilesPacked():
             state.step_cache.record_result(event, RecordedBy(fact.seq, None))
         case e.CheckPassed() | e.CheckFailed():
             state.step_cache.record_check(event)
@@ -205,6 +205,9 @@ def _apply_to_open_build(state: State, fact: RecordedEvent, build: Build, event:
         case e.IndexBuilt() | e.IndexExtended():
             state.step_cache.record_result(event, RecordedBy(fact.seq, build.number))
             return replace(build, coverage=None, index=event)
+        case e.TilesPacked():
+            state.step_cache.record_result(event, RecordedBy(fact.seq, build.number))
+            return replace(build, coverage=None)
         case e.CheckPassed() | e.CheckFailed():
             state.step_cache.record_check(event)
             return build
@@ -230,6 +233,8 @@ def _note_in_build(fact: RecordedEvent, build: Build, event: Event) -> Build:
             return replace(build, plan=steps)
         case e.TilesSelected():
             return replace(build, tiles=event)
+        case e.TilesCarried():
+            return replace(build, coverage=None, carried=event)
         case e.StepStarted(kind=kind, subjects=subjects):
             return replace(build, doing=" ".join((kind, *subjects[:1])))
         case e.StepRetried():

@@ -74,7 +74,7 @@ def format_of(build: Build) -> int:
 
 
 def _number_of(inputs: Document, *, extended: bool) -> int:
-    if "chunks" in inputs:
+    if "chunks" in inputs or "carry" in inputs:
         return CHUNKS
     return EXTENDED if extended else PLAIN
 
@@ -100,6 +100,7 @@ def _plain_body(state: State, build: Build) -> Document:
             **index_document(index),
             "embedded_by": _embedded_by(embedder) | _golden(build.stand_in),
         },
+        **_carried(build),
         "geography": {
             "report": artifact_document(coverage.geography),
             "wanted": coverage.wanted,
@@ -122,6 +123,22 @@ def _plain_body(state: State, build: Build) -> Document:
 
 _BODIES: Mapping[int, Callable[[State, Build], Document]] = dict.fromkeys(FORMATS, _plain_body)
 """How a body is written, by format. A body that was committed must be written the same way for ever."""
+
+
+def _carried(build: Build) -> dict[str, Value]:
+    """What the cache carries of its tiles; nothing, not even a name, where none were asked for."""
+    if "carry" not in build.inputs:
+        return {}
+    carried = build.carried
+    if carried is None:
+        raise TypeError("no carried tiles")
+    return {
+        "carried": {
+            "packs": artifact_document(carried.table),
+            "tiles": carried.tiles,
+            "size": carried.size,
+        }
+    }
 
 
 def head_projections(generation: int, raw: bytes) -> dict[bytes, bytes]:

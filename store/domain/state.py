@@ -71,6 +71,7 @@ class Build:
     engines: tuple[tuple[str, e.EngineCompiled], ...] = ()
     stand_in: e.EngineCompiled | None = None
     index: e.Index | None = None
+    carried: e.TilesCarried | None = None
     checks: tuple[e.CheckPassed, ...] = ()
     coverage: e.CoverageWalked | None = None
     cells_embedded: int = 0

@@ -17,13 +17,14 @@ from store.domain.events import (
     Index,
     IndexBuilt,
     IndexExtended,
+    TilesPacked,
 )
 from store.domain.index_files import refs_of
 
 CellName: TypeAlias = tuple[str, int, int, int]
 """(vector space, zoom, x >> 4, y >> 4)."""
 
-Result: TypeAlias = EngineCompiled | Index | CellEmbedded
+Result: TypeAlias = EngineCompiled | Index | CellEmbedded | TilesPacked
 
 
 class RecordedBy(NamedTuple):
@@ -40,6 +41,7 @@ class StepCache:
     Attributes:
         engines: The latest engine of each key.
         indexes: The latest index of each key.
+        packs: The latest pack of tiles of each key.
         blocks: The latest block of each cell.
         earlier: Superseded blocks of each cell, newest last, one per key: they fit again after a rollback.
         passed: The last passed check, by check and key.
@@ -52,6 +54,7 @@ class StepCache:
     passed: dict[tuple[str, str], CheckPassed] = field(default_factory=dict)
     earlier: dict[CellName, tuple[CellEmbedded, ...]] = field(default_factory=dict)
     made: dict[str, RecordedBy] = field(default_factory=dict)
+    packs: dict[str, TilesPacked] = field(default_factory=dict)
 
     def copy(self) -> "StepCache":
         """Return a step cache that shares nothing mutable with this one."""
@@ -62,6 +65,7 @@ class StepCache:
             passed=dict(self.passed),
             earlier=dict(self.earlier),
             made=dict(self.made),
+            packs=dict(self.packs),
         )
 
     def blocks_of(self, name: CellName) -> tuple[CellEmbedded, ...]:
@@ -92,6 +96,9 @@ class StepCache:
                 self.indexes[key] = result
                 self._void(key, keep=result.artifact.sha256)
                 self.made[result.artifact.sha256] = made
+            case TilesPacked(key=key):
+                self.packs[key] = result
+                self.made[result.pack.sha256] = made
             case _:
                 assert_never(result)
 
@@ -121,6 +128,8 @@ class StepCache:
             if not digests.isdisjoint(ref.sha256 for ref in refs_of(index)):
                 del self.indexes[key]
                 self._void(key)
+        for key in [key for key, event in self.packs.items() if event.pack.sha256 in digests]:
+            del self.packs[key]
         for name in list(self.blocks):
             left = tuple(event for event in self.blocks_of(name) if event.block.sha256 not in digests)
             self._keep_only(name, left)

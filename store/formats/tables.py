@@ -1,6 +1,6 @@
-"""Encode and decode the tile table and the block table, which list the content of a generation. Pure.
+"""Encode and decode the tile, block and pack tables, which list the content of a generation. Pure.
 
-Both are flat little-endian files of fixed-width columns: a reader can look up one row without parsing the
+They are flat little-endian files of fixed-width columns: a reader can look up one row without parsing the
 rest, and equal content has equal bytes. Rows are in ascending order of their key, without duplicates.
 
 Tile table, magic `C10TILE1`: count (8 bytes), then the columns
@@ -12,6 +12,8 @@ Block table, magic `C10BLCK1`: count (8 bytes), then the columns
     zoom, cell_x, cell_y, rows   u32 each
     digest    32 B  SHA-256 of the block
     size      u64   its size in bytes
+
+Pack table, magic `C10PCKS1`: the same columns; `rows` counts the tiles of a pack (`store.formats.carried_tiles`).
 """
 
 import datetime as dt
@@ -27,7 +29,7 @@ from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.errors import ArtifactError, ErrorKind
 
-_TILE_MAGIC, _BLOCK_MAGIC = b"C10TILE1", b"C10BLCK1"
+_TILE_MAGIC, _BLOCK_MAGIC, _PACK_MAGIC = b"C10TILE1", b"C10BLCK1", b"C10PCKS1"
 _HEADER = struct.Struct("<8sQ")
 _TILE_ROW, _BLOCK_ROW = 8 + 32 + 4, 16 + 32 + 8
 _UNKNOWN_DATE = -(1 << 31)
@@ -85,7 +87,7 @@ class TileTable:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class BlockRow:
-    """One block: its cell, its number of rows and its artifact."""
+    """One block or pack: its cell, its number of rows or tiles, and its artifact."""
 
     zoom: int
     cell_x: int
@@ -160,12 +162,8 @@ def decode_tiles(data: bytes | memoryview) -> TileTable:
 
 
 def encode_blocks(rows: Iterable[BlockRow]) -> bytes:
-    """Return the block table of blocks, given in any order."""
-    ordered = sorted(rows, key=lambda row: (row.zoom, row.cell_x, row.cell_y))
-    columns = [_column(ordered, name) for name in ("zoom", "cell_x", "cell_y", "rows")]
-    digests = b"".join(bytes.fromhex(row.ref.sha256) for row in ordered)
-    sizes = np.array([row.ref.size for row in ordered], "<u8").tobytes()
-    return b"".join((_HEADER.pack(_BLOCK_MAGIC, len(ordered)), *columns, digests, sizes))
+    """Return the bytes of the block table of blocks, given in any order."""
+    return _encode_rows(_BLOCK_MAGIC, rows)
 
 
 def decode_blocks(data: bytes | memoryview) -> tuple[BlockRow, ...]:
@@ -174,7 +172,33 @@ def decode_blocks(data: bytes | memoryview) -> tuple[BlockRow, ...]:
     Raises:
         ArtifactError: `data` is no complete block table.
     """
-    count = _row_count(data, _BLOCK_MAGIC, _BLOCK_ROW)
+    return _decode_rows(_BLOCK_MAGIC, data)
+
+
+def encode_packs(rows: Iterable[BlockRow]) -> bytes:
+    """Return the bytes of the pack table of packs, given in any order."""
+    return _encode_rows(_PACK_MAGIC, rows)
+
+
+def decode_packs(data: bytes | memoryview) -> tuple[BlockRow, ...]:
+    """Return the rows of a pack table, by zoom, cell x, cell y.
+
+    Raises:
+        ArtifactError: `data` is no complete pack table.
+    """
+    return _decode_rows(_PACK_MAGIC, data)
+
+
+def _encode_rows(magic: bytes, rows: Iterable[BlockRow]) -> bytes:
+    ordered = sorted(rows, key=lambda row: (row.zoom, row.cell_x, row.cell_y))
+    columns = [_column(ordered, name) for name in ("zoom", "cell_x", "cell_y", "rows")]
+    digests = b"".join(bytes.fromhex(row.ref.sha256) for row in ordered)
+    sizes = np.array([row.ref.size for row in ordered], "<u8").tobytes()
+    return b"".join((_HEADER.pack(magic, len(ordered)), *columns, digests, sizes))
+
+
+def _decode_rows(magic: bytes, data: bytes | memoryview) -> tuple[BlockRow, ...]:
+    count = _row_count(data, magic, _BLOCK_ROW)
     start = _HEADER.size
     columns = np.frombuffer(data, "<u4", 4 * count, start).reshape(4, count).tolist()
     digests = np.frombuffer(data, np.uint8, 32 * count, start + 16 * count).reshape(count, 32)

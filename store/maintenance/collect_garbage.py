@@ -27,12 +27,12 @@ from store.cache.event_store import RETRYABLE
 from store.cache.view import open_view
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
+from store.disk.cell_tables import tables_of_build
 from store.disk.layout import Layout
 from store.disk.scratch import RESERVE_NAME, release_reserve
 from store.domain.events import MAX_COLLECTED, Collected, CollectionPlanned
 from store.domain.state import State
 from store.errors import ArtifactError, ErrorKind, TranslateOSErrors
-from store.formats.tables import BlockRow, decode_blocks
 from store.manifest.file_names import parse_signature_name
 from store.policy.retention import (
     CollectionPlan,
@@ -40,8 +40,8 @@ from store.policy.retention import (
     Removal,
     RemovalReason,
     decide,
-    tables_needed,
-    tables_wanted,
+    kept_origins,
+    origins_going,
 )
 
 
@@ -158,24 +158,25 @@ def _make_room(store: CacheWriter, decision: CollectionPlan) -> bool:
 
 
 def _decide(state: State, policy: KeepPolicy, artifacts: Artifacts) -> CollectionPlan:
-    tables = dict(_read_tables(tables_needed(state, policy), artifacts))
-    for origin, table in tables_wanted(state, policy).items():
-        try:
-            tables.update(_read_tables({origin: table}, artifacts))
-        except ArtifactError:
-            continue
+    tables = {
+        origin: tuple(_listed(state, origin, artifacts, needed=True))
+        for origin in kept_origins(state, policy)
+    }
+    for origin in origins_going(state, policy):
+        tables[origin] = tuple(_listed(state, origin, artifacts, needed=False))
     return decide(state, policy, tables=tables, present=_artifact_sizes(artifacts))
 
 
-def _read_tables(
-    tables: Mapping[int, ArtifactRef], artifacts: Artifacts
-) -> Iterator[tuple[int, tuple[BlockRow, ...]]]:
-    for origin, table in tables.items():
+def _listed(state: State, origin: int, artifacts: Artifacts, *, needed: bool) -> Iterator[ArtifactRef]:
+    """Yield what the tables of a build list; those that cannot be read are left out unless they are needed."""
+    for table in tables_of_build(state.builds[origin]):
         try:
-            yield origin, decode_blocks(artifacts.read(table))
+            yield from (ref for _, ref in table.files(artifacts))
         except ArtifactError as error:
+            if not needed:
+                continue
             raise ArtifactError(
-                f"expected the block table of build {origin}, which says what must be kept, found it damaged or"
+                f"expected the {table.role} of build {origin}, which says what must be kept, found it damaged or"
                 f" missing: {error.message}",
                 kind=error.kind,
                 hint="c10 verify --full (says how to fix it)",

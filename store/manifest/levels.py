@@ -12,7 +12,7 @@ from store.base.level import Level
 from store.base.valueclass import valueclass
 
 CHUNKS: Final = 3
-"""Format of a manifest whose descriptors are those of chunks."""
+"""Format of a manifest whose descriptors are those of chunks, or that carries tiles."""
 
 MAX_LEVELS: Final = 16
 

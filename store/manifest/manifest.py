@@ -2,7 +2,7 @@
 
 A manifest file is one line of canonical JSON and a newline, `{"body": ..., "envelope": ..., "format": 1}`.
 The format is 2 if the index has a delta (`store.manifest.index_entry`), 3 if chunks of ground have the
-descriptors (`store.manifest.levels`). The *body* says what the cache
+descriptors (`store.manifest.levels`) or it carries tiles. The *body* says what the cache
 contains and what it was built from; generations of one origin have the same body, byte for byte. The
 *envelope* says which generation this is: cache id, generation, origin, the position in the journal just
 before its commit, and the time of the commit. `body_sha256` is the digest of the body's canonical form. The
@@ -26,7 +26,7 @@ from store.manifest import index_entry
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.manifest.index_entry import IndexEntry
 from store.manifest.levels import CHUNKS, ChunkLevel, parse_levels
-from store.manifest.roles import DELTA, TABLE, WHOLE
+from store.manifest.roles import DELTA, PACKS, TABLE, WHOLE
 
 FORMATS = (index_entry.PLAIN, index_entry.EXTENDED, CHUNKS)
 """The formats that this version reads and writes."""
@@ -88,6 +88,15 @@ class StandInEntry:
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
+class CarriedEntry:
+    """The encoded tiles that are carried: their pack table, how many they are, and their bytes in all."""
+
+    packs: ArtifactRef
+    tiles: int
+    size: int
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """A parsed manifest file; `raw` are its exact bytes."""
 
@@ -107,6 +116,7 @@ class Manifest:
     index: IndexEntry
     stand_in: StandInEntry | None
     levels: tuple[ChunkLevel, ...]
+    carried: CarriedEntry | None
 
     @property
     def sha256(self) -> str:
@@ -119,7 +129,7 @@ class Manifest:
         return next(engine for engine in self.engines if engine.role == "descriptor")
 
     def artifacts(self) -> Iterator[tuple[str, ArtifactRef]]:
-        """Yield (role, reference) of every artifact that the manifest names, except blocks in the table."""
+        """Yield (role, reference) of every artifact that the manifest names, except blocks and packs in their tables."""
         yield "calibration", self.calibration
         yield "tile table", self.tiles
         yield "geographic report", self.geography
@@ -131,6 +141,8 @@ class Manifest:
         if self.index.delta is not None:
             yield DELTA, self.index.delta.artifact
         yield TABLE, self.index.blocks
+        if self.carried is not None:
+            yield PACKS, self.carried.packs
 
 
 def body_digest(body: Document) -> str:
@@ -197,8 +209,10 @@ def _parse_body(raw: bytes, body: Document, envelope: Envelope, number: int) -> 
     engines = tuple(_parse_engine(engine) for engine in body["engines"])
     _require_requested_engines(inputs["models"], engines)
     levels = parse_levels(inputs)
-    if bool(levels) != (number == CHUNKS):
-        raise ValueError(f"a manifest of format {number} {'with' if levels else 'without'} levels of chunks")
+    carried = _parse_carried(body, inputs)
+    if bool(levels or carried) != (number == CHUNKS):
+        found = "with" if levels or carried else "without"
+        raise ValueError(f"a manifest of format {number} {found} levels of chunks or carried tiles")
     stand_in = _parse_stand_in(index.get("embedded_by", {}), engines, inputs)
     return Manifest(
         raw=raw,
@@ -217,6 +231,22 @@ def _parse_body(raw: bytes, body: Document, envelope: Envelope, number: int) -> 
         index=index_entry.parse(index, number=number),
         stand_in=stand_in,
         levels=levels,
+        carried=carried,
+    )
+
+
+def _parse_carried(body: Document, inputs: Document) -> CarriedEntry | None:
+    if ("carry" in inputs) != ("carried" in body) or inputs.get("carry", {"tiles": True}) != {"tiles": True}:
+        raise ValueError("the carried tiles are not those asked for")
+    if "carried" not in body:
+        return None
+    document = body["carried"]
+    if document.keys() != {"packs", "tiles", "size"}:
+        raise ValueError(f"carried tiles hold {sorted(document)}")
+    return CarriedEntry(
+        packs=validators.artifact_ref(document["packs"]),
+        tiles=validators.count(document["tiles"]),
+        size=validators.count(document["size"]),
     )
 
 

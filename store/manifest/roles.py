@@ -8,3 +8,6 @@ DELTA = "index delta"
 
 TABLE = "block table"
 """The table of the blocks that hold all rows."""
+
+PACKS = "pack table"
+"""The table of the packs of carried tiles."""

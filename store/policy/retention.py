@@ -2,7 +2,7 @@
 
 Retention counts origins, because generations of one origin show the same files. It keeps the last `keep` origins that
 were shown, every accepted one, and the one that a rollback without a target would show. For each of them it keeps
-everything that the manifest names, the blocks of its block table, the stand-in engine that made its vectors, and the
+everything that the manifest names, the blocks and packs of its tables, the stand-in engine that made its vectors, and the
 attachments of its engines.
 
 Three more kinds of artifacts are kept although no kept generation names them:
@@ -26,15 +26,14 @@ from store.domain.attachments import artifacts_of, attached_to_failure
 from store.domain.index_files import refs_of
 from store.domain.state import Build, BuildStatus, State
 from store.domain.step_cache import RecordedBy
-from store.formats.tables import BlockRow
 
 INTERRUPTED = "interrupted"
 """Kind of the failure of a build that a person or the system stopped: nothing was wrong with its work."""
 
 Reason = TypeVar("Reason", bound=StrEnum)
 
-Tables = Mapping[int, Sequence[BlockRow]]
-"""Build to the rows of its block table."""
+Tables = Mapping[int, Sequence[ArtifactRef]]
+"""Build to what its block table and its pack table list."""
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -155,18 +154,10 @@ def keep_without(state: State, generations: Iterable[int]) -> int:
     return min((place for place, origin in enumerate(shown) if origin in origins), default=0)
 
 
-def tables_needed(state: State, policy: KeepPolicy) -> dict[int, ArtifactRef]:
-    """Return the block tables of kept origins: they say which blocks must be kept."""
-    return {
-        origin: found for origin in kept_origins(state, policy) if (found := _table(state.builds[origin]))
-    }
-
-
-def tables_wanted(state: State, policy: KeepPolicy) -> dict[int, ArtifactRef]:
-    """Return the block tables of removed origins: they say whose the blocks were, and may be missing."""
+def origins_going(state: State, policy: KeepPolicy) -> list[int]:
+    """Return the origins that are not kept; their tables say whose the files were, and may be missing."""
     kept = kept_origins(state, policy)
-    going = [origin for origin in _origins(state) if origin not in kept]
-    return {origin: found for origin in going if (found := _table(state.builds[origin]))}
+    return [origin for origin in _origins(state) if origin not in kept]
 
 
 def decide(state: State, policy: KeepPolicy, *, tables: Tables, present: Mapping[str, int]) -> CollectionPlan:
@@ -175,7 +166,7 @@ def decide(state: State, policy: KeepPolicy, *, tables: Tables, present: Mapping
     Args:
         state: The folded journal.
         policy: What to keep.
-        tables: The block tables of `tables_needed`, all of them, and of `tables_wanted`, as far as they are there.
+        tables: The tables of `kept_origins`, all of them, and of `origins_going`, as far as they are there.
         present: Digest to size in bytes of the regular, well-named files in the tree.
     """
     origins = kept_origins(state, policy)
@@ -264,6 +255,8 @@ def _results(state: State) -> Iterator[tuple[RecordedBy, tuple[str, ...]]]:
         yield memo.made[engine.artifact.sha256], tuple(ref.sha256 for ref in artifacts_of(engine))
     for index in memo.indexes.values():
         yield memo.made[index.artifact.sha256], tuple(ref.sha256 for ref in refs_of(index))
+    for pack in memo.packs.values():
+        yield memo.made[pack.pack.sha256], (pack.pack.sha256,)
     for name in memo.blocks:
         for cell in memo.blocks_of(name):
             yield memo.made[cell.block.sha256], (cell.block.sha256,)
@@ -274,12 +267,12 @@ def _digests_of(state: State, origins: Iterable[int], tables: Tables) -> Iterato
     for origin in origins:
         for ref in refs_of_build(state.builds[origin]):
             yield ref.sha256
-        for row in tables.get(origin, ()):
-            yield row.ref.sha256
+        for ref in tables.get(origin, ()):
+            yield ref.sha256
 
 
 def refs_of_build(build: Build) -> Iterator[ArtifactRef]:
-    """Yield everything that the events of one build name, except blocks."""
+    """Yield everything that the events of one build name, except blocks and packs."""
     for _, engine in build.engines:
         yield from artifacts_of(engine)
     if build.stand_in is not None:
@@ -292,6 +285,8 @@ def refs_of_build(build: Build) -> Iterator[ArtifactRef]:
         yield build.coverage.geography
     if build.index is not None:
         yield from refs_of(build.index)
+    if build.carried is not None:
+        yield build.carried.table
     if build.failure is not None:
         yield from attached_to_failure(build.failure).values()
 
@@ -303,10 +298,6 @@ def _inputs(build: Build) -> Iterator[str]:
         yield build.tiles.table.sha256
     if build.failure is not None:
         yield from (ref.sha256 for ref in attached_to_failure(build.failure).values())
-
-
-def _table(build: Build) -> ArtifactRef | None:
-    return None if build.index is None else build.index.blocks
 
 
 def _tally(pairs: Iterable[tuple[Reason, int]]) -> dict[Reason, tuple[int, int]]:

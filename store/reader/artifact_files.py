@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass, field
 
 from store.base.values import ArtifactRef
-from store.errors import ErrorKind, RequestRefusedError
+from store.errors import ErrorKind, RequestRefusedError, is_shortage
+from store.files.regular_file import read_at
 from store.files.sealed_memory import SealedMemory, SealError, check_digest, open_expected, seal_file
 from store.manifest.manifest import Manifest
 from store.reader.manifest_files import damaged, denied
@@ -121,6 +122,27 @@ class ArtifactFiles:
             return sealed.view()
         finally:
             sealed.close()
+
+    def read_part(self, role: str, ref: ArtifactRef, offset: int, length: int) -> bytes:
+        """Return a part of a file that is not kept open, not hashed; fewer bytes if the file became shorter.
+
+        Raises:
+            NoGoError: It is missing, of another size, or cannot be read.
+            CacheUnusableError: This process lacks memory or open files.
+        """
+        self.require_open()
+        try:
+            fd = self._open(ref)
+        except SealError as error:
+            raise damaged([f"{role}: {error}"]) from error
+        try:
+            return read_at(fd, offset, length)
+        except OSError as error:
+            if is_shortage(error):
+                raise
+            raise damaged([f"{role}: expected a disk that can be read, found: {error.strerror}"]) from error
+        finally:
+            os.close(fd)
 
     def _open_all(self, manifest: Manifest) -> None:
         problems, all_denied = list[str](), True

@@ -23,17 +23,15 @@ from store.base.identity import tile_of
 from store.base.preprocessing import Pixels, Preprocessing
 from store.base.values import whole_number
 from store.errors import (
-    ArtifactError,
     IncompatibleDeviceError,
     NoGoError,
     TranslateShortages,
 )
-from store.formats.tables import TileTable, decode_tiles
-from store.manifest.manifest import EngineEntry, Manifest
+from store.manifest.manifest import EngineEntry
 from store.manifest.roles import WHOLE
 from store.reader.answer import Answer, Candidate
 from store.reader.arguments import as_floor, as_generation, require_pillow
-from store.reader.artifact_files import ArtifactFiles
+from store.reader.carried_tiles import CarriedTiles
 from store.reader.engine_parity import require_stand_in_parity
 from store.reader.loading import is_chunk, level_tables, load_entry, require_chunks
 from store.reader.locate import Locator
@@ -60,7 +58,7 @@ __all__ = [
 
 
 @dataclass(slots=True, repr=False)
-class FlightCache:
+class FlightCache(CarriedTiles):
     """One verified generation of a flight cache. Use it in a `with` statement; not for two threads at once.
 
     Attributes:
@@ -69,9 +67,6 @@ class FlightCache:
             empty in a cache that was opened to fly.
     """
 
-    manifest: Manifest
-    _files: ArtifactFiles
-    _tiles: TileTable | None = None
     _proofs: Path | None = None
     _loaded: LoadedCache | None = None
     elsewhere: Mapping[str, str] = field(default_factory=dict)
@@ -158,7 +153,7 @@ class FlightCache:
             raise damaged([f"preprocessing: {error}"]) from error
 
     def verify(self) -> Verification:
-        """Hash all files that the manifest names, blocks included, and compare its tables with it.
+        """Hash all files that the manifest names, blocks and packs included, and compare its tables with it.
 
         Raises:
             NoGoError: With every problem found.
@@ -232,8 +227,8 @@ class FlightCache:
     def load_all(self, *, threads: int = 1) -> LoadedCache:
         """Load all engines, the index, tile table, chunks and calibration, and run each engine once.
 
-        Call it before take-off: afterwards nothing of the cache is read from the medium any more, and no library
-        is loaded. `engine` and `descriptor_index` then return what was loaded, for that number of threads.
+        Call it before take-off: afterwards nothing of the cache is read from the medium any more but the tiles that
+        it may carry, and no library is loaded. `engine` and `descriptor_index` then return what was loaded, for that number of threads.
 
         Args:
             threads: Threads within one run of an engine, and of a search.
@@ -244,6 +239,8 @@ class FlightCache:
         require_pillow(load=True)
         with TranslateShortages("loading the cache"):
             self._tile_table()
+            if self.manifest.carried is not None:
+                self._load_carried()
             loaded = LoadedCache(
                 engines={
                     entry.model: self.engine(entry.model, threads=threads) for entry in self.manifest.engines
@@ -382,14 +379,6 @@ class FlightCache:
             raise KeyError(f"no tile with the descriptor id {number} in this cache{also}")
         zoom, x, y, _ = tile_of(number)
         return Tile(zoom, x, y, found)
-
-    def _tile_table(self) -> TileTable:
-        if self._tiles is None:
-            try:
-                self._tiles = decode_tiles(self._files.view("tile table", self.manifest.tiles))
-            except ArtifactError as error:
-                raise damaged([f"tile {error.message}"]) from error
-        return self._tiles
 
     def _entry(self, name: str) -> EngineEntry:
         for entry in self.manifest.engines:

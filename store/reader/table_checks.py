@@ -6,7 +6,7 @@ The caller has checked the digests of the bytes.
 from store.base.identity import digest_packed_tiles
 from store.errors import ArtifactError, ErrorKind
 from store.formats.index_delta import Delta, DeltaError, decode
-from store.formats.tables import BlockRow, TileTable, decode_blocks, decode_tiles
+from store.formats.tables import BlockRow, TileTable, decode_blocks, decode_packs, decode_tiles
 from store.manifest.manifest import Manifest
 
 
@@ -34,6 +34,19 @@ def blocks_of(manifest: Manifest, data: bytes | memoryview) -> tuple[BlockRow, .
     found = sum(row.rows for row in rows)
     if found != manifest.index.rows:
         raise _artifact_error(f"expected {manifest.index.rows} rows in the block table, found {found}")
+    return rows
+
+
+def packs_of(manifest: Manifest, data: bytes | memoryview) -> tuple[BlockRow, ...]:
+    """Return the rows of the pack table of a cache that carries tiles.
+
+    Raises:
+        ArtifactError: It is no pack table, or has another number of tiles.
+    """
+    rows = decode_packs(data)
+    found, expected = sum(row.rows for row in rows), manifest.carried.tiles if manifest.carried else 0
+    if found != expected:
+        raise _artifact_error(f"expected {expected} tiles in the pack table, found {found}")
     return rows
 
 

@@ -8,7 +8,7 @@ from store.files.sealed_memory import SealError
 from store.formats.index_delta import Delta
 from store.formats.tables import BlockRow
 from store.manifest.manifest import Manifest
-from store.manifest.roles import DELTA, TABLE
+from store.manifest.roles import DELTA, PACKS, TABLE
 from store.reader import table_checks
 from store.reader.artifact_files import ArtifactFiles
 from store.reader.manifest_files import damaged
@@ -16,7 +16,7 @@ from store.reader.results import Verification
 
 
 def verify_content(manifest: Manifest, files: ArtifactFiles) -> Verification:
-    """Hash all files that a manifest names, blocks included, and compare its tables with it.
+    """Hash all files that a manifest names, blocks and packs included, and compare its tables with it.
 
     Raises:
         NoGoError: With every problem found.
@@ -36,9 +36,13 @@ def verify_content(manifest: Manifest, files: ArtifactFiles) -> Verification:
     if TABLE not in problems:
         with _collect_problem(problems, TABLE):
             rows = table_checks.blocks_of(manifest, files.view(TABLE, manifest.index.blocks))
-    for row in rows:
+    packs: tuple[BlockRow, ...] = ()
+    if manifest.carried is not None and PACKS not in problems:
+        with _collect_problem(problems, PACKS):
+            packs = table_checks.packs_of(manifest, files.view(PACKS, manifest.carried.packs))
+    for kind, row in (*(("block", row) for row in rows), *(("pack", row) for row in packs)):
         count, size = count + 1, size + row.ref.size
-        with _collect_problem(problems, block_name(row)):
+        with _collect_problem(problems, f"{kind} {row.zoom}/{row.cell_x}/{row.cell_y}"):
             files.check_block(row.ref)
     if problems:
         raise damaged([*problems.values()])

@@ -18,6 +18,7 @@ from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache.view import HistoryView, died_build, read_history
 from store.disk.artifacts import Artifacts, counted
+from store.disk.cell_tables import tables_of_build
 from store.disk.layout import Layout
 from store.disk.write_once import Draft
 from store.domain.events import BuildAbandoned, BuildCommitted, BuildFailed, BuildRefused
@@ -30,7 +31,6 @@ from store.errors import (
     StoreError,
     from_os_error,
 )
-from store.formats.tables import BlockRow, decode_blocks
 from store.policy.recovery import check as check_history
 from store.transfer.bundle_format import MAX_ARTIFACTS, BundleHeader, Choice, write_bundle
 from store.transfer.selection import artifacts_named, artifacts_of_failing_step, digests_collected
@@ -162,7 +162,7 @@ def _content(
         case Choice.ALL:
             _require_all_artifacts(view, state)
             wanted = artifacts_named(facts)
-            needed = referenced_by(state, _block_tables(state, artifacts))
+            needed = referenced_by(state, _listed(state, artifacts))
     refs = [ref for _, ref in sorted(wanted.items()) if ref.sha256 not in damaged and artifacts.present(ref)]
     if len(refs) > MAX_ARTIFACTS:
         raise RequestRefusedError(
@@ -230,14 +230,14 @@ def _require_all_artifacts(view: HistoryView, state: State) -> None:
         )
 
 
-def _block_tables(state: State, artifacts: Artifacts) -> Iterator[Sequence[BlockRow]]:
-    """Yield the readable block tables of all builds that were committed and not collected."""
+def _listed(state: State, artifacts: Artifacts) -> Iterator[ArtifactRef]:
+    """Yield what the readable tables of all builds list that were committed and not collected."""
     collected = state.collected
     for build in state.builds.values():
-        committed = build.status is BuildStatus.COMMITTED and build.number not in collected
-        if committed and build.index is not None:
-            with suppress(StoreError):
-                yield decode_blocks(artifacts.read(build.index.blocks))
+        if build.status is BuildStatus.COMMITTED and build.number not in collected:
+            for table in tables_of_build(build):
+                with suppress(StoreError):
+                    yield from (ref for _, ref in table.files(artifacts))
 
 
 def _require_new(layout: Layout, target: Path) -> None:

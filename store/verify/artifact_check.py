@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts
+from store.disk.cell_tables import tables_of_manifest
 from store.errors import ArtifactError
 from store.manifest.manifest import Manifest
-from store.manifest.roles import DELTA, WHOLE
-from store.verify.coverage import CHANGED, map_in_threads, named_by
+from store.manifest.roles import DELTA, PACKS, WHOLE
+from store.manifest.roles import TABLE as TABLE_ROLE
+from store.verify.coverage import CHANGED, map_in_threads
 from store.verify.report import Finding, HashedAmount, ProblemKind
 
 ENGINE, INDEX, TABLE, BLOCK = range(4)
@@ -32,7 +34,7 @@ class NamedArtifact:
         """The lower, the earlier it is hashed."""
         if self.role.startswith("engine "):
             return ENGINE
-        if self.role.startswith("block ") and self.role != "block table":
+        if self.role.startswith(("block ", "pack ")) and self.role not in {TABLE_ROLE, PACKS}:
             return BLOCK
         return INDEX if self.role in {WHOLE, DELTA} else TABLE
 
@@ -51,15 +53,19 @@ class ArtifactCheck:
     _hashed_size: int = 0
 
     def add(self, origin: int, manifest: Manifest) -> None:
-        """Add the artifacts that the manifest of a build names; without a readable block table, no blocks."""
-        try:
-            self.named.update(named_by(manifest, self.artifacts))
-        except ArtifactError:
-            self.named.update({ref.sha256: (role, ref.size) for role, ref in manifest.artifacts()})
-            self.notes.append(f"the blocks of build {origin} were not looked at: their table is not readable")
-            self._report(
-                NamedArtifact(manifest.index.blocks.sha256, "block table", manifest.index.blocks.size)
-            )
+        """Add the artifacts that the manifest of a build names; of a table that cannot be read, the table alone."""
+        self.named.update({ref.sha256: (role, ref.size) for role, ref in manifest.artifacts()})
+        for table in tables_of_manifest(manifest):
+            try:
+                files = table.files(self.artifacts)
+            except ArtifactError:
+                what = "blocks" if table.role == TABLE_ROLE else "packs"
+                self.notes.append(
+                    f"the {what} of build {origin} were not looked at: their table is not readable"
+                )
+                self._report(NamedArtifact(table.ref.sha256, table.role, table.ref.size))
+            else:
+                self.named.update({ref.sha256: (role, ref.size) for role, ref in files})
 
     def check_sizes(self) -> list[NamedArtifact]:
         """Check type and size of all artifacts; return those that may be whole, most urgent first."""

@@ -15,12 +15,13 @@ from typing import NamedTuple, TypeVar
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts
+from store.disk.cell_tables import tables_of_manifest
 from store.disk.layout import FOLDERS, KNOWN_ENTRIES, LOCKS, Layout
 from store.domain.attachments import artifacts_of
 from store.domain.index_files import refs_of
 from store.domain.state import State
 from store.errors import ArtifactError, ManifestCoverageError, TranslateOSErrors
-from store.formats.tables import BlockRow, decode_blocks
+from store.formats.tables import BlockRow
 from store.manifest.file_names import parse_signature_name
 from store.manifest.manifest import Manifest
 from store.policy.retention import refs_of_build
@@ -77,14 +78,14 @@ class Coverage:
 
 
 def named_by(manifest: Manifest, artifacts: Artifacts) -> dict[str, tuple[str, int]]:
-    """Return digest to (role, size) of all artifacts of a manifest, blocks included.
+    """Return digest to (role, size) of all artifacts of a manifest, blocks and packs included.
 
     Raises:
-        ArtifactError: The block table is missing or damaged.
+        ArtifactError: The block table or the pack table is missing or damaged.
     """
     named = {ref.sha256: (role, ref.size) for role, ref in manifest.artifacts()}
-    for row in decode_blocks(artifacts.read(manifest.index.blocks)):
-        named[row.ref.sha256] = (block_role(row), row.ref.size)
+    for table in tables_of_manifest(manifest):
+        named.update({ref.sha256: (role, ref.size) for role, ref in table.files(artifacts)})
     return named
 
 
@@ -92,12 +93,13 @@ def missing_artifacts(manifest: Manifest, artifacts: Artifacts) -> tuple[str, ..
     """Return a line for each artifact of a manifest that is no regular file of its exact size."""
     if problems := _absent(manifest.artifacts(), artifacts):
         return problems
-    try:
-        named = named_by(manifest, artifacts)
-    except ArtifactError as error:
-        return (f"block table: {error.message}",)
-    refs = ((role, ArtifactRef(sha256=digest, size=size)) for digest, (role, size) in named.items())
-    return _absent(refs, artifacts)
+    listed: dict[str, tuple[str, ArtifactRef]] = {}
+    for table in tables_of_manifest(manifest):
+        try:
+            listed |= {ref.sha256: (role, ref) for role, ref in table.files(artifacts)}
+        except ArtifactError as error:
+            return (f"{table.role}: {error.message}",)
+    return _absent(listed.values(), artifacts)
 
 
 def damaged_artifacts(
@@ -106,7 +108,7 @@ def damaged_artifacts(
     """Hash all artifacts of a manifest, and return a line for each that is damaged.
 
     Raises:
-        ArtifactError: The block table is missing or damaged.
+        ArtifactError: The block table or the pack table is missing or damaged.
     """
     named = named_by(manifest, artifacts)
     refs = [ArtifactRef(sha256=digest, size=size) for digest, (_, size) in named.items()]
@@ -244,12 +246,12 @@ def refuse_foreign_files(found: Sequence[ForeignFile]) -> None:
         raise ManifestCoverageError([str(each) for each in found], hint=hint)
 
 
-def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> frozenset[str]:
+def referenced_by(state: State, listed: Iterable[ArtifactRef] = ()) -> frozenset[str]:
     """Return the digests that the journal names: of all builds, failed ones too, and of reusable steps.
 
     Args:
         state: The folded journal.
-        tables: Block tables of builds; later builds may have replaced their blocks.
+        listed: What tables of builds list; later builds may have replaced their blocks.
     """
     collected = state.collected
     builds = (build for build in state.builds.values() if build.number not in collected)
@@ -258,13 +260,19 @@ def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> fr
     digests.update(ref.sha256 for event in state.step_cache.indexes.values() for ref in refs_of(event))
     for name in state.step_cache.blocks:
         digests.update(event.block.sha256 for event in state.step_cache.blocks_of(name))
-    digests.update(row.ref.sha256 for table in tables for row in table)
+    digests.update(event.pack.sha256 for event in state.step_cache.packs.values())
+    digests.update(ref.sha256 for ref in listed)
     return frozenset(digests)
 
 
 def block_role(row: BlockRow) -> str:
     """Return what findings call a block."""
     return f"block {row.zoom}/{row.cell_x}/{row.cell_y}"
+
+
+def pack_role(row: BlockRow) -> str:
+    """Return what findings call a pack."""
+    return f"pack {row.zoom}/{row.cell_x}/{row.cell_y}"
 
 
 def _size_problem(artifacts: Artifacts, ref: ArtifactRef) -> str | None:

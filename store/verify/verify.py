@@ -211,6 +211,7 @@ def _table_findings(
         (manifest.tiles, table_checks.tiles_of),
         (manifest.index.blocks, table_checks.blocks_of),
         *([(delta.artifact, table_checks.delta_of)] if delta else []),
+        *([(manifest.carried.packs, table_checks.packs_of)] if manifest.carried else []),
     ]
     if not damaged.isdisjoint(ref.sha256 for ref, _ in tables):
         return

@@ -12,7 +12,7 @@ from store.base.values import ArtifactRef
 from store.domain.events import CheckFailed, CheckPassed
 from store.domain.index_files import delta_of, whole_of
 from store.domain.state import Build
-from store.manifest.roles import DELTA
+from store.manifest.roles import DELTA, PACKS
 from tools.forensics.area import Tiles, read_tiles
 from tools.forensics.cost import cost_of, duration
 from tools.forensics.failure import ArtifactReader
@@ -106,6 +106,8 @@ def _refs(build: Build) -> Iterator[tuple[str, ArtifactRef]]:
         if delta is not None:
             yield DELTA, delta
         yield "block table", build.index.blocks
+    if build.carried is not None:
+        yield PACKS, build.carried.table
     if build.coverage is not None:
         yield "geographic report", build.coverage.geography
 

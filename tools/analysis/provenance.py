@@ -1,7 +1,7 @@
 """Trace an artifact to its step, or a descriptor to its tile, engine, network and calibration. Pure."""
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ from store.domain.state import Build
 from store.errors import ArtifactError, StoreError
 from store.formats import descriptor_block
 from store.formats.descriptor_block import BlockError
-from store.formats.tables import BlockRow, decode_blocks
-from store.manifest.roles import DELTA
+from store.formats.tables import BlockRow, decode_blocks, decode_packs
+from store.manifest.roles import DELTA, PACKS
 from store.policy.retention import refs_of_build
 from tools.forensics.area import Tiles, known_levels, read_tiles
 from tools.forensics.failure import ArtifactReader
@@ -77,6 +77,16 @@ def _artifacts_in(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
         case e.BuildFailed():
             for name, ref in attached_to_failure(event).items():
                 yield f"{name} of a failure", ref
+        case _:
+            yield from _packs_in(event)
+
+
+def _packs_in(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
+    match event:
+        case e.TilesPacked():
+            yield f"pack {event.zoom}/{event.cell_x}/{event.cell_y}", event.pack
+        case e.TilesCarried():
+            yield PACKS, event.table
         case _:
             pass
 
@@ -208,9 +218,19 @@ def _block_digest(build: Build, artifacts: ArtifactReader, place: tuple[int, int
 
 
 def _block_rows(build: Build, artifacts: ArtifactReader) -> tuple[BlockRow, ...]:
-    data = artifacts.read(build.index.blocks) if build.index is not None else None
+    return _rows(build.index.blocks, decode_blocks, artifacts) if build.index is not None else ()
+
+
+def _pack_rows(build: Build, artifacts: ArtifactReader) -> tuple[BlockRow, ...]:
+    return _rows(build.carried.table, decode_packs, artifacts) if build.carried is not None else ()
+
+
+def _rows(
+    table: ArtifactRef, decode: Callable[[bytes], tuple[BlockRow, ...]], artifacts: ArtifactReader
+) -> tuple[BlockRow, ...]:
+    data = artifacts.read(table)
     try:
-        return decode_blocks(data) if data is not None else ()
+        return decode(data) if data is not None else ()
     except ArtifactError:
         return ()
 
@@ -291,7 +311,7 @@ def _engine_links(build: Build, builds: BuildHistory, digest: str) -> Iterator[d
 
 def _artifacts_of(build: Build, artifacts: ArtifactReader) -> Iterator[ArtifactRef]:
     yield from refs_of_build(build)
-    yield from (row.ref for row in _block_rows(build, artifacts))
+    yield from (row.ref for rows in (_block_rows, _pack_rows) for row in rows(build, artifacts))
 
 
 def _link(

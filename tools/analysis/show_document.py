@@ -76,6 +76,9 @@ def _steps(records: Sequence[DecodedRecord]) -> Iterator[dict[str, Any]]:
             case e.IndexExtended() as event:
                 what = f"{event.kind} extended, {event.added} added, {event.dropped} left out"
                 yield _step(record, "index", what, event.elapsed_ms, rows=event.rows, key=event.key)
+            case e.TilesCarried() as event:
+                what = f"{event.tiles:,} tiles carried, {render.size(event.size)}"
+                yield _step(record, "packs", what, None)
             case e.StepReused() as event:
                 yield _step(record, event.kind, f"{event.count} reused", None)
             case e.StepRetried() as event:

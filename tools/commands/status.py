@@ -60,6 +60,7 @@ def _head_facts(view: View) -> dict[str, Any]:
         }
         if index
         else None,
+        "carried_bytes": build.carried.size if build and build.carried else 0 if build else None,
         "committed": render.iso(head.wall_ns) if head else None,
         "rolled_back": {"left": rollback.left, "why": rollback.why} if rollback else None,
         "signed_by": [key_id for key_id, _ in head.signatures] if head else None,
@@ -126,6 +127,10 @@ def _head_fields(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("chunks", render.levels(document["levels"])),
         ("area", render.area(document)),
         ("index", _index(document["index"])),
+        (
+            "carried",
+            f"{render.size(document['carried_bytes'])} of tiles" if document["carried_bytes"] else None,
+        ),
         ("committed", render.utc(document["committed"])),
         ("identity", document["identity"]),
         ("manifest", document["manifest_sha256"]),

@@ -26,7 +26,7 @@ def _describe_event(event: Event) -> str:
             return _describe_ending(event)
         case e.EngineCompiled() | e.CellEmbedded() | e.IndexBuilt() | e.IndexExtended():
             return _describe_work(event)
-        case e.StepStarted() | e.StepRetried():
+        case e.StepStarted() | e.StepRetried() | e.TilesPacked() | e.TilesCarried():
             return _describe_work(event)
         case e.BuildStarted() | e.BuildPlanned() | e.TilesSelected() | e.StepReused() | e.CoverageWalked():
             return _describe_plan(event)
@@ -57,7 +57,15 @@ def _describe_ending(
             assert_never(event)
 
 
-def _describe_work(event: e.EngineCompiled | e.CellEmbedded | e.Index | e.StepStarted | e.StepRetried) -> str:
+def _describe_work(
+    event: e.EngineCompiled
+    | e.CellEmbedded
+    | e.Index
+    | e.TilesPacked
+    | e.TilesCarried
+    | e.StepStarted
+    | e.StepRetried,
+) -> str:
     match event:
         case e.EngineCompiled():
             what = "" if event.purpose == "flight" else f" as {event.purpose}"
@@ -75,6 +83,11 @@ def _describe_work(event: e.EngineCompiled | e.CellEmbedded | e.Index | e.StepSt
                 f"{event.added:,} added, {event.dropped:,} left out",
             )
             return f"index {event.kind} extended: {event.rows:,} rows, {changed}, {size(event.artifact.size)} in {took}"
+        case e.TilesPacked():
+            where = f"{event.zoom}/{event.cell_x}/{event.cell_y}"
+            return f"cell {where}: {plural(event.tiles, 'tile')} packed, {size(event.pack.size)}"
+        case e.TilesCarried():
+            return f"{plural(event.tiles, 'tile')} to be carried, {size(event.size)}"
         case e.StepStarted():
             return (
                 f"{event.kind} begun: {join_first(event.subjects)}"

@@ -87,6 +87,8 @@ class StepReconstructor:
                 step.count, step.unit = event.count, "steps"
             case e.EngineCompiled() | e.CellEmbedded() | e.IndexBuilt() | e.IndexExtended():
                 self._add_result(before, record, event)
+            case e.TilesPacked() | e.TilesCarried():
+                self._add_packs(before, record, event)
             case e.CheckPassed() | e.CheckFailed():
                 outcome = "done" if isinstance(event, e.CheckPassed) else "failed"
                 step = self._add_whole_step("check", event.subject, before, record, outcome=outcome)
@@ -161,6 +163,17 @@ class StepReconstructor:
             case _:
                 assert_never(event)
 
+    def _add_packs(
+        self, before: DecodedRecord, record: DecodedRecord, event: e.TilesPacked | e.TilesCarried
+    ) -> None:
+        step = self._open.get(("packs", "")) or self._begin_step("packs", "", before)
+        if isinstance(event, e.TilesPacked):
+            self._add_size(step, record, event.pack)
+            return
+        step.count, step.unit = event.tiles, "tiles"
+        self._add_size(step, record, event.table)
+        self._finish_step("packs", "", record, step)
+
     def _add_failure(self, before: DecodedRecord, record: DecodedRecord, event: e.BuildFailed) -> None:
         kinds = [step for (kind, _), step in self._open.items() if kind == event.step]
         last = self._steps[-1] if self._steps else None
@@ -187,6 +200,8 @@ class StepReconstructor:
         match before.event:
             case e.CoverageWalked():
                 return "commit"
+            case e.TilesCarried():
+                return "coverage"
             case e.EngineCompiled() | e.IndexBuilt() | e.IndexExtended():
                 return "check"
             case e.CheckPassed(subject="index") | e.StepReused(kind="index"):

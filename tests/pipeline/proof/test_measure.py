@@ -62,8 +62,12 @@ def test_pictures_within_a_distance_among_the_first():
     assert shares.pictures == 6
     assert shares.within == {
         **{(20, first): 1 for first in (1, 5, 10)},
-        **{(50, 1): 2, (50, 5): 3, (50, 10): 3},
-        **{(100, 1): 2, (100, 5): 3, (100, 10): 4},
+        (50, 1): 2,
+        (50, 5): 3,
+        (50, 10): 3,
+        (100, 1): 2,
+        (100, 5): 3,
+        (100, 10): 4,
     }
     assert shares.median_mm == round((20_001 + 500_000) / 2)
     assert (shares.better_half, shares.thresholds) == ((0, 0), ())

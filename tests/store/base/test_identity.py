@@ -138,6 +138,8 @@ def build_arguments():
             "engine": documents,
             "index": documents,
             "checks": documents,
+            "chunks": documents,
+            "carry": documents,
         }
     )
 

@@ -118,6 +118,8 @@ def test_tags_and_versions_are_what_they_were():
             "collected",
             "repaired",
             "imported",
+            "tiles.packed",
+            "tiles.carried",
         ),
         1,
     )

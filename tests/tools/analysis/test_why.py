@@ -116,7 +116,7 @@ def test_lines_about_a_descriptor():
 
 def test_a_tile_that_was_skipped_has_no_row():
     facts = chain(history(compiled(), cell(), index()), *ALL, word="6/18/3")["block"]["facts"]
-    assert (facts["row"], facts["why"]) == (None, "the tile was skipped, since it could not be decoded")
+    assert (facts["row"], facts["why"]) == (None, "it was skipped, since a tile could not be decoded")
 
 
 def test_of_several_blocks_of_a_cell_the_one_that_is_shown_is_meant():

@@ -61,6 +61,11 @@ LINES = [
         "engine net compiled as stand-in: 2.0 KiB in 0 ms",
     ),
     (
+        make(e.TilesPacked, zoom=6, cell_x=1, cell_y=2, tiles=9, pack=BYTES),
+        "cell 6/1/2: 9 tiles packed, 2.0 KiB",
+    ),
+    (make(e.TilesCarried, tiles=1, size=2048), "1 tile to be carried, 2.0 KiB"),
+    (
         make(e.CellEmbedded, zoom=6, cell_x=1, cell_y=2, rows=9, embedded=5, copied=4),
         "cell 6/1/2: 9 rows, 5 embedded, 4 copied",
     ),

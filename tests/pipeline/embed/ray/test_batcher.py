@@ -709,12 +709,20 @@ def test_an_actor_refuses_another_engine_other_software_and_no_engine(engine):
     assert decode_frame(actor.load(data, encode(setup))) == [FINISHED, None]
     content = picture(1)
     kind, (seconds, answer) = decode_frame(
-        actor.embed(encode([[hashlib.sha256(content).hexdigest(), content], ["00", content]]))
+        actor.embed(
+            encode(
+                {
+                    "tiles": [[1, hashlib.sha256(content).hexdigest(), content], [2, "00", content]],
+                    "chunks": None,
+                    "tile_edges": [],
+                }
+            )
+        )
     )
     assert kind == FINISHED
     assert seconds > 0
     assert answer["vectors"].shape == (1, DIMENSIONS)
-    assert [number for number, *_ in answer["bad"]] == [1]
+    assert [number for number, *_ in answer["bad_tiles"]] == [1]
 
 
 @pytest.mark.parametrize(
