@@ -93,7 +93,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             "Show the current generation of the cache.",
             _keys(
                 "generation build identity manifest_sha256 body_sha256 chain seq open_build flight_id sector "
-                "tiles zoom levels wanted localisable featureless skipped index carried_bytes committed "
+                "tiles zoom levels wanted localisable featureless skipped index carried_bytes proof committed "
                 "rolled_back signed_by lately"
             ),
         ),

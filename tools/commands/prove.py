@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from pipeline.errors import RequestError
+from pipeline.planning.proof import outside_warning, read_truth
 from pipeline.proof.measure import FIRST, RADII_M, Shares, count_shares
-from pipeline.stages.proof import Asked, ask_all, read_truth, warnings_of
+from pipeline.stages.proof import Asked, ask_all, doubt_warning
 from store.cache.view import require_cache
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED
 from tools.command import PATH, Answer, Call, print_message, shared_options, trust_options
@@ -49,17 +50,20 @@ def prove(
                 "expected a cache of chunks of ground, found one of tiles, which recognises crops of its imagery",
                 hint="build it with altitude_m or [chunks] in the request",
             )
-        table = read_truth(truth)
+        table, area = read_truth(truth), cache.manifest.inputs["bbox_e7"]
         locator = cache.locator(engine=query_engine(call.root, cache))
         with shown_progress() as progress:
             asked = ask_all(
                 table,
                 locator,
-                area=cache.manifest.inputs["bbox_e7"],
+                area=area,
                 near_m=near,
                 progress=progress,
             )
-    warnings_of(asked, lambda text: print_message(f"c10: warning: {text}"))
+    outside = table.outside(area)
+    for warning in (outside_warning(outside) if outside else None, doubt_warning(asked)):
+        if warning is not None:
+            print_message(f"c10: warning: {warning}")
     shares = count_shares([each.found for each in asked])
     return Answer(
         document=_document(asked, shares), lines=proof.lines([each.found for each in asked], shares)

@@ -108,7 +108,7 @@ def test_outside_of_the_area_is_wrong_and_told(site, rows):
     found = json.loads(result.stdout)
     assert [each["outside"] for each in found["answers"]] == [True, False, False, False]
     assert found["within"]["100"]["10"] == 0.75
-    assert "warning: photos/edge.png outside of the area" in result.stderr
+    assert "warning: photos/edge.png: outside of the area" in result.stderr
     shown = prove(site, HEADER + row("photos/edge.png", edge) + "".join(rows), json=False)
     assert "outside of the area" in shown.stdout
 

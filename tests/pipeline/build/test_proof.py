@@ -1,0 +1,284 @@
+"""Builds that must find photographs of known places before they are committed."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from pipeline.build.report import BuildOutcome
+from pipeline.errors import RequestError
+from pipeline.request.options import IndexKind, IndexOptions
+from pipeline.request.proof_options import ProofOptions
+from store.base.distances import distance_m
+from store.base.identity import build_identity
+from store.base.lattice import tile_side_m
+from store.domain.events import BuildFailed, CheckFailed, CheckPassed, StepReused
+from store.domain.proof import PROOF
+from store.errors import Category
+from store.manifest.manifest import parse
+from store.verify.verify import Depth, verify
+from tests.ground import (
+    ALTITUDE_M,
+    COLUMN,
+    EDGE,
+    ROW,
+    ZOOM,
+    GroundSite,
+    chunk_middle,
+    frame_at,
+    latitude,
+    longitude,
+)
+
+HEADER = "file,lon,lat,altitude_m,heading_deg\n"
+PLACES = {"one.png": (9, 7), "two.png": (8, 12), "three.png": (13, 9)}
+STEP_M = tile_side_m(ZOOM, 0) / 2
+WITHIN = ProofOptions(pictures="truth.csv", min=1, within_m=STEP_M)
+
+
+def place_at(x, y):
+    return longitude(COLUMN + x / EDGE), latitude(ROW + y / EDGE)
+
+
+def write_truth(site, places=None, wrong=()):
+    """Write photographs and their table; those that are wrong claim a place two tiles away."""
+    text = HEADER
+    for name, place in (places or PLACES).items():
+        x, y = chunk_middle(*place)
+        Image.fromarray(frame_at(x, y)).save(site.root / name)
+        lon, lat = place_at(x + (2 * EDGE if name in wrong else 0), y)
+        text += f"{name},{lon:.7f},{lat:.7f},{ALTITUDE_M},0\n"
+    site.write("truth.csv", text.encode())
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = GroundSite(tmp_path)
+    write_truth(site)
+    return site
+
+
+def built(site, proof=WITHIN, **fields):
+    report = site.build(proof=proof, **fields)
+    assert report.error is None, report.error
+    return report
+
+
+def manifest_of(site):
+    return parse(site.head_bytes())
+
+
+def answers_in(site, digest):
+    return json.loads((site.layout.artifact(digest)).read_bytes())["answers"]
+
+
+class TestWhatIsCommitted:
+    def test_the_manifest_shows_the_check_and_names_the_answers(self, site):
+        built(site)
+        manifest = manifest_of(site)
+        (check,) = [each for each in manifest.body["checks"] if each["check"] == PROOF]
+        assert manifest.proof is not None
+        assert check["artifact"] == manifest.proof.sha256
+        measured = check["measured"]
+        assert (measured["pictures"], measured["right"]) == (3, 3)
+        assert measured["within_mm"] == round(STEP_M * 1000)
+        assert (measured["at"], measured["min_ppm"]) == (1, 1_000_000)
+        assert measured["median_mm"] < 1000
+        assert measured["better_half_right_ppm"] == 1_000_000
+        assert [each[1:] for each in measured["margins"]] == [[3, 3], [2, 2], [1, 1]]
+        assert measured["size"] == manifest.proof.size
+        answers = answers_in(site, manifest.proof.sha256)
+        assert [each["file"] for each in answers] == list(PLACES)
+        for each, place in zip(answers, PLACES.values(), strict=True):
+            best = each["candidates"][0]
+            true = place_at(*chunk_middle(*place))
+            assert distance_m((best["lon_e7"] / 1e7, best["lat_e7"] / 1e7), true) < 1
+            assert best["error_mm"] < 1000
+            assert not each["outside"]
+            assert len(each["candidates"]) == 10
+        assert json.loads(manifest.raw)["format"] == 3
+
+    def test_the_identity_names_it_only_where_it_is_asked_for(self, site):
+        plain = site.build()
+        assert "proof" not in manifest_of(site).inputs
+        assert manifest_of(site).proof is None
+        built(site)
+        inputs = manifest_of(site).inputs
+        assert inputs["proof"].keys() == {"table", "photographs", "count", "within_mm", "at", "min_ppm"}
+        without = {name: value for name, value in inputs.items() if name != "proof"}
+        assert build_identity(without) == plain.identity
+
+    @pytest.mark.parametrize("kind", [IndexKind.HNSW, IndexKind.IVF_PQ])
+    def test_every_kind_of_index(self, site, kind):
+        built(site, index=IndexOptions(kind=kind))
+        assert len(answers_in(site, manifest_of(site).proof.sha256)) == 3
+
+    def test_near_a_guess(self, site):
+        built(site, proof=ProofOptions(pictures="truth.csv", min=1, within_m=STEP_M, near_m=3 * 2 * STEP_M))
+        assert manifest_of(site).inputs["proof"]["near_mm"] == round(6 * STEP_M * 1000)
+
+    def test_a_thousand_photographs_leave_the_manifest_small(self, site):
+        rows = []
+        for number in range(1000):
+            name = f"a photograph with a rather long name, such as cameras give {number:04}.png"
+            lon, lat = place_at(*chunk_middle(9, 7))
+            if number == 0:
+                Image.fromarray(frame_at(*chunk_middle(9, 7))).save(site.root / name)
+            else:
+                (site.root / name).hardlink_to(site.root / rows[0].split('"')[1])
+            rows.append(f'"{name}",{lon},{lat},{ALTITUDE_M},0\n')
+        site.write("truth.csv", (HEADER + "".join(rows)).encode())
+        built(site)
+        assert len(site.head_bytes()) < 16_384
+        assert len(answers_in(site, manifest_of(site).proof.sha256)) == 1000
+
+
+class TestReuse:
+    def test_nothing_to_do_asks_for_nothing(self, site):
+        built(site)
+        assert built(site).outcome is BuildOutcome.REUSED
+
+    def test_the_same_key_is_not_asked_again(self, site):
+        built(site)
+        built(site, flight_id="another")
+        (passed,) = [event for event in site.events(CheckPassed) if event.check == PROOF]
+        (reused,) = [event for event in site.events(StepReused) if event.kind == PROOF]
+        assert list(reused.keys.values()) == [passed.key]
+        assert manifest_of(site).proof.sha256 == passed.artifact
+        assert PROOF in {each["check"] for each in manifest_of(site).body["checks"]}
+
+    def test_what_it_depends_on_is_asked_again(self, site):
+        built(site)
+        write_truth(site, {"one.png": (9, 7)})
+        built(site)
+        built(site, proof=ProofOptions(pictures="truth.csv", min=0.5, within_m=STEP_M))
+        Image.fromarray(frame_at(*chunk_middle(10, 7))).save(site.root / "one.png")
+        assert site.build(proof=WITHIN).outcome is BuildOutcome.FAILED
+        assert len([event for event in site.events(CheckPassed) if event.check == PROOF]) == 3
+
+    def test_damaged_answers_are_asked_for_again(self, site):
+        built(site)
+        digest = manifest_of(site).proof.sha256
+        before = site.layout.artifact(digest).read_bytes()
+        site.layout.artifact(digest).unlink()
+        built(site, force=True)
+        assert manifest_of(site).proof.sha256 == digest
+        assert site.layout.artifact(digest).read_bytes() == before
+
+
+class TestFailure:
+    def test_too_few_leave_the_head_and_are_all_recorded(self, site):
+        site.build()
+        head = site.head_bytes()
+        write_truth(site, wrong=("two.png",))
+        report = site.build(proof=ProofOptions(pictures="truth.csv", min=0.9, within_m=STEP_M))
+        assert report.outcome is BuildOutcome.FAILED
+        assert report.error.category is Category.BUILD_FAILED
+        for said in ("only 2 of 3", "below 0.9", "two.png"):
+            assert said in report.error.message
+        assert site.head_bytes() == head
+        (failed,) = [event for event in site.events(CheckFailed) if event.check == PROOF]
+        assert (failed.measured["pictures"], failed.measured["right"]) == (3, 2)
+        assert [each["file"] for each in answers_in(site, failed.artifact)] == list(PLACES)
+        (ended,) = site.events(BuildFailed)
+        assert ended.inputs["attached"][PROOF]["sha256"] == failed.artifact
+        # What was made for it is not made again.
+        again = site.build(proof=ProofOptions(pictures="truth.csv", min=0.6, within_m=STEP_M))
+        assert again.error is None
+        assert (again.chunks_embedded, again.engines_compiled) == (0, 0)
+
+    def test_a_photograph_outside_counts_as_wrong_and_is_told(self, site):
+        write_truth(site, PLACES | {"edge.png": (0, 7)})
+        report = site.build(proof=WITHIN)
+        assert "only 3 of 4" in report.error.message
+        assert "edge.png" in report.error.message
+        report = built(site, proof=ProofOptions(pictures="truth.csv", min=0.75, within_m=STEP_M))
+        assert any("edge.png: outside" in line for line in report.warnings)
+
+    @pytest.mark.parametrize(("at", "passes"), [(1, False), (10, True)])
+    def test_among_how_many_candidates(self, site, at, passes):
+        # Claims a place one step away, where the next chunk's middle is.
+        x, y = chunk_middle(9, 7)
+        lon, lat = place_at(x + EDGE // 2, y)
+        site.write("truth.csv", f"{HEADER}one.png,{lon},{lat},{ALTITUDE_M},0\n".encode())
+        options = ProofOptions(pictures="truth.csv", min=1, within_m=0.75 * STEP_M, at=at)
+        assert (site.build(proof=options).error is None) is passes
+
+    REFUSED = {
+        "no table": (lambda site: (site.root / "truth.csv").unlink(), "truth.csv"),
+        "an empty table": (lambda site: site.write("truth.csv", b""), "column"),
+        "no photograph": (lambda site: (site.root / "two.png").unlink(), "two.png"),
+        "no picture": (lambda site: site.write("two.png", b"none"), "two.png"),
+        "no camera": (lambda site: site.write("camera.json", b'{"focal": 35}'), "camera"),
+    }
+
+    @pytest.mark.parametrize("name", REFUSED)
+    def test_what_cannot_be_asked_is_refused(self, site, name):
+        spoil, said = self.REFUSED[name]
+        spoil(site)
+        report = site.build(proof=WITHIN)
+        assert report.error.category is Category.REFUSED
+        assert said in report.error.message
+        assert report.error.hint
+
+    def test_a_distance_that_no_chunk_reaches_is_refused(self, site):
+        least = STEP_M / 2**0.5
+        report = site.build(proof=ProofOptions(pictures="truth.csv", min=0, within_m=0.99 * least))
+        assert report.error.category is Category.REFUSED
+        assert "within_m" in report.error.message
+        built(site, proof=ProofOptions(pictures="truth.csv", min=0, within_m=1.01 * least))
+
+    def test_tiles_have_no_scale(self, site):
+        with pytest.raises(RequestError, match=r"altitude_m or \[chunks\]"):
+            site.request(proof=WITHIN, chunks=None)
+
+
+class TestTheRestOfTheCache:
+    def test_verify_says_what_was_shown(self, site):
+        site.build()
+        assert any("nobody has shown" in note for note in verify(site.layout, depth=Depth.FULL).notes)
+        built(site)
+        report = verify(site.layout, depth=Depth.FULL)
+        assert report.go
+        assert any("3 of 3 photographs found" in note for note in report.notes)
+
+    def test_damaged_answers_are_found_and_made_again(self, site):
+        built(site)
+        path = site.layout.artifact(manifest_of(site).proof.sha256)
+        before = path.read_bytes()
+        path.unlink()
+        path.write_bytes(before[:-2] + b"x\n")
+        found = verify(site.layout, depth=Depth.FULL)
+        assert [problem.subject for problem in found.problems] == [f"{PROOF} {path.name[:12]}"] or not found.go
+        repaired = site.provisioner().repair()
+        assert repaired.go, repaired
+        assert path.read_bytes() == before
+
+    def test_photographs_that_changed_do_not_repair_it(self, site):
+        built(site)
+        path = site.layout.artifact(manifest_of(site).proof.sha256)
+        path.unlink()
+        write_truth(site, wrong=("one.png",))
+        repaired = site.provisioner().repair()
+        assert not repaired.go
+        assert any("photographs" in str(each) for each in (*repaired.repairs, *repaired.problems))
+
+    def test_collection_keeps_the_answers_of_kept_builds(self, site):
+        built(site)
+        first = manifest_of(site).proof.sha256
+        write_truth(site, {"one.png": (9, 7)})
+        built(site)
+        second = manifest_of(site).proof.sha256
+        site.provisioner().collect_garbage(keep=2)
+        assert site.layout.artifact(first).exists()
+        for number in range(2):
+            built(site, flight_id=f"f{number}")
+        site.provisioner().collect_garbage(keep=1)
+        assert not site.layout.artifact(first).exists()
+        assert site.layout.artifact(second).exists()
+        assert verify(site.layout, depth=Depth.FULL).go
+        # The collected answers count as never given.
+        write_truth(site)
+        built(site)
+        assert manifest_of(site).proof.sha256 == first
+        assert verify(site.layout, depth=Depth.FULL).go
