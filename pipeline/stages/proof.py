@@ -247,8 +247,8 @@ def prove_build(run: BuildContext, index: Index) -> None:
     if isinstance(verdict, CheckFailed):
         raise CheckError(
             f"expected the cache to find its photographs, found {verdict.why}",
-            hint="c10 prove shows every answer of a cache without [proof]; look at altitude, heading and place of"
-            " the worst, widen altitude_m, raise chunks.overlap, take newer imagery, or lower proof.min",
+            hint="look at place, altitude and heading of the worst in the table; raise chunks.overlap, take newer"
+            " imagery, or lower proof.min",
             subject=SUBJECT,
         )
 

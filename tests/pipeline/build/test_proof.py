@@ -1,6 +1,7 @@
 """Builds that must find photographs of known places before they are committed."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -9,13 +10,24 @@ from pipeline.build.report import BuildOutcome
 from pipeline.errors import RequestError
 from pipeline.request.options import IndexKind, IndexOptions
 from pipeline.request.proof_options import ProofOptions
+from pipeline.request.request import BuildRequest
+from pipeline.request.to_toml import to_toml
 from store.base.distances import distance_m
 from store.base.identity import build_identity
 from store.base.lattice import tile_side_m
+from store.cache.writer import CacheWriter
+from store.disk.layout import Layout
 from store.domain.events import BuildFailed, CheckFailed, CheckPassed, StepReused
 from store.domain.proof import PROOF
-from store.errors import Category
+from store.errors import Category, NoGoError
 from store.manifest.manifest import parse
+from store.policy.retention import KeepPolicy
+from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.testing import FakeClock
+from store.transfer.export import export
+from store.transfer.import_bundle import import_bundle
+from store.transfer.mirror import mirror
+from store.trust.key_files import write_key_pair
 from store.verify.verify import Depth, verify
 from tests.ground import (
     ALTITUDE_M,
@@ -152,7 +164,7 @@ class TestReuse:
         write_truth(site, {"one.png": (9, 7)})
         built(site)
         built(site, proof=ProofOptions(pictures="truth.csv", min=0.5, within_m=STEP_M))
-        Image.fromarray(frame_at(*chunk_middle(10, 7))).save(site.root / "one.png")
+        Image.fromarray(frame_at(*chunk_middle(12, 7))).save(site.root / "one.png")
         assert site.build(proof=WITHIN).outcome is BuildOutcome.FAILED
         assert len([event for event in site.events(CheckPassed) if event.check == PROOF]) == 3
 
@@ -164,6 +176,14 @@ class TestReuse:
         built(site, force=True)
         assert manifest_of(site).proof.sha256 == digest
         assert site.layout.artifact(digest).read_bytes() == before
+
+
+REFUSED = {
+    "no table": (lambda site: (site.root / "truth.csv").unlink(), "truth.csv"),
+    "an empty table": (lambda site: site.write("truth.csv", b""), "column"),
+    "no photograph": (lambda site: (site.root / "two.png").unlink(), "two.png"),
+    "no camera": (lambda site: site.write("camera.json", b'{"focal": 35}'), "camera"),
+}
 
 
 class TestFailure:
@@ -188,7 +208,7 @@ class TestFailure:
         assert (again.chunks_embedded, again.engines_compiled) == (0, 0)
 
     def test_a_photograph_outside_counts_as_wrong_and_is_told(self, site):
-        write_truth(site, PLACES | {"edge.png": (0, 7)})
+        write_truth(site, PLACES | {"edge.png": (1, 7)})
         report = site.build(proof=WITHIN)
         assert "only 3 of 4" in report.error.message
         assert "edge.png" in report.error.message
@@ -197,35 +217,34 @@ class TestFailure:
 
     @pytest.mark.parametrize(("at", "passes"), [(1, False), (10, True)])
     def test_among_how_many_candidates(self, site, at, passes):
-        # Claims a place one step away, where the next chunk's middle is.
-        x, y = chunk_middle(9, 7)
-        lon, lat = place_at(x + EDGE // 2, y)
+        write_truth(site, {"one.png": (9, 7)})
+        built(site, proof=ProofOptions(pictures="truth.csv", min=0, within_m=STEP_M))
+        (answer,) = answers_in(site, manifest_of(site).proof.sha256)
+        # Claims the place of the fifth candidate; middles are further apart than this.
+        lon, lat = (answer["candidates"][4][name] / 1e7 for name in ("lon_e7", "lat_e7"))
         site.write("truth.csv", f"{HEADER}one.png,{lon},{lat},{ALTITUDE_M},0\n".encode())
         options = ProofOptions(pictures="truth.csv", min=1, within_m=0.75 * STEP_M, at=at)
         assert (site.build(proof=options).error is None) is passes
 
-    REFUSED = {
-        "no table": (lambda site: (site.root / "truth.csv").unlink(), "truth.csv"),
-        "an empty table": (lambda site: site.write("truth.csv", b""), "column"),
-        "no photograph": (lambda site: (site.root / "two.png").unlink(), "two.png"),
-        "no picture": (lambda site: site.write("two.png", b"none"), "two.png"),
-        "no camera": (lambda site: site.write("camera.json", b'{"focal": 35}'), "camera"),
-    }
-
     @pytest.mark.parametrize("name", REFUSED)
     def test_what_cannot_be_asked_is_refused(self, site, name):
-        spoil, said = self.REFUSED[name]
+        spoil, said = REFUSED[name]
         spoil(site)
+        with pytest.raises(RequestError, match=said) as caught:
+            site.build(proof=WITHIN)
+        assert caught.value.hint
+
+    def test_what_is_no_picture_is_found_by_the_check(self, site):
+        site.write("two.png", b"none")
         report = site.build(proof=WITHIN)
         assert report.error.category is Category.REFUSED
-        assert said in report.error.message
+        assert "two.png" in report.error.message
         assert report.error.hint
 
     def test_a_distance_that_no_chunk_reaches_is_refused(self, site):
         least = STEP_M / 2**0.5
-        report = site.build(proof=ProofOptions(pictures="truth.csv", min=0, within_m=0.99 * least))
-        assert report.error.category is Category.REFUSED
-        assert "within_m" in report.error.message
+        with pytest.raises(RequestError, match="within_m"):
+            site.build(proof=ProofOptions(pictures="truth.csv", min=0, within_m=0.99 * least))
         built(site, proof=ProofOptions(pictures="truth.csv", min=0, within_m=1.01 * least))
 
     def test_tiles_have_no_scale(self, site):
@@ -249,7 +268,9 @@ class TestTheRestOfTheCache:
         path.unlink()
         path.write_bytes(before[:-2] + b"x\n")
         found = verify(site.layout, depth=Depth.FULL)
-        assert [problem.subject for problem in found.problems] == [f"{PROOF} {path.name[:12]}"] or not found.go
+        assert [problem.subject for problem in found.problems] == [
+            f"{PROOF} {path.name[:12]}"
+        ] or not found.go
         repaired = site.provisioner().repair()
         assert repaired.go, repaired
         assert path.read_bytes() == before
@@ -261,7 +282,7 @@ class TestTheRestOfTheCache:
         write_truth(site, wrong=("one.png",))
         repaired = site.provisioner().repair()
         assert not repaired.go
-        assert any("photographs" in str(each) for each in (*repaired.repairs, *repaired.problems))
+        assert any("photographs" in str(each.action) for each in repaired.actions)
 
     def test_collection_keeps_the_answers_of_kept_builds(self, site):
         built(site)
@@ -269,11 +290,11 @@ class TestTheRestOfTheCache:
         write_truth(site, {"one.png": (9, 7)})
         built(site)
         second = manifest_of(site).proof.sha256
-        site.provisioner().collect_garbage(keep=2)
+        site.provisioner().collect(KeepPolicy(keep=2), dry_run=False)
         assert site.layout.artifact(first).exists()
         for number in range(2):
             built(site, flight_id=f"f{number}")
-        site.provisioner().collect_garbage(keep=1)
+        site.provisioner().collect(KeepPolicy(keep=1), dry_run=False)
         assert not site.layout.artifact(first).exists()
         assert site.layout.artifact(second).exists()
         assert verify(site.layout, depth=Depth.FULL).go
@@ -282,3 +303,55 @@ class TestTheRestOfTheCache:
         built(site)
         assert manifest_of(site).proof.sha256 == first
         assert verify(site.layout, depth=Depth.FULL).go
+
+    @pytest.mark.parametrize("way", ["mirror", "bundle"])
+    def test_copies_have_the_answers(self, site, tmp_path, way):
+        built(site)
+        digest, copy = manifest_of(site).proof.sha256, Layout(tmp_path / "copy")
+        if way == "mirror":
+            mirror(site.layout, copy.root)
+        else:
+            export(site.layout, tmp_path / "bundle")
+            import_bundle(copy, tmp_path / "bundle", clock=FakeClock(), host={})
+            assert verify(copy, depth=Depth.FULL).go
+        assert copy.artifact(digest).read_bytes() == site.layout.artifact(digest).read_bytes()
+        with FlightCache.open(copy.root, trusted_keys=ALLOW_UNSIGNED) as cache:
+            assert cache.manifest.proof.sha256 == digest
+            cache.verify()
+        copy.artifact(digest).unlink()
+        with pytest.raises(NoGoError, match=PROOF):
+            FlightCache.open(copy.root, trusted_keys=ALLOW_UNSIGNED)
+
+    def test_records_behind_a_signed_head_bring_no_proof(self, site, tmp_path):
+        pair = write_key_pair(tmp_path / "ground")
+        write_truth(site, wrong=("two.png",))
+        options = ProofOptions(pictures="truth.csv", min=0.5, within_m=STEP_M)
+
+        def signed(flight):
+            request = site.request(proof=options, flight_id=flight)
+            report = site.provisioner(signing_key=pair.private).build_cache_artifacts(request)
+            assert report.error is None
+            (check,) = [each for each in manifest_of(site).body["checks"] if each["check"] == PROOF]
+            return check
+
+        first = signed("f1")
+        assert signed("f2") == first
+        with CacheWriter.open(site.layout, clock=FakeClock(), reserve_bytes=0) as store:
+            (known,) = [each for each in store.state.step_cache.passed.values() if each.check == PROOF]
+            forged = store.artifacts.put(b"all of them")
+            measured = {**known.measured, "right": 3, "size": forged.size}
+            store.append(replace(known, artifact=forged.sha256, measured=measured), build=None)
+        assert signed("f3") == first
+        assert len([event for event in site.events(CheckPassed) if event.measured.get("right") == 2]) == 2
+        # Without keys the newest record counts.
+        report = site.build(proof=options, flight_id="f4")
+        assert report.error is None
+        assert verify(site.layout, depth=Depth.FULL, trusted_keys=ALLOW_UNSIGNED).go
+
+
+def test_a_request_with_a_proof_is_recorded_and_read_again(site):
+    request = site.request(proof=replace(WITHIN, near_m=300.5))
+    assert BuildRequest.parse(to_toml(request), base=site.root).proof == request.proof
+    text = to_toml(request).replace("min = 1.0", "")
+    with pytest.raises(RequestError, match=r"proof\.min"):
+        BuildRequest.parse(text, base=site.root)
