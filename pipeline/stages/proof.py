@@ -24,7 +24,7 @@ from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts
 from store.domain.events import CheckFailed, EngineCompiled, Index
-from store.domain.proof import PROOF, SUBJECT, answers_of
+from store.domain.proof import PROOF, SUBJECT, answers_of, described, figures_of
 from store.errors import ArgumentError
 from store.formats import descriptor_block
 from store.formats.tables import decode_blocks, decode_tiles
@@ -244,6 +244,9 @@ def prove_build(run: BuildContext, index: Index) -> None:
     measured = measured_of(found, ref.size, run.inputs.document["proof"])
     verdict = CheckSubject(PROOF, SUBJECT, key, ref.sha256).result(measured, _shortfall(found, measured))
     run.append(verdict)
+    run.ports.progress.say(f"proof: {described(figures_of(verdict))}")
+    if (doubt := doubt_warning(asked)) is not None:
+        run.ports.progress.say(f"warning: {doubt}")
     if isinstance(verdict, CheckFailed):
         raise CheckError(
             f"expected the cache to find its photographs, found {verdict.why}",
