@@ -105,24 +105,6 @@ class ArtifactFiles:
         finally:
             os.close(fd)
 
-    def read_block(self, ref: ArtifactRef) -> memoryview:
-        """Return the bytes of a block, hashed; nothing of it is kept.
-
-        Raises:
-            SealError: It is missing or damaged.
-            CacheUnusableError: This process lacks memory or open files.
-        """
-        self.require_open()
-        fd = self._open(ref)
-        try:
-            sealed = seal_file(fd, ref)
-        finally:
-            os.close(fd)
-        try:
-            return sealed.view()
-        finally:
-            sealed.close()
-
     def read_part(self, role: str, ref: ArtifactRef, offset: int, length: int) -> bytes:
         """Return a part of a file that is not kept open, not hashed; fewer bytes if the file became shorter.
 
@@ -143,6 +125,24 @@ class ArtifactFiles:
             raise damaged([f"{role}: expected a disk that can be read, found: {error.strerror}"]) from error
         finally:
             os.close(fd)
+
+    def read_block(self, ref: ArtifactRef) -> memoryview:
+        """Return the bytes of a block, hashed; nothing of it is kept.
+
+        Raises:
+            SealError: It is missing or damaged.
+            CacheUnusableError: This process lacks memory or open files.
+        """
+        self.require_open()
+        fd = self._open(ref)
+        try:
+            sealed = seal_file(fd, ref)
+        finally:
+            os.close(fd)
+        try:
+            return sealed.view()
+        finally:
+            sealed.close()
 
     def _open_all(self, manifest: Manifest) -> None:
         problems, all_denied = list[str](), True

@@ -25,6 +25,7 @@ from store.manifest.roles import PACKS
 from store.reader import table_checks
 from store.reader.artifact_files import ArtifactFiles
 from store.reader.manifest_files import damaged
+from store.reader.verify_content import pack_name
 
 
 @dataclass(slots=True)
@@ -76,10 +77,10 @@ class Packs:
         place = None if row is None else self._places(row).get(identifier)
         if row is None or place is None:
             return None
-        return self._files.read_part(_name(row), row.ref, *place)
+        return self._files.read_part(pack_name(row), row.ref, *place)
 
     def _places(self, row: BlockRow) -> dict[int, tuple[int, int]]:
-        name, size = _name(row), row.ref.size
+        name, size = pack_name(row), row.ref.size
         try:
             if row.ref.sha256 not in self._indexes:
                 header = self._files.read_part(name, row.ref, 0, HEADER_SIZE)
@@ -88,10 +89,6 @@ class Packs:
             return decode_index(self._indexes[row.ref.sha256], size)
         except ArtifactError as error:
             raise damaged([f"{name}: {error.message}"]) from error
-
-
-def _name(row: BlockRow) -> str:
-    return f"pack {row.zoom}/{row.cell_x}/{row.cell_y}"
 
 
 @dataclass(slots=True, repr=False)

@@ -227,8 +227,9 @@ class FlightCache(CarriedTiles):
     def load_all(self, *, threads: int = 1) -> LoadedCache:
         """Load all engines, the index, tile table, chunks and calibration, and run each engine once.
 
-        Call it before take-off: afterwards nothing of the cache is read from the medium any more but the tiles that
-        it may carry, and no library is loaded. `engine` and `descriptor_index` then return what was loaded, for that number of threads.
+        Call it before take-off: afterwards nothing of the cache is read from the medium any more but the tiles
+        that it may carry, and no library is loaded. `engine` and `descriptor_index` then return what was loaded,
+        for that number of threads.
 
         Args:
             threads: Threads within one run of an engine, and of a search.

@@ -16,7 +16,7 @@ from store.reader.results import Verification
 
 
 def verify_content(manifest: Manifest, files: ArtifactFiles) -> Verification:
-    """Hash all files that a manifest names, blocks and packs included, and compare its tables with it.
+    """Hash all files that a manifest names, blocks included, and compare its tables with it.
 
     Raises:
         NoGoError: With every problem found.
@@ -40,9 +40,9 @@ def verify_content(manifest: Manifest, files: ArtifactFiles) -> Verification:
     if manifest.carried is not None and PACKS not in problems:
         with _collect_problem(problems, PACKS):
             packs = table_checks.packs_of(manifest, files.view(PACKS, manifest.carried.packs))
-    for kind, row in (*(("block", row) for row in rows), *(("pack", row) for row in packs)):
+    for name, row in (*((block_name(row), row) for row in rows), *((pack_name(row), row) for row in packs)):
         count, size = count + 1, size + row.ref.size
-        with _collect_problem(problems, f"{kind} {row.zoom}/{row.cell_x}/{row.cell_y}"):
+        with _collect_problem(problems, name):
             files.check_block(row.ref)
     if problems:
         raise damaged([*problems.values()])
@@ -67,6 +67,11 @@ def delta_of(manifest: Manifest, files: ArtifactFiles) -> Delta | None:
 def block_name(row: BlockRow) -> str:
     """Return what errors call a block."""
     return f"block {row.zoom}/{row.cell_x}/{row.cell_y}"
+
+
+def pack_name(row: BlockRow) -> str:
+    """Return what errors call a pack of carried tiles."""
+    return f"pack {row.zoom}/{row.cell_x}/{row.cell_y}"
 
 
 @contextmanager
