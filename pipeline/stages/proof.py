@@ -1,7 +1,8 @@
 """Ask a cache for the places of photographs whose true place is known: for people, and as a check before a commit."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -39,6 +40,7 @@ from store.runtime.load import EngineRunError
 
 _MILLION: Final = 1_000_000
 _FORMAT: Final = 1
+_MOST_TOLD: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -244,9 +246,9 @@ def prove_build(run: BuildContext, index: Index) -> None:
     measured = measured_of(found, ref.size, run.inputs.document["proof"])
     verdict = CheckSubject(PROOF, SUBJECT, key, ref.sha256).result(measured, _shortfall(found, measured))
     run.append(verdict)
-    run.ports.progress.say(f"proof: {described(figures_of(verdict))}")
-    if (doubt := doubt_warning(asked)) is not None:
-        run.ports.progress.say(f"warning: {doubt}")
+    for line in (f"proof: {described(figures_of(verdict))}", *_told(found, measured), doubt_warning(asked)):
+        if line is not None:
+            run.ports.progress.say(line)
     if isinstance(verdict, CheckFailed):
         raise CheckError(
             f"expected the cache to find its photographs, found {verdict.why}",
@@ -274,14 +276,29 @@ def _shortfall(found: Sequence[Found], measured: Document) -> str:
     pictures, right = measured["pictures"], measured["right"]
     if right * _MILLION >= measured["min_ppm"] * pictures:
         return ""
-    worst = max(found, key=lambda each: (*_badness(each), each.file))
-    off = f"{worst.errors_mm[0] / 1000:,.0f} m off" if worst.errors_mm else "without an answer"
+    worst = _wrong(found, measured)[0]
     among = "" if measured["at"] == 1 else f" among the first {measured['at']}"
     return (
         f"only {right} of {pictures} within {measured['within_mm'] / 1000:g} m{among}, below "
-        f"{measured['min_ppm'] / _MILLION:g}; the worst is {worst.file}, {off}"
+        f"{measured['min_ppm'] / _MILLION:g}; the worst is {worst.file}, {_off(worst)}"
     )
 
 
-def _badness(found: Found) -> tuple[bool, bool, int]:
-    return found.outside, not found.errors_mm, found.errors_mm[0] if found.errors_mm else 0
+def _told(found: Sequence[Found], measured: Document) -> Iterator[str]:
+    """Yield a line for each photograph that is not found, worst first; of very many the first ones."""
+    wrong = _wrong(found, measured)
+    for each in wrong[:_MOST_TOLD]:
+        yield f"{each.file}: {_off(each)}"
+    if len(wrong) > _MOST_TOLD:
+        yield f"and {len(wrong) - _MOST_TOLD} more"
+
+
+def _off(found: Found) -> str:
+    where = " (outside of the area)" if found.outside else ""
+    return (f"{found.errors_mm[0] / 1000:,.0f} m off" if found.errors_mm else "no answer") + where
+
+
+def _wrong(found: Sequence[Found], measured: Document) -> list[Found]:
+    """Return the photographs that are not found, worst first."""
+    wrong = [each for each in found if not each.is_within(measured["within_mm"], measured["at"])]
+    return sorted(wrong, key=lambda each: (-each.errors_mm[0] if each.errors_mm else -math.inf, each.file))

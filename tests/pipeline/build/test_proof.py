@@ -12,6 +12,8 @@ from pipeline.request.options import IndexKind, IndexOptions
 from pipeline.request.proof_options import ProofOptions
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import to_toml
+from pipeline.stages import proof
+from pipeline.testing import RecordingProgress
 from store.base.distances import distance_m
 from store.base.identity import build_identity
 from store.base.lattice import tile_side_m
@@ -206,6 +208,17 @@ class TestFailure:
         again = site.build(proof=ProofOptions(pictures="truth.csv", min=0.6, within_m=STEP_M))
         assert again.error is None
         assert (again.chunks_embedded, again.engines_compiled) == (0, 0)
+
+    def test_each_photograph_that_is_not_found_is_told(self, site, monkeypatch):
+        monkeypatch.setattr(proof, "_MOST_TOLD", 1)
+        write_truth(site, wrong=("two.png", "three.png"))
+        progress = RecordingProgress()
+        request = site.request(proof=replace(WITHIN, min=0))
+        assert site.provisioner(progress=progress).build_cache_artifacts(request).error is None
+        told = [line for line in progress.said if "photograph" in line or ".png" in line or "more" in line]
+        assert told[0].startswith("proof: 1 of 3 photographs found")
+        assert told[1].endswith(".png: 19,546 m off")
+        assert told[2:] == ["and 1 more"]
 
     def test_a_photograph_outside_counts_as_wrong_and_is_told(self, site):
         write_truth(site, PLACES | {"edge.png": (1, 7)})

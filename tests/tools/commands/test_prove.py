@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from pipeline.request.proof_options import ProofOptions
 from store.base.distances import distance_m
 from store.base.lattice import tile_side_m
 from tests.ground import (
@@ -222,3 +224,40 @@ def test_a_cache_of_tiles_is_refused(built):
     result = built.run("prove", str(truth), "--json")
     assert result.exit_code == 2
     assert "[chunks]" in result.stderr
+
+
+def test_what_a_proof_showed_is_in_status_verify_and_replay(tmp_path):
+    site = GroundSite(tmp_path)
+    text = "file,lon,lat,altitude_m,heading_deg\n"
+    for number, name in enumerate(("a.png", "b.png")):
+        x, y = chunk_middle(9, 7)
+        Image.fromarray(frame_at(x, y)).save(site.root / name)
+        lon, lat = place_at(x + 2 * EDGE * number, y)
+        text += f"{name},{lon:.7f},{lat:.7f},{ALTITUDE_M},0\n"
+    site.write("truth.csv", text.encode())
+    options = ProofOptions(pictures="truth.csv", min=0.5, within_m=5000)
+
+    def run(*words):
+        return CliRunner().invoke(cli, [*words, "--cache", str(site.cache)])
+
+    assert site.build().error is None
+    assert json.loads(run("status", "--json").stdout)["proof"] is None
+    assert "nobody has shown that this cache finds a place" in " ".join(run("verify").stdout.split())
+    assert site.build(proof=options).error is None
+    assert json.loads(run("status", "--json").stdout)["proof"] == {
+        "pictures": 2,
+        "right": 1,
+        "within_m": 5000,
+        "at": 1,
+        "min": 0.5,
+        "better_half_right": 1.0,
+    }
+    assert "1 of 2 photographs found" in run("status").stdout
+    assert "1 of 2 photographs found" in run("verify").stdout
+    assert site.build(proof=replace(options, min=1)).error is not None
+    again = " ".join(run("replay", "3", "--rerun").stdout.split())
+    assert "only 1 of 2 within 5000 m, below 1" in again
+    assert "asked for again by c10 prove" in again
+    digest = json.loads(run("manifest").stdout)["body"]["proof"]["sha256"]
+    assert "proof" in run("why", digest).stdout
+    assert "proof" in run("diff", "1", "2").stdout
