@@ -297,6 +297,14 @@ class TestTheRestOfTheCache:
         assert not repaired.go
         assert any("photographs" in str(each.action) for each in repaired.actions)
 
+    def test_photographs_that_are_gone_do_not_repair_it(self, site):
+        built(site)
+        site.layout.artifact(manifest_of(site).proof.sha256).unlink()
+        (site.root / "one.png").unlink()
+        repaired = site.provisioner().repair()
+        assert not repaired.go
+        assert any("one.png" in each.action for each in repaired.actions)
+
     def test_collection_keeps_the_answers_of_kept_builds(self, site):
         built(site)
         first = manifest_of(site).proof.sha256

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from pipeline.planning.proof import read_truth
 from pipeline.request.proof_options import ProofOptions
 from store.base.distances import distance_m
 from store.base.lattice import tile_side_m
@@ -202,6 +203,30 @@ def test_a_photograph_of_another_camera_is_named(site):
     Image.fromarray(GROUND[:64, :64]).save(site.root / "photos" / "square.png")
     result = prove(site, HEADER + row("photos/square.png", (0, 0)), code=2)
     assert "photos/square.png: expected a frame of the camera" in result.stderr
+
+
+def test_a_photograph_of_nothing_is_named(site):
+    Image.new("RGB", (80, 64)).save(site.root / "photos" / "black.png")
+    result = CliRunner().invoke(
+        cli,
+        [
+            "prove",
+            str(site.write("truth.csv", (HEADER + row("photos/black.png", (0, 0))).encode())),
+            "--cache",
+            str(site.cache),
+        ],
+    )
+    assert result.exit_code == 6
+    assert "photos/black.png: expected a descriptor" in result.stderr
+
+
+def test_a_photograph_that_changes_meanwhile_is_named(site, rows, monkeypatch):
+    def read_early(path):
+        table = read_truth(path)
+        return replace(table, digests=(b"another",) * len(table.digests))
+
+    monkeypatch.setattr("tools.commands.prove.read_truth", read_early)
+    assert "photos/one.png to stay as it is" in prove(site, HEADER + rows[0], code=2).stderr
 
 
 def test_without_a_camera_altitudes_are_refused_and_scales_are_not(tmp_path, site):
