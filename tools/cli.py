@@ -93,7 +93,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             "Show the current generation of the cache.",
             _keys(
                 "generation build identity manifest_sha256 body_sha256 chain seq open_build flight_id sector "
-                "tiles zoom levels wanted localisable featureless skipped index carried_bytes committed "
+                "tiles zoom levels wanted localisable featureless skipped index carried_bytes proof committed "
                 "rolled_back signed_by lately"
             ),
         ),
@@ -131,6 +131,10 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
         "verify": _Entry(
             "Check the cache: GO or NO-GO, and everything that is wrong.",
             _keys("go depth generation build identity problems"),
+        ),
+        "prove": _Entry(
+            "Find photographs of known places; say how often that is right.",
+            _keys("pictures within median_m margin answers"),
         ),
         "doctor": _Entry(
             "Check this machine, its packages and the cache.", _keys("ok machine packages cache problems")

@@ -32,6 +32,7 @@ from store.base.values import ArtifactRef
 from store.domain import problem_lines
 from store.domain.attachments import ATTACHED
 from store.domain.events import BuildFailed
+from store.domain.proof import PROOF, SUBJECT
 from store.domain.state import STAND_IN
 from store.errors import (
     Category,
@@ -174,6 +175,8 @@ class _FailedStep:
     def coverage(self) -> dict[str, Any]:
         if self.run.geography is not None and self.failure.step == "coverage":
             self.attached["geography"] = self.run.geography.encoded()
+        if self.run.proof is not None and self.failure.subject == SUBJECT:
+            self.attached[PROOF] = self.run.proof
         if isinstance(self.error, ManifestCoverageError):
             return {"problems": problem_lines.shorten(self.error.problems)}
         return {}

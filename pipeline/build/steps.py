@@ -8,6 +8,7 @@ from pipeline.stages.context import BuildContext
 from pipeline.stages.embed import prepare_cells
 from pipeline.stages.index import check_area, prepare_index, walk_coverage
 from pipeline.stages.packs import prepare_packs
+from pipeline.stages.proof import prove_build
 from pipeline.stages.stand_in import prepare_stand_in
 from store.cache.projections import find_unvouched_results
 from store.domain.events import BuildPlanned, TilesSelected
@@ -40,6 +41,7 @@ def run_steps(run: BuildContext) -> None:
     rows = prepare_cells(run, plan)
     index = prepare_index(run, rows)
     geography = check_area(run, rows)
+    prove_build(run, index)
     packs = prepare_packs(run, rows)
     walk_coverage(run, geography, index, rows, packs)
 

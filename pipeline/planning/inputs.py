@@ -2,6 +2,7 @@
 
 from pipeline.engines.models.model import Model
 from pipeline.planning.chunk_levels import ChosenLevel
+from pipeline.planning.proof import TruthTable, outside_warning
 from pipeline.request.geometry import E7
 from pipeline.request.options import ModelRole
 from pipeline.request.request import BuildRequest
@@ -19,6 +20,7 @@ class Inputs:
         document: The identity is its digest.
         space: Vector space of the descriptors.
         levels: The levels of chunks, by rising side; none where the tiles get the descriptors.
+        proof: The photographs that must be found; None if none must.
     """
 
     request: BuildRequest
@@ -29,6 +31,7 @@ class Inputs:
     identity: str
     space: str
     levels: tuple[ChosenLevel, ...] = ()
+    proof: TruthTable | None = None
 
     @property
     def descriptor(self) -> Model:
@@ -50,4 +53,6 @@ class Inputs:
         """Warnings for a person before the build starts."""
         latitude = self.request.origin_e7[1] / E7
         found = (line for level in self.levels for line in level.warnings(self.request.bbox_e7, latitude))
-        return (*self.request.warnings, *found, *self.selection.warnings)
+        outside = [] if self.proof is None else self.proof.outside(self.request.bbox_e7)
+        missed = (f"proof: {outside_warning(outside)}",) if outside else ()
+        return (*self.request.warnings, *found, *self.selection.warnings, *missed)

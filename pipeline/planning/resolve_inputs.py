@@ -21,6 +21,7 @@ from pipeline.planning.carried import require_flown_estimate
 from pipeline.planning.chunk_levels import ChosenLevel, choose_levels, levels_document
 from pipeline.planning.disk_space import flown_size
 from pipeline.planning.inputs import Inputs
+from pipeline.planning.proof import TruthTable, proof_document, read_proof
 from pipeline.request.files import read_named_file
 from pipeline.request.options import ModelRole
 from pipeline.request.request import BuildRequest
@@ -90,8 +91,9 @@ def resolve_inputs(
     levels = choose_levels(request, calibration, source, input_side_px=_input_side(descriptor))
     selection = select_tiles(request, source, today=today, levels=[each.chunks for each in levels])
     embedder = descriptor.stand_in or descriptor
+    proof = read_proof(request, calibration, levels)
     document = _identity_document(
-        request, calibration, models, selection, levels, compiler=compiler, index=index
+        request, calibration, models, selection, levels, proof=proof, compiler=compiler, index=index
     )
     inputs = Inputs(
         request=request,
@@ -107,6 +109,7 @@ def resolve_inputs(
             batch=embedder.job.batch,
         ),
         levels=levels,
+        proof=proof,
     )
     if request.carry is not None:
         require_flown_estimate(request, flown_size(inputs))
@@ -127,6 +130,7 @@ def _identity_document(
     selection: Selection,
     levels: Sequence[ChosenLevel],
     *,
+    proof: TruthTable | None,
     compiler: EngineCompiler,
     index: FaissIndexBuilder,
 ) -> Document:
@@ -159,6 +163,7 @@ def _identity_document(
             "min_fraction_ppb": round(request.coverage.min_fraction * _BILLION),
         },
         chunks=levels_document(levels),
+        proof=proof_document(request.proof, proof),
         carry={"tiles": True} if request.carries_tiles else None,
     )
 

@@ -15,6 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.repair import rebuild_artifacts, rebuild_index, rebuild_packs
 from pipeline.repair.rebuild_artifacts import RebuildContext, RebuiltArtifact
+from pipeline.repair.rebuild_proof import rebuild_proof
 from pipeline.repair.report import RepairAction, repair_hint
 from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
@@ -34,7 +35,7 @@ from store.domain.step_cache import StepCache
 from store.errors import ArtifactError, DiskFullError, ErrorKind, StoreError, TranslateOSErrors
 from store.formats.tables import BlockRow, decode_blocks, decode_packs
 from store.manifest.manifest import Manifest
-from store.manifest.roles import DELTA, PACKS, WHOLE
+from store.manifest.roles import DELTA, PACKS, PROOF, WHOLE
 from store.verify import coverage
 
 _FAILURES = (UnavailableError, PipelineError, StoreError, ValueError)
@@ -101,6 +102,8 @@ class ArtifactRepair:
         yield from self._repair("geographic report", manifest.geography, report)
         if manifest.carried is not None:
             yield from self._repair_packs(manifest.carried.packs, rows)
+        if manifest.proof is not None:
+            yield from self._repair(PROOF, manifest.proof, partial(rebuild_proof, context))
 
     def _repair_index(self, index: Index) -> Iterator[RepairAction]:
         """Repair the delta and the file that faiss wrote; neither needs the other."""

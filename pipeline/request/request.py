@@ -18,6 +18,7 @@ from pipeline.errors import Problem, RequestError
 from pipeline.request import options, rules
 from pipeline.request.files import base_folder, read_request_text
 from pipeline.request.geometry import BoxE7, contains, degrees_to_e7, metres_to_mm
+from pipeline.request.proof_options import ProofOptions
 from pipeline.request.validation import (
     CheckedRecord,
     InvalidValueError,
@@ -65,6 +66,7 @@ class BuildRequest(CheckedRecord):
         index: How descriptors are indexed.
         coverage: How much must be present.
         checks: Thresholds before a commit.
+        proof: Photographs whose place must be found before a commit; none without it.
         base: Folder that relative paths start from.
         bbox_e7: The box in units of 1e-7 degree, rounded half to even; all computations use it.
         origin_e7: Longitude and latitude of the origin in units of 1e-7 degree.
@@ -94,6 +96,7 @@ class BuildRequest(CheckedRecord):
     checks: Annotated[options.CheckOptions, rules.record(options.CheckOptions)] = field(
         default_factory=options.CheckOptions
     )
+    proof: Annotated[ProofOptions | None, rules.record(ProofOptions)] = None
     base: Annotated[Path, rules.folder] = Path()
 
     bbox_e7: BoxE7 = field(init=False)
@@ -117,7 +120,13 @@ class BuildRequest(CheckedRecord):
         object.__setattr__(self, "origin", tuple(float(value) for value in self.origin))
 
     def check_relations(self) -> Iterator[Problem]:
-        """Require one source of the sizes of chunks: an altitude, or levels by hand."""
+        """Require one source of the sizes of chunks: an altitude, or levels by hand; and chunks for a proof."""
+        if self.proof is not None and not self.cuts_chunks:
+            yield Problem(
+                "proof",
+                "expected altitude_m or [chunks] beside it, found neither: tiles have no scale that a photograph "
+                "could be cut to; add one",
+            )
         if self.chunks is None:
             return
         if self.altitude_m is None and not self.chunks.level:
@@ -214,4 +223,5 @@ _TABLES: Mapping[str, type[CheckedRecord]] = {
     "index": options.IndexOptions,
     "coverage": options.CoverageOptions,
     "checks": options.CheckOptions,
+    "proof": ProofOptions,
 }

@@ -64,7 +64,7 @@ def to_toml(request: BuildRequest) -> str:
     ]
     if request.altitude_m is not None:
         lines.append(f"altitude_m = {_value(request.altitude_m)}")
-    for name in ("tiles", "chunks", "carry", "engine", "index", "coverage", "checks"):
+    for name in ("tiles", "chunks", "carry", "engine", "index", "coverage", "checks", "proof"):
         table = getattr(request, name)
         lines += [] if table is None else [f"[{name}]", *_table(table)]
     for model in request.models:

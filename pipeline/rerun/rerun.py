@@ -19,6 +19,7 @@ from pipeline.rerun.rerun_cells import rerun_cells
 from pipeline.rerun.rerun_engines import rerun_compile, rerun_engine_check
 from pipeline.rerun.rerun_index import rerun_coverage_walk, rerun_index, rerun_index_check, rerun_survey
 from pipeline.tiles.selection import select_tiles
+from store.domain.proof import SUBJECT
 from store.domain.state import BuildStatus
 from store.errors import ErrorKind as StoreKind
 from store.errors import StoreError
@@ -104,6 +105,8 @@ def _run_step(inputs: RerunInputs, step: str, subject: str) -> StepFailure | Non
             return rerun_compile(inputs, step, subject)
         case "check" if subject == "index":
             return rerun_index_check(inputs)
+        case "check" if subject == SUBJECT:
+            raise UnavailableError("photographs are asked for again by c10 prove, or by another build")
         case "check":
             return rerun_engine_check(inputs, subject)
         case "index":

@@ -282,8 +282,8 @@ def _read_unchanged(tile: SourceTile) -> bytes:
     return data
 
 
-def load(event: EngineCompiled, data: bytes) -> Engine:
-    """Load an engine from its bytes, which the caller has verified.
+def load(event: EngineCompiled, data: bytes, *, single: bool = False) -> Engine:
+    """Load an engine from its bytes, which the caller has verified; `single` as for `load_engine`.
 
     Raises:
         ExecutionError: It cannot run here.
@@ -297,6 +297,7 @@ def load(event: EngineCompiled, data: bytes) -> Engine:
         batch=event.components["batch"],
         target=event.components["target"],
         precision=event.components["precision"],
+        single=single,
     )
 
 
@@ -341,6 +342,16 @@ def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *,
             why = f"only {found:.3f} of {len(sample)} sampled {what} find themselves, below {least}"
             return subject.result(measured, why)
     return subject.result(measured)
+
+
+def load_stored_index(artifacts: Artifacts, event: Index) -> DescriptorIndex:
+    """Load an index and its delta.
+
+    Raises:
+        ArtifactError, DeltaError: It is missing or damaged.
+        ExecutionError: It cannot be loaded here.
+    """
+    return _load_index(artifacts, event, read_delta(artifacts, event))
 
 
 def _load_index(artifacts: Artifacts, event: Index, delta: Delta) -> DescriptorIndex:

@@ -48,6 +48,7 @@ class BuildContext:
         withdrawn: What is made again because no key of this builder vouches for it, and why, for people.
         windows: Number to window, of those that workers have not answered yet.
         geography: The report of the area, once it was made.
+        proof: The answers for photographs, once they were asked for.
     """
 
     store: CacheWriter
@@ -69,6 +70,7 @@ class BuildContext:
     counts: BuildCounts = field(default_factory=BuildCounts)
     windows: dict[int, Window] = field(default_factory=dict)
     geography: AreaReport | None = None
+    proof: bytes | None = None
     _deferred: list[Event] = field(default_factory=list)
 
     @property

@@ -32,6 +32,7 @@ from store.domain import problem_lines
 from store.domain.attachments import GOLDEN, attached
 from store.domain.events import CheckFailed, CoverageWalked, Index, IndexBuilt, StepStarted
 from store.domain.index_files import named
+from store.domain.proof import PROOF, answers_of
 from store.domain.state import BuildStatus
 from store.errors import ArtifactError
 from store.formats import descriptor_block
@@ -378,6 +379,8 @@ def _files_to_name(
         refs["tile table"] = build.tiles.table
     if build.carried is not None:
         refs[PACKS] = build.carried.table
+    if build.proof is not None:
+        refs[PROOF] = answers_of(build.proof)
     if build.calibration is not None:
         refs["calibration"] = build.calibration
     return {ref.sha256: (role, ref.size) for role, ref in refs.items()}

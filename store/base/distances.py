@@ -46,3 +46,18 @@ def distance_m(one: tuple[float, float], other: tuple[float, float]) -> float:
     (lon1, lat1), (lon2, lat2) = ((math.radians(lon), math.radians(lat)) for lon, lat in (one, other))
     across = math.cos(lat1) * math.cos(lat2) * math.sin((lon2 - lon1) / 2) ** 2
     return 2 * EARTH_RADIUS_M * math.asin(min(1.0, math.sqrt(math.sin((lat2 - lat1) / 2) ** 2 + across)))
+
+
+def moved(place: tuple[float, float], metres: float, bearing: float) -> tuple[float, float]:
+    """Return the place so many metres from another (longitude, latitude, degrees), -180 to 180.
+
+    `bearing` is in radians, clockwise from north.
+    """
+    lon, lat = math.radians(place[0]), math.radians(place[1])
+    angle = metres / EARTH_RADIUS_M
+    north = math.sin(lat) * math.cos(angle) + math.cos(lat) * math.sin(angle) * math.cos(bearing)
+    there = math.asin(min(1.0, max(-1.0, north)))
+    east = math.atan2(
+        math.sin(bearing) * math.sin(angle) * math.cos(lat), math.cos(angle) - math.sin(lat) * math.sin(there)
+    )
+    return (math.degrees(lon + east) + 180) % 360 - 180, math.degrees(there)

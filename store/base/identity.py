@@ -19,6 +19,9 @@ RECIPES: Mapping[str, int] = {"tiles": 1, "engine": 1, "cell": 2, "index": 1, "c
 PACK_RECIPE = 1
 """The recipe of packing tiles. It is not among `RECIPES`, which every identity contains."""
 
+_PROOF_RECIPE = 1
+"""The recipe of asking for photographs; as above."""
+
 MAX_ZOOM = 25
 CELL_SHIFT = 4
 """A cell is 16 x 16 tiles of one zoom."""
@@ -182,6 +185,11 @@ def index_key(components: Document) -> Digest:
     return digest("c10/index/1", components)
 
 
+def proof_key(components: Document) -> Digest:
+    """Return the key of asking a cache for photographs: engine, index, levels, camera and the proof asked for."""
+    return digest("c10/proof/1", {**components, "recipe": _PROOF_RECIPE})
+
+
 def build_inputs(
     *,
     flight_id: str,
@@ -197,6 +205,7 @@ def build_inputs(
     checks: Document,
     chunks: Document | None = None,
     carry: Document | None = None,
+    proof: Document | None = None,
 ) -> Document:
     """Return the inputs that define a build; the digest of this document is the build identity.
 
@@ -214,6 +223,7 @@ def build_inputs(
         checks: Thresholds, as integers.
         chunks: The `levels` of chunks, each with zoom, k, m and tile_edge; None if tiles get the descriptors.
         carry: `{"tiles": true}` if the cache carries its tiles; None if not.
+        proof: Digests of the photographs that must be found, and how many of them; None if none must.
     """
     ordered = sorted(models, key=lambda model: str(model["name"]))
     return {
@@ -231,6 +241,7 @@ def build_inputs(
         "recipes": dict(RECIPES),
         **({} if chunks is None else {"chunks": chunks}),
         **({} if carry is None else {"carry": carry}),
+        **({} if proof is None else {"proof": proof}),
     }
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from store.base.values import Position
 from store.domain import events as e
 from store.domain.events import Event
+from store.domain.proof import PROOF, answers_of, figures_of, is_proof
 from store.domain.state import (
     FLIGHT,
     STAND_IN,
@@ -210,7 +211,7 @@ def _apply_to_open_build(state: State, fact: RecordedEvent, build: Build, event:
             return replace(build, coverage=None)
         case e.CheckPassed() | e.CheckFailed():
             state.step_cache.record_check(event)
-            return build
+            return _with_check(build, event)
         case e.StepReused():
             return _reuse(state, fact, build, event)
         case e.BuildFailed(message=message):
@@ -323,6 +324,19 @@ def _mark_undone(state: State, rollback: e.RolledBack) -> None:
     state.undone.pop(state.builds[rollback.target].identity or "", None)
 
 
+def _with_check(build: Build, event: e.CheckPassed | e.CheckFailed) -> Build:
+    """Return a build with its proof, if the check is that; no manifest names one that failed.
+
+    Raises:
+        DamagedHistoryError: It does not say what a proof says.
+    """
+    if not is_proof(event):
+        return build
+    answers_of(event)
+    figures_of(event)
+    return replace(build, coverage=None, proof=event if isinstance(event, e.CheckPassed) else None)
+
+
 def _with_engine(build: Build, event: e.EngineCompiled, model: str) -> Build:
     if event.purpose == STAND_IN:
         return replace(build, coverage=None, stand_in=event)
@@ -339,6 +353,8 @@ def _reuse(state: State, fact: RecordedEvent, build: Build, event: e.StepReused)
             build = _with_engine(build, reused, subject)
         elif event.kind == "index" and isinstance(key, str) and key in state.step_cache.indexes:
             build = replace(build, coverage=None, index=state.step_cache.indexes[key])
+        elif event.kind == PROOF and isinstance(key, str) and (PROOF, key) in state.step_cache.passed:
+            build = _with_check(build, state.step_cache.passed[PROOF, key])
         else:
             raise _impossible(fact, f"{event.kind} {subject} was reused without having been made")
     return build

@@ -9,6 +9,7 @@ from store.base.canonical_json import Document, Value, encode, sha256
 from store.domain.attachments import GOLDEN, attached, without_attached
 from store.domain.events import EngineCompiled, Index, IndexExtended
 from store.domain.index_files import whole_of
+from store.domain.proof import answers_of
 from store.domain.state import Build, BuildStatus, Generation, State, checks_of
 from store.errors import DamagedHistoryError, ErrorKind
 from store.manifest.index_entry import EXTENDED, PLAIN, artifact_document
@@ -101,6 +102,7 @@ def _plain_body(state: State, build: Build) -> Document:
             "embedded_by": _embedded_by(embedder) | _golden(build.stand_in),
         },
         **_carried(build),
+        **_proof(build),
         "geography": {
             "report": artifact_document(coverage.geography),
             "wanted": coverage.wanted,
@@ -144,6 +146,15 @@ def _carried(build: Build) -> dict[str, Value]:
 def head_projections(generation: int, raw: bytes) -> dict[bytes, bytes]:
     """Return the journal's own projections of its head: which generation it is, and its manifest file."""
     return {b"head": encode({"generation": generation, "manifest_sha256": sha256(raw)}), b"manifest": raw}
+
+
+def _proof(build: Build) -> dict[str, Value]:
+    """The answers for photographs of known places; nothing, not even a name, where no proof was asked for."""
+    if "proof" not in build.inputs:
+        return {}
+    if build.proof is None:
+        raise TypeError("no proof")
+    return {"proof": artifact_document(answers_of(build.proof))}
 
 
 def _descriptor_name(build: Build) -> str:

@@ -72,6 +72,7 @@ class Build:
     stand_in: e.EngineCompiled | None = None
     index: e.Index | None = None
     carried: e.TilesCarried | None = None
+    proof: e.CheckPassed | None = None
     checks: tuple[e.CheckPassed, ...] = ()
     coverage: e.CoverageWalked | None = None
     cells_embedded: int = 0
@@ -193,4 +194,6 @@ def checks_of(state: State, build: Build) -> tuple[e.CheckPassed, ...]:
         shown.add((build.stand_in.key, build.stand_in.artifact.sha256))
     if build.index is not None:
         shown.add((build.index.key, build.index.artifact.sha256))
+    if build.proof is not None:
+        shown.add((build.proof.key, build.proof.artifact))
     return state.step_cache.checks_of(shown)

@@ -20,6 +20,7 @@ from store.domain.events import (
     TilesPacked,
 )
 from store.domain.index_files import refs_of
+from store.domain.proof import is_proof
 
 CellName: TypeAlias = tuple[str, int, int, int]
 """(vector space, zoom, x >> 4, y >> 4)."""
@@ -130,6 +131,10 @@ class StepCache:
                 self._void(key)
         for key in [key for key, event in self.packs.items() if event.pack.sha256 in digests]:
             del self.packs[key]
+        for proof in [
+            name for name, check in self.passed.items() if is_proof(check) and check.artifact in digests
+        ]:
+            del self.passed[proof]
         for name in list(self.blocks):
             left = tuple(event for event in self.blocks_of(name) if event.block.sha256 not in digests)
             self._keep_only(name, left)

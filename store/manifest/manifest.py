@@ -26,7 +26,7 @@ from store.manifest import index_entry
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.manifest.index_entry import IndexEntry
 from store.manifest.levels import CHUNKS, ChunkLevel, parse_levels
-from store.manifest.roles import DELTA, PACKS, TABLE, WHOLE
+from store.manifest.roles import DELTA, PACKS, PROOF, TABLE, WHOLE
 
 FORMATS = (index_entry.PLAIN, index_entry.EXTENDED, CHUNKS)
 """The formats that this version reads and writes."""
@@ -117,6 +117,7 @@ class Manifest:
     stand_in: StandInEntry | None
     levels: tuple[ChunkLevel, ...]
     carried: CarriedEntry | None
+    proof: ArtifactRef | None
 
     @property
     def sha256(self) -> str:
@@ -143,6 +144,8 @@ class Manifest:
         yield TABLE, self.index.blocks
         if self.carried is not None:
             yield PACKS, self.carried.packs
+        if self.proof is not None:
+            yield PROOF, self.proof
 
 
 def body_digest(body: Document) -> str:
@@ -210,6 +213,7 @@ def _parse_body(raw: bytes, body: Document, envelope: Envelope, number: int) -> 
     _require_requested_engines(inputs["models"], engines)
     levels = parse_levels(inputs)
     carried = _parse_carried(body, inputs)
+    proof = _parse_proof(body, inputs, levels)
     if bool(levels or carried) != (number == CHUNKS):
         found = "with" if levels or carried else "without"
         raise ValueError(f"a manifest of format {number} {found} levels of chunks or carried tiles")
@@ -232,6 +236,7 @@ def _parse_body(raw: bytes, body: Document, envelope: Envelope, number: int) -> 
         stand_in=stand_in,
         levels=levels,
         carried=carried,
+        proof=proof,
     )
 
 
@@ -248,6 +253,12 @@ def _parse_carried(body: Document, inputs: Document) -> CarriedEntry | None:
         tiles=validators.count(document["tiles"]),
         size=validators.count(document["size"]),
     )
+
+
+def _parse_proof(body: Document, inputs: Document, levels: Sequence[ChunkLevel]) -> ArtifactRef | None:
+    if ("proof" in inputs) != ("proof" in body) or ("proof" in inputs and not levels):
+        raise ValueError("the proof is not the one asked for")
+    return validators.artifact_ref(body["proof"]) if "proof" in body else None
 
 
 def _require_requested_engines(models: Sequence[Document], engines: tuple[EngineEntry, ...]) -> None:

@@ -11,3 +11,6 @@ TABLE = "block table"
 
 PACKS = "pack table"
 """The table of the packs of carried tiles."""
+
+PROOF = "proof"
+"""What the cache answered for photographs whose true place is known."""

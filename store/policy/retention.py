@@ -24,6 +24,7 @@ from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.domain.attachments import artifacts_of, attached_to_failure
 from store.domain.index_files import refs_of
+from store.domain.proof import answers_of
 from store.domain.state import Build, BuildStatus, State
 from store.domain.step_cache import RecordedBy
 
@@ -287,6 +288,8 @@ def refs_of_build(build: Build) -> Iterator[ArtifactRef]:
         yield from refs_of(build.index)
     if build.carried is not None:
         yield build.carried.table
+    if build.proof is not None:
+        yield answers_of(build.proof)
     if build.failure is not None:
         yield from attached_to_failure(build.failure).values()
 

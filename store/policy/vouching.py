@@ -110,6 +110,8 @@ class Unvouched:
             for key, result in results.items()
             if (made := steps.made.get(result.artifact.sha256)) is not None and made.build == build
         }
+        proof = state.builds[build].proof if build in state.builds else None
+        own |= {proof.key} if proof is not None else set()
         return replace(self, withdrawals=tuple(event for event in self.withdrawals if event.key not in own))
 
 

@@ -33,7 +33,7 @@ from store.reader.answer import Answer, Candidate
 from store.reader.arguments import as_floor, as_generation, require_pillow
 from store.reader.carried_tiles import CarriedTiles
 from store.reader.engine_parity import require_stand_in_parity
-from store.reader.loading import is_chunk, level_tables, load_entry, require_chunks
+from store.reader.loading import is_chunk, level_tables, load_entry, require_chunks, rows_of_blocks
 from store.reader.locate import Locator
 from store.reader.manifest_files import damaged
 from store.reader.open_generation import open_generation
@@ -325,11 +325,18 @@ class FlightCache(CarriedTiles):
         with TranslateShortages("loading the chunks of the cache"):
             index = self.descriptor_index(threads=threads)
             return Locator(
-                manifest=self.manifest,
+                sector=self.manifest.inputs.get("sector"),
+                built_ns=self.manifest.envelope.wall_ns,
                 engine=engine or self.engine(self.manifest.descriptor_engine.model, threads=threads),
                 preprocessing=self.preprocessing,
                 calibration=self.calibration() if calibration is None else calibration,
-                tables=level_tables(self.manifest, self._files, index, self._tile_table()),
+                tables=level_tables(
+                    self.manifest.levels,
+                    index,
+                    self._tile_table(),
+                    rows=self.manifest.index.rows,
+                    blocks=lambda: rows_of_blocks(self.manifest, self._files),
+                ),
                 threads=threads,
             )
 

@@ -1,5 +1,7 @@
 """Load what a flight uses from verified bytes: engines, and the chunks of all levels with their vectors."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from store.errors import ErrorKind, RequestRefusedError
@@ -7,6 +9,7 @@ from store.files.sealed_memory import SealError
 from store.formats import descriptor_block
 from store.formats.descriptor_block import BlockError
 from store.formats.tables import TileTable
+from store.manifest.levels import ChunkLevel
 from store.manifest.manifest import EngineEntry, Manifest
 from store.manifest.roles import TABLE
 from store.reader import table_checks
@@ -64,38 +67,52 @@ def is_chunk(manifest: Manifest, identifier: int) -> bool:
 
 
 def level_tables(
-    manifest: Manifest, files: ArtifactFiles, index: DescriptorIndex, tiles: TileTable
+    levels: Sequence[ChunkLevel],
+    index: DescriptorIndex,
+    tiles: TileTable,
+    *,
+    rows: int,
+    blocks: Callable[[], tuple[Rows, Vectors]],
 ) -> tuple[LevelTable, ...]:
     """Return the chunks of all levels, with their vectors from the index, or from blocks if it keeps none.
+
+    Args:
+        levels: The levels, by rising side.
+        index: The index of all chunks.
+        tiles: The tile table.
+        rows: How many chunks there are.
+        blocks: Returns ids and vectors of all of them from the descriptor blocks.
 
     Raises:
         NoGoError: A block is missing or damaged, or the rows are not those that the manifest tells.
         CacheUnusableError: This process lacks memory.
     """
-    tables, blocks = list[LevelTable](), None
-    for number, each in enumerate(manifest.levels, start=1):
+    tables, stored = list[LevelTable](), None
+    for number, each in enumerate(levels, start=1):
         first, last = id_range(each.level)
-        rows = index.rows(first, last)
-        if rows is None:
-            blocks = _rows_of_blocks(manifest, files) if blocks is None else blocks
-            own = (blocks[0] >= first) & (blocks[0] <= last)
-            rows = blocks[0][own], blocks[1][own]
+        found = index.rows(first, last)
+        if found is None:
+            stored = blocks() if stored is None else stored
+            own = (stored[0] >= first) & (stored[0] <= last)
+            found = stored[0][own], stored[1][own]
         try:
-            tables.append(LevelTable.of(number, each.level, *rows, tiles))
+            tables.append(LevelTable.of(number, each.level, *found, tiles))
         except ValueError as error:
             raise damaged([f"descriptor index: expected chunks of level {number}, found {error}"]) from error
-    found = sum(map(len, tables))
-    if found != manifest.index.rows:
+    total = sum(map(len, tables))
+    if total != rows:
         raise damaged(
-            [
-                f"descriptor index: expected {manifest.index.rows} chunks of the levels in the manifest, found {found}"
-            ]
+            [f"descriptor index: expected {rows} chunks of the levels in the manifest, found {total}"]
         )
     return tuple(tables)
 
 
-def _rows_of_blocks(manifest: Manifest, files: ArtifactFiles) -> tuple[Rows, Vectors]:
-    """Return ids and vectors of all rows, from the descriptor blocks."""
+def rows_of_blocks(manifest: Manifest, files: ArtifactFiles) -> tuple[Rows, Vectors]:
+    """Return ids and vectors of all rows, from the descriptor blocks.
+
+    Raises:
+        NoGoError: One is missing or damaged.
+    """
     index = manifest.index
     ids = [np.zeros(0, np.int64)]
     vectors = [np.zeros((0, index.dimensions), np.float32)]

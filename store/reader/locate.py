@@ -18,7 +18,6 @@ from store.base.identity import AXIS_MASK, X_SHIFT
 from store.base.lattice import footprint, middle, side_m
 from store.base.preprocessing import Pixels, Preprocessing
 from store.errors import ArgumentError, TranslateShortages
-from store.manifest.manifest import Manifest
 from store.reader.answer import Answer, Candidate, Timings
 from store.reader.level_table import LevelTable, Rows, best_first
 from store.reader.question import Question, require_frame
@@ -57,7 +56,8 @@ class Locator:
     """Everything that finds the place of frames, in memory. Not for two threads at once.
 
     Attributes:
-        manifest: The manifest of the generation.
+        sector: How fast the ground changes, which bounds the age of a tile; None if nobody said.
+        built_ns: When the cache was committed, nanoseconds since 1970-01-01: a clock that was reset is behind it.
         engine: The descriptor network.
         preprocessing: Its image contract.
         calibration: The camera calibration: one without a camera serves frames whose scale is told.
@@ -65,7 +65,8 @@ class Locator:
         threads: Threads within one run of the network.
     """
 
-    manifest: Manifest
+    sector: str | None
+    built_ns: int
     engine: Engine
     preprocessing: Preprocessing
     calibration: Mapping[str, Any]
@@ -201,7 +202,7 @@ class Locator:
         x, y = identifier >> X_SHIFT & AXIS_MASK, identifier & AXIS_MASK
         lon, lat = middle(level, x, y)
         oldest, newest = table.captured[row].tolist()
-        known, limit = oldest <= newest, MAX_AGE_DAYS.get(str(self.manifest.inputs.get("sector")))
+        known, limit = oldest <= newest, MAX_AGE_DAYS.get(str(self.sector))
         return Candidate(
             longitude=lon,
             latitude=lat,
@@ -216,7 +217,7 @@ class Locator:
 
     def _today(self) -> int:
         """Return the day since 1970-01-01; a clock that was reset is behind the cache."""
-        return max(self.manifest.envelope.wall_ns // _DAY_NS, time.time_ns() // _DAY_NS)
+        return max(self.built_ns // _DAY_NS, time.time_ns() // _DAY_NS)
 
 
 _DAY_NS: Final = 86_400_000_000_000

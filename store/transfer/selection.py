@@ -13,11 +13,14 @@ from store.domain.attachments import artifacts_of, attached, attached_to_failure
 from store.domain.events import (
     BuildFailed,
     CellEmbedded,
+    CheckFailed,
+    CheckPassed,
     CollectionPlanned,
     EngineCompiled,
     Imported,
 )
 from store.domain.index_files import refs_of
+from store.domain.proof import answers_of, is_proof
 from store.domain.state import Build, RecordedEvent, State, Unknown
 
 _WITH_ENGINES = frozenset({"cells", "check", "engine", "stand-in"})
@@ -98,6 +101,8 @@ def _tables(build: Build) -> Iterator[ArtifactRef]:
         yield build.tiles.table
     if build.coverage is not None:
         yield build.coverage.geography
+    if build.proof is not None:
+        yield answers_of(build.proof)
 
 
 def _refs_of(fact: RecordedEvent) -> Iterator[ArtifactRef]:
@@ -114,4 +119,6 @@ def _refs_of(fact: RecordedEvent) -> Iterator[ArtifactRef]:
         more = attached(event)
     elif isinstance(event, BuildFailed):
         more = attached_to_failure(event)
+    elif isinstance(event, CheckPassed | CheckFailed) and is_proof(event):
+        more = {event.check: answers_of(event)}
     yield from more.values()

@@ -23,6 +23,7 @@ from store.cache.view import HistoryView, View, open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
+from store.domain.proof import described, figures_of
 from store.domain.state import Generation, State
 from store.errors import UNREADABLE, ArtifactError, CacheUnusableError, ErrorKind, NoGoError, is_shortage
 from store.manifest.manifest import Manifest, parse
@@ -136,7 +137,7 @@ def _verify(view: View, options: _Options) -> VerifyReport:
         looked_at=len(check.named),
         hashed=check.hashed(),
         problems=problems,
-        notes=(*check.notes, *reader.notes, *_state_notes(view.state)),
+        notes=(*check.notes, *reader.notes, *_state_notes(view.state), _proof_note(view.state, head)),
         unreferenced=unreferenced[0],
         unreferenced_size=unreferenced[1],
         seed=options.seed if options.depth is Depth.BUDGET else None,
@@ -229,6 +230,14 @@ def _stand_in_notes(state: State, head: Generation, artifacts: Artifacts) -> Ite
     event = state.builds[head.origin].stand_in
     if event is not None and (wrong := artifacts.damage(event.artifact)) is not None:
         yield f"stand-in engine {event.model}: {wrong}; it does not fly, and c10 repair makes it again"
+
+
+def _proof_note(state: State, head: Generation) -> str:
+    """Say whether the cache was shown to find places, which its being whole does not say."""
+    proof = state.builds[head.origin].proof
+    if proof is None:
+        return "nobody has shown that this cache finds a place in a photograph ([proof] in the request does)"
+    return f"proof: {described(figures_of(proof))}"
 
 
 def _state_notes(state: State) -> Iterator[str]:

@@ -39,6 +39,7 @@ COMMANDS = [
     "diff",
     "why",
     "verify",
+    "prove",
     "doctor",
     "repair",
     "rebuild",

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from journal.lock import BuildLock
 from tests.golden.outward import cache_structure, file_names, keys
+from tests.ground import ALTITUDE_M, GroundSite, chunk_middle, frame_at
 from tests.tools.conftest import LEFT, TOP, ZOOM, World, picture
 from tools.cli import cli
 
@@ -89,6 +91,19 @@ def test_commands_that_look(play, golden, tmp_path):
     play("verify a damaged cache", "verify", "--full", code=5)
     play("query a damaged cache", "query", play.world.tile(), code=5)
     golden.check("json_keys", "commands that look", play.found)
+
+
+def test_commands_on_chunks(golden, tmp_path):
+    site = GroundSite(tmp_path)
+    assert site.build().error is None
+    play = Play(site)
+    photo = site.root / "photo.png"
+    Image.fromarray(frame_at(*chunk_middle(9, 7))).save(photo)
+    truth = site.write("truth.csv", f"file,lon,lat,altitude_m\nphoto.png,0,0,{ALTITUDE_M}\n".encode())
+    play("query on chunks", "query", photo, "--altitude", ALTITUDE_M)
+    play("prove", "prove", truth)
+    play("prove, no such table", "prove", site.root / "none.csv", code=2)
+    golden.check("json_keys", "commands on chunks", play.found)
 
 
 def test_commands_that_build(play, golden):

@@ -11,8 +11,9 @@ from store.base.identity import tile_of
 from store.base.values import ArtifactRef
 from store.domain.events import CheckFailed, CheckPassed
 from store.domain.index_files import delta_of, whole_of
+from store.domain.proof import answers_of
 from store.domain.state import Build
-from store.manifest.roles import DELTA, PACKS
+from store.manifest.roles import DELTA, PACKS, PROOF
 from tools.forensics.area import Tiles, read_tiles
 from tools.forensics.cost import cost_of, duration
 from tools.forensics.failure import ArtifactReader
@@ -108,6 +109,8 @@ def _refs(build: Build) -> Iterator[tuple[str, ArtifactRef]]:
         yield "block table", build.index.blocks
     if build.carried is not None:
         yield PACKS, build.carried.table
+    if build.proof is not None:
+        yield PROOF, answers_of(build.proof)
     if build.coverage is not None:
         yield "geographic report", build.coverage.geography
 

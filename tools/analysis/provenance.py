@@ -15,12 +15,13 @@ from store.base.values import ArtifactRef
 from store.domain import events as e
 from store.domain.attachments import attached_to_failure
 from store.domain.index_files import delta_of, whole_of
+from store.domain.proof import answers_of, is_proof
 from store.domain.state import Build
 from store.errors import ArtifactError, StoreError
 from store.formats import descriptor_block
 from store.formats.descriptor_block import BlockError
 from store.formats.tables import BlockRow, decode_blocks, decode_packs
-from store.manifest.roles import DELTA, PACKS
+from store.manifest.roles import DELTA, PACKS, PROOF
 from store.policy.retention import refs_of_build
 from tools.forensics.area import Tiles, known_levels, read_tiles
 from tools.forensics.failure import ArtifactReader
@@ -87,6 +88,8 @@ def _packs_in(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
             yield f"pack {event.zoom}/{event.cell_x}/{event.cell_y}", event.pack
         case e.TilesCarried():
             yield PACKS, event.table
+        case e.CheckPassed() | e.CheckFailed() if is_proof(event):
+            yield PROOF, answers_of(event)
         case _:
             pass
 

@@ -11,9 +11,9 @@ import click
 import mercantile
 import numpy as np
 
-from pipeline.errors import ErrorKind, RequestError, TileError
+from pipeline.errors import ErrorKind, RequestError
 from pipeline.stages.stand_in import open_stand_in
-from pipeline.tiles.decode import PIXEL_CEILING, decode
+from pipeline.tiles.photograph import decode_photograph, read_photograph
 from store.base.preprocessing import Pixels
 from store.cache.view import require_cache
 from store.disk.layout import Layout
@@ -27,7 +27,6 @@ from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from tools.command import PATH, Answer, Call, print_message, shared_options, trust_options
 from tools.output import places, render
 
-_MAX_IMAGE = 256 << 20
 _MAX_CALIBRATION = 1 << 20
 
 
@@ -79,7 +78,7 @@ def query(
     if trusted_keys is ALLOW_UNSIGNED:
         print_message(f"c10: note: {UNCHECKED}")
     asked = {"--altitude": altitude, "--gsd": gsd, "--heading": heading, "--near": near, "--camera": camera}
-    with _open_cache(call.root, trusted_keys) as cache:
+    with open_cache(call.root, trusted_keys) as cache:
         if not cache.manifest.levels:
             _refuse_options([name for name, value in asked.items() if value is not None])
             found = _search_tiles(call.root, cache, read_image(image), top)
@@ -87,7 +86,7 @@ def query(
             return Answer(document=document, lines=render.hits(found))
         question = _question(altitude=altitude, gsd=gsd, heading=heading, near=near, top=top)
         calibration = None if camera is None else _read_calibration(camera)
-        locator = cache.locator(engine=_query_engine(call.root, cache), calibration=calibration)
+        locator = cache.locator(engine=query_engine(call.root, cache), calibration=calibration)
         answer = locator.locate(read_image(image), question)
     for warning in answer.warnings:
         print_message(f"c10: warning: {warning}")
@@ -190,22 +189,7 @@ def read_image(path: Path) -> Pixels:
     Raises:
         RequestError: It cannot be read, or is no picture.
     """
-    try:
-        data = read_start(path, _MAX_IMAGE + 1, follow_symlinks=True)
-    except OSError as error:
-        raise RequestError(
-            f"expected a picture, found {path}: {error.strerror or error}",
-            hint="name a JPEG, PNG or WebP file",
-            kind=ErrorKind.REQUEST_UNREADABLE,
-        ) from error
-    if len(data) > _MAX_IMAGE:
-        raise RequestError(
-            f"expected a picture of at most {_MAX_IMAGE} bytes, found more in {path}", hint="shrink it"
-        )
-    try:
-        return decode(data, max_pixels=PIXEL_CEILING, subject=None)
-    except TileError as error:
-        raise RequestError(f"{path}: {error.message}", hint="name a JPEG, PNG or WebP file") from error
+    return decode_photograph(read_photograph(path), path)
 
 
 def search(
@@ -220,13 +204,13 @@ def search(
         NoGoError: The cache must not be used.
         store.runtime.ExecutionError: Engine or index cannot run here.
     """
-    with _open_cache(root, trusted_keys) as cache:
+    with open_cache(root, trusted_keys) as cache:
         return _search_tiles(root, cache, picture, top)
 
 
 def _search_tiles(root: Path, cache: FlightCache, picture: Pixels, top: int) -> list[dict[str, Any]]:
     sample = cache.preprocessing.apply(picture)
-    vector = _query_engine(root, cache).run(sample[None])
+    vector = query_engine(root, cache).run(sample[None])
     length = np.linalg.norm(vector)
     if not (np.isfinite(length) and length > 0):
         raise RequestError(
@@ -244,7 +228,7 @@ def _search_tiles(root: Path, cache: FlightCache, picture: Pixels, top: int) -> 
     return found
 
 
-def _open_cache(root: Path, trusted_keys: TrustedKeys) -> FlightCache:
+def open_cache(root: Path, trusted_keys: TrustedKeys) -> FlightCache:
     """Open a cache to fly it; if it was built for another device, open it to read it only."""
     try:
         return FlightCache.open(root, trusted_keys=trusted_keys)
@@ -256,7 +240,7 @@ def _open_cache(root: Path, trusted_keys: TrustedKeys) -> FlightCache:
         return cache
 
 
-def _query_engine(root: Path, cache: FlightCache) -> Engine:
+def query_engine(root: Path, cache: FlightCache) -> Engine:
     """Return the engine that embeds queries on this device."""
     name, stand_in = cache.manifest.descriptor_engine.model, cache.manifest.stand_in
     if name not in cache.elsewhere or stand_in is None:

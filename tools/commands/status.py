@@ -8,6 +8,7 @@ import click
 
 from store.cache.view import View, died_build, open_view
 from store.domain.events import IndexExtended
+from store.domain.proof import described, figures_of
 from store.domain.state import Build, BuildStatus
 from tools.command import Answer, Call, shared_options
 from tools.output import render
@@ -61,6 +62,7 @@ def _head_facts(view: View) -> dict[str, Any]:
         if index
         else None,
         "carried_bytes": build.carried.size if build and build.carried else 0 if build else None,
+        "proof": figures_of(build.proof) if build and build.proof else None,
         "committed": render.iso(head.wall_ns) if head else None,
         "rolled_back": {"left": rollback.left, "why": rollback.why} if rollback else None,
         "signed_by": [key_id for key_id, _ in head.signatures] if head else None,
@@ -131,6 +133,7 @@ def _head_fields(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
             "carried",
             f"{render.size(document['carried_bytes'])} of tiles" if document["carried_bytes"] else None,
         ),
+        ("proof", described(document["proof"]) if document["proof"] else None),
         ("committed", render.utc(document["committed"])),
         ("identity", document["identity"]),
         ("manifest", document["manifest_sha256"]),

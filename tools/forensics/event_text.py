@@ -158,5 +158,7 @@ def _describe_upkeep(
 
 
 def _measured(event: e.CheckPassed) -> str:
-    shown = ", ".join(f"{name} {value}" for name, value in event.measured.items())
+    shown = ", ".join(
+        f"{name} {value}" for name, value in event.measured.items() if not isinstance(value, (list, tuple))
+    )
     return f": {shown}" if shown else ""

@@ -5,6 +5,7 @@ from typing import Any
 
 from store.base.canonical_json import Document
 from store.domain import events as e
+from store.domain.proof import PROOF
 from tools.forensics.timeline import BuildTimeline, boot_of
 from tools.output.render import plural, seconds, size
 from tools.output.sanitize import safe_text
@@ -99,11 +100,14 @@ def _check(event: e.BuildFailed, timeline: BuildTimeline) -> str:
         return ""
     last = failed[-1]
     measured = ", ".join(
-        f"{safe_text(name, 40)} {safe_text(value, 40)}" for name, value in last.measured.items()
+        f"{safe_text(name, 40)} {safe_text(value, 40)}"
+        for name, value in last.measured.items()
+        if not isinstance(value, (list, tuple))
     )
     what = {
         "engine": "the engine does not agree with its network",
         "index": "the index does not find its own tiles",
+        PROOF: "too few photographs of known places are found",
     }
     return f"{what.get(last.check, safe_text(last.check, 64))}: {safe_text(last.why, 500)}" + (
         f" ({measured})" if measured else ""

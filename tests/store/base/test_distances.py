@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.base.distances import EARTH_RADIUS_M, distance_m, points_of, within
+from store.base.distances import EARTH_RADIUS_M, distance_m, moved, points_of, within
 
 LONGITUDES = st.floats(-180, 180)
 LATITUDES = st.floats(-90, 90)
@@ -44,3 +44,27 @@ def test_a_radius_around_the_globe_holds_everything():
     assert within(points, points[0], 1e9).tolist() == [0, 1, 2, 3]
     assert within(points, points[0], 1).tolist() == [0]
     assert within(points[:0], points[0], 1e9).tolist() == []
+
+
+@given(st.tuples(LONGITUDES, LATITUDES), st.floats(0, 1e6), st.floats(0, 2 * np.pi))
+def test_a_moved_place_is_so_far_away(place, metres, bearing):
+    lon, lat = moved(place, metres, bearing)
+    assert -180 <= lon <= 180
+    assert -90 <= lat <= 90
+    assert distance_m(place, (lon, lat)) == pytest.approx(metres, rel=1e-6, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("place", "degrees", "bearing", "expected"),
+    [
+        ((0, 0), 1, 0, (0, 1)),
+        ((0, 0), 1, 90, (1, 0)),
+        ((0, 0), 1, 180, (0, -1)),
+        ((0, 0), 1, 270, (-1, 0)),
+        ((179.5, 0), 1, 90, (-179.5, 0)),
+        ((10, 89), 2, 0, (-170, 89)),
+    ],
+)
+def test_bearings_run_clockwise_from_north(place, degrees, bearing, expected):
+    found = moved(place, QUARTER_M * degrees / 90, np.radians(bearing))
+    assert found == pytest.approx(expected, abs=1e-9)

@@ -140,6 +140,7 @@ def build_arguments():
             "checks": documents,
             "chunks": documents,
             "carry": documents,
+            "proof": documents,
         }
     )
 

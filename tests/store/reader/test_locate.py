@@ -501,7 +501,13 @@ def test_an_index_of_other_rows_than_the_manifest_tells(cache, ids, reason):
             return np.array(ids, np.int64), np.ones((len(ids), 16), np.float32)
 
     with pytest.raises(NoGoError, match=reason) as error:
-        level_tables(cache.manifest, None, Index(), decode_tiles(encode_tiles([])))
+        level_tables(
+            cache.manifest.levels,
+            Index(),
+            decode_tiles(encode_tiles([])),
+            rows=cache.manifest.index.rows,
+            blocks=pytest.fail,
+        )
     assert error.value.kind is ErrorKind.ARTIFACT_DAMAGED
 
 

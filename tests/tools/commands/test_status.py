@@ -29,6 +29,7 @@ def test_status_has_exactly_the_promised_keys(built):
         "skipped",
         "index",
         "carried_bytes",
+        "proof",
         "committed",
         "rolled_back",
         "signed_by",

@@ -79,6 +79,12 @@ LINES = [
     ),
     (make(e.CheckPassed, check="engine", subject="net"), "check engine of net passed"),
     (
+        make(
+            e.CheckPassed, check="proof", subject="photographs", measured={"right": 3, "margins": [[1, 4, 3]]}
+        ),
+        "check proof of photographs passed: right 3",
+    ),
+    (
         make(e.CheckPassed, check="engine", subject="net", measured={"cosine_ppm": 999, "images": 3}),
         "check engine of net passed: cosine_ppm 999, images 3",
     ),

@@ -227,6 +227,11 @@ def test_a_worker_that_was_killed_is_told_with_its_attempts():
     [
         ("engine", {"cosine_ppm": 7}, "the engine does not agree with its network: off (cosine_ppm 7)"),
         ("index", {}, "the index does not find its own tiles: off"),
+        (
+            "proof",
+            {"right": 3, "margins": [[1, 4, 3]]},
+            "too few photographs of known places are found: off (right 3)",
+        ),
         ("taste", {}, "taste: off"),
     ],
 )

@@ -1,0 +1,46 @@
+"""Read a photograph: a picture that is no tile, and so may have any shape."""
+
+from pathlib import Path
+from typing import Final
+
+from pipeline.errors import ErrorKind, RequestError, TileError
+from pipeline.tiles.decode import PIXEL_CEILING, decode
+from store.base.preprocessing import Pixels
+from store.files.regular_file import read_start
+
+_MAX_BYTES: Final = 256 << 20
+_HINT: Final = "name a JPEG, PNG or WebP file"
+
+
+def read_photograph(path: Path) -> bytes:
+    """Return the bytes of a picture's file.
+
+    Raises:
+        RequestError: It cannot be read, or is too long.
+    """
+    try:
+        data = read_start(path, _MAX_BYTES + 1, follow_symlinks=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(
+            f"expected a picture, found {path}: {reason}",
+            hint=_HINT,
+            kind=ErrorKind.REQUEST_UNREADABLE,
+        ) from error
+    if len(data) > _MAX_BYTES:
+        raise RequestError(
+            f"expected a picture of at most {_MAX_BYTES} bytes, found more in {path}", hint="shrink it"
+        )
+    return data
+
+
+def decode_photograph(data: bytes, path: Path) -> Pixels:
+    """Return the pixels of a picture, uint8 [height, width, 3], RGB; the path is for messages.
+
+    Raises:
+        RequestError: It is no whole JPEG, PNG or WebP picture.
+    """
+    try:
+        return decode(data, max_pixels=PIXEL_CEILING, subject=None)
+    except TileError as error:
+        raise RequestError(f"{path}: {error.message}", hint=_HINT) from error
