@@ -30,9 +30,12 @@ DESELECTED: pytest.StashKey[int] = pytest.StashKey()
 settings.register_profile("c10", deadline=None)
 settings.load_profile("c10")
 
-# A shell that runs the tests in the background has them ignore interrupts, and all that they start inherits that.
+# A shell that runs the tests in the background has them ignore interrupts, `nohup` a closed terminal, and all that they
+# start inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

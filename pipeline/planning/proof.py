@@ -15,7 +15,6 @@ from pipeline.request.files import base_folder, read_request_text
 from pipeline.request.geometry import E7, BoxE7, contains, degrees_to_e7, metres_to_mm, scale_to_int
 from pipeline.request.proof_options import ProofOptions
 from pipeline.request.request import BuildRequest
-from pipeline.tiles.photograph import read_photograph
 from store.base.camera import Camera
 from store.base.canonical_json import Document, digest
 from store.base.lattice import tile_side_m
@@ -69,6 +68,9 @@ def read_truth(path: Path) -> TruthTable:
     Raises:
         RequestError: The table is empty or wrong, or a photograph cannot be read.
     """
+    # Loads Pillow, which most requests do not need.
+    from pipeline.tiles.photograph import read_photograph  # noqa: PLC0415
+
     text = read_request_text(path, what="a table of true places", limit=_MAX_TABLE_BYTES)
     folder, rows = base_folder(path), parse_truth(text, path.name)
     return TruthTable(
