@@ -111,6 +111,8 @@ def make_chunks(chunk_level: ChunkLevel, bbox_e7: BoxE7, tiles: TileColumns) -> 
 
 def _whole(level: Level, wanted: Rectangle, tiles: TileColumns) -> npt.NDArray[np.bool_]:
     """Return for each wanted chunk whether all its tiles are there, bool [nx, ny]."""
+    if not wanted.total:
+        return np.zeros((wanted.nx, wanted.ny), np.bool_)
     x, nx, y, ny = tile_span(
         level, np.arange(wanted.x0, wanted.x0 + wanted.nx), np.arange(wanted.y0, wanted.y0 + wanted.ny)
     )

@@ -400,6 +400,15 @@ def test_the_flight_recorder_counts_chunks(site):
     links = ask("why", "/".join(map(str, (ZOOM + 1, *chunk_of(identifier)[1:], LEVEL.view))))["chain"]
     assert [each["what"] for each in links][:3] == ["index", "block", "chunk"]
     assert len([each for each in links if each["what"] == "tile"]) in {4, 6, 9}
+    (tile,) = ask("why", f"{ZOOM}/{FIRST + 5}/{FIRST + 4}")["chain"]
+    assert tile["what"] == "tile"
+    for nothing in (
+        f"{ZOOM}/0/0",
+        f"{ZOOM + 1}/0/{2 ** (ZOOM + 1) - 1}/{LEVEL.view}",
+        f"{ZOOM + 1}/0/0/{LEVEL.view}",
+    ):
+        refused = CliRunner().invoke(cli, ["why", nothing, "--cache", str(site.cache)])
+        assert refused.exit_code == 2
     status = ask("status")
     assert status["levels"][0]["m"] == 4
     assert status["localisable"] == 1.0

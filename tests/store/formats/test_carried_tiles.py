@@ -63,3 +63,5 @@ def test_a_count_that_no_pack_has_is_refused_before_anything_is_read(count):
 def test_an_index_that_is_cut_short_is_refused():
     with pytest.raises(ArtifactError):
         decode_index(GOLDEN[:40], len(GOLDEN))
+    with pytest.raises(ArtifactError, match="before the first tile"):
+        decode_index(GOLDEN[:-1][: carried_tiles.HEADER_SIZE + 1], len(GOLDEN))

@@ -100,6 +100,14 @@ def test_a_build_without_all_its_parts_has_no_body(history, part):
     assert damaged.value.kind is ErrorKind.IMPOSSIBLE_HISTORY
 
 
+@pytest.mark.parametrize("part", ["carry", "proof"])
+def test_a_build_without_what_was_asked_for_has_no_body(history, part):
+    state, _ = history
+    build = replace(state.builds[1], inputs={**state.builds[1].inputs, part: {"tiles": True}}, format=0)
+    with pytest.raises(DamagedHistoryError):
+        body_of(state, build)
+
+
 def test_which_engine_embedded(history):
     state, _ = history
     build = state.builds[1]

@@ -27,6 +27,8 @@ def test_commands_tell_what_is_carried(empty):
     why = world.json("why", manifest.carried.packs.sha256)
     assert "pack table" in json.dumps(why)
     assert world.json("build", world.request)["outcome"] == "reused"
+    assert world.json("build", "--again", world.request)["outcome"] == "built"
+    assert "pack table" in json.dumps(world.json("diff", "1", "2")["artifacts"])
     for limit, code in ((1000, 2), (1 << 30, 0)):
         request.write_text(
             request.read_text().replace("tiles = true", f"tiles = true\nmax_bytes = {limit}", 1)

@@ -218,6 +218,21 @@ def test_failing_tiles_are_shown_as_runs():
     assert statuses(document) == {(6, 0, 0): "failing"}
 
 
+def test_levels_that_no_build_has_are_none():
+    data = table((6, 0, 0))
+    document = told(selecting(data), data, bbox_e7=WORLD, zoom=[6, 6], chunks={"levels": "all"})
+    assert (document["levels"], document["known"], document["tiles"]["present"]) == ([], "cells", [])
+
+
+def test_an_area_of_too_many_steps_is_not_drawn():
+    data = table((6, 0, 0))
+    levels = [{"zoom": 18, "k": 7, "m": 31, "tile_edge": 256}]
+    last_row = [WORLD[0], WORLD[1], WORLD[2], WORLD[1] + 8]
+    document = told(selecting(data), data, bbox_e7=last_row, zoom=[18, 18], chunks={"levels": levels})
+    assert document["levels"] == levels
+    assert document["tiles"]["present"] == [[6, 0, 0, 0]]
+
+
 def test_ids_of_any_bits_are_tiles_somewhere():
     ids = np.array([0, 1 << 62, (1 << 64) - 1], np.uint64)
     data = encode_tiles((int(identifier), "00" * 32, None) for identifier in ids)

@@ -115,6 +115,7 @@ def test_a_build_that_ends_without_a_word_leaves_its_steps_cut():
     ("last", "step"),
     [
         (make(e.CoverageWalked), "commit"),
+        (make(e.TilesCarried), "coverage"),
         (make(e.IndexBuilt), "check"),
         (make(e.CheckPassed, subject="index"), "coverage"),
         (make(e.StepReused, kind="cells", count=3), "index"),
