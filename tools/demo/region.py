@@ -89,6 +89,11 @@ class DemoRegion:
         """East-west extent, metres on the ground at its middle."""
         return self.mosaic.shape[1] * self.metres_per_pixel
 
+    @property
+    def middle_tile(self) -> Place:
+        """The tile south-east of its middle."""
+        return self.tile_at_pixel(self.mosaic.shape[1] / 2, self.mosaic.shape[0] / 2)
+
     def path(self, place: Place) -> Path:
         """Return the path of a tile."""
         z, x, y = place
@@ -120,8 +125,9 @@ def make_region(folder: Path) -> DemoRegion:
             tile = made.mosaic[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE]
             made.path((ZOOM, _CORNER[0] + x, _CORNER[1] + y)).write_bytes(jpeg(tile, quality=88))
     side = made.mosaic.shape[0]
-    west, north = made.at_pixel(1, 1)
-    east, south = made.at_pixel(side - 1, side - 1)
+    # A tile less on each side: chunks reach half their side beyond the area.
+    west, north = made.at_pixel(TILE + 1, TILE + 1)
+    east, south = made.at_pixel(side - TILE - 1, side - TILE - 1)
     lon, lat = made.at_pixel(side / 2, side / 2)
     bounds = {"west": west, "south": south, "east": east, "north": north, "lon": lon, "lat": lat}
     request = _REQUEST.format(**bounds, zoom=ZOOM, altitude=ALTITUDE_M)

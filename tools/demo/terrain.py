@@ -136,7 +136,14 @@ def _warp(
     return crop.transform(
         size,
         Image.Transform.AFFINE,
-        (along, -across, x0 - right * along + below * across, across, along, y0 - right * across - below * along),
+        (
+            along,
+            -across,
+            x0 - right * along + below * across,
+            across,
+            along,
+            y0 - right * across - below * along,
+        ),
         resample=Image.Resampling.BILINEAR,
     )
 
