@@ -19,6 +19,7 @@ from store.reader.answer import Answer
 from store.reader.flight_cache import FlightCache
 from tools.demo.region import ALTITUDE_M, CAMERA, jpeg
 from tools.demo.terrain import view
+from tools.output import render
 
 _SEED: Final = 1
 _BORDER_M: Final = 175
@@ -31,7 +32,7 @@ class Photograph:
 
     Attributes:
         name: Name of its file.
-        data: JPEG, 800 x 450 pixels.
+        data: JPEG, 640 x 360 pixels.
         at_px: Its true place, column and row of the ground's picture.
         altitude_m: Altitude above ground in metres, as told.
         heading_deg: Heading, as told, degrees clockwise from true north.
@@ -116,6 +117,18 @@ def ask(cache: FlightCache, photograph: Photograph) -> Answer:
     with Image.open(io.BytesIO(photograph.data)) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     return cache.locate(pixels, altitude_m=photograph.altitude_m, heading_deg=photograph.heading_deg)
+
+
+def table(found: Sequence[Finding]) -> list[str]:
+    """Return findings by falling margin as lines, the half with the larger margins on the left."""
+    cells = [
+        (each.name, f"{each.error_m:.0f} m", f"{each.margin:.3f}")
+        for each in sorted(found, key=lambda each: -each.margin)
+    ]
+    half = len(cells) // 2
+    header = ("photo", "away", "margin")
+    rows = [(*left, "", *right) for left, right in zip(cells[:half], cells[half:], strict=True)]
+    return render.table((*header, "", *header), rows, right=" rr  rr")
 
 
 def write_truth(

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from store.base.lattice import metres_per_pixel
 from store.base.preprocessing import Pixels
 from store.base.valueclass import valueclass
 from tools.demo.terrain import terrain
@@ -18,12 +19,12 @@ Place = tuple[int, int, int]
 
 ZOOM: Final = 18
 TILE: Final = 256
-CAMERA: Final = {"width": 800, "height": 450, "fx": 605.0, "fy": 605.0, "cx": 399.5, "cy": 224.5}
+CAMERA: Final = {"width": 640, "height": 360, "fx": 484.0, "fy": 484.0, "cx": 319.5, "cy": 179.5}
 """Sees 264 x 149 m from 200 m above ground; pixels of the calibration, whose upper left one is (0, 0)."""
 ALTITUDE_M: Final = 200
 _CORNER: Final = (109_216, 94_384)
 """The north-west tile: open sea north of the Azores, so that it is no real place."""
-_ACROSS: Final = 10
+_ACROSS: Final = 8
 _SEED: Final = 7
 _LATER: Final = Look(shadows=(-1.6, 0.7), canopy=(104, 84, 44), crops=1)
 """An autumn morning, when the photographs are taken: the sun is low in the east, other crops are in the fields."""
@@ -62,7 +63,7 @@ class DemoRegion:
 
     Attributes:
         folder: Where request, calibration and tiles are.
-        mosaic: Its imagery, uint8 [2560, 2560, 3].
+        mosaic: Its imagery, uint8 [2048, 2048, 3].
     """
 
     folder: Path
@@ -82,7 +83,7 @@ class DemoRegion:
     def metres_per_pixel(self) -> float:
         """Ground length of a pixel at its middle: that on the equator times the cosine of the latitude."""
         middle = self.mosaic.shape[0] / 2
-        return 40_075_016.686 / (TILE << ZOOM) * float(np.cos(np.radians(self.at_pixel(middle, middle)[1])))
+        return metres_per_pixel(ZOOM, TILE, self.at_pixel(middle, middle)[1])
 
     @property
     def width_m(self) -> float:
@@ -137,8 +138,8 @@ def make_region(folder: Path) -> DemoRegion:
 
 
 def land_elsewhere() -> Pixels:
-    """Return ground of another place, as wide as half the region, on the day of the photographs."""
-    return terrain(_ACROSS * TILE // 2, _SEED + 1, _LATER)
+    """Return ground of another place, 541 m wide, on the day of the photographs."""
+    return terrain(1280, _SEED + 1, _LATER)
 
 
 def with_new_roof(tile: bytes) -> bytes:
