@@ -37,7 +37,6 @@ from tools.output.progress import shown_progress
 _PHOTOGRAPHS: Final = 24
 _ELSEWHERE: Final = 12
 _LOCK_FILES: Final = frozenset({"build.lock", "journal.mdb-lock"})
-
 _PACKAGES: Final = ("faiss", "onnx", "onnxruntime")
 
 
@@ -163,9 +162,7 @@ def _run_sections(demo_run: _Demonstration, *, kept: bool) -> None:
 
 
 def _paint_map(demo_run: _Demonstration) -> DemoRegion:
-    demo_run.open_section(
-        "A map", "Terrain is painted, cut into tiles and saved as z/x/y.jpg, as from a tile server."
-    )
+    demo_run.open_section("A map", "Terrain is painted, cut into tiles and saved as from a tile server.")
     began = time.monotonic()
     region = make_region(demo_run.folder)
     demo_run.print_fields(
@@ -228,7 +225,6 @@ def _show_manifest(demo_run: _Demonstration) -> None:
                 "area",
                 f"{geography['present']} of {geography['wanted']} steps of the lattice are under a chunk",
             ),
-            ("featureless", f"{geography['featureless']} steps (open water: nobody finds a place there)"),
         )
     )
     demo_run.expect("the manifest on disk is the one committed", kept=manifest.sha256 == head.manifest_sha256)

@@ -88,7 +88,7 @@ class DemoRegion:
     @property
     def width_m(self) -> float:
         """East-west extent, metres on the ground at its middle."""
-        return self.mosaic.shape[1] * self.metres_per_pixel
+        return float(self.mosaic.shape[1]) * self.metres_per_pixel
 
     @property
     def middle_tile(self) -> Place:
