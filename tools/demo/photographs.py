@@ -21,7 +21,6 @@ from tools.demo.region import ALTITUDE_M, CAMERA, jpeg
 from tools.demo.terrain import view
 from tools.output import render
 
-_SEED: Final = 1
 _BORDER_M: Final = 175
 """Least distance of a photograph's middle from the border: none shows ground that was not painted."""
 
@@ -81,9 +80,11 @@ class Finding:
         }
 
 
-def take_photographs(ground: Pixels, metres_per_pixel: float, count: int) -> Iterator[Photograph]:
+def take_photographs(
+    ground: Pixels, metres_per_pixel: float, count: int, *, seed: int = 1
+) -> Iterator[Photograph]:
     """Take photographs anywhere over a piece of ground, uint8 [h, w, 3], of which no side is below 400 m."""
-    rng, border = np.random.default_rng(_SEED), _BORDER_M / metres_per_pixel
+    rng, border = np.random.default_rng(seed), _BORDER_M / metres_per_pixel
     height, width = ground.shape[:2]
     for number in range(1, count + 1):
         at_px = (rng.uniform(border, width - border), rng.uniform(border, height - border))

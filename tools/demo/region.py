@@ -26,7 +26,7 @@ _CORNER: Final = (109_216, 94_384)
 """The north-west tile: open sea north of the Azores, so that it is no real place."""
 _ACROSS: Final = 8
 _SEED: Final = 7
-_LATER: Final = Look(shadows=(-1.6, 0.7), canopy=(104, 84, 44), crops=1)
+LATER: Final = Look(shadows=(-1.6, 0.7), canopy=(104, 84, 44), crops=1)
 """An autumn morning, when the photographs are taken: the sun is low in the east, other crops are in the fields."""
 
 _REQUEST: Final = """\
@@ -114,7 +114,7 @@ class DemoRegion:
 
     def on_a_later_day(self) -> Pixels:
         """Return the same ground in another season and light, as the mosaic."""
-        return terrain(self.mosaic.shape[0], _SEED, _LATER)
+        return terrain(self.mosaic.shape[0], _SEED, LATER)
 
 
 def make_region(folder: Path) -> DemoRegion:
@@ -139,7 +139,7 @@ def make_region(folder: Path) -> DemoRegion:
 
 def land_elsewhere() -> Pixels:
     """Return ground of another place, 541 m wide, on the day of the photographs."""
-    return terrain(1280, _SEED + 1, _LATER)
+    return terrain(1280, _SEED + 1, LATER)
 
 
 def with_new_roof(tile: bytes) -> bytes:
