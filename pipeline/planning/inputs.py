@@ -9,6 +9,7 @@ from pipeline.request.request import BuildRequest
 from pipeline.tiles.selection import Selection
 from store.base.canonical_json import Document
 from store.base.valueclass import valueclass
+from store.manifest.levels import NO_LEVELS
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,7 @@ class Inputs:
         """Warnings for a person before the build starts."""
         latitude = self.request.origin_e7[1] / E7
         found = (line for level in self.levels for line in level.warnings(self.request.bbox_e7, latitude))
+        no_levels = () if self.levels else (NO_LEVELS,)
         outside = [] if self.proof is None else self.proof.outside(self.request.bbox_e7)
         missed = (f"proof: {outside_warning(outside)}",) if outside else ()
-        return (*self.request.warnings, *found, *self.selection.warnings, *missed)
+        return (*self.request.warnings, *no_levels, *found, *self.selection.warnings, *missed)

@@ -11,6 +11,7 @@ from store.domain.manifest_projection import project
 from store.domain.state import Generation
 from store.errors import ErrorKind, NoGoError
 from store.files.permissions import writable_folders_at
+from store.manifest.levels import NO_LEVELS
 from store.manifest.manifest import EngineEntry, Manifest
 from store.reader.flight_cache import FlightCache
 from store.runtime.capabilities import covered
@@ -65,9 +66,11 @@ class ReaderCheck:
             self._report_refusal(error)
 
     def note_settings(self, trusted_keys: TrustedKeys) -> None:
-        """Note that signatures are not checked, or that a group may write to the cache."""
+        """Note that signatures are not checked, tiles got the descriptors, or a group may write to the cache."""
         if trusted_keys is ALLOW_UNSIGNED:
             self.notes.append(UNCHECKED)
+        if not self.manifest.levels:
+            self.notes.append(NO_LEVELS)
         self.notes.extend(writable_folders_at(self.view.layout.root, permission=stat.S_IWGRP))
 
     def _trusted_signer(self, keys: Sequence[TrustedKey | bytes]) -> str | None:

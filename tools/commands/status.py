@@ -10,6 +10,7 @@ from store.cache.view import View, died_build, open_view
 from store.domain.events import IndexExtended
 from store.domain.proof import described, figures_of
 from store.domain.state import Build, BuildStatus
+from store.manifest.levels import NO_LEVELS
 from tools.command import Answer, Call, shared_options
 from tools.output import render
 
@@ -134,6 +135,7 @@ def _head_fields(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
             f"{render.size(document['carried_bytes'])} of tiles" if document["carried_bytes"] else None,
         ),
         ("proof", described(document["proof"]) if document["proof"] else None),
+        ("note", NO_LEVELS if document["levels"] == [] else None),
         ("committed", render.utc(document["committed"])),
         ("identity", document["identity"]),
         ("manifest", document["manifest_sha256"]),

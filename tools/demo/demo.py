@@ -18,26 +18,25 @@ from pipeline.errors import ErrorKind as WorkErrorKind
 from pipeline.errors import RequestError
 from pipeline.progress import Progress
 from pipeline.provisioner import CacheProvisioner
-from store.base.distances import distance_m
 from store.cache.view import open_view
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import CacheUnusableError, ErrorKind
 from store.manifest.manifest import parse
+from store.reader.flight_cache import FlightCache
+from store.trust.go_no_go import ALLOW_UNSIGNED
 from store.verify.report import Depth
 from store.verify.verify import verify
 from tools.command import LOCAL_FOLDER, Answer, Call, print_error, shared_options
-from tools.commands.query import centre_of, read_image, search
-from tools.demo.region import DemoRegion, jpeg, make_region, metres_per_pixel, with_new_roof
+from tools.demo.photographs import Finding, ask, table, take_photographs, write_truth
+from tools.demo.region import ALTITUDE_M, DemoRegion, land_elsewhere, make_region, with_new_roof
 from tools.exit_codes import ExitCode
 from tools.output import render
 from tools.output.progress import shown_progress
 
-_PHOTO: Final = (3_470.0, 1_410.0)
-"""Where the photo is taken, in pixels of the region: over houses, not in the middle of a tile."""
-_HEADING_DEG: Final = 137.0
+_PHOTOGRAPHS: Final = 24
+_ELSEWHERE: Final = 12
 _LOCK_FILES: Final = frozenset({"build.lock", "journal.mdb-lock"})
-
 _PACKAGES: Final = ("faiss", "onnx", "onnxruntime")
 
 
@@ -50,6 +49,7 @@ class _Demonstration:
     facts: dict[str, Any] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     sections: int = 0
+    chunks_over_a_tile: int = 0
 
     @property
     def cache(self) -> Path:
@@ -151,8 +151,8 @@ def _run_sections(demo_run: _Demonstration, *, kept: bool) -> None:
             print_error(f"{first.error.step}: {first.error.message}", first.error.hint)
         return
     _show_manifest(demo_run)
-    _locate_photo(demo_run, region)
-    tile = region.tile_at_pixel(*_PHOTO)
+    _locate(demo_run, region)
+    tile = region.middle_tile
     _build_damaged(demo_run, region.path(tile), first)
     original = _build_changed(demo_run, region.path(tile), first)
     _roll_back(demo_run, first)
@@ -162,15 +162,13 @@ def _run_sections(demo_run: _Demonstration, *, kept: bool) -> None:
 
 
 def _paint_map(demo_run: _Demonstration) -> DemoRegion:
-    demo_run.open_section(
-        "A map", "Terrain is painted, cut into tiles and saved as z/x/y.jpg, as from a tile server."
-    )
+    demo_run.open_section("A map", "Terrain is painted, cut into tiles and saved as from a tile server.")
     began = time.monotonic()
     region = make_region(demo_run.folder)
     demo_run.print_fields(
         (
-            ("tiles", f"{region.tiles} of 256 x 256 pixels, zoom 16 to 18"),
-            ("region", f"{region.width_m / 1000:.1f} km wide, {metres_per_pixel(45.0):.2f} m per pixel"),
+            ("tiles", f"{region.tiles} of 256 x 256 pixels, zoom 18"),
+            ("region", f"{region.width_m / 1000:.1f} km wide, {region.metres_per_pixel:.2f} m per pixel"),
             ("took", render.seconds(time.monotonic() - began)),
         )
     )
@@ -181,8 +179,9 @@ def _paint_map(demo_run: _Demonstration) -> DemoRegion:
 def _build(demo_run: _Demonstration) -> BuildReport:
     demo_run.open_section(
         "Build: c10 build request.toml --cache cache",
-        "The network is compiled for this machine, every tile becomes a descriptor, the descriptors become"
-        " an index, and one transaction makes it all visible.",
+        f"The request says that the camera flies {ALTITUDE_M} m above ground. So the network, compiled for this"
+        " machine, describes chunks: squares of ground as large as what the camera sees, which overlap. The"
+        " descriptors become an index, and one transaction makes it all visible.",
     )
     with shown_progress() as progress:
         report = demo_run.build(progress)
@@ -191,7 +190,7 @@ def _build(demo_run: _Demonstration) -> BuildReport:
         (
             ("outcome", report.outcome),
             ("generation", report.generation),
-            ("embedded", f"{report.tiles_embedded} of {report.tiles} tiles; equal tiles are embedded once"),
+            ("embedded", f"{report.chunks_embedded:,} chunks, cut from {report.tiles} tiles"),
             ("took", render.seconds(report.seconds)),
         )
     )
@@ -208,7 +207,8 @@ def _show_manifest(demo_run: _Demonstration) -> None:
     head = view.state.generations[1]
     manifest = parse(project(view.state, head))
     index, engine = manifest.index, manifest.descriptor_engine
-    geography = manifest.body["geography"]
+    geography, level = manifest.body["geography"], manifest.levels[0].level
+    demo_run.chunks_over_a_tile = ((1 << level.k) + level.m - 1) ** 2
     demo_run.print_fields(
         (
             ("manifest", manifest.sha256),
@@ -221,51 +221,57 @@ def _show_manifest(demo_run: _Demonstration) -> None:
                 "index",
                 f"{index.kind}: {index.rows} rows of {index.dimensions}, {render.size(index.artifact.size)}",
             ),
-            ("map", f"{geography['present']} of {geography['wanted']} wanted tiles"),
-            ("featureless", f"{geography['featureless']} tiles (open water: a camera cannot be found there)"),
+            (
+                "area",
+                f"{geography['present']} of {geography['wanted']} steps of the lattice are under a chunk",
+            ),
         )
     )
     demo_run.expect("the manifest on disk is the one committed", kept=manifest.sha256 == head.manifest_sha256)
 
 
-def _locate_photo(demo_run: _Demonstration, region: DemoRegion) -> None:
+def _locate(demo_run: _Demonstration, region: DemoRegion) -> None:
     demo_run.open_section(
-        "Fly: c10 query photo.jpg --cache cache",
-        f"A camera over the region, turned by {_HEADING_DEG:.0f} degrees, at dusk. Where is it?",
+        "Fly: c10 query photos/01.jpg --cache cache --altitude M --heading DEG",
+        f"{_PHOTOGRAPHS} photographs over the region, in another season and light; heading and altitude as"
+        " instruments tell them, a little wrong. Where was each taken? A cache always answers: the margin says"
+        " how much less any other place looks like the photograph.",
     )
-    photo = demo_run.folder / "photo.jpg"
-    photo.write_bytes(jpeg(region.photograph(*_PHOTO, heading_deg=_HEADING_DEG)))
-    hits = search(demo_run.cache, read_image(photo), top=3)
-    truth, true_tile = region.at_pixel(*_PHOTO), region.tile_at_pixel(*_PHOTO)
-    rows: list[tuple[object, ...]] = [
-        ("true place", _tile_name(true_tile), f"{truth[0]:.6f}", f"{truth[1]:.6f}", None, None)
-    ]
-    for number, hit in enumerate(hits, start=1):
-        away = distance_m(truth, (hit["lon"], hit["lat"]))
-        place = _tile_name((hit["z"], hit["x"], hit["y"]))
-        rows.append(
-            (
-                f"found {number}",
-                place,
-                f"{hit['lon']:.6f}",
-                f"{hit['lat']:.6f}",
-                f"{hit['score']:.3f}",
-                f"{away:.0f} m",
-            )
+    photographs = list(take_photographs(region.on_a_later_day(), region.metres_per_pixel, _PHOTOGRAPHS))
+    foreign = take_photographs(land_elsewhere(), region.metres_per_pixel, _ELSEWHERE)
+    truth = [region.at_pixel(*each.at_px) for each in photographs]
+    write_truth(demo_run.folder / "photos", photographs, truth)
+    with FlightCache.open(demo_run.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
+        cache.load_all()
+        asked = zip(photographs, truth, strict=True)
+        found = [Finding.of(each, ask(cache, each), place) for each, place in asked]
+        largest = max(ask(cache, each).margin or 0.0 for each in foreign)
+    _show_findings(demo_run, found, largest)
+
+
+def _show_findings(demo_run: _Demonstration, found: list[Finding], elsewhere: float) -> None:
+    """Show how far off answers were; `elsewhere` is the largest margin of a photograph of another place."""
+    half = len(found) // 2
+    surer = sorted(found, key=lambda each: -each.margin)[:half]
+    within = {metres: sum(each.error_m <= metres for each in found) for metres in (20, 50)}
+    right = sum(each.error_m <= 50 for each in surer)
+    demo_run.print("", *(f"   {line}" for line in table(found)), "")
+    demo_run.print_fields(
+        (
+            ("within 20 m", f"{within[20]} of {len(found)}"),
+            ("within 50 m", f"{within[50]} of {len(found)}; {right} of the {half} with the larger margins"),
+            ("elsewhere", f"{_ELSEWHERE} photographs of another place: margins up to {elsewhere:.3f}"),
         )
-    header = ("", "tile z/x/y", "longitude", "latitude", "score", "away")
-    demo_run.print("", *(f"   {line}" for line in render.table(header, rows, right="  rrrr")), "")
-    best = hits[0]
-    demo_run.facts["query"] = {
-        "true": {"z": true_tile[0], "x": true_tile[1], "y": true_tile[2], "lon": truth[0], "lat": truth[1]},
-        "found": best,
-        "distance_m": round(distance_m(truth, (best["lon"], best["lat"])), 1),
-    }
-    half = distance_m(centre_of(*true_tile), region.at_pixel(_PHOTO[0], _PHOTO[1]))
-    demo_run.expect(
-        f"the right tile comes first (its centre is {half:.0f} m from the camera)",
-        kept=(best["z"], best["x"], best["y"]) == true_tile,
     )
+    demo_run.facts["query"] = {
+        "photographs": len(found),
+        "within": {str(metres): number for metres, number in within.items()},
+        "better_half_right": right,
+        "elsewhere": {"photographs": _ELSEWHERE, "largest_margin": round(elsewhere, 6)},
+        "answers": [each.to_document() for each in found],
+    }
+    demo_run.expect(f"the {half} with the larger margins are within 50 m", kept=right == half)
+    demo_run.expect("none of another place has so large a margin", kept=elsewhere < surer[-1].margin)
 
 
 def _build_damaged(demo_run: _Demonstration, tile: Path, first: BuildReport) -> None:
@@ -307,14 +313,14 @@ def _build_changed(demo_run: _Demonstration, tile: Path, first: BuildReport) -> 
     demo_run.print_fields(
         (
             ("outcome", f"{report.outcome}: generation {report.generation}"),
-            ("embedded", report.tiles_embedded),
+            ("embedded", f"{report.chunks_embedded:,} of {report.chunks:,} chunks"),
             ("compiled", report.engines_compiled),
             ("took", render.seconds(report.seconds)),
         )
     )
     demo_run.expect(
-        "exactly 1 tile is embedded, nothing compiled",
-        kept=report.tiles_embedded == 1 and not report.engines_compiled,
+        "exactly the chunks that show it are embedded, nothing is compiled",
+        kept=report.chunks_embedded == demo_run.chunks_over_a_tile and not report.engines_compiled,
     )
     demo_run.expect("it is another generation", kept=report.generation == (first.generation or 0) + 1)
     return original
@@ -349,12 +355,12 @@ def _build_nothing(demo_run: _Demonstration) -> None:
         (
             ("outcome", f"{report.outcome}: generation {report.generation}"),
             ("checked", render.plural(report.files_checked, "file")),
-            ("embedded", report.tiles_embedded),
+            ("embedded", report.chunks_embedded),
             ("writes", report.writes),
             ("took", render.seconds(report.seconds)),
         )
     )
-    idle = not (report.writes or report.tiles_embedded or report.engines_compiled)
+    idle = not (report.writes or report.chunks_embedded or report.engines_compiled)
     demo_run.expect("no work is done", kept=report.outcome is BuildOutcome.REUSED and idle)
     demo_run.expect("no file in the cache is touched", kept=_fingerprint(demo_run.cache) == before)
 
@@ -391,7 +397,3 @@ def _fingerprint(root: Path) -> Mapping[str, tuple[int, int, int]]:
         for path in sorted(root.rglob("*"))
         if path.name not in _LOCK_FILES and (found := path.lstat())
     }
-
-
-def _tile_name(place: tuple[int, int, int]) -> str:
-    return "/".join(str(part) for part in place)

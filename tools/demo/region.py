@@ -8,28 +8,35 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from store.base.lattice import metres_per_pixel
 from store.base.preprocessing import Pixels
 from store.base.valueclass import valueclass
-from tools.demo.terrain import terrain, view
+from tools.demo.terrain import terrain
+from tools.demo.terrain_ground import Look
 
 Place = tuple[int, int, int]
 """Zoom, x, y of a tile."""
 
-ZOOM: Final = (16, 18)
+ZOOM: Final = 18
 TILE: Final = 256
-_CORNER: Final = (27_304, 23_596)
-"""The north-west tile at the lowest zoom: open sea north of the Azores, so that it is no real place."""
-_ACROSS: Final = 4
+CAMERA: Final = {"width": 640, "height": 360, "fx": 484.0, "fy": 484.0, "cx": 319.5, "cy": 179.5}
+"""Sees 264 x 149 m from 200 m above ground; pixels of the calibration, whose upper left one is (0, 0)."""
+ALTITUDE_M: Final = 200
+_CORNER: Final = (109_216, 94_384)
+"""The north-west tile: open sea north of the Azores, so that it is no real place."""
+_ACROSS: Final = 8
 _SEED: Final = 7
-_QUALITY: Final = 88
+LATER: Final = Look(shadows=(-1.6, 0.7), canopy=(104, 84, 44), crops=1)
+"""An autumn morning, when the photographs are taken: the sun is low in the east, other crops are in the fields."""
 
 _REQUEST: Final = """\
 flight_id = "demo"
 sector = "stable_rear"
 bbox = [{west:.7f}, {south:.7f}, {east:.7f}, {north:.7f}]
-zoom = [{least}, {greatest}]
+zoom = [{zoom}, {zoom}]
 origin = [{lon:.7f}, {lat:.7f}, 60.0]
 calibration = "camera.json"
+altitude_m = {altitude}
 
 [tiles]
 source = "tiles/{{z}}/{{x}}/{{y}}.jpg"
@@ -56,13 +63,11 @@ class DemoRegion:
 
     Attributes:
         folder: Where request, calibration and tiles are.
-        mosaic: The region at the highest zoom, uint8 [4096, 4096, 3].
-        tiles: How many tiles there are.
+        mosaic: Its imagery, uint8 [2048, 2048, 3].
     """
 
     folder: Path
     mosaic: Pixels
-    tiles: int
 
     @property
     def request(self) -> Path:
@@ -70,9 +75,25 @@ class DemoRegion:
         return self.folder / "request.toml"
 
     @property
+    def tiles(self) -> int:
+        """How many tiles there are."""
+        return _ACROSS**2
+
+    @property
+    def metres_per_pixel(self) -> float:
+        """Ground length of a pixel at its middle: that on the equator times the cosine of the latitude."""
+        middle = self.mosaic.shape[0] / 2
+        return metres_per_pixel(ZOOM, TILE, self.at_pixel(middle, middle)[1])
+
+    @property
     def width_m(self) -> float:
         """East-west extent, metres on the ground at its middle."""
-        return float(self.mosaic.shape[1]) * metres_per_pixel(self.at_pixel(2048, 2048)[1])
+        return float(self.mosaic.shape[1]) * self.metres_per_pixel
+
+    @property
+    def middle_tile(self) -> Place:
+        """The tile south-east of its middle."""
+        return self.tile_at_pixel(self.mosaic.shape[1] / 2, self.mosaic.shape[0] / 2)
 
     def path(self, place: Place) -> Path:
         """Return the path of a tile."""
@@ -81,57 +102,44 @@ class DemoRegion:
 
     def at_pixel(self, x: float, y: float) -> tuple[float, float]:
         """Return longitude and latitude, degrees, of a point of the mosaic."""
-        left, top = _corner(ZOOM[1])
-        span = 2.0 ** ZOOM[1]
-        lon = (left + x / TILE) / span * 360 - 180
+        span = 2.0**ZOOM
+        lon = (_CORNER[0] + x / TILE) / span * 360 - 180
         # Inverse of the spherical Mercator projection (EPSG 3857).
-        lat = np.degrees(np.arctan(np.sinh(np.pi * (1 - 2 * (top + y / TILE) / span))))
+        lat = np.degrees(np.arctan(np.sinh(np.pi * (1 - 2 * (_CORNER[1] + y / TILE) / span))))
         return float(lon), float(lat)
 
     def tile_at_pixel(self, x: float, y: float) -> Place:
-        """Return the tile at the highest zoom that contains a point of the mosaic."""
-        left, top = _corner(ZOOM[1])
-        return ZOOM[1], left + int(x // TILE), top + int(y // TILE)
+        """Return the tile that contains a point of the mosaic."""
+        return ZOOM, _CORNER[0] + int(x // TILE), _CORNER[1] + int(y // TILE)
 
-    def photograph(self, x: float, y: float, *, heading_deg: float) -> Pixels:
-        """Return what a camera over a point of the mosaic sees at dusk: turned, darker, softer, lower."""
-        rng = np.random.default_rng(_SEED)
-        return view(
-            self.mosaic,
-            (x, y),
-            heading_deg=heading_deg,
-            scale=1.05,
-            blur_px=0.7,
-            contrast=0.85,
-            brightness=-45,
-            vignette=0.15,
-            noise=3,
-            jpeg_quality=75,
-            rng=rng,
-        )
+    def on_a_later_day(self) -> Pixels:
+        """Return the same ground in another season and light, as the mosaic."""
+        return terrain(self.mosaic.shape[0], _SEED, LATER)
 
 
 def make_region(folder: Path) -> DemoRegion:
     """Paint the region and write tiles, request and calibration."""
-    mosaic = terrain(_ACROSS * TILE << (ZOOM[1] - ZOOM[0]), _SEED)
-    made = DemoRegion(folder=folder, mosaic=mosaic, tiles=sum(_count(zoom) ** 2 for zoom in _zooms()))
-    picture = Image.fromarray(mosaic)
-    for zoom in reversed(_zooms()):
-        left, top = _corner(zoom)
-        for x in range(_count(zoom)):
-            made.path((zoom, left + x, top)).parent.mkdir(parents=True, exist_ok=True)
-            for y in range(_count(zoom)):
-                box = (x * TILE, y * TILE, (x + 1) * TILE, (y + 1) * TILE)
-                made.path((zoom, left + x, top + y)).write_bytes(jpeg(np.asarray(picture.crop(box))))
-        picture = picture.reduce(2)
-    west, north = made.at_pixel(1, 1)
-    east, south = made.at_pixel(mosaic.shape[1] - 1, mosaic.shape[0] - 1)
-    lon, lat = made.at_pixel(mosaic.shape[1] / 2, mosaic.shape[0] / 2)
+    made = DemoRegion(folder=folder, mosaic=terrain(_ACROSS * TILE, _SEED))
+    for x in range(_ACROSS):
+        made.path((ZOOM, _CORNER[0] + x, 0)).parent.mkdir(parents=True, exist_ok=True)
+        for y in range(_ACROSS):
+            tile = made.mosaic[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE]
+            made.path((ZOOM, _CORNER[0] + x, _CORNER[1] + y)).write_bytes(jpeg(tile, quality=88))
+    side = made.mosaic.shape[0]
+    # A tile less on each side: chunks reach half their side beyond the area.
+    west, north = made.at_pixel(TILE + 1, TILE + 1)
+    east, south = made.at_pixel(side - TILE - 1, side - TILE - 1)
+    lon, lat = made.at_pixel(side / 2, side / 2)
     bounds = {"west": west, "south": south, "east": east, "north": north, "lon": lon, "lat": lat}
-    made.request.write_text(_REQUEST.format(**bounds, least=ZOOM[0], greatest=ZOOM[1]), encoding="utf-8")
-    camera = {"model": "pinhole", "width": 256, "height": 256, "fx": 320.0, "fy": 320.0}
-    (folder / "camera.json").write_text(json.dumps(camera) + "\n", encoding="utf-8")
+    request = _REQUEST.format(**bounds, zoom=ZOOM, altitude=ALTITUDE_M)
+    made.request.write_text(request, encoding="utf-8")
+    (folder / "camera.json").write_text(json.dumps(CAMERA) + "\n", encoding="utf-8")
     return made
+
+
+def land_elsewhere() -> Pixels:
+    """Return ground of another place, 541 m wide, on the day of the photographs."""
+    return terrain(1280, _SEED + 1, LATER)
 
 
 def with_new_roof(tile: bytes) -> bytes:
@@ -141,28 +149,11 @@ def with_new_roof(tile: bytes) -> bytes:
     pixels[96:160, 88:172] = (46, 48, 52)
     pixels[92:156, 84:168] = (176, 84, 62)
     pixels[92:156, 125:127] = (140, 62, 46)
-    return jpeg(pixels)
+    return jpeg(pixels, quality=88)
 
 
-def jpeg(pixels: Pixels) -> bytes:
+def jpeg(pixels: Pixels, *, quality: int) -> bytes:
     """Encode a picture, uint8 [h, w, 3]."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=_QUALITY)
+    Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
     return stream.getvalue()
-
-
-def metres_per_pixel(latitude: float) -> float:
-    """Return the ground length of a pixel at the highest zoom: that on the equator times the cosine."""
-    return 40_075_016.686 / (TILE << ZOOM[1]) * float(np.cos(np.radians(latitude)))
-
-
-def _zooms() -> range:
-    return range(ZOOM[0], ZOOM[1] + 1)
-
-
-def _count(zoom: int) -> int:
-    return _ACROSS << (zoom - ZOOM[0])
-
-
-def _corner(zoom: int) -> tuple[int, int]:
-    return _CORNER[0] << (zoom - ZOOM[0]), _CORNER[1] << (zoom - ZOOM[0])

@@ -23,15 +23,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from tools.demo.terrain_ground import lakes, layers_of, painted_strips
+from tools.demo.terrain_ground import Look, lakes, layers_of, painted_strips
 from tools.demo.terrain_scenery import draw_softly, scenery
 
 Pixels = npt.NDArray[np.uint8]
 
 _LEAST_SIZE: Final = 64
+_FIRST_LOOK: Final = Look()
 
 
-def terrain(size: int, seed: int) -> Pixels:
+def terrain(size: int, seed: int, look: Look = _FIRST_LOOK) -> Pixels:
     """Paint a square landscape.
 
     At the highest zoom of the demonstration one pixel stands for roughly half a metre, so that houses are 8
@@ -40,6 +41,7 @@ def terrain(size: int, seed: int) -> Pixels:
     Args:
         size: edge length in pixels, at least 64.
         seed: everything random follows from it; not negative.
+        look: the day; the same size and seed are the same place on any day.
 
     Returns:
         uint8 [size, size, 3], RGB, row 0 in the north.
@@ -54,9 +56,9 @@ def terrain(size: int, seed: int) -> Pixels:
     if seed < 0:
         raise ValueError(f"a terrain's seed is a whole number from 0, found {seed}")
     rng = np.random.default_rng(seed)
-    layers = layers_of(size, rng)
+    layers = layers_of(size, rng, look)
     canvas = Image.fromarray(np.concatenate(list(painted_strips(layers, rng))))
-    draw_softly(canvas, scenery(size, rng), spared=lakes(layers))
+    draw_softly(canvas, scenery(size, rng, look.shadows), spared=lakes(layers))
     return np.array(canvas)
 
 
@@ -74,7 +76,7 @@ def view(
     vignette: float = 0.0,
     noise: float = 0.0,
     jpeg_quality: int | None = None,
-    size: int = 256,
+    size: int | tuple[int, int] = 256,
     rng: np.random.Generator,
 ) -> Pixels:
     """Take one picture of the landscape, straight down.
@@ -93,13 +95,14 @@ def view(
         vignette: loss of light in the corners, 0..1.
         noise: standard deviation of additive noise, in grey levels.
         jpeg_quality: compress and decode at this quality; None leaves the pixels alone.
-        size: edge length of the picture in pixels.
+        size: width and height of the picture in pixels, or its edge length if it is square.
         rng: source of the noise.
 
     Returns:
-        uint8 [size, size, 3], RGB.
+        uint8 [height, width, 3], RGB.
     """
-    picture = _warp(mosaic, centre_px, heading_deg=heading_deg, scale=scale, size=size)
+    width, height = (size, size) if isinstance(size, int) else size
+    picture = _warp(mosaic, centre_px, heading_deg=heading_deg, scale=scale, size=(width, height))
     if blur_px > 0:
         picture = picture.filter(ImageFilter.GaussianBlur(blur_px))
     light: npt.NDArray[np.floating] = np.asarray(picture, dtype=np.float32)
@@ -108,8 +111,8 @@ def view(
     )
     light = 255 * (np.clip(light, 0, 255) / 255) ** np.float32(gamma)
     if vignette > 0:
-        axis = np.linspace(-1, 1, size, dtype=np.float32) ** 2
-        light *= (1 - np.float32(vignette) * (axis[:, None] + axis[None, :]) / 2)[..., None]
+        down, across = (np.linspace(-1, 1, side, dtype=np.float32) ** 2 for side in (height, width))
+        light *= (1 - np.float32(vignette) * (down[:, None] + across[None, :]) / 2)[..., None]
     if noise > 0:
         light += rng.standard_normal(light.shape, dtype=np.float32) * np.float32(noise)
     taken = np.clip(np.rint(light), 0, 255).astype(np.uint8)
@@ -117,10 +120,11 @@ def view(
 
 
 def _warp(
-    mosaic: Pixels, centre_px: tuple[float, float], *, heading_deg: float, scale: float, size: int
+    mosaic: Pixels, centre_px: tuple[float, float], *, heading_deg: float, scale: float, size: tuple[int, int]
 ) -> Image.Image:
     """Turn and scale around the centre, on a crop just large enough, mirrored beyond the border."""
-    reach = math.ceil(size / scale * math.sqrt(0.5)) + 2
+    width, height = size
+    reach = math.ceil(math.hypot(width, height) / 2 / scale) + 2
     left, top = math.floor(centre_px[0]) - reach, math.floor(centre_px[1]) - reach
     columns = _mirrored(left, left + 2 * reach + 1, mosaic.shape[1])
     rows = _mirrored(top, top + 2 * reach + 1, mosaic.shape[0])
@@ -128,11 +132,18 @@ def _warp(
     turn = math.radians(heading_deg)
     along, across = math.cos(turn) / scale, math.sin(turn) / scale
     x0, y0 = centre_px[0] - left, centre_px[1] - top
-    half = size / 2
+    right, below = width / 2, height / 2
     return crop.transform(
-        (size, size),
+        size,
         Image.Transform.AFFINE,
-        (along, -across, x0 - half * (along - across), across, along, y0 - half * (across + along)),
+        (
+            along,
+            -across,
+            x0 - right * along + below * across,
+            across,
+            along,
+            y0 - right * across - below * along,
+        ),
         resample=Image.Resampling.BILINEAR,
     )
 

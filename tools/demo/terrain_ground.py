@@ -38,11 +38,25 @@ _GROUND: Final = np.array(
     dtype=np.float32,
 )
 _WATER: Final = np.array([52, 72, 88], dtype=np.float32)
-_CANOPY: Final = np.array([46, 72, 42], dtype=np.float32)
 _CROPS: Final = np.array(
     [[152, 142, 84], [112, 132, 62], [172, 157, 112], [90, 112, 56], [132, 102, 72], [128, 144, 84]],
     dtype=np.float32,
 )
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """How a landscape looks on a day; its layout does not depend on it.
+
+    Attributes:
+        shadows: Where shadows fall, east and south, as parts of their usual length; the sun is opposite.
+        canopy: Colour of woods, RGB.
+        crops: Seed of what grows in the fields; None for what grows there at first.
+    """
+
+    shadows: tuple[float, float] = (1.0, 1.0)
+    canopy: tuple[int, int, int] = (46, 72, 42)
+    crops: int | None = None
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +76,7 @@ class Layers:
     """Fields of unit deviation at a quarter of the resolution, textures at half of it; all square."""
 
     size: int
+    look: Look
     height: Image.Image
     moisture: Image.Image
     roughness: Image.Image
@@ -90,15 +105,17 @@ def _grain(size: int, softness: float, rng: np.random.Generator) -> Image.Image:
     return noise.filter(ImageFilter.GaussianBlur(softness))
 
 
-def layers_of(size: int, rng: np.random.Generator) -> Layers:
+def layers_of(size: int, rng: np.random.Generator, look: Look) -> Layers:
     """Draw the random layers that the ground of a mosaic of this size is painted from."""
     quarter, half = -(-size // 4) + 1, -(-size // 2) + 1
     height = _power_noise(quarter, 3.0, rng)
     roughness = _power_noise(quarter, 2.0, rng)
     slope_y, slope_x = np.gradient(height + 0.06 * roughness)
-    relief = (slope_x + slope_y) / max(1e-6, float((slope_x + slope_y).std()))
+    lit = slope_x * look.shadows[0] + slope_y * look.shadows[1]
+    relief = lit / max(1e-6, float(lit.std()))
     return Layers(
         size=size,
+        look=look,
         height=Image.fromarray(height),
         moisture=Image.fromarray(_power_noise(quarter, 2.8, rng)),
         roughness=Image.fromarray(roughness),
@@ -106,11 +123,11 @@ def layers_of(size: int, rng: np.random.Generator) -> Layers:
         stream=Image.fromarray(_power_noise(quarter, 3.2, rng)),
         canopy=_grain(half, 1.1, rng),
         grain=_grain(half, 0.7, rng),
-        farmland=_farmland(half, roughness, rng),
+        farmland=_farmland(half, roughness, rng, look),
     )
 
 
-def _farmland(half: int, roughness: Plane, rng: np.random.Generator) -> _Farmland:
+def _farmland(half: int, roughness: Plane, rng: np.random.Generator, look: Look) -> _Farmland:
     """Return cells around scattered sites. The fields of a district are long in one shared direction."""
     cell_px = _CELL_PX // 2
     count = half // cell_px + 4
@@ -131,6 +148,8 @@ def _farmland(half: int, roughness: Plane, rng: np.random.Generator) -> _Farmlan
     )
     total = count * count
     crop = rng.integers(0, len(_CROPS), total)
+    if look.crops is not None:
+        crop = np.random.default_rng(look.crops).integers(0, len(_CROPS), total)
     period = rng.uniform(6, 22, total)
     along = turn.ravel() + rng.choice([0.0, math.pi / 2], total) + rng.normal(0, 0.05, total)
     edge = np.zeros_like(cell, dtype=np.bool_)
@@ -206,7 +225,8 @@ def _painted_strip(layers: Layers, table: Plane, rows: tuple[int, int], rng: np.
     paint = table[level * 32 + damp]
     shade = relief * np.float32(9) + roughness * np.float32(8) + grain * np.float32(6)
     _paint_fields(paint, shade, layers.farmland, rows, (height < 0.9) & (height > -1.3) & ~wooded)
-    paint[wooded] = paint[wooded] * np.float32(0.35) + _CANOPY * np.float32(0.65)
+    canopy_colour = np.array(layers.look.canopy, np.float32)
+    paint[wooded] = paint[wooded] * np.float32(0.35) + canopy_colour * np.float32(0.65)
     shade[wooded] = shade[wooded] * np.float32(0.5) + canopy[wooded] * np.float32(11)
     paint += shade[..., None]
     stream = np.abs(_enlarged(layers.stream, 4, size, first, stop))

@@ -24,13 +24,17 @@ class Shape:
     width: int | None = None
 
 
-def scenery(size: int, rng: np.random.Generator) -> list[Shape]:
-    """Return everything to draw on a mosaic of this size, in drawing order."""
+def scenery(size: int, rng: np.random.Generator, shadows: tuple[float, float]) -> list[Shape]:
+    """Return everything to draw on a mosaic of this size, in drawing order.
+
+    `shadows` are parts of the usual length, to the east and south.
+    """
+    cast = np.array(shadows)
     return [
         *_road_strokes(size, rng),
-        *_tree_shapes(size, rng),
-        *_village_shapes(size, rng),
-        *_town_shapes(size, rng),
+        *_tree_shapes(size, rng, cast),
+        *_village_shapes(size, rng, cast),
+        *_town_shapes(size, rng, cast),
     ]
 
 
@@ -71,28 +75,28 @@ def _rounded(path: Points) -> Points:
     return np.concatenate([path[:1], np.stack([early, late], 1).reshape(-1, 2), path[-1:]])
 
 
-def _tree_shapes(size: int, rng: np.random.Generator) -> list[Shape]:
+def _tree_shapes(size: int, rng: np.random.Generator, cast: Points) -> list[Shape]:
     """Return single trees and bushes with their shadows."""
     shapes = []
     for _ in range(size * size // 12_000):
         centre, radius = rng.uniform(0, size, 2), rng.uniform(2.5, 7)
         colour = np.array([52, 78, 44]) + rng.normal(0, 8, 3)
-        shapes.append(_disc(centre + radius * 0.5, radius, (38, 44, 36)))
+        shapes.append(_disc(centre + radius * 0.5 * cast, radius, (38, 44, 36)))
         shapes.append(_disc(centre, radius, _colour(colour)))
     return shapes
 
 
-def _village_shapes(size: int, rng: np.random.Generator) -> list[Shape]:
+def _village_shapes(size: int, rng: np.random.Generator, cast: Points) -> list[Shape]:
     """Return loose clusters of houses that share a direction."""
     shapes = []
     for _ in range(max(1, size // 60)):
         middle, turn = rng.uniform(0, size, 2), rng.uniform(0, math.pi / 2)
         for _ in range(int(rng.integers(3, 45))):
-            shapes += _house(middle + rng.normal(0, 110, 2), turn + rng.normal(0, 0.04), rng)
+            shapes += _house(middle + rng.normal(0, 110, 2), turn + rng.normal(0, 0.04), rng, cast)
     return shapes
 
 
-def _town_shapes(size: int, rng: np.random.Generator) -> list[Shape]:
+def _town_shapes(size: int, rng: np.random.Generator, cast: Points) -> list[Shape]:
     """Return street grids with houses along them, fewer away from the middle."""
     streets: list[Shape] = []
     houses: list[Shape] = []
@@ -116,15 +120,15 @@ def _town_shapes(size: int, rng: np.random.Generator) -> list[Shape]:
                     if rng.random() > 0.85 - 0.5 * math.hypot(offset, along) / radius:
                         continue
                     place = middle + normal * (offset + block * 0.24) + direction * along
-                    houses += _house(place + rng.normal(0, 3, 2), turn + rng.normal(0, 0.03), rng)
+                    houses += _house(place + rng.normal(0, 3, 2), turn + rng.normal(0, 0.03), rng, cast)
     return streets + houses
 
 
-def _house(centre: Points, turn: float, rng: np.random.Generator) -> list[Shape]:
+def _house(centre: Points, turn: float, rng: np.random.Generator, cast: Points) -> list[Shape]:
     roof = np.array(_ROOFS[int(rng.integers(len(_ROOFS)))]) + rng.normal(0, 10) + rng.normal(0, 4, 3)
     extent = rng.uniform(4, 17, 2)
     return [
-        Shape(points=_rectangle(centre + 3, extent, turn), colour=(42, 44, 46)),
+        Shape(points=_rectangle(centre + 3 * cast, extent, turn), colour=(42, 44, 46)),
         Shape(points=_rectangle(centre, extent, turn), colour=_colour(roof)),
     ]
 

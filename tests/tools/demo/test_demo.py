@@ -1,3 +1,4 @@
+import csv
 import json
 import shlex
 import shutil
@@ -7,6 +8,7 @@ import mercantile
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from tests.golden.outward import bundle_structure, cache_structure, keys
 from tests.tools import tour
@@ -28,13 +30,21 @@ def test_every_promise_is_kept_and_told_in_one_line(played):
     document = json.loads(result.stdout)
     assert document["ok"] is True
     assert document["broken"] == []
-    assert document["tiles"] == 16 + 64 + 256
+    assert document["tiles"] == 8 * 8
     assert document["build"]["outcome"] == "built"
     assert document["failed"]["error"]["kind"] == "bad-tile"
-    assert document["changed"]["tiles_embedded"] == 1
+    # A tile lies under (4 + 7 - 1)² chunks of 7 steps of a quarter of a tile.
+    assert document["build"]["chunks_embedded"] == document["build"]["chunks"] == (6 * 4) ** 2
+    assert document["changed"]["chunks_embedded"] == 100
     assert document["rollback"]["body_sha256"] == document["build"]["body_sha256"]
     assert (document["warm"]["outcome"], document["warm"]["writes"]) == ("reused", 0)
-    assert document["query"]["distance_m"] < 60
+    query = document["query"]
+    assert query["photographs"] == len(query["answers"]) == 24
+    for metres, number in query["within"].items():
+        assert number == sum(answer["error_m"] <= int(metres) for answer in query["answers"])
+    assert query["within"]["50"] > 12
+    assert query["better_half_right"] == 12
+    assert 0 < query["elsewhere"]["largest_margin"] < max(answer["margin"] for answer in query["answers"])
     assert document["verify"]["go"] is True
 
 
@@ -44,8 +54,34 @@ def test_what_is_kept_can_be_looked_at(played):
     cache = ["--cache", str(folder / "cache"), "--json"]
     status = json.loads(runner.invoke(cli, ["status", *cache]).stdout)
     assert (status["generation"], status["build"]) == (3, 1)
-    hits = json.loads(runner.invoke(cli, ["query", str(folder / "photo.jpg"), *cache]).stdout)["hits"]
-    assert len(hits) == 5
+    assert [level["side_m"] for level in status["levels"]] == [pytest.approx(189, abs=1)]
+
+
+def test_photographs_have_the_camera_s_aspect_and_lie_on_no_border(played):
+    _, folder = played
+    with (folder / "photos" / "truth.csv").open(encoding="utf-8") as lines:
+        truth = list(csv.DictReader(lines))
+    camera = json.loads((folder / "camera.json").read_text())
+    assert len({row["file"] for row in truth}) == 24
+    for row in truth:
+        with Image.open(folder / "photos" / row["file"]) as picture:
+            assert picture.size == (camera["width"], camera["height"])
+        # In steps of the lattice, a quarter of a tile: no photograph was taken over a corner of it.
+        x, y = steps_at(float(row["lon"]), float(row["lat"]))
+        assert min(x % 1, y % 1) > 1e-3
+        assert 175 < float(row["altitude_m"]) < 225
+
+
+def test_query_finds_a_photograph_with_what_is_told_of_it(played):
+    result, folder = played
+    answers = {each["file"]: each for each in json.loads(result.stdout)["query"]["answers"]}
+    with (folder / "photos" / "truth.csv").open(encoding="utf-8") as lines:
+        row = next(csv.DictReader(lines))
+    told = ["--altitude", row["altitude_m"], "--heading", row["heading_deg"], "--json"]
+    words = ["query", str(folder / "photos" / row["file"]), "--cache", str(folder / "cache"), *told]
+    found = json.loads(CliRunner().invoke(cli, words).stdout)
+    assert found["candidates"][0]["lon"] == answers[row["file"]]["lon"]
+    assert found["margin"] == pytest.approx(answers[row["file"]]["margin"], abs=1e-4)
 
 
 def test_all_that_is_kept_has_the_structure_that_it_had(played, golden, tmp_path):
@@ -58,6 +94,13 @@ def test_all_that_is_kept_has_the_structure_that_it_had(played, golden, tmp_path
         found[name] = bundle_structure(target)
     golden.check("structure", "demo", found)
     golden.check("json_keys", "demo", {"demo": keys(json.loads(result.stdout))})
+
+
+def steps_at(lon, lat):
+    """Return a place in columns and rows of quarters of a tile of zoom 18."""
+    x, y = mercantile.xy(lon, lat)
+    span = 40_075_016.686 / 2**20
+    return x / span, y / span
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +125,9 @@ def test_the_python_of_readme_runs(toured):
     python = shlex.quote(sys.executable)
     found = tour.run(f"{python} -c {shlex.quote(ground + 'print(report.outcome.value)')}", folder)
     assert found == "reused\n"
-    found = tour.run(f"{python} -c {shlex.quote(on_board + 'print(best.z, best.x, best.y)')}", folder)
-    assert found == "18 109229 94389\n"
+    shown = "print(f'{best.longitude:.6f} {best.latitude:.6f}')"
+    found = tour.run(f"{python} -c {shlex.quote(on_board + shown)}", folder)
+    assert found == "-30.008984 44.912183\n"
 
 
 def test_what_varies_is_masked_and_words_are_not():
@@ -109,9 +153,9 @@ def test_it_does_not_play_in_a_folder_with_other_things(tmp_path):
 
 
 def test_pixels_and_places_agree(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo_map, "terrain", lambda size, _: np.zeros((size, size, 3), np.uint8))
+    monkeypatch.setattr(demo_map, "terrain", lambda size, *_: np.zeros((size, size, 3), np.uint8))
     region = make_region(tmp_path)
-    for x, y in ((0.5, 0.5), (2000.0, 3000.0), (4095.5, 17.25)):
+    for x, y in ((0.5, 0.5), (1000.0, 1500.0), (2047.5, 17.25)):
         lon, lat = region.at_pixel(x, y)
         tile = mercantile.tile(lon, lat, 18)
         assert (tile.z, tile.x, tile.y) == region.tile_at_pixel(x, y)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pipeline.builtin_model.place import FEATURELESS_BELOW, texture_energy
 from tests.terrain_views import CONDITIONS, random_view
 from tools.demo.terrain import terrain, view
+from tools.demo.terrain_ground import Look
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,20 @@ def test_each_disturbance_does_what_it_says(landscape):
     assert seen(vignette=0.5)[0, 0].sum() < plain[0, 0].sum() * 0.6
     assert seen(gamma=2.0).mean() < plain.mean()
     assert 0 < np.abs(seen(jpeg_quality=50) - plain).mean() < 12
+
+
+def test_another_day_shows_the_same_place_in_other_crops_and_shadows(landscape):
+    later = terrain(1024, 3, Look(shadows=(-1.6, 0.7), canopy=(104, 84, 44), crops=1))
+    other = grey_difference(landscape, terrain(1024, 4))
+    assert 3 < grey_difference(landscape, later) < other / 2
+    assert np.array_equal(landscape, terrain(1024, 3, Look()))
+
+
+def test_a_camera_has_an_aspect(landscape):
+    square = view(landscape, (512, 500), heading_deg=30, scale=1.1, size=256, rng=rng())
+    wide = view(landscape, (512, 500), heading_deg=30, scale=1.1, size=(256, 144), rng=rng())
+    assert wide.shape == (144, 256, 3)
+    assert np.abs(wide.astype(int) - square[56:200]).max() <= 1
 
 
 @settings(max_examples=25, deadline=None)

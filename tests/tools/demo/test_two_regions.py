@@ -1,54 +1,76 @@
-"""One area as two caches side by side (`docs/scale.md`): they share no tile, and answer as one cache does."""
+"""One area as two caches side by side (`docs/scale.md`): they share no chunk, and answer as one cache does."""
 
 import os
 import re
-from pathlib import Path
 
-import mercantile
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.child_python import run_python
-from tests.tools.conftest import ACROSS, DOWN, LEFT, ROOT, TOP, ZOOM
+from tests.ground import (
+    ALTITUDE_M,
+    COLUMN,
+    ROW,
+    TILES,
+    GroundSite,
+    chunk_middle,
+    frame_at,
+    latitude,
+    longitude,
+)
+from tests.tools.conftest import ROOT
 from tools.cli import cli
 
-CUT = LEFT + 2
+CUT = 6.1
+"""Where the regions touch, in columns of tiles: no chunk has its middle there."""
 
 
-@pytest.fixture
-def regions(empty):
-    """Two caches, of the columns before the cut and of those from it on."""
-    text = Path(empty.request).read_text()
-    roots = []
-    for name, first, last in (("west", LEFT, CUT - 1), ("east", CUT, LEFT + ACROSS - 1)):
-        west, east = mercantile.bounds(first, TOP, ZOOM).west, mercantile.bounds(last, TOP, ZOOM).east
-        box = rf"bbox = [{west + 1e-4:.7f}, \1, {east - 1e-4:.7f},"
-        request = empty.folder / f"{name}.toml"
-        request.write_text(re.sub(r"bbox = \[[^,]+, ([^,]+), [^,]+,", box, text))
-        roots.append(empty.folder / "regions" / name)
-        roots[-1].parent.mkdir(exist_ok=True)
-        built = CliRunner().invoke(cli, ["build", str(request), "--cache", str(roots[-1])])
-        assert built.exit_code == 0, built.output
-    return roots
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """Caches of the columns before the cut, of those from it on, and of all."""
+    folder, found = tmp_path_factory.mktemp("regions"), {}
+    for name, first, last in (("west", 2, CUT), ("east", CUT, TILES - 2), ("whole", 2, TILES - 2)):
+        site = GroundSite(folder / name)
+        south, north = latitude(ROW + TILES - 2), latitude(ROW + 2)
+        report = site.build(bbox=(longitude(COLUMN + first), south, longitude(COLUMN + last), north))
+        assert report.error is None, report.error
+        found[name] = (site.layout.root, report.chunks)
+    return found
 
 
-def placed(root):
-    with FlightCache.open(root, trusted_keys=ALLOW_UNSIGNED) as cache:
-        return cache.manifest.tile_count, cache.manifest.vector_space
-
-
-def test_opened_together_they_answer_as_the_whole(regions, built):
-    (west, first), (east, second), (whole, third) = map(placed, (*regions, built.cache))
-    assert (west, east, whole) == (2 * DOWN, (ACROSS - 2) * DOWN, ACROSS * DOWN)
-    assert first == second == third
+def test_opened_together_they_answer_as_the_whole(roots, tmp_path):
+    (west, first), (east, second), (whole, third) = roots.values()
+    assert min(first, second) > 0
+    assert first + second == third
+    spaces = set()
+    for root in (west, east, whole):
+        with FlightCache.open(root, trusted_keys=ALLOW_UNSIGNED) as cache:
+            spaces.add(cache.manifest.vector_space)
+    assert len(spaces) == 1
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)
-    for column in range(ACROSS):
-        picture = built.tile(LEFT + column, TOP + 1)
-        done = run_python(
-            code.replace('"place"', '"tiny"'), picture, *regions, env={**os.environ, "PYTHONPATH": str(ROOT)}
-        )
-        found = [line.split() for line in done.stdout.splitlines()]
-        assert found[0][1:] == [f"{ZOOM}/{LEFT + column}/{TOP + 1}", str(regions[column >= 2])]
-        hits = built.json("query", str(picture), "--top", "3")["hits"]
-        assert [line[1] for line in found] == [f"{hit['z']}/{hit['x']}/{hit['y']}" for hit in hits]
+    told = str(ALTITUDE_M), "0"
+    sides = set()
+    for column in range(4, 18, 2):
+        photo = tmp_path / f"{column}.png"
+        Image.fromarray(frame_at(*chunk_middle(column, 9))).save(photo)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = run_python(code, photo, *told, west, east, env=environment)
+        lines = [line.split() for line in done.stdout.splitlines()]
+        words = [
+            "query",
+            str(photo),
+            "--altitude",
+            told[0],
+            "--heading",
+            told[1],
+            "--top",
+            "3",
+            "--cache",
+            str(whole),
+        ]
+        table = CliRunner().invoke(cli, words).stdout.splitlines()[1:4]
+        assert [line[1:3] for line in lines] == [row.split()[1:3] for row in table]
+        sides |= {line[3] for line in lines[:1]}
+    assert sides == {str(west), str(east)}
