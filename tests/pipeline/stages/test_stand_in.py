@@ -58,7 +58,7 @@ class TwoDevices(FakeSite):
         return json.loads(self.head_bytes())["body"]
 
     def golden(self):
-        return attached(self.state().head_build.stand_in)[GOLDEN]
+        return attached(self.state().head_build.stand_in_of("place"))[GOLDEN]
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_second_build_compiles_nothing(site):
     report = site.made(flight_id="f2")
     assert (report.engines_compiled, report.tiles_embedded) == (0, 0)
     assert [event.kind for event in site.events(StepReused)] == ["engine", "stand-in", "cells", "index"]
-    assert site.state().head_build.stand_in == site.state().builds[1].stand_in
+    assert site.state().head_build.stand_in_of("place") == site.state().builds[1].stand_in_of("place")
 
 
 def test_another_device_is_another_identity_and_the_same_vectors(site):
@@ -137,7 +137,7 @@ def test_precision_is_that_of_the_engine_alone(site):
     assert (report.engines_compiled, report.tiles_embedded) == (1, 0)
     build = site.state().head_build
     assert build.inputs["checks"]["parity_ppb"] == 990_000_000
-    assert build.stand_in.components["precision"] == "fp32"
+    assert build.stand_in_of("place").components["precision"] == "fp32"
 
 
 def test_what_the_stand_in_depends_on_is_in_the_identity(site):
@@ -219,7 +219,7 @@ def test_the_ground_verifies_what_it_cannot_fly(site):
 
 def test_a_lost_stand_in_is_a_note_and_is_repaired(site):
     site.made()
-    site.artifact(site.state().head_build.stand_in.artifact).unlink()
+    site.artifact(site.state().head_build.stand_in_of("place").artifact).unlink()
     found = verify(site.layout, depth=Depth.FULL)
     assert found.problems == ()
     assert any("stand-in engine place: missing" in note for note in found.notes)
@@ -232,7 +232,7 @@ def test_queries_on_the_ground_ask_the_stand_in(site):
     site.made()
     shown = np.zeros((32, 32, 3), np.uint8) + np.arange(32, dtype=np.uint8)[:, None]
     assert len(search(site.cache, shown, top=2)) == 2
-    site.artifact(site.state().head_build.stand_in.artifact).unlink()
+    site.artifact(site.state().head_build.stand_in_of("place").artifact).unlink()
     with pytest.raises(ArtifactError):
         search(site.cache, shown, top=2)
 
@@ -255,7 +255,7 @@ def test_a_rollback_shows_the_stand_in_of_its_build(site):
     assert site.golden() != golden
     site.provisioner().rollback()
     assert site.manifest()["index"]["embedded_by"]["golden"]["sha256"] == golden.sha256
-    site.artifact(site.state().builds[2].stand_in.artifact).unlink()
+    site.artifact(site.state().builds[2].stand_in_of("place").artifact).unlink()
     assert verify(site.layout, depth=Depth.FULL).problems == ()
 
 
@@ -267,7 +267,7 @@ def test_answers_are_repaired(site, with_engine):
     (problem,) = verify(site.layout).problems
     assert problem.subject == "golden answers"
     if with_engine:
-        site.artifact(site.state().head_build.stand_in.artifact).unlink()
+        site.artifact(site.state().head_build.stand_in_of("place").artifact).unlink()
     report = site.provisioner().repair()
     assert all(action.ok for action in report.actions), report.actions
     assert [action.what for action in report.actions][-1] == "golden answers"
@@ -342,7 +342,7 @@ def test_a_pass_without_a_run_is_none_where_the_engine_runs(site, monkeypatch):
     flight = site.state().head_build.engines[0][1]
     executed = [event for event in site.events(CheckPassed) if event.key == flight.key]
     assert [event.measured.get("executed", True) for event in executed] == [False, True]
-    assert site.state().head_build.stand_in is None
+    assert site.state().head_build.stand_in_of("place") is None
     assert str(site.provisioner().compile_engines_for_corpus(site.request()).engines[0].outcome) == "reused"
 
 

@@ -204,7 +204,7 @@ def test_a_recipe_changes_the_keys_that_depend_on_it(step, monkeypatch):
                 )
             ),
             "cell": cell_key(cell_components(space=space, tiles=[])),
-            "index": index_key(index_components(space=space, blocks="b", options={}, library="l")),
+            "index": index_key(index_components(networks=[(space, 1)], blocks="b", options={}, library="l")),
             "build": build_identity(build_inputs(**an_example(build_arguments()))),
         }
 
@@ -226,11 +226,21 @@ def test_step_keys_depend_on_each_of_their_parts():
         *(vector_space(**{**space, name: value}) for name, value in changes.items()),
     }
     assert len(keys) == 5
-    index = {"space": "s", "blocks": "b", "options": {"kind": "flat"}, "library": "l"}
-    changes = {"space": "t", "blocks": "c", "options": {"kind": "hnsw"}, "library": "m"}
+    index = {"networks": [("s", 1)], "blocks": "b", "options": {"kind": "flat"}, "library": "l"}
+    changes = {"networks": [("t", 1)], "blocks": "c", "options": {"kind": "hnsw"}, "library": "m"}
     keys = {index_key(index_components(**index))}
     keys |= {index_key(index_components(**{**index, name: value})) for name, value in changes.items()}
     assert len(keys) == 5
+    alone = index_key(index_components(**{**index, "networks": [("s", 2)]}))
+    assert alone in keys, "the weight of a lone network means nothing"
+    several = [
+        [("s", 1), ("t", 1)],
+        [("t", 1), ("s", 1)],
+        [("s", 2), ("t", 1)],
+        [("s", 1), ("t", 1), ("u", 1)],
+    ]
+    keys |= {index_key(index_components(**{**index, "networks": each})) for each in several}
+    assert len(keys) == 9
     tiles = [(descriptor_id(1, 0, 0), "00" * 32)]
     cells = {
         cell_key(cell_components(space=space, tiles=tiles)) for space, tiles in (("s", tiles), ("t", tiles))
