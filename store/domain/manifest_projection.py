@@ -151,9 +151,11 @@ def head_projections(generation: int, raw: bytes) -> dict[bytes, bytes]:
 
 
 def _descriptors(build: Build, index: Index, networks: Sequence[str]) -> Iterator[dict[str, Value]]:
-    """Say of each of several networks what its descriptors are, and which engine made them."""
+    """Say of each of several networks what its descriptors are, and which engine made them if it is not flown."""
+    stand_ins = dict(build.stand_ins)
     for name, space in zip(networks, spaces_of_index(index.components), strict=True):
-        yield {"model": name, "vector_space": space, "embedded_by": _embedded_by(build, name)}
+        by = {"embedded_by": _embedded_by(build, name)} if name in stand_ins else {}
+        yield {"model": name, "vector_space": space, **by}
 
 
 def _embedded_by(build: Build, network: str) -> dict[str, Value]:

@@ -311,7 +311,7 @@ def _parse_stand_ins(
         ]
         if joined_space(spaces) != body["vector_space"]:
             raise ValueError("the vector space is not that of the networks")
-        documents = [each["embedded_by"] for each in named]
+        documents = [each.get("embedded_by", {}) for each in named]
     found = {
         engine.model: _parse_stand_in(document, engine, inputs)
         for engine, document in zip(described, documents, strict=True)

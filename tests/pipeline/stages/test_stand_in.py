@@ -108,6 +108,48 @@ def test_the_descriptors_are_those_of_a_stand_in(site):
     assert {check["key"] for check in body["checks"]} >= {flight.key, stand_in.key}
 
 
+def two_networks(site):
+    site.write("other.onnx", tiny_network(seed=1))
+    return tuple(
+        ModelSpec(name=name, role=ModelRole.DESCRIPTOR, onnx=onnx)
+        for name, onnx in (("other", "other.onnx"), ("place", "net.onnx"))
+    )
+
+
+def test_each_of_several_networks_has_a_stand_in(site):
+    models = two_networks(site)
+    site.made(models=models)
+    assert sorted(site.compiles()) == sorted(
+        each for name in ("other", "place") for each in (f"compile {name} for {ELSEWHERE}", f"compile {name}")
+    )
+    named = {each["model"]: each["embedded_by"] for each in site.manifest()["descriptors"]}
+    assert [each["target"] for each in named.values()] == ["cpu", "cpu"]
+    assert named["other"]["golden"] != named["place"]["golden"]
+    with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED, flown=False) as cache:
+        roles = [role for role, _ in cache.manifest.artifacts() if role.startswith("golden")]
+        assert roles == ["golden answers other", "golden answers place"]
+    assert verify(site.layout, depth=Depth.FULL).problems == ()
+    report = site.made(models=models, flight_id="f2")
+    assert (report.engines_compiled, report.tiles_embedded, site.compiles()) == (0, 0, [])
+    site.artifact(site.state().head_build.stand_in_of("other").artifact).unlink()
+    notes = verify(site.layout, depth=Depth.FULL).notes
+    assert [each.partition(":")[0] for each in notes if "does not fly" in each] == ["stand-in engine other"]
+    assert all(action.ok for action in site.provisioner().repair().actions)
+
+
+@pytest.mark.parametrize("name", ["other", "place"])
+def test_one_of_several_engines_that_answers_otherwise_is_not_flown(site, name, monkeypatch):
+    site.compiler.instead[name] = site.write("else.onnx", tiny_network(seed=9))
+    site.made(models=two_networks(site))
+    monkeypatch.setattr("store.runtime.backends.onnxruntime.TARGET", ELSEWHERE)
+    with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
+        with pytest.raises(NoGoError, match="expected answers as its stand-in gave"):
+            cache.engine(name)
+        assert cache.engine("place" if name == "other" else "other")
+        with pytest.raises(NoGoError, match="expected answers as its stand-in gave"):
+            cache.describe(np.zeros((32, 32, 3), np.uint8))
+
+
 def test_a_second_build_compiles_nothing(site):
     site.made()
     site.compiles()
