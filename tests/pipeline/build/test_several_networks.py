@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from pipeline.build.report import BuildOutcome
 from pipeline.errors import ErrorKind
@@ -24,6 +25,7 @@ from store.transfer.import_bundle import import_bundle
 from store.verify.report import Depth
 from store.verify.verify import verify
 from tests.small_builds import DIMENSIONS, FakeSite, tiny_network
+from tools.cli import cli
 
 
 def model(name, **options):
@@ -240,3 +242,57 @@ def test_a_bundle_brings_the_blocks_of_both(site, quick_path):
     assert second.head_bytes() == site.head_bytes()
     assert verify(second.layout, depth=Depth.FULL).problems == ()
     assert second.made(model("a"), model("b"), flight_id="f2").tiles_embedded == 0
+
+
+def run(site, *words):
+    found = CliRunner().invoke(cli, [*words, "--cache", str(site.cache)])
+    assert found.exit_code == 0, found.output
+    return found.stdout
+
+
+def test_why_names_the_network_of_each_block(site):
+    site.made(model("a"))
+    site.made(model("a"), model("b"))
+    site.tiles[6, 0, 0] = b"another"
+    site.made(model("a"), model("b"))
+    lines = [line for line in run(site, "why", "cells/6/0/0").splitlines() if line.startswith("cell 6/0/0")]
+    told = [(line.partition(" of ")[2][:1], line[line.rindex("(") :]) for line in lines]
+    assert told == [
+        ("a", "(first time)"),
+        ("b", "(first time)"),
+        ("a", "(changed: tiles)"),
+        ("b", "(changed: tiles)"),
+    ]
+
+
+def test_a_descriptor_is_followed_back_through_both_networks(site):
+    site.made(model("a"), model("b"))
+    document = json.loads(run(site, "why", "6/0/0/0", "--json"))
+    links = document["chain"]
+    table, _ = site.rows()
+    assert [link["sha256"] for link in links if link["what"] == "block"] == [
+        ref.sha256 for ref in table[0].refs
+    ]
+    assert [link["name"] for link in links if link["what"] == "engine"] == ["a", "b"]
+    assert [link["name"] for link in links if link["what"] == "network"] == ["a", "b"]
+
+
+def test_a_replay_shows_cells_as_reused_where_both_networks_have_them(site):
+    site.made(model("a"))
+    site.made(model("a"), model("b"))
+    site.made(model("a"), model("b"), flight_id="f2")
+    for build, status in ((2, "embedded"), (3, "reused")):
+        document = json.loads(run(site, "replay", str(build), "--json"))
+        assert {cell[4] for cell in document["area"]["cells"]} == {status}
+        keys = [key["subject"] for key in document["keys"] if key["kind"] == "cells"]
+        assert keys == ["a", "b"]
+
+
+def test_an_index_that_failed_its_check_is_checked_again_with_the_blocks_of_both(site):
+    site.indexer.wrong = True
+    report = site.provisioner().build_cache_artifacts(site.request(models=(model("a"), model("b"))))
+    assert report.error.subject == "index"
+    found = CliRunner().invoke(cli, ["replay", "--rerun", "--json", "--cache", str(site.cache)])
+    rerun = json.loads(found.stdout)["rerun"]
+    assert rerun["verdict"] == "reproduced"
+    assert all(each["same"] for each in rerun["compared"])
