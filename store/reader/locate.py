@@ -30,6 +30,10 @@ MAX_AGE_DAYS: Final[Mapping[str, int]] = {"active_conflict": 180, "stable_rear":
 
 _FAR_FROM_LEVEL: Final = 1.25
 _TILTED_DEG: Final = 10
+_SURFACE_M: Final = 5.0
+"""How high what a camera sees stands above ground, metres: roofs and crowns. Measured over a town: `docs/locate.md`."""
+_LEAST_OF_ALTITUDE: Final = 0.9
+"""Low above ground the camera is taken to see at least this part of its altitude."""
 _MOST_FRAMES: Final = 64
 """A square of more frames' widths, or of less than a pixel, shows nothing of a place."""
 
@@ -114,9 +118,13 @@ class Locator:
             return _without_camera(frame, question, self.calibration, error, warnings)
         if question.metres_per_pixel is not None:
             pixel = _bounded(question.metres_per_pixel)
-        else:
-            pixel = _bounded((question.altitude_m or 0.0) / camera.fx)
-        return _Lens(frame, pixel, camera, camera.wanted_side_m(pixel * camera.fx))
+            return _Lens(frame, pixel, camera, camera.wanted_side_m(pixel * camera.fx))
+        altitude = question.altitude_m or 0.0
+        pixel, enlarged = (
+            _bounded(altitude / camera.fx),
+            altitude / max(altitude - _SURFACE_M, _LEAST_OF_ALTITUDE * altitude),
+        )
+        return _Lens(frame, pixel, camera, camera.wanted_side_m(pixel * camera.fx), enlarged)
 
     def _nearest_level(
         self, lens: "_Lens", question: Question, warnings: list[str]
@@ -211,19 +219,23 @@ def _day(number: int) -> dt.date:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Lens:
-    """A frame, how much ground it shows, and its camera if there is one; the side of the square to compare."""
+    """A frame, how much ground it shows, and its camera if there is one; the side of the square to compare.
+
+    `enlarged` is how much more of the frame is cut than that side takes on the ground.
+    """
 
     frame: Pixels
     metres_per_pixel: float
     camera: Camera | None
     wanted_m: float
+    enlarged: float = 1.0
 
     def cut(self, side: float, heading: float, size: tuple[int, int]) -> Pixels:
         """Return the square of ground about the principal point, turned north."""
         return cut_square(
             self.frame,
             metres_per_pixel=self.metres_per_pixel,
-            side_m=side,
+            side_m=side * self.enlarged,
             heading_deg=heading,
             size=size,
             camera=self.camera,

@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -19,10 +20,25 @@ from store.testing import FakeClock
 from tests.golden.make_store_v1 import CACHE_ID, expected
 from tests.played_builds import Scenario, play
 
+CHANGED = {(0, 0): "a", (1, 0): "changed", (20, 3): "c"}
+
 
 def make(folder: Path) -> None:
     """Write the folder, which does not exist yet."""
-    changed = {(0, 0): "a", (1, 0): "changed", (20, 3): "c"}
+    write(folder, _live)
+
+
+def _live(store: CacheWriter) -> None:
+    play(store, Scenario())
+    play(store, Scenario(flight="f2", tiles=CHANGED, extend=True))
+    play(store, Scenario(flight="f3", tiles=CHANGED, extend=True))
+    planned = rollback.plan(store.state, to=2, why="it was better")
+    assert planned is not None
+    store.roll_back(planned)
+
+
+def write(folder: Path, live: Callable[[CacheWriter], None]) -> None:
+    """Write the folder of what happens to a cache, and what it has to mean."""
     with tempfile.TemporaryDirectory() as scratch:
         layout = Layout(Path(scratch, "cache"))
         with (
@@ -31,12 +47,7 @@ def make(folder: Path) -> None:
                 layout, clock=FakeClock(), create=True, reserve_bytes=0, host={"name": "golden"}
             ) as store,
         ):
-            play(store, Scenario())
-            play(store, Scenario(flight="f2", tiles=changed, extend=True))
-            play(store, Scenario(flight="f3", tiles=changed, extend=True))
-            planned = rollback.plan(store.state, to=2, why="it was better")
-            assert planned is not None
-            store.roll_back(planned)
+            live(store)
             state = store.state.copy()
         folder.mkdir(parents=True)
         for kind in ("segments", "manifests"):

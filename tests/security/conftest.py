@@ -53,7 +53,5 @@ def real(flown, tmp_path):
 @pytest.fixture
 def no_library(monkeypatch):
     """Fail if bytes reach the libraries that run engines and read indexes."""
-    for name in ("load_engine", "load_index"):
-        monkeypatch.setattr(
-            f"store.reader.flight_cache.{name}", lambda *_, **__: pytest.fail("bytes reached a library")
-        )
+    for name in ("loading.load_engine", "flight_cache.load_index"):
+        monkeypatch.setattr(f"store.reader.{name}", lambda *_, **__: pytest.fail("bytes reached a library"))

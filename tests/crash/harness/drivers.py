@@ -418,6 +418,11 @@ DRIVERS = {
         replace(_LIGHT, name="build", act=lambda bench: play_build(bench, flight="f2", tiles=CHANGED)),
         replace(
             _LIGHT,
+            name="chunks",
+            act=lambda bench: play_build(bench, flight="f2", tiles=CHANGED, chunks=True),
+        ),
+        replace(
+            _LIGHT,
             name="failed",
             act=lambda bench: play_build(bench, flight="f2", tiles=CHANGED, fail_at="index"),
             commits=0,

@@ -1,6 +1,7 @@
 """Caches whose descriptors are those of chunks of ground: what is made, what is reused, and what is missing."""
 
 import json
+import shutil
 from collections import Counter
 from itertools import product
 
@@ -88,6 +89,21 @@ def site(tmp_path):
     return made
 
 
+@pytest.fixture(scope="module")
+def built_once(tmp_path_factory):
+    made = ChunkSite(tmp_path_factory.mktemp("built"))
+    made.write_tiles(grid())
+    built(made.build())
+    return made
+
+
+@pytest.fixture
+def built_site(built_once, tmp_path):
+    """A copy of a site with one generation."""
+    shutil.copytree(built_once.root, tmp_path / "site", copy_function=shutil.copy2)
+    return ChunkSite(tmp_path / "site")
+
+
 def touching(ids, x, y):
     """The chunks under which a tile lies."""
     found = set()
@@ -117,11 +133,10 @@ def test_a_build_makes_every_chunk_whose_middle_lies_in_the_area(site):
     assert verify(site.layout, depth=Depth.FULL).go
 
 
-def test_a_row_is_the_network_on_the_picture_cut_from_the_whole_mosaic(site):
-    built(site.build())
-    (event,) = site.events(EngineCompiled)
+def test_a_row_is_the_network_on_the_picture_cut_from_the_whole_mosaic(built_site):
+    (event,) = built_site.events(EngineCompiled)
     engine = load_engine(
-        site.artifact(event.artifact).read_bytes(),
+        built_site.artifact(event.artifact).read_bytes(),
         **{name: event.components[name] for name in ("backend", "version", "batch", "precision")},
         **{name: event.signature[name] for name in ("input", "output")},
         threads=1,
@@ -130,7 +145,7 @@ def test_a_row_is_the_network_on_the_picture_cut_from_the_whole_mosaic(site):
 
     tiles = {(x, y): decode(content) for (_, x, y), content in grid().items()}
     preprocessing = Preprocessing(size=(32, 32))
-    rows = site.rows()
+    rows = built_site.rows()
     ids = sorted(rows)
     places = [chunk_of(each)[1:] for each in ids]
     pictures = list(render_chunks(LEVEL, places, tiles, (32, 32)))
@@ -153,56 +168,51 @@ def digest(content):
     return list(sha256(content).digest())
 
 
-def test_a_changed_tile_embeds_exactly_the_chunks_that_touch_it(site):
-    built(site.build())
-    before = site.rows()
-    site.write_tiles({(ZOOM, FIRST + 5, FIRST + 4): picture(7)})
-    report = built(site.build())
-    after = site.rows()
+def test_a_changed_tile_embeds_exactly_the_chunks_that_touch_it(built_site):
+    before = built_site.rows()
+    built_site.write_tiles({(ZOOM, FIRST + 5, FIRST + 4): picture(7)})
+    report = built(built_site.build())
+    after = built_site.rows()
     changed = {each for each in after if after[each] != before[each]}
     assert changed == touching(after, FIRST + 5, FIRST + 4)
     assert (report.chunks_embedded, report.chunks_copied) == (len(changed), 81 - len(changed))
 
 
-def test_a_wider_area_embeds_exactly_the_new_chunks(site):
-    built(site.build())
-    before = site.rows()
-    report = built(site.build(bbox=box(FIRST + 2, FIRST + 7, FIRST + 3, FIRST + 7)))
-    after = site.rows()
+def test_a_wider_area_embeds_exactly_the_new_chunks(built_site):
+    before = built_site.rows()
+    report = built(built_site.build(bbox=box(FIRST + 2, FIRST + 7, FIRST + 3, FIRST + 7)))
+    after = built_site.rows()
     assert report.chunks_embedded == len(after) - len(before) == 18
     assert {each: after[each] for each in before} == before
 
 
-def test_another_overlap_on_the_same_lattice_embeds_nothing(site):
-    built(site.build())
+def test_another_overlap_on_the_same_lattice_embeds_nothing(built_site):
     sides = ChunkOptions(level=(ChunkLevelOptions(side_m=19_500, overlap=0.76),))
-    report = site.provisioner().build_cache_artifacts(site.request(chunks=sides))
+    report = built_site.provisioner().build_cache_artifacts(built_site.request(chunks=sides))
     assert (report.outcome, report.writes) == (BuildOutcome.REUSED, 0)
 
 
-def test_nothing_is_done_twice(site):
-    built(site.build())
-    before = tree(site.cache)
-    report = site.build()
+def test_nothing_is_done_twice(built_site):
+    before = tree(built_site.cache)
+    report = built_site.build()
     assert (report.outcome, report.chunks, report.chunks_embedded) == (BuildOutcome.REUSED, 81, 0)
-    assert tree(site.cache) == before
+    assert tree(built_site.cache) == before
 
 
-def test_two_levels_share_cells_and_a_second_one_copies_the_rows_of_the_first(site):
-    built(site.build())
-    before = site.rows()
+def test_two_levels_share_cells_and_a_second_one_copies_the_rows_of_the_first(built_site):
+    before = built_site.rows()
     both = ChunkOptions(level=(*SIDES.level, ChunkLevelOptions(side_m=24_500, overlap=0.8)))
-    report = built(site.build(chunks=both))
-    after = site.rows()
+    report = built(built_site.build(chunks=both))
+    after = built_site.rows()
     new = [chunk_of(each)[0] for each in set(after) - set(before)]
     assert set(new) == {Level(ZOOM, 1, 5)}
     assert (report.chunks_embedded, report.chunks) == (len(new), len(after))
     assert {each: after[each] for each in before} == before
-    cells = Counter((row.zoom, row.cell_x, row.cell_y) for row in blocks_of(site))
+    cells = Counter((row.zoom, row.cell_x, row.cell_y) for row in blocks_of(built_site))
     assert set(cells.values()) == {1}
-    manifest = parse(site.head_bytes())
+    manifest = parse(built_site.head_bytes())
     assert [each.level for each in manifest.levels] == [LEVEL, Level(ZOOM, 1, 5)]
-    assert json.loads(site.head_bytes())["format"] == 3
+    assert json.loads(built_site.head_bytes())["format"] == 3
 
 
 def test_levels_of_other_sizes_want_their_own_tiles(site):
@@ -337,14 +347,13 @@ def test_what_is_damaged_is_repaired_to_the_same_bytes(site, role):
     assert verify(site.layout, depth=Depth.FULL).go
 
 
-def test_events_name_the_cells_of_the_lattice(site):
-    built(site.build())
-    cells = {(each.zoom, each.cell_x, each.cell_y) for each in site.events(CellEmbedded)}
+def test_events_name_the_cells_of_the_lattice(built_site):
+    cells = {(each.zoom, each.cell_x, each.cell_y) for each in built_site.events(CellEmbedded)}
     x, y = 2 * (FIRST + 3) - 2, 2 * (FIRST + 3) - 2
     assert cells == {
         (ZOOM + 1, column >> 4, row >> 4) for column in range(x, x + 9) for row in range(y, y + 9)
     }
-    assert descriptor_id(ZOOM + 1, x, y, LEVEL.view) in site.rows()
+    assert descriptor_id(ZOOM + 1, x, y, LEVEL.view) in built_site.rows()
 
 
 def test_a_plan_tells_levels_chunks_bytes_and_once_a_rate_is_known_seconds(site):

@@ -14,7 +14,7 @@ from store.errors import RequestRefusedError
 from store.formats import descriptor_block
 from tests.small_builds import WEST, WORLD, ZOOM, FakeSite, tiny_network
 
-HISTORIES = 12
+HISTORIES = 6
 """Number of histories in an ordinary run; a long run takes 300."""
 
 PLACES = [(ZOOM, x, y) for x, y in ((0, 0), (1, 0), (16, 0), (40, 40), (41, 40))]
