@@ -212,11 +212,9 @@ def index_components(
 
 def spaces_of_index(components: Mapping[str, Value]) -> tuple[str, ...]:
     """Return the vector space of each network whose descriptors an index joins, given the index's components."""
-    match components.get("networks"):
-        case [*networks] if all(isinstance(each, Mapping) for each in networks):
-            return tuple(str(each["space"]) for each in networks if isinstance(each, Mapping))
-        case _:
-            return (str(components["space"]),)
+    networks = components.get("networks", [components])
+    named = networks if isinstance(networks, Sequence) else ()
+    return tuple(str(each.get("space", "")) for each in named if isinstance(each, Mapping))
 
 
 def extended_index_components(whole: Document, *, base: str) -> Document:

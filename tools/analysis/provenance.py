@@ -148,10 +148,7 @@ def descriptor(identifier: int, build: Build, builds: BuildHistory) -> list[dict
     if view == 0 and known_levels(build.inputs):
         return [_tile_link(build, identifier, digests[identifier], tiles)]
     links, engines = [_index_link(build, identifier)], list[str]()
-    for cell in _cell_records(build, builds, (zoom, x >> _CELL, y >> _CELL)):
-        made = cell.event
-        if not isinstance(made, e.CellEmbedded):
-            continue
+    for cell, made in _cell_records(build, builds, (zoom, x >> _CELL, y >> _CELL)):
         engines.append(made.engine)
         links.append(
             _link(
@@ -198,18 +195,20 @@ def _index_link(build: Build, identifier: int) -> dict[str, Any]:
     return _link("index", made.kind, whole_of(made).sha256, None, facts)
 
 
-def _cell_records(build: Build, builds: BuildHistory, place: tuple[int, int, int]) -> list[DecodedRecord]:
-    """Return the record of each network's block that a build has for a cell."""
+def _cell_records(
+    build: Build, builds: BuildHistory, place: tuple[int, int, int]
+) -> list[tuple[DecodedRecord, e.CellEmbedded]]:
+    """Return record and event of each network's block that a build has for a cell."""
     blocks = _block_digests(build, builds.source.artifacts, place)
-    found: dict[str, DecodedRecord] = {}
+    found: dict[str, tuple[DecodedRecord, e.CellEmbedded]] = {}
     for record in builds.source.history.records[: build.ended_seq]:
         made = record.event
         if not isinstance(made, e.CellEmbedded) or (made.zoom, made.cell_x, made.cell_y) != place:
             continue
         if not blocks:
-            found = {"": record}
+            found = {"": (record, made)}
         elif made.block.sha256 in blocks:
-            found[made.block.sha256] = record
+            found[made.block.sha256] = record, made
     return [found[digest] for digest in blocks or ("",) if digest in found]
 
 

@@ -19,6 +19,7 @@ from store.base.identity import (
     engine_key,
     index_components,
     index_key,
+    spaces_of_index,
     tile_of,
     vector_space,
 )
@@ -241,6 +242,10 @@ def test_step_keys_depend_on_each_of_their_parts():
     ]
     keys |= {index_key(index_components(**{**index, "networks": each})) for each in several}
     assert len(keys) == 9
+    assert spaces_of_index(index_components(**index)) == ("s",)
+    assert spaces_of_index(index_components(**{**index, "networks": several[2]})) == ("s", "t")
+    assert spaces_of_index({}) == ("",)
+    assert spaces_of_index({"space": "s", "networks": 1}) == spaces_of_index({"networks": [1]}) == ()
     tiles = [(descriptor_id(1, 0, 0), "00" * 32)]
     cells = {
         cell_key(cell_components(space=space, tiles=tiles)) for space, tiles in (("s", tiles), ("t", tiles))
