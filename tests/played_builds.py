@@ -275,7 +275,7 @@ def _play_index(
 ) -> None:
     table = store.artifacts.put(encode_blocks(blocks))
     components = identity.index_components(
-        space=space, blocks=table.sha256, options={"kind": "flat"}, library="none"
+        networks=[(space, identity.ONE_PPM)], blocks=table.sha256, options={"kind": "flat"}, library="none"
     )
     head = store.state.head_build.index if extend and store.state.head_build else None
     if head is not None:

@@ -1,11 +1,13 @@
 """The dry run: say what a build would do, without writing and without a lock."""
 
+from collections.abc import Sequence
+
 from pipeline.build.report import PlanReport
 from pipeline.build.up_to_date import find_up_to_date
 from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.planning.disk_space import estimate_build
 from pipeline.planning.inputs import Inputs
-from pipeline.planning.plan import make_plan, reusable_artifacts
+from pipeline.planning.plan import BuildPlan, make_plan, reusable_artifacts
 from pipeline.stages.checks import require_coverage
 from pipeline.stages.index import survey_selection
 from store.cache.own_records import OwnRecords
@@ -53,16 +55,17 @@ def preview_build(
             refuse_foreign_files(find_foreign_files(artifacts))
         present = survey_selection(inputs.selection, None, artifacts)
         require_coverage(present, inputs.request.coverage.min_fraction)
-    stale = {digest for cell in plan.stale for digest in cell.cell.units.hex_digests}
-    to_embed = len(stale - _known_digests(artifacts, state, inputs))
+    to_embed = _to_embed(artifacts, state, plan)
     return PlanReport(
         identity=inputs.identity,
         decision="reused" if reused else "build",
         steps=plan.summary(),
         tiles=len(inputs.selection.tiles),
         wanted=inputs.selection.wanted,
-        to_embed=to_embed,
-        seconds=_embedding_seconds(layout, inputs.space, to_embed) if layout.exists() else None,
+        to_embed=sum(to_embed.values()),
+        seconds=_total([_embedding_seconds(layout, *each) for each in to_embed.items()])
+        if layout.exists()
+        else None,
         chunks=inputs.selection.chunk_count,
         levels=inputs.level_documents(),
         bytes=estimate_build(layout, state, inputs, plan).total,
@@ -112,6 +115,18 @@ def _refusal_warning(state: State, inputs: Inputs) -> tuple[str, ...]:
     return (f"this is build {origin}, which was rolled back from: it is refused without c10 build --again",)
 
 
-def _known_digests(artifacts: Artifacts, state: State, inputs: Inputs) -> set[str]:
-    known = ReusableRows(artifacts, state.step_cache.blocks_in(inputs.space))
-    return {digest for digest in inputs.selection.units.hex_digests if digest in known}
+def _to_embed(artifacts: Artifacts, state: State, plan: BuildPlan) -> dict[str, int]:
+    """Return how many digests must go through each network, by vector space."""
+    stale: dict[str, set[str]] = {each.components["space"]: set() for each in plan.cells}
+    for each in plan.stale:
+        stale[each.components["space"]].update(each.cell.units.hex_digests)
+    found = {}
+    for space, digests in stale.items():
+        known = ReusableRows(artifacts, state.step_cache.blocks_in(space))
+        found[space] = sum(digest not in known for digest in digests)
+    return found
+
+
+def _total(seconds: Sequence[float | None]) -> float | None:
+    known = [each for each in seconds if each is not None]
+    return sum(known) if len(known) == len(seconds) else None

@@ -186,21 +186,25 @@ class _FailedStep:
         run = self.run
         if run.step not in {"cells", "check"}:
             return {}
-        used = run.engines.get(self.failure.subject) or run.engines.get(run.inputs.descriptor.spec.name)
-        if run.stand_in is not None and (used is None or used.model == run.stand_in.model):
-            used = run.stand_in
+        name = self.failure.subject if self.failure.subject in run.engines else self._embedding().spec.name
+        used = run.stand_ins.get(name) or run.engines.get(name)
         if used is None:
             return {}
         return {"engine": {"model": used.model, "key": used.key, **_digest_and_size(used.artifact)}}
+
+    def _embedding(self) -> Model:
+        """Return the descriptor network that embeds, or the first one."""
+        models = self.run.inputs.descriptors
+        return next((model for model in models if model.spec.name == self.run.embedding), models[0])
 
     def network(self) -> dict[str, Any]:
         run, subject = self.run, self.failure.subject
         model = next((model for model in run.inputs.models if model.spec.name == subject), None)
         if self.failure.kind == WorkErrorKind.BAD_VECTORS:
-            model = run.inputs.descriptor
+            model = model or self._embedding()
         elif model is None or run.step not in {"engine", STAND_IN, "check"}:
             return {}
-        if model.stand_in is not None and (run.step == STAND_IN or run.stand_in is not None):
+        if model.stand_in is not None and (run.step == STAND_IN or model.spec.name in run.stand_ins):
             model = model.stand_in
         data = _small_network(model)
         if data is not None:

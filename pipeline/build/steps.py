@@ -34,8 +34,8 @@ def run_steps(run: BuildContext) -> None:
     _record_plan(run, plan)
     check_area(run, None)
     prepare_engines(run, plan)
-    if plan.stand_in is not None:
-        prepare_stand_in(run, plan.stand_in)
+    for stand_in in plan.stand_ins:
+        prepare_stand_in(run, stand_in)
     if forget_changed_vectors(run):
         plan = _plan(run)
     rows = prepare_cells(run, plan)
@@ -64,7 +64,7 @@ def _made_again(run: BuildContext, plan: BuildPlan, unvouched: Unvouched) -> lis
     """Return what a plan makes again because it was withdrawn, for people."""
     keys = {event.key for event in unvouched.withdrawals}
     engines = [f"engine {each.model.spec.name}" for each in plan.engines if each.model.key in keys]
-    names = (((run.inputs.space, *each.cell.key), each.key) for each in plan.stale)
+    names = (((each.components["space"], *each.cell.key), each.key) for each in plan.stale)
     cells = sum(name in unvouched.cells for name in names)
     head = run.store.state.head_build
     index = head is not None and head.index is not None and head.index.key in keys

@@ -88,7 +88,8 @@ class Embedder:
                 filled = 0
         if filled:
             vectors.append(self._engine.run(self._samples[:filled]))
-        return _answer(np.concatenate(vectors), np.array(textures, np.float32), np.array(numbers, np.int64))
+        found = self._preprocessing.finish(np.concatenate(vectors))
+        return _answer(found, np.array(textures, np.float32), np.array(numbers, np.int64))
 
 
 def start(first: Message) -> Handler:

@@ -17,7 +17,7 @@ from pipeline.planning.carried import carried_cells
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import BuildPlan, Decision, make_plan, reusable_artifacts
 from pipeline.request.options import IndexKind, Storage
-from store.base.identity import RECIPES
+from store.base.identity import index_components, joined_space
 from store.base.valueclass import valueclass
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -87,13 +87,12 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
         present: Digest to size of the artifacts of known indexes that are present.
     """
     rows, cells = inputs.selection.unit_count, len(plan.cells)
-    dimensions = _dimensions(inputs, plan)
-    engines = (*plan.engines, *filter(None, (plan.stand_in,)))
+    each_length = {model.spec.name: _dimensions(model, plan) for model in inputs.descriptors}
+    dimensions, space = sum(each_length.values()), joined_space(inputs.networks)
+    engines = (*plan.engines, *plan.stand_ins)
     stale = [len(cell.cell.units) for cell in plan.stale]
     index_there = not stale and any(
-        index.components.get("space") == inputs.space
-        and index.rows == rows
-        and index.artifact.sha256 in present
+        index.components.get("space") == space and index.rows == rows and index.artifact.sha256 in present
         for index in state.step_cache.indexes.values()
     )
     resolved = None if index_there else _index_plan(inputs, rows, dimensions)
@@ -107,7 +106,10 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
         index = delta_rows * (4 * dimensions + _INDEX_ROW) + PER_FILE
     return Estimate(
         engines=sum(engine_size(each.model) for each in engines if each.decision is Decision.RUN),
-        blocks=sum(stale) * (4 * dimensions + _BLOCK_ROW) + len(stale) * PER_FILE,
+        blocks=sum(
+            len(cell.cell.units) * (4 * each_length[cell.network.spec.name] + _BLOCK_ROW) + PER_FILE
+            for cell in plan.stale
+        ),
         index=index,
         tables=len(inputs.selection.tiles) * _TILE_ROW + cells * _CELL_ROW + 2 * PER_FILE,
         other=len(inputs.calibration) + _FIXED,
@@ -124,12 +126,13 @@ def flown_size(inputs: Inputs) -> int:
 
     It is rather too low than too high: a request is refused by it, and the commit looks at the true size.
     """
-    rows, dimensions = inputs.selection.unit_count, inputs.descriptor.dimensions or ASSUMED_DIMENSIONS
+    rows, networks = inputs.selection.unit_count, inputs.descriptors
+    dimensions = sum(model.dimensions or ASSUMED_DIMENSIONS for model in networks)
     shown = inputs.selection.shown_tiles()
     packs = carried_cells(shown, inputs.selection.units.ids) if inputs.request.carries_tiles else ()
     return (
         sum(model.size for model in inputs.models)
-        + rows * (4 * dimensions + _BLOCK_ROW)
+        + rows * (4 * dimensions + _BLOCK_ROW * len(networks))
         + index_bytes(_index_plan(inputs, rows, dimensions), rows=rows, dimensions=dimensions)
         + len(inputs.selection.tiles) * _TILE_ROW
         + sum(cell.size + len(cell.tiles) * _PACK_ROW for cell in packs)
@@ -156,12 +159,12 @@ def _delta_rows(
     index = None if head is None else head.index
     if index is None or not inputs.request.index.delta or whole_of(index).sha256 not in present:
         return None
-    wanted = {
-        "space": inputs.space,
-        "options": plan.to_document(),
-        "library": inputs.document["index"]["library"],
-        "recipe": RECIPES["index"],
-    }
+    wanted = index_components(
+        networks=inputs.networks,
+        blocks="",
+        options=plan.to_document(),
+        library=inputs.document["index"]["library"],
+    )
     added, dropped = (index.added, index.dropped) if isinstance(index, IndexExtended) else (0, 0)
     dropped += changed + abs(rows - index.rows)
     most, most_dropped = delta_limits(plan, rows, index.dimensions)
@@ -191,12 +194,12 @@ def _index_plan(inputs: Inputs, rows: int, dimensions: int) -> IndexPlan:
     return plan_index(options, count=rows, dimensions=dimensions)
 
 
-def _dimensions(inputs: Inputs, plan: BuildPlan) -> int:
-    name = inputs.descriptor.spec.name
+def _dimensions(model: Model, plan: BuildPlan) -> int:
+    name = model.spec.name
     known = next((engine.known for engine in plan.engines if engine.model.spec.name == name), None)
     if known is not None:
         return int(known.signature["dimensions"])
-    return inputs.descriptor.dimensions or ASSUMED_DIMENSIONS
+    return model.dimensions or ASSUMED_DIMENSIONS
 
 
 def free_bytes(folder: Path) -> int:

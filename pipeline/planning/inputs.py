@@ -19,7 +19,6 @@ class Inputs:
     Attributes:
         calibration: Bytes of the calibration file.
         document: The identity is its digest.
-        space: Vector space of the descriptors.
         levels: The levels of chunks, by rising side; none where the tiles get the descriptors.
         proof: The photographs that must be found; None if none must.
     """
@@ -30,19 +29,18 @@ class Inputs:
     selection: Selection
     document: Document
     identity: str
-    space: str
     levels: tuple[ChosenLevel, ...] = ()
     proof: TruthTable | None = None
 
     @property
-    def descriptor(self) -> Model:
-        """The network that describes places."""
-        return next(model for model in self.models if model.spec.role is ModelRole.DESCRIPTOR)
+    def descriptors(self) -> tuple[Model, ...]:
+        """The networks that describe places, in the order of their names."""
+        return tuple(model for model in self.models if model.spec.role is ModelRole.DESCRIPTOR)
 
     @property
-    def embedder(self) -> Model:
-        """The network that embeds tiles on this machine: the descriptor, or its stand-in."""
-        return self.descriptor.stand_in or self.descriptor
+    def networks(self) -> tuple[tuple[str, int], ...]:
+        """Vector space and weight of each of them."""
+        return tuple((model.space, model.spec.weight_ppm) for model in self.descriptors)
 
     def level_documents(self) -> tuple[Document, ...]:
         """Return each level, with the number of its chunks, for programs."""

@@ -6,7 +6,7 @@ tiles changed keeps the rows of the tiles that did not.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
 
@@ -61,13 +61,15 @@ class EnginePlan:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class CellPlan:
-    """One cell: its `known` block reused, or a new one assembled.
+    """One cell of one network: its `known` block reused, or a new one assembled.
 
     Attributes:
+        network: The network that embeds it.
         components: The key is their digest.
         known: The latest block of this cell in this vector space, if it is present.
     """
 
+    network: Model
     cell: Cell
     components: Document
     key: str
@@ -95,7 +97,7 @@ class BuildPlan:
 
     engines: tuple[EnginePlan, ...]
     cells: tuple[CellPlan, ...]
-    stand_in: EnginePlan | None = None
+    stand_ins: tuple[EnginePlan, ...] = ()
     index_why: str = ""
     packs: tuple[PackPlan, ...] = ()
 
@@ -107,8 +109,7 @@ class BuildPlan:
     def summary(self) -> tuple[Document, ...]:
         """Return one document for each engine and for each reason among the cells."""
         named = [("engine", plan) for plan in self.engines]
-        if self.stand_in is not None:
-            named.append(("stand-in", self.stand_in))
+        named += [("stand-in", plan) for plan in self.stand_ins]
         engines = [
             {
                 "kind": kind,
@@ -120,15 +121,9 @@ class BuildPlan:
             }
             for kind, plan in named
         ]
-        cells, packs = (
-            [
-                {"kind": kind, "subject": "", "key": "", "decision": decision, "why": why, "count": count}
-                for (decision, why), count in sorted(
-                    Counter((str(plan.decision), plan.why) for plan in plans).items()
-                )
-            ]
-            for kind, plans in (("cells", self.cells), ("packs", self.packs))
-        )
+        several = len({plan.network.spec.name for plan in self.cells}) > 1
+        cells = _counted("cells", ((plan.network.spec.name if several else "", plan) for plan in self.cells))
+        packs = _counted("packs", (("", plan) for plan in self.packs))
         index = {
             "kind": "index",
             "subject": "",
@@ -140,17 +135,32 @@ class BuildPlan:
         return (*engines, *cells, index, *packs)
 
 
+def _counted(kind: str, plans: Iterable[tuple[str, CellPlan | PackPlan]]) -> list[Document]:
+    """Return one document for each subject, decision and reason."""
+    found = Counter((subject, str(plan.decision), plan.why) for subject, plan in plans)
+    return [
+        {"kind": kind, "subject": subject, "key": "", "decision": decision, "why": why, "count": count}
+        for (subject, decision, why), count in sorted(found.items())
+    ]
+
+
 def reusable_artifacts(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
     """Return the artifacts that the plan would reuse if they are present."""
     known = (state.step_cache.engines.get(model.key) for model in inputs.models)
     engines = [event.artifact for event in known if event is not None]
-    embedder = state.step_cache.engines.get(inputs.embedder.key)
-    if inputs.descriptor.stand_in is not None and embedder is not None:
-        engines += [embedder.artifact, *(ref for name, ref in attached(embedder).items() if name == GOLDEN)]
+    for model in inputs.descriptors:
+        embedder = state.step_cache.engines.get(model.embedder.key)
+        if model.stand_in is not None and embedder is not None:
+            engines += [
+                embedder.artifact,
+                *(ref for name, ref in attached(embedder).items() if name == GOLDEN),
+            ]
     cells = group_cells(inputs.selection.units)
-    blocks = (
-        _closest_block(state, inputs.space, cell, cell_key(_components(inputs.space, cell))) for cell in cells
-    )
+    blocks = [
+        _closest_block(state, space, cell, cell_key(_components(space, cell)))
+        for space in dict.fromkeys(space for space, _ in inputs.networks)
+        for cell in cells
+    ]
     head = state.head_build
     index = refs_of(head.index) if head is not None and head.index is not None else ()
     return (*engines, *index, *(event.block for event in blocks if event is not None))
@@ -164,18 +174,18 @@ def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
         inputs: What the build is defined by.
         present: Digest to size of the `reusable_artifacts` that are regular files.
     """
-    same_space = not state.step_cache.blocks or any(
-        name[0] == inputs.space for name in state.step_cache.blocks
-    )
-    why_new = "new cell" if same_space else "new vector space"
+    known = {name[0] for name in state.step_cache.blocks}
+    cells = group_cells(inputs.selection.units)
     whole_only = inputs.request.tiles.on_bad is BadTilePolicy.FAIL
     return BuildPlan(
         engines=tuple(_plan_engine(state, model, present) for model in inputs.models),
         cells=tuple(
-            _plan_cell(state, inputs.space, cell, present, why_new, whole_only=whole_only)
-            for cell in group_cells(inputs.selection.units)
+            _plan_cell(state, model, space, cell, present=present, why_new=why_new, whole_only=whole_only)
+            for model, (space, _) in zip(inputs.descriptors, inputs.networks, strict=True)
+            for why_new in ("new cell" if not known or space in known else "new vector space",)
+            for cell in cells
         ),
-        stand_in=_plan_stand_in(state, inputs.descriptor, present),
+        stand_ins=tuple(_plan_stand_ins(state, inputs.descriptors, present)),
         index_why=_index_why(state, inputs, present),
         packs=tuple(_plan_packs(state, inputs)),
     )
@@ -240,15 +250,19 @@ def has_passed_here(state: State, model: Model, event: EngineCompiled) -> bool:
     return found.measured.get("executed", True) is True and cosine >= least
 
 
-def _plan_stand_in(state: State, model: Model, present: Present) -> EnginePlan | None:
-    """Plan the engine that embeds tiles here in place of one for another device, if it is needed."""
-    if model.stand_in is None:
-        return None
-    found = _plan_engine(state, model.stand_in, present)
+def _plan_stand_ins(state: State, models: Iterable[Model], present: Present) -> Iterator[EnginePlan]:
+    """Plan the engines that embed here in place of those for another device, where they are needed."""
+    for model in models:
+        if model.stand_in is not None:
+            yield _plan_stand_in(state, model, model.stand_in, present)
+
+
+def _plan_stand_in(state: State, model: Model, stand_in: Model, present: Present) -> EnginePlan:
+    found = _plan_engine(state, stand_in, present)
     if found.known is None:
         earlier = _last_stand_in(state, model.spec.name)
         why = f"{model.spec.name} is compiled for {model.job.target}, which this machine is not"
-        return replace(found, why=why if earlier is None else _why_new(model.stand_in, earlier))
+        return replace(found, why=why if earlier is None else _why_new(stand_in, earlier))
     golden = attached(found.known).get(GOLDEN)
     answered = golden is not None and _is_present(golden, present)
     if found.decision is Decision.REUSE and not answered:
@@ -272,12 +286,19 @@ def _last_engine(state: State, name: str) -> EngineCompiled | None:
 
 
 def _last_stand_in(state: State, name: str) -> EngineCompiled | None:
-    known = (state.builds[number].stand_in for number in sorted(state.builds, reverse=True))
-    return next((event for event in known if event is not None and event.model == name), None)
+    known = (dict(state.builds[number].stand_ins).get(name) for number in sorted(state.builds, reverse=True))
+    return next((event for event in known if event is not None), None)
 
 
 def _plan_cell(
-    state: State, space: str, cell: Cell, present: Present, why_new: str, *, whole_only: bool
+    state: State,
+    network: Model,
+    space: str,
+    cell: Cell,
+    *,
+    present: Present,
+    why_new: str,
+    whole_only: bool,
 ) -> CellPlan:
     """Plan a cell; with `whole_only` a block in which tiles were skipped is not reused."""
     components = _components(space, cell)
@@ -296,6 +317,7 @@ def _plan_cell(
     else:
         decision, why = Decision.RUN, "its tiles changed"
     return CellPlan(
+        network=network,
         cell=cell,
         components=components,
         key=key,

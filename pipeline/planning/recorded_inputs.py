@@ -26,7 +26,7 @@ from pipeline.request.to_toml import parse_recorded_request
 from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.selection import Selection, select_tiles
 from pipeline.tiles.tile_columns import TileColumns
-from store.base.identity import cell_components, cell_key, difference, digest_packed_tiles
+from store.base.identity import cell_components, cell_key, difference, digest_packed_tiles, space_of_model
 from store.base.preprocessing import Preprocessing
 from store.domain.events import EngineCompiled
 from store.domain.state import STAND_IN, Build, RecordedEvent
@@ -96,11 +96,15 @@ class RecordedInputs:
             )
         return found
 
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """The image contract of the descriptor network."""
-        model = next(model for model in self.build.inputs["models"] if model["role"] == "descriptor")
-        return Preprocessing.from_document(model["preprocessing"])
+    def preprocessing(self, *, space: str = "", name: str = "") -> Preprocessing:
+        """Return the image contract of a descriptor network: the one of a vector space, or of a name, or the first."""
+        inputs = self.build.inputs
+        models = [model for model in inputs["models"] if model["role"] == "descriptor"]
+        recipe = inputs["recipes"]["cell"]
+        for model in models:
+            if model["name"] == name or (space and space_of_model(model, recipe=recipe) == space):
+                return Preprocessing.from_document(model["preprocessing"])
+        return Preprocessing.from_document(models[0]["preprocessing"])
 
     def refuse_plugins(self) -> None:
         """Raise `UnavailableError` if the request names libraries and nobody allowed to load them."""

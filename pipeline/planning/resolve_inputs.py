@@ -28,7 +28,7 @@ from pipeline.request.request import BuildRequest
 from pipeline.tiles.selection import Selection, select_tiles
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.canonical_json import Document
-from store.base.identity import build_identity, build_inputs, digest_packed_tiles, vector_space
+from store.base.identity import build_identity, build_inputs, digest_packed_tiles
 
 _MAX_CALIBRATION = 1 << 20
 _BILLION = 1_000_000_000
@@ -87,10 +87,8 @@ def resolve_inputs(
     """
     calibration = read_calibration(request)
     models = inspect_models(request, compiler, precision, stand_in=stand_in, networks=networks)
-    descriptor = _descriptor(models)
-    levels = choose_levels(request, calibration, source, input_side_px=_input_side(descriptor))
+    levels = choose_levels(request, calibration, source, input_side_px=_input_side(models))
     selection = select_tiles(request, source, today=today, levels=[each.chunks for each in levels])
-    embedder = descriptor.stand_in or descriptor
     proof = read_proof(request, calibration, levels)
     document = _identity_document(
         request, calibration, models, selection, levels, proof=proof, compiler=compiler, index=index
@@ -102,12 +100,6 @@ def resolve_inputs(
         selection=selection,
         document=document,
         identity=build_identity(document),
-        space=vector_space(
-            engine=embedder.key,
-            preprocessing=descriptor.document["preprocessing"],
-            precision=embedder.job.precision,
-            batch=embedder.job.batch,
-        ),
         levels=levels,
         proof=proof,
     )
@@ -116,11 +108,10 @@ def resolve_inputs(
     return inputs
 
 
-def _input_side(descriptor: Model) -> int:
-    """Return the smaller side of a network's input, pixels."""
-    if descriptor.preprocessing is None:
-        raise AssertionError("a descriptor network has an image contract")
-    return min(descriptor.preprocessing.size)
+def _input_side(models: Sequence[Model]) -> int:
+    """Return the smaller side of the input of the descriptor network that sees most, pixels."""
+    # Only these have an image contract.
+    return max(min(model.preprocessing.size) for model in models if model.preprocessing is not None)
 
 
 def _identity_document(
@@ -134,7 +125,7 @@ def _identity_document(
     compiler: EngineCompiler,
     index: FaissIndexBuilder,
 ) -> Document:
-    precision = _descriptor(models).job.precision
+    precision = next(model for model in models if model.spec.role is ModelRole.DESCRIPTOR).job.precision
     return build_inputs(
         flight_id=request.flight_id,
         sector=str(request.sector),
@@ -166,10 +157,6 @@ def _identity_document(
         proof=proof_document(request.proof, proof),
         carry={"tiles": True} if request.carries_tiles else None,
     )
-
-
-def _descriptor(models: tuple[Model, ...]) -> Model:
-    return next(model for model in models if model.spec.role is ModelRole.DESCRIPTOR)
 
 
 def _index_options(request: BuildRequest) -> Document:

@@ -35,7 +35,7 @@ from store.domain.step_cache import StepCache
 from store.errors import ArtifactError, DiskFullError, ErrorKind, StoreError, TranslateOSErrors
 from store.formats.tables import BlockRow, decode_blocks, decode_packs
 from store.manifest.manifest import Manifest
-from store.manifest.roles import DELTA, PACKS, PROOF, WHOLE
+from store.manifest.roles import DELTA, PACKS, PROOF, WHOLE, golden_role
 from store.verify import coverage
 
 _FAILURES = (UnavailableError, PipelineError, StoreError, ValueError)
@@ -86,7 +86,8 @@ class ArtifactRepair:
             yield from self._repair(
                 f"engine {name}", event.artifact, partial(rebuild_artifacts.rebuild_engine, context, event)
             )
-        yield from self._repair_stand_in()
+        for name, event in inputs.build.stand_ins:
+            yield from self._repair_stand_in(name, event)
         index = inputs.build.index
         if index is None:
             return
@@ -113,18 +114,15 @@ class ArtifactRepair:
         whole = partial(rebuild_index.rebuild_file, self.context, index)
         yield from self._repair(WHOLE, whole_of(index), whole)
 
-    def _repair_stand_in(self) -> Iterator[RepairAction]:
-        """Repair the stand-in engine, if there is one, and its golden answers."""
-        event = self.context.inputs.build.stand_in
-        if event is None:
-            return
+    def _repair_stand_in(self, name: str, event: EngineCompiled) -> Iterator[RepairAction]:
+        """Repair a stand-in engine and its golden answers."""
         self._check((event.artifact,))
         compiled = partial(rebuild_artifacts.rebuild_engine, self.context, event)
         yield from self._repair(f"stand-in engine {event.model}", event.artifact, compiled)
         golden = attached(event).get(GOLDEN)
         if golden is not None:
             yield from self._repair(
-                "golden answers",
+                golden_role(name, alone=len(self.manifest.descriptor_engines) == 1),
                 golden,
                 partial(rebuild_artifacts.rebuild_golden_answers, self.context, event),
             )
@@ -163,20 +161,21 @@ class ArtifactRepair:
             yield self._failure(what, was, ref, error)
 
     def _repair_blocks(self, rows: tuple[BlockRow, ...]) -> Iterator[RepairAction]:
-        self._check(tuple(row.ref for row in rows))
-        bad = {row.ref.sha256: row for row in rows if self._needs_repair(row.ref)}
+        listed = [found for row in rows for found in row.files("block")]
+        self._check(tuple(ref for _, ref in listed))
+        bad = {ref.sha256: (role, ref) for role, ref in listed if self._needs_repair(ref)}
         made_by = {
             entry.event.block.sha256: entry.event
             for entry in self.context.history
             if isinstance(entry.event, CellEmbedded)
         }
         groups: dict[tuple[str, str], list[CellEmbedded]] = {}
-        for digest, row in bad.items():
+        for digest, (role, ref) in bad.items():
             event = made_by.get(digest)
             if event is None:
-                was = self.context.artifacts.damage(row.ref) or ""
+                was = self.context.artifacts.damage(ref) or ""
                 error = UnavailableError("no record says how it was made")
-                yield self._failure(coverage.block_role(row), was, row.ref, error)
+                yield self._failure(role, was, ref, error)
                 continue
             groups.setdefault((event.space, event.engine), []).append(event)
         for events in groups.values():
@@ -209,7 +208,8 @@ class ArtifactRepair:
         for row in rows:
             place = CellKey(row.zoom, row.cell_x, row.cell_y)
             made = partial(rebuild_packs.rebuild_pack, context, place, cells)
-            yield from self._repair(coverage.pack_role(row), row.ref, made)
+            for role, ref in row.files("pack"):
+                yield from self._repair(role, ref, made)
 
     def _describe_block(self, event: CellEmbedded) -> tuple[str, str]:
         what = f"block {event.zoom}/{event.cell_x}/{event.cell_y}"

@@ -6,7 +6,7 @@ if its digest is the committed one.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -18,11 +18,11 @@ from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.planning.recorded_inputs import RecordedInputs, UnavailableError, last_event
 from pipeline.stages.compile import compile_network
 from pipeline.stages.compile_progress import CompileProgress
-from pipeline.stages.embed import EmbeddedCell, block_row, embed_cells, embed_windows, engine_spec
+from pipeline.stages.embed import EmbeddedCell, block_row, embed_cells, embed_windows, engine_spec, join_rows
 from pipeline.stages.index import survey_selection
 from pipeline.stages.stand_in import golden_answers
 from pipeline.tiles.chunks import units_of_table
-from store.base.identity import cell_components, cell_key, digest_packed_tiles
+from store.base.identity import ONE_PPM, cell_components, cell_key, digest_packed_tiles, spaces_of_index
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
@@ -122,8 +122,20 @@ def rebuild_area_report(context: RebuildContext, rows: Sequence[BlockRow]) -> Re
 
 def rebuild_block_table(context: RebuildContext, tiles: ArtifactRef, index: Index) -> RebuiltArtifact:
     """List the blocks of the build again: for each cell of its tile table the last block before its index."""
+    networks = index.components.get("networks", [{"weight_ppm": ONE_PPM}])
+    blocks = [
+        [*map(block_row, _blocks_in(context, tiles, index, space))]
+        for space in spaces_of_index(index.components)
+    ]
+    rows = join_rows(blocks, [each["weight_ppm"] for each in networks], context.artifacts)
+    return RebuiltArtifact(data=encode_blocks(rows))
+
+
+def _blocks_in(
+    context: RebuildContext, tiles: ArtifactRef, index: Index, space: str
+) -> Collection[CellEmbedded]:
+    """Return the blocks of a vector space that an index was built from."""
     cells: dict[tuple[str, int, int, int], CellEmbedded] = {}
-    space = str(index.components["space"])
     wanted = _cell_keys(context, tiles, space)
     for entry in context.history:
         match entry.event:
@@ -137,7 +149,7 @@ def rebuild_block_table(context: RebuildContext, tiles: ArtifactRef, index: Inde
         raise UnavailableError(
             f"block table: expected a block of {len(wanted)} cells in the journal, found {len(cells)}"
         )
-    return RebuiltArtifact(data=encode_blocks(map(block_row, cells.values())))
+    return cells.values()
 
 
 def rebuild_blocks(
@@ -189,7 +201,7 @@ def _embed_again(
         embed_windows,
         batcher=context.batcher,
         engine=engine,
-        preprocessing=context.inputs.preprocessing,
+        preprocessing=context.inputs.preprocessing(space=like.space),
         on_progress=progress.advance,
     )
     known = ReusableRows(context.artifacts, others)

@@ -58,7 +58,7 @@ def _blocks_of_file(context: RebuildContext, event: Index) -> Iterable[Block]:
         before = decode_blocks(context.artifacts.read(base.blocks))
     except (ArtifactError, UnavailableError):
         before = ()
-    if before and all(context.artifacts.damage(row.ref) is None for row in before):
+    if before and all(context.artifacts.damage(ref) is None for row in before for ref in row.refs):
         return StoredBlocks(context.artifacts, before)
     return EarlierBlocks(
         StoredBlocks(context.artifacts, rows), index_delta.decode(context.artifacts.read(event.artifact))

@@ -6,7 +6,6 @@ from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.repair.rebuild_artifacts import RebuildContext, RebuiltArtifact
 from pipeline.stages.proof import ask_all, encode_answers, locator_of
 from store.domain.proof import PROOF, SUBJECT
-from store.domain.state import Build
 
 
 def rebuild_proof(context: RebuildContext) -> RebuiltArtifact:
@@ -33,7 +32,7 @@ def rebuild_proof(context: RebuildContext) -> RebuiltArtifact:
         locator_of(
             context.artifacts,
             build.inputs,
-            engine=build.stand_in or dict(build.engines)[_descriptor_of(build)],
+            engines=dict(build.engines) | dict(build.stand_ins),
             index=index,
             tiles=tiles.table,
             calibration=context.artifacts.read(calibration),
@@ -43,7 +42,3 @@ def rebuild_proof(context: RebuildContext) -> RebuiltArtifact:
         progress=context.inputs.ports.progress,
     )
     return RebuiltArtifact(data=encode_answers(asked), note=f" ({PROOF} asked for again)")
-
-
-def _descriptor_of(build: Build) -> str:
-    return next(str(model["name"]) for model in build.inputs["models"] if model["role"] == "descriptor")

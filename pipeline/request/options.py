@@ -273,6 +273,7 @@ _SIZE = rules.sequence_of(rules.whole_number(16, 4096), 2, "[height, width] in p
 _CHANNELS = "three finite numbers, one for each colour channel, on the scale 0 to 255"
 _MEAN = rules.sequence_of(rules.number(-1e6, 1e6), 3, _CHANNELS)
 _STD = rules.sequence_of(rules.number(1e-6, 1e6), 3, _CHANNELS)
+_WEIGHT = rules.number(1e-6, 1e6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,6 +295,8 @@ class ModelSpec(CheckedRecord):
         colour: Order of colour channels.
         layout: Order of axes.
         profile: Shapes of a dynamic input.
+        weight: How much the descriptors count among those of several networks.
+        normalise: Whether descriptors get length 1 here, for a network that does not end in an L2 normalisation.
     """
 
     table: ClassVar[str] = "models"
@@ -309,6 +312,13 @@ class ModelSpec(CheckedRecord):
     colour: Annotated[Colour, rules.one_of(Colour)] = Colour.RGB
     layout: Annotated[AxisOrder, rules.one_of(AxisOrder)] = AxisOrder.NCHW
     profile: Annotated[ShapeProfile | None, _profile] = None
+    weight: Annotated[float, _WEIGHT] = 1.0
+    normalise: Annotated[bool, rules.boolean] = False
+
+    @property
+    def weight_ppm(self) -> int:
+        """The weight in units of 1e-6."""
+        return round(self.weight * 1_000_000)
 
     @property
     def builtin(self) -> str | None:
@@ -319,6 +329,12 @@ class ModelSpec(CheckedRecord):
         """Require a name of a builtin."""
         if self.builtin == "":
             yield Problem("onnx", f'expected "{BUILTIN}NAME" or a path, found {self.onnx!r}')
+        if self.role is not ModelRole.DESCRIPTOR:
+            for name, default in (("weight", 1.0), ("normalise", False)):
+                if getattr(self, name) != default:
+                    yield Problem(
+                        name, 'expected role = "descriptor" beside it, found "auxiliary"; remove it'
+                    )
 
     def warnings(self) -> Iterator[str]:
         """Yield a warning for a mean and deviation that look like those for pixel values from 0 to 1."""

@@ -29,7 +29,7 @@ from pipeline.request.validation import (
 
 
 def _models(value: object) -> tuple[options.ModelSpec, ...]:
-    described = '1 to 64 models, exactly one of them with role = "descriptor"'
+    described = '1 to 64 models, at least one of them with role = "descriptor"'
     if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= 64:
         raise InvalidValueError(described, "add a [[models]] table")
     models = tuple(map(rules.record(options.ModelSpec), value))
@@ -39,9 +39,8 @@ def _models(value: object) -> tuple[options.ModelSpec, ...]:
         raise InvalidValueError(
             "a different name for each model", "rename one", found=f"{twice[0]!r} more than once"
         )
-    descriptors = [model.name for model in models if model.role is options.ModelRole.DESCRIPTOR]
-    if len(descriptors) != 1:
-        raise InvalidValueError(described, found=" and ".join(descriptors) or "none")
+    if all(model.role is not options.ModelRole.DESCRIPTOR for model in models):
+        raise InvalidValueError(described, found="none")
     return models
 
 
@@ -57,7 +56,7 @@ class BuildRequest(CheckedRecord):
         origin: Take-off point: longitude, latitude (degrees), altitude (metres).
         calibration: Path of the camera calibration, any JSON object.
         tiles: Where tiles come from.
-        models: Networks; exactly one is the descriptor.
+        models: Networks; at least one is a descriptor.
         altitude_m: Lowest and highest height above ground of the flight, metres; with the camera of the
             calibration it says how large the chunks of ground are that get a descriptor each.
         chunks: How the ground is cut into chunks. Without it and without an altitude, each tile gets a descriptor.
@@ -166,11 +165,6 @@ class BuildRequest(CheckedRecord):
     def max_age_days(self) -> int:
         """Greatest age of a tile in days: the one set, else the sector's."""
         return self.sector.max_age_days if self.tiles.max_age_days is None else self.tiles.max_age_days
-
-    @property
-    def descriptor(self) -> options.ModelSpec:
-        """The one model that describes tiles."""
-        return next(model for model in self.models if model.role is options.ModelRole.DESCRIPTOR)
 
     def resolve(self, path: str) -> Path:
         """Return a path of the request, relative to the request's folder."""

@@ -75,7 +75,8 @@ def to_toml(request: BuildRequest) -> str:
 def _table(record: CheckedRecord) -> Iterator[str]:
     for item in fields(record):  # type: ignore[arg-type]
         value = getattr(record, item.name)
-        if value is not None:
+        # What came later is written only where used, so that records of older requests stay as they were.
+        if value is not None and not (item.name in {"weight", "normalise"} and value == item.default):
             yield f"{item.name} = {_value(value)}"
 
 

@@ -153,7 +153,8 @@ class RerunInputs:
             UnavailableError: None was recorded.
         """
         used = last_event(self.record.history, EngineCompiled, lambda made: made.artifact.sha256 == sha256)
-        used = used or self.build.stand_in or dict(self.build.engines).get(str(self.model_document()["name"]))
+        name = str(self.model_document()["name"])
+        used = used or self.build.stand_in_of(name) or dict(self.build.engines).get(name)
         if used is None:
             raise UnavailableError("expected the engine in the records, found none")
         return used
@@ -170,7 +171,7 @@ class RerunInputs:
         if spec is None:
             raise UnavailableError(f"expected network {name} in the recorded request, found none")
         found = self._inspect(request, precision, self._with_file(request, spec))
-        if purpose == STAND_IN or (found.stand_in is not None and self.build.stand_in is not None):
+        if purpose == STAND_IN or (found.stand_in is not None and self.build.stand_in_of(name) is not None):
             if found.stand_in is None:
                 raise UnavailableError(f"expected a stand-in of {name}, found that its engine runs here")
             found = found.stand_in

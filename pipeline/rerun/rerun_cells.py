@@ -91,7 +91,8 @@ class _Embedder:
         event = inputs.engine(inputs.failure_input("engine").get("sha256"))
         data = inputs.artifact("engine", event.model, event.artifact)
         engine = engine_spec(inputs.write("engine", data), event)
-        return cls(engine, inputs.recorded_inputs.preprocessing)
+        name = str(inputs.failure_input("engine").get("model", event.model))
+        return cls(engine, inputs.recorded_inputs.preprocessing(name=name))
 
     def bad_images(self, units: RetrievalUnits, shown: ShownTiles) -> tuple[BadImage, ...]:
         """Embed some units as one window; return the tiles and units that cannot be used.

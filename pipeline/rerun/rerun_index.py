@@ -11,18 +11,19 @@ from pipeline.rerun.inputs import NOT_WITH_RECORDS, RerunInputs
 from pipeline.rerun.report import Comparison, InputStatus, StepFailure
 from pipeline.rerun.rerun_engines import compare_measures
 from pipeline.stages.checks import check_index, require_coverage
-from pipeline.stages.embed import block_row
+from pipeline.stages.embed import block_row, join_rows
 from pipeline.stages.index import StoredBlocks, index_job, survey_selection, write_index
 from pipeline.tiles.grid import MAX_WANTED
 from pipeline.tiles.selection import selection_of
 from pipeline.tiles.tile_columns import TileColumns
 from store.base import canonical_json
-from store.base.identity import CELL_SHIFT, tile_of
+from store.base.identity import CELL_SHIFT, ONE_PPM, space_of_model, tile_of
 from store.base.values import ArtifactRef
 from store.disk.artifacts import ref_of
 from store.domain.attachments import attached_to_failure
 from store.domain.events import CellEmbedded, CheckFailed, IndexBuilt
 from store.domain.index_files import delta_of, whole_of
+from store.formats.joined_blocks import read_block
 from store.formats.tables import BlockRow, TileTable, decode_blocks, decode_tiles, encode_blocks
 from store.manifest.levels import parse_levels
 from store.manifest.roles import DELTA
@@ -63,13 +64,14 @@ def rerun_index(inputs: RerunInputs) -> StepFailure | None:
     """
     rows = _block_rows(inputs)
     _copy_blocks(inputs, rows)
-    dimensions, builder = inputs.engine().signature["dimensions"], inputs.ports.index
+    builder, first = inputs.ports.index, read_block(rows[0], inputs.scratch_artifacts.read) if rows else None
+    dimensions = inputs.engine().signature["dimensions"] if first is None else first.dimensions
     try:
         job = index_job(
             inputs.recorded_inputs.request.index,
             rows,
             table=ref_of(encode_blocks(rows)),
-            space=_space(inputs),
+            networks=_networks(inputs),
             dimensions=dimensions,
             builder=builder,
         )
@@ -134,7 +136,8 @@ def rerun_coverage_walk(inputs: RerunInputs) -> StepFailure | None:
         refs += [("index", build.index.kind, whole_of(build.index))]
         refs += [(DELTA, build.index.kind, delta) for delta in (delta_of(build.index),) if delta]
     refs += [("tile table", "tiles", build.tiles.table)] if build.tiles else []
-    refs += [("block", f"{row.zoom}/{row.cell_x}/{row.cell_y}", row.ref) for row in _block_rows(inputs)]
+    for row in _block_rows(inputs):
+        refs += [("block", role.partition(" ")[2], ref) for role, ref in row.files("block")]
     for role, name, ref in refs:
         if inputs.record.artifacts.read(ref) is None:
             inputs.note(role, name, ref.sha256, InputStatus.GONE, "missing or damaged")
@@ -160,30 +163,34 @@ def _block_rows(inputs: RerunInputs) -> Sequence[BlockRow]:
         (zoom, x >> CELL_SHIFT, y >> CELL_SHIFT)
         for zoom, x, y, _ in map(tile_of, _tile_table(inputs).ids.tolist())
     }
-    found = [
-        block_row(event)
-        for event in inputs.record.state.step_cache.blocks_in(_space(inputs))
-        if (event.zoom, event.cell_x, event.cell_y) in cells
+    blocks = [
+        [
+            block_row(event)
+            for event in inputs.record.state.step_cache.blocks_in(space)
+            if (event.zoom, event.cell_x, event.cell_y) in cells
+        ]
+        for space, _ in _networks(inputs)
     ]
-    return sorted(found, key=lambda row: (row.zoom, row.cell_x, row.cell_y))
+    _copy_blocks(inputs, [row for rows in blocks for row in rows])
+    return join_rows(blocks, [weight for _, weight in _networks(inputs)], inputs.scratch_artifacts)
 
 
-def _space(inputs: RerunInputs) -> str:
-    """Return the vector space of the build."""
-    if inputs.build.index is not None:
-        return str(inputs.build.index.components["space"])
+def _networks(inputs: RerunInputs) -> tuple[tuple[str, int], ...]:
+    """Return vector space and weight of the descriptor networks of the build."""
+    models = [model for model in inputs.build.inputs["models"] if model["role"] == "descriptor"]
     last = last_event(inputs.record.own_history, CellEmbedded)
-    if last is not None:
-        return last.space
-    raise UnavailableError("expected a block of this build in the records, found none")
+    if inputs.build.index is None and last is None:
+        raise UnavailableError("expected a block of this build in the records, found none")
+    recipe = inputs.build.inputs["recipes"]["cell"]
+    return tuple((space_of_model(model, recipe=recipe), model.get("weight_ppm", ONE_PPM)) for model in models)
 
 
 def _copy_blocks(inputs: RerunInputs, rows: Sequence[BlockRow]) -> None:
-    for row in rows:
-        data = inputs.record.artifacts.read(row.ref)
+    for role, ref in (found for row in rows for found in row.files("block")):
+        data = inputs.record.artifacts.read(ref)
         if data is None:
-            name = f"{row.zoom}/{row.cell_x}/{row.cell_y}"
-            inputs.note("block", name, row.ref.sha256, InputStatus.GONE, NOT_WITH_RECORDS)
+            name = role.partition(" ")[2]
+            inputs.note("block", name, ref.sha256, InputStatus.GONE, NOT_WITH_RECORDS)
             raise UnavailableError(f"expected block {name} beside the records, found none")
         inputs.scratch_artifacts.put(data)
 

@@ -64,7 +64,7 @@ def require_usable(job: EngineJob, *, loads: bool = False) -> None:
         return
     except ExecutionError:
         return
-    _require_descriptors(job, alone, again, beside)
+    _require_descriptors(job, *map(job.preprocessing.finish, (alone, again, beside)))
 
 
 def _require_descriptors(job: EngineJob, alone: Vectors, again: Vectors, beside: Vectors) -> None:
@@ -86,7 +86,7 @@ def _require_descriptors(job: EngineJob, alone: Vectors, again: Vectors, beside:
 def length_hint(length: float) -> str:
     """Return what mends descriptors that have not length 1."""
     if length > 0:
-        return "end the network with an L2 normalisation"
+        return "end the network with an L2 normalisation, or set normalise = true on the model"
     return "check the network's weights, mean and std: it answers 0 to a picture with texture"
 
 

@@ -179,7 +179,7 @@ def _compare_with_network(
 ) -> _Comparison:
     samples, pictures = golden_samples(preprocessing, _GOLDEN), _tile_samples(tiles, preprocessing)
     changing = agreement(engine.run(samples), engine.run(samples)) < _SAME_COSINE
-    spread = batch_invariance(engine.run, samples)
+    spread = batch_invariance(lambda batch: preprocessing.finish(engine.run(batch)), samples)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         reference = Reference(job_with_file(model, Path(folder)))
     answers = reference.run(pictures) if len(pictures) else np.zeros((0, engine.dimensions), np.float32)
@@ -228,14 +228,16 @@ def _disagreement_hint(why: str) -> str:
 
 
 def check_vectors(
-    artifacts: Artifacts, steps: StepCache, inputs: Inputs, event: EngineCompiled
+    artifacts: Artifacts, steps: StepCache, inputs: Inputs, model: Model, event: EngineCompiled
 ) -> CheckResult | None:
     """Compare an engine with the reusable vectors of earlier engines of its key; None if there are none.
+
+    `model` is the network whose descriptors it makes.
 
     A sample of the build's tiles that have rows already is embedded again. If the vectors differ, the failed
     check makes the journal forget the blocks of the space, so that all tiles are embedded again.
     """
-    space, preprocessing = inputs.space, inputs.descriptor.preprocessing
+    space, preprocessing = model.space, model.preprocessing
     others = [cell for cell in steps.blocks_in(space) if cell.engine != event.artifact.sha256]
     if not others or steps.has_passed(VECTORS_CHECK, space, event.artifact.sha256):
         return None

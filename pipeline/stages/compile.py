@@ -164,17 +164,21 @@ def compile_engine(
 
 
 def forget_changed_vectors(run: BuildContext) -> bool:
-    """Compare the engine that embeds with vectors that an earlier engine under the same key gave.
+    """Compare the engines that embed with vectors that earlier engines under the same keys gave.
 
     Returns:
-        Whether its vectors differ. Then the recorded check makes the journal forget the old blocks, and the
-        cells must be planned again.
+        Whether the vectors of one differ. Then the recorded check makes the journal forget the old blocks of its
+        vector space, and the cells must be planned again.
     """
-    run.enter("check", run.inputs.descriptor.spec.name)
-    verdict = check_vectors(run.store.artifacts, run.store.state.step_cache, run.inputs, run.embedder)
-    if verdict is not None:
-        run.append(verdict)
-    return isinstance(verdict, CheckFailed)
+    differ = False
+    for model in run.inputs.descriptors:
+        run.enter("check", model.spec.name)
+        steps = run.store.state.step_cache
+        verdict = check_vectors(run.store.artifacts, steps, run.inputs, model, run.embedder(model))
+        if verdict is not None:
+            run.append(verdict)
+        differ |= isinstance(verdict, CheckFailed)
+    return differ
 
 
 def record_check(run: BuildContext, model: Model, event: EngineCompiled, *, what: str = "engine") -> None:

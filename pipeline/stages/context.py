@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.embed.cells import Window
+from pipeline.engines.models.model import Model
 from pipeline.planning.area_report import AreaReport
 from pipeline.planning.inputs import Inputs
 from pipeline.ports import Ports
@@ -40,7 +41,8 @@ class BuildContext:
         keys: Keys whose builds' results may be reused; without any, all results may be.
         own_records: Records whose results may be reused as well, since this machine appended them with its key.
         engines: Model name to its engine, of those that exist so far.
-        stand_in: Embeds tiles in place of a descriptor engine that does not run here.
+        stand_ins: Model name to what embeds in place of a descriptor engine that does not run here.
+        embedding: Name of the network that embeds now.
         hashed: Digests of artifacts that this build has hashed.
         step: The current step, recorded if it fails.
         subject: What the step works on.
@@ -61,7 +63,8 @@ class BuildContext:
     keys: tuple[TrustedKey, ...] = ()
     own_records: Ranges = ()
     engines: dict[str, EngineCompiled] = field(default_factory=dict)
-    stand_in: EngineCompiled | None = None
+    stand_ins: dict[str, EngineCompiled] = field(default_factory=dict)
+    embedding: str = ""
     hashed: set[str] = field(default_factory=set)
     damaged: list[str] = field(default_factory=list)
     withdrawn: str = ""
@@ -86,10 +89,9 @@ class BuildContext:
             found.append(f"no key of this builder vouches for what is made again: {self.withdrawn}")
         return tuple(found)
 
-    @property
-    def embedder(self) -> EngineCompiled:
-        """The engine that embeds tiles in this build."""
-        return self.stand_in or self.engines[self.inputs.descriptor.spec.name]
+    def embedder(self, model: Model) -> EngineCompiled:
+        """Return the engine that embeds with a network in this build."""
+        return self.stand_ins.get(model.spec.name) or self.engines[model.spec.name]
 
     def enter(self, step: str, subject: str = "") -> None:
         """Set the current step and its subject."""

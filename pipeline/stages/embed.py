@@ -7,6 +7,7 @@ any block of this vector space has, and from units that go through the network, 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from pipeline.embed.cells import (
 from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.embed.worker import BLANK_TILE
 from pipeline.embed.worker_messages import BadImage, EngineSpec, WindowResult
+from pipeline.engines.models.model import Model
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.planning.plan import BuildPlan, CellPlan, Decision
 from pipeline.progress import Progress
@@ -39,9 +41,10 @@ from pipeline.tiles.tile import SourceTile
 from store.base.identity import cell_components, cell_key, digest_packed_tiles
 from store.base.preprocessing import Preprocessing
 from store.base.valueclass import valueclass
-from store.disk.artifacts import ref_of
+from store.disk.artifacts import Artifacts, ref_of
 from store.domain.events import CellEmbedded, EngineCompiled, StepRetried, StepStarted
 from store.formats import descriptor_block
+from store.formats.joined_blocks import read_block
 from store.formats.tables import BlockRow
 
 _NAMED_TILES = 20
@@ -232,7 +235,7 @@ def _embedded(assembled: AssembledCell, space: str, engine: EngineSpec) -> Embed
 
 
 def prepare_cells(run: BuildContext, plan: BuildPlan) -> list[BlockRow]:
-    """Give every cell a block; return the rows of the block table.
+    """Give every cell a block of every network; return the rows of the block table.
 
     Raises:
         TileError: A tile is damaged or changed, and such tiles are not to be skipped.
@@ -240,22 +243,60 @@ def prepare_cells(run: BuildContext, plan: BuildPlan) -> list[BlockRow]:
     """
     run.enter("cells")
     reused = [cell for cell in plan.cells if cell.decision is Decision.REUSE and cell.known is not None]
-    rows = [block_row(cell.known) for cell in reused if cell.known is not None]
+    known = {(cell.network.spec.name, cell.cell.key): cell.known for cell in reused if cell.known is not None}
     if reused:
-        run.counts.copied += sum(row.rows for row in rows)
+        run.counts.copied += sum(event.rows for event in known.values())
         run.reuse("cells", {}, count=len(reused))
-    if plan.stale:
-        rows.extend(_embed_stale(run, plan.stale))
-    return sorted(rows, key=lambda row: (row.zoom, row.cell_x, row.cell_y))
-
-
-def _embed_stale(run: BuildContext, plans: Sequence[CellPlan]) -> list[BlockRow]:
-    """Embed cells; store and record those that a window completes together."""
-    space, preprocessing = run.inputs.space, run.inputs.descriptor.preprocessing
-    if preprocessing is None:
-        raise AssertionError("the descriptor network has an image contract")
-    engine = engine_spec(run.store.layout.artifact(run.embedder.artifact.sha256), run.embedder)
     bad: dict[str, str] = {}
+    blocks = []
+    for model in run.inputs.descriptors:
+        name = run.embedding = model.spec.name
+        rows = [block_row(event) for (network, _), event in known.items() if network == name]
+        stale = [cell for cell in plan.stale if cell.network.spec.name == name]
+        if stale:
+            rows.extend(_embed_stale(run, model, stale, bad))
+        blocks.append(rows)
+    units = {tuple(cell.cell.key): len(cell.cell.units) for cell in plan.cells}
+    weights = [weight for _, weight in run.inputs.networks]
+    return join_rows(blocks, weights, run.store.artifacts, units)
+
+
+def join_rows(
+    blocks: Sequence[Sequence[BlockRow]],
+    weights: Sequence[int],
+    artifacts: Artifacts,
+    units: Mapping[tuple[int, ...], int] | None = None,
+) -> list[BlockRow]:
+    """Return the rows of the block table of some networks, given those of each network's blocks.
+
+    A cell has no row if one of the networks has no block of it. `units` says how many units a cell has: blocks
+    without skipped ones need not be read.
+
+    Raises:
+        ArtifactError: A block is missing or damaged.
+    """
+    first, *others = ({row.cell: row for row in rows} for rows in blocks)
+    if not others:
+        return [first[cell] for cell in sorted(first)]
+    joined = []
+    for cell in sorted(set(first).intersection(*others)):
+        rows = [first[cell], *(each[cell] for each in others)]
+        row = replace(rows[0], further=tuple(each.ref for each in rows[1:]), weights=tuple(weights))
+        if units is None or any(each.rows != units[cell] for each in rows):
+            row = replace(row, rows=read_block(row, artifacts.read).rows)
+        joined.append(row)
+    return joined
+
+
+def _embed_stale(
+    run: BuildContext, model: Model, plans: Sequence[CellPlan], bad: dict[str, str]
+) -> list[BlockRow]:
+    """Embed cells with a network; store and record those that a window completes together."""
+    space, preprocessing = plans[0].components["space"], model.preprocessing
+    if preprocessing is None:
+        raise AssertionError("a descriptor network has an image contract")
+    embedder, found = run.embedder(model), len(bad)
+    engine = engine_spec(run.store.layout.artifact(embedder.artifact.sha256), embedder)
     embed = partial(
         embed_windows,
         batcher=run.batcher,
@@ -263,7 +304,7 @@ def _embed_stale(run: BuildContext, plans: Sequence[CellPlan]) -> list[BlockRow]
         preprocessing=preprocessing,
         on_bad=partial(_note_bad_tile, run, bad),
         on_answer=lambda window: run.windows.pop(window.number, None),
-        on_dispatch=partial(_record_dispatch, run),
+        on_dispatch=partial(_record_dispatch, run, space),
         on_progress=run.ports.progress.advance,
         on_retry=partial(_record_retry, run),
     )
@@ -289,7 +330,7 @@ def _embed_stale(run: BuildContext, plans: Sequence[CellPlan]) -> list[BlockRow]
                 run.defer(made.event)
                 rows.append(block_row(made.event))
             run.append()
-    if len(bad) > _NAMED_TILES:
+    if len(bad) > max(found, _NAMED_TILES):
         what = "bad" if fails else "skipped"
         run.ports.progress.say(f"{what} are {len(bad)} different tiles, of which {_NAMED_TILES} are named")
     if fails and bad:
@@ -297,9 +338,9 @@ def _embed_stale(run: BuildContext, plans: Sequence[CellPlan]) -> list[BlockRow]
     return rows
 
 
-def _record_dispatch(run: BuildContext, window: Window) -> None:
+def _record_dispatch(run: BuildContext, space: str, window: Window) -> None:
     run.windows[window.number] = window
-    run.append(StepStarted(kind="cells", subjects=window.subjects, key=run.inputs.space))
+    run.append(StepStarted(kind="cells", subjects=window.subjects, key=space))
 
 
 def _record_retry(run: BuildContext, retry: batcher.Retry) -> None:

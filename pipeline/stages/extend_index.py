@@ -21,9 +21,10 @@ from store.disk.artifacts import Artifacts, ref_of
 from store.domain.events import Index, IndexExtended, StepStarted
 from store.domain.index_files import delta_of, whole_of
 from store.errors import ArtifactError
-from store.formats import descriptor_block, index_delta
+from store.formats import index_delta
 from store.formats.descriptor_block import Block, BlockError
 from store.formats.index_delta import CellName, Delta, DeltaError, Rows
+from store.formats.joined_blocks import read_block
 from store.formats.tables import BlockRow, decode_blocks
 
 
@@ -231,7 +232,7 @@ def _changed_cells(before: Mapping[CellName, BlockRow], now: Mapping[CellName, B
     return sorted(
         name
         for name in before.keys() | now.keys()
-        if name not in before or name not in now or before[name].ref != now[name].ref
+        if name not in before or name not in now or before[name].refs != now[name].refs
     )
 
 
@@ -239,4 +240,4 @@ def _read_rows(artifacts: Artifacts, row: BlockRow | None, dimensions: int) -> R
     """Return the rows of a block; none if there is no block."""
     if row is None:
         return index_delta.empty_delta(dimensions).added
-    return index_delta.block_rows(descriptor_block.decode(artifacts.read(row.ref)))
+    return index_delta.block_rows(read_block(row, artifacts.read))

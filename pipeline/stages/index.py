@@ -35,11 +35,11 @@ from store.domain.index_files import named
 from store.domain.proof import PROOF, answers_of
 from store.domain.state import BuildStatus
 from store.errors import ArtifactError
-from store.formats import descriptor_block
 from store.formats.descriptor_block import Block
+from store.formats.joined_blocks import read_block
 from store.formats.tables import BlockRow, encode_blocks
-from store.manifest.roles import PACKS
-from store.verify.coverage import Coverage, block_role, pack_role, referenced_by, walk
+from store.manifest.roles import PACKS, golden_role
+from store.verify.coverage import Coverage, referenced_by, walk
 
 _MILLION = 1_000_000
 
@@ -57,11 +57,13 @@ def index_job(
     rows: Sequence[BlockRow],
     *,
     table: ArtifactRef,
-    space: str,
+    networks: Sequence[tuple[str, int]],
     dimensions: int,
     builder: FaissIndexBuilder,
 ) -> IndexJob:
     """Return the index to write for some blocks, with the options of a request.
+
+    `networks` are vector space and weight of the networks whose descriptors it joins.
 
     Raises:
         EmbedError: INDEX_FAILED, the request cannot be met with these rows.
@@ -69,7 +71,7 @@ def index_job(
     count = sum(row.rows for row in rows)
     plan = plan_index(options, count=count, dimensions=dimensions)
     components = index_components(
-        space=space, blocks=table.sha256, options=plan.to_document(), library=builder.library(plan.kind)
+        networks=networks, blocks=table.sha256, options=plan.to_document(), library=builder.library(plan.kind)
     )
     return IndexJob(count=count, dimensions=dimensions, plan=plan, components=components, table=table)
 
@@ -114,7 +116,7 @@ class StoredBlocks:
 
     def __iter__(self) -> Iterator[Block]:
         for row in self._rows:
-            yield descriptor_block.decode(self._artifacts.read(row.ref))
+            yield read_block(row, self._artifacts.read)
 
 
 def survey_selection(
@@ -214,8 +216,8 @@ def prepare_index(run: BuildContext, rows: Sequence[BlockRow]) -> Index:
         run.inputs.request.index,
         rows,
         table=run.put(encode_blocks(rows)),
-        space=run.inputs.space,
-        dimensions=run.embedder.signature["dimensions"],
+        networks=run.inputs.networks,
+        dimensions=sum(run.embedder(model).signature["dimensions"] for model in run.inputs.descriptors),
         builder=run.ports.index,
     )
     known = run.store.state.step_cache.indexes.get(index_key(job.components))
@@ -369,12 +371,13 @@ def _files_to_name(
         "geographic report": report,
         **dict(named(index)),
         **{f"engine {name}": event.artifact for name, event in run.engines.items()},
-        **{block_role(row): row.ref for row in rows},
-        **{pack_role(row): row.ref for row in packs},
+        **{role: ref for row in rows for role, ref in row.files("block")},
+        **{role: ref for row in packs for role, ref in row.files("pack")},
     }
-    golden = None if run.stand_in is None else attached(run.stand_in).get(GOLDEN)
-    if golden is not None:
-        refs["golden answers"] = golden
+    for name, stand_in in run.stand_ins.items():
+        golden = attached(stand_in).get(GOLDEN)
+        if golden is not None:
+            refs[golden_role(name, alone=len(run.inputs.descriptors) == 1)] = golden
     if build.tiles is not None:
         refs["tile table"] = build.tiles.table
     if build.carried is not None:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pipeline.builtin_model.place import FEATURELESS_BELOW
 from store.base.identity import CELL_SHIFT, tile_of
 from store.disk.artifacts import Artifacts
-from store.formats import descriptor_block
 from store.formats.descriptor_block import Block
 from store.formats.index_delta import Rows
+from store.formats.joined_blocks import read_block
 from store.formats.tables import BlockRow
 from store.runtime.load import DescriptorIndex
 
@@ -66,7 +66,7 @@ def take_samples(
     """Return a sample of the rows that a delta did not add, and one of those that it did."""
     samples = TileSample(size), TileSample(size)
     for row in rows:
-        block = descriptor_block.decode(artifacts.read(row.ref))
+        block = read_block(row, artifacts.read)
         new = np.isin(block.ids, added)
         samples[0].offer(block, ~new)
         samples[1].offer(block, new)
@@ -94,7 +94,7 @@ def _vectors_of(ids: set[int], artifacts: Artifacts, rows: Sequence[BlockRow]) -
     vectors: dict[int, bytes] = {}
     for row in rows:
         if (row.zoom, row.cell_x, row.cell_y) in cells:
-            block = descriptor_block.decode(artifacts.read(row.ref))
+            block = read_block(row, artifacts.read)
             pairs = zip(block.ids.tolist(), block.vectors, strict=True)
             vectors |= {identifier: vector.tobytes() for identifier, vector in pairs if identifier in ids}
     return vectors

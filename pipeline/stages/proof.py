@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -27,10 +27,12 @@ from store.disk.artifacts import Artifacts
 from store.domain.events import CheckFailed, EngineCompiled, Index
 from store.domain.proof import PROOF, SUBJECT, answers_of, described, figures_of
 from store.errors import ArgumentError
-from store.formats import descriptor_block
+from store.formats.joined_blocks import read_block
 from store.formats.tables import decode_blocks, decode_tiles
 from store.manifest.levels import parse_levels
+from store.manifest.networks import descriptors_of, weight_of
 from store.reader.answer import Answer
+from store.reader.descriptor_networks import DescriptorNetwork
 from store.reader.level_table import Rows
 from store.reader.loading import level_tables
 from store.reader.locate import Locator
@@ -123,7 +125,7 @@ def locator_of(
     artifacts: Artifacts,
     inputs: Document,
     *,
-    engine: EngineCompiled,
+    engines: Mapping[str, EngineCompiled],
     index: Index,
     tiles: ArtifactRef,
     calibration: bytes,
@@ -133,7 +135,7 @@ def locator_of(
     Args:
         artifacts: Holds them.
         inputs: The inputs of the build.
-        engine: The engine that embedded the chunks.
+        engines: The engines that embedded the chunks, by descriptor network.
         index: The index of all of them.
         tiles: The tile table.
         calibration: Bytes of the calibration file.
@@ -143,21 +145,24 @@ def locator_of(
         NoGoError: They contradict each other.
         store.runtime.ExecutionError: Engine or index do not run here.
     """
-    model = next(model for model in inputs["models"] if model["role"] == "descriptor")
 
     def blocks() -> tuple[Rows, Vectors]:
-        found = [
-            descriptor_block.decode(artifacts.read(row.ref))
-            for row in decode_blocks(artifacts.read(index.blocks))
-        ]
+        found = [read_block(row, artifacts.read) for row in decode_blocks(artifacts.read(index.blocks))]
         ids = np.concatenate([np.zeros(0, np.int64), *(block.ids.astype(np.int64) for block in found)])
         return ids, np.concatenate([block.vectors for block in found])
 
     return Locator(
         sector=str(inputs["sector"]),
         built_ns=0,
-        engine=load(engine, artifacts.read(engine.artifact), single=True),
-        preprocessing=Preprocessing.from_document(model["preprocessing"]),
+        networks=[
+            DescriptorNetwork(
+                engine=load(engine, artifacts.read(engine.artifact), single=True),
+                preprocessing=Preprocessing.from_document(model["preprocessing"]),
+                weight=weight_of(model),
+            )
+            for model in descriptors_of(inputs)
+            for engine in (engines[model["name"]],)
+        ],
         calibration=json.loads(calibration),
         tables=level_tables(
             parse_levels(inputs),
@@ -228,7 +233,7 @@ def prove_build(run: BuildContext, index: Index) -> None:
     locator = locator_of(
         artifacts,
         run.inputs.document,
-        engine=run.embedder,
+        engines={model.spec.name: run.embedder(model) for model in run.inputs.descriptors},
         index=index,
         tiles=build.tiles.table,
         calibration=run.inputs.calibration,
@@ -262,10 +267,10 @@ def _key_of(run: BuildContext, index: Index) -> str:
     document = run.inputs.document
     return proof_key(
         {
-            "engine": run.embedder.artifact.sha256,
+            "engines": [run.embedder(model).artifact.sha256 for model in run.inputs.descriptors],
             "index": index.artifact.sha256,
             "blocks": index.blocks.sha256,
-            "space": run.inputs.space,
+            "networks": [list(network) for network in run.inputs.networks],
             **{name: document[name] for name in ("bbox_e7", "calibration", "chunks", "proof")},
         }
     )

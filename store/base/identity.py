@@ -29,6 +29,9 @@ CELL_SHIFT = 4
 ZOOM_SHIFT, X_SHIFT = 58, 25
 """First bits of zoom and column in a descriptor id."""
 
+ONE_PPM = 1_000_000
+"""The weight of a network unless one was asked for: 1, in units of 1e-6."""
+
 VIEW_SHIFT = 50
 """First bit of the view in a descriptor id."""
 AXIS_MASK, VIEW_MASK = (1 << 25) - 1, (1 << 8) - 1
@@ -141,6 +144,38 @@ def vector_space(
     return digest("c10/space/1", components)
 
 
+def space_of_model(model: Document, *, recipe: int | None = None) -> Digest:
+    """Return the vector space of a descriptor network, given its document in the inputs of a build.
+
+    Raises:
+        KeyError, TypeError: The document names no engine.
+    """
+    engine = model.get("stand_in", model["engine"])
+    return vector_space(
+        engine=engine_key(engine),
+        preprocessing=model["preprocessing"],
+        precision=engine["precision"],
+        batch=engine["batch"],
+        recipe=recipe,
+    )
+
+
+def joined_space(networks: Sequence[tuple[str, int]]) -> Digest | str:
+    """Return the key of the space of joined descriptors; of one network it is that network's own.
+
+    Args:
+        networks: Vector space and weight of each network, in the order of their names.
+    """
+    if len(networks) == 1:
+        return networks[0][0]
+    return digest("c10/joined-space/1", {"networks": networks_document(networks)})
+
+
+def networks_document(networks: Sequence[tuple[str, int]]) -> list[Document]:
+    """Return vector space and weight of each network as they stand in the components of an index."""
+    return [{"space": space, "weight_ppm": weight} for space, weight in networks]
+
+
 def cell_components(*, space: str, tiles: Iterable[tuple[int, str]] | Digest) -> Document:
     """Return the components of a cell's block: its vector space, and its tiles or the digest of that set."""
     return {"space": space, "tiles": tiles if isinstance(tiles, str) else digest_tile_set(tiles)}
@@ -156,23 +191,33 @@ def pack_key(tiles: Digest) -> Digest:
     return digest("c10/pack/1", {"tiles": tiles, "recipe": PACK_RECIPE})
 
 
-def index_components(*, space: str, blocks: str, options: Document, library: str) -> Document:
+def index_components(
+    *, networks: Sequence[tuple[str, int]], blocks: str, options: Document, library: str
+) -> Document:
     """Return the components of an index: everything that it depends on.
 
     Args:
-        space: Vector space of the rows.
+        networks: Vector space and weight of each network whose descriptors the rows join, by the networks' names.
         blocks: Digest of the block table, hence of the vectors: the key depends on what earlier steps
             produced, not on how, so that equal vectors are never indexed twice.
         options: Resolved index options.
         library: Index library and its version.
     """
     return {
-        "space": space,
+        "space": joined_space(networks),
         "blocks": blocks,
         "options": options,
         "library": library,
         "recipe": RECIPES["index"],
+        **({} if len(networks) == 1 else {"networks": networks_document(networks)}),
     }
+
+
+def spaces_of_index(components: Mapping[str, Value]) -> tuple[str, ...]:
+    """Return the vector space of each network whose descriptors an index joins, given the index's components."""
+    networks = components.get("networks", [components])
+    named = networks if isinstance(networks, Sequence) else ()
+    return tuple(str(each.get("space", "")) for each in named if isinstance(each, Mapping))
 
 
 def extended_index_components(whole: Document, *, base: str) -> Document:

@@ -10,6 +10,8 @@ can be compared. The steps are:
    Tiles are square. Resize to `size` by `RESAMPLER`; leave an equal size alone.
 3. Put channels into `colour` order and axes into `layout` order.
 4. Compute (p - mean) / std in float32, for p from 0 to 255; mean and std are in the network's channel order.
+
+One step comes after the network: where `normalise` is set, descriptors are divided by their length.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +20,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from store.base.joined_vectors import unit_rows
 from store.base.valueclass import valueclass
 
 Pixels = npt.NDArray[np.uint8]
@@ -47,6 +50,7 @@ class Preprocessing:
         std: Then divides each channel.
         resampler: Name and version of the resampler; only `RESAMPLER` exists.
         alpha: Name and version of the rule for transparency; new tiles follow `ALPHA`.
+        normalise: Whether what the network gives is then divided by its length.
 
     Raises:
         ValueError: At construction: a parameter is out of range, or names a rule that this version lacks.
@@ -59,6 +63,7 @@ class Preprocessing:
     std: _Triple = (1.0, 1.0, 1.0)
     resampler: str = RESAMPLER
     alpha: str = ALPHA
+    normalise: bool = False
 
     def __post_init__(self) -> None:
         """Check and normalize the parameters."""
@@ -75,6 +80,8 @@ class Preprocessing:
         ):
             if value not in known:
                 raise ValueError(f"expected {name} to be {' or '.join(known)}, found {value!r}")
+        if type(self.normalise) is not bool:
+            raise ValueError(f"expected normalise to be true or false, found {self.normalise!r}")
         object.__setattr__(self, "size", tuple(self.size))
         object.__setattr__(self, "mean", _finite_triple("mean", self.mean))
         object.__setattr__(self, "std", _finite_triple("std", self.std))
@@ -127,8 +134,13 @@ class Preprocessing:
             sample /= std
         return sample
 
+    def finish(self, vectors: Sample) -> Sample:
+        """Return descriptors from what the network gave, float32 [n, d]; what has no length stays as it is."""
+        return unit_rows(vectors) if self.normalise else vectors
+
     def to_document(self) -> dict[str, object]:
         """Return the parameters as whole numbers and strings; a float is its shortest exact decimal."""
+        # The last key came later, and is there only where used, so that older documents stay as they were.
         return {
             "alpha": self.alpha,
             "colour": self.colour,
@@ -137,6 +149,7 @@ class Preprocessing:
             "resampler": self.resampler,
             "size": list(self.size),
             "std": [repr(value) for value in self.std],
+            **({"normalise": True} if self.normalise else {}),
         }
 
     @classmethod
@@ -155,6 +168,7 @@ class Preprocessing:
                 std=_from_decimals(document["std"]),
                 resampler=document["resampler"],
                 alpha=document["alpha"],
+                normalise=document.get("normalise", False),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"expected a preprocessing document, found {error!r}") from None

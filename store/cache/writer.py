@@ -375,9 +375,7 @@ def _open_event_store(layout: Layout, clock: Clock) -> EventStore:
 
 def _require_still_valid(state: State, build: Build) -> None:
     """Compare the engines and index of a build with the journal: another process may have recorded a failed check."""
-    used = list(build.engines)
-    if build.stand_in is not None:
-        used.append((build.stand_in.model, build.stand_in))
+    used = [*build.engines, *build.stand_ins]
     shown = [(state.step_cache.engines.get(event.key), event, name) for name, event in used]
     if build.index is not None:
         index = state.step_cache.indexes.get(build.index.key)

@@ -25,7 +25,7 @@ class CellTable(NamedTuple):
         """
         kind, decode = ("block", decode_blocks) if self.role == TABLE else ("pack", decode_packs)
         rows = decode(artifacts.read(self.ref))
-        return tuple((f"{kind} {row.zoom}/{row.cell_x}/{row.cell_y}", row.ref) for row in rows)
+        return tuple(found for row in rows for found in row.files(kind))
 
 
 def tables_of_manifest(manifest: Manifest) -> Iterator[CellTable]:

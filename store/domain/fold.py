@@ -339,9 +339,14 @@ def _with_check(build: Build, event: e.CheckPassed | e.CheckFailed) -> Build:
 
 def _with_engine(build: Build, event: e.EngineCompiled, model: str) -> Build:
     if event.purpose == STAND_IN:
-        return replace(build, coverage=None, stand_in=event)
-    engines = dict(build.engines) | {model: event}
-    return replace(build, coverage=None, engines=tuple(sorted(engines.items(), key=lambda item: item[0])))
+        return replace(build, coverage=None, stand_ins=_with_entry(build.stand_ins, model, event))
+    return replace(build, coverage=None, engines=_with_entry(build.engines, model, event))
+
+
+def _with_entry(
+    known: tuple[tuple[str, e.EngineCompiled], ...], model: str, event: e.EngineCompiled
+) -> tuple[tuple[str, e.EngineCompiled], ...]:
+    return tuple(sorted((dict(known) | {model: event}).items(), key=lambda item: item[0]))
 
 
 def _reuse(state: State, fact: RecordedEvent, build: Build, event: e.StepReused) -> Build:

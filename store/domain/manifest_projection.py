@@ -3,9 +3,10 @@
 The same events give the same bytes, for ever: a body is written in the format that it was committed with.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from store.base.canonical_json import Document, Value, encode, sha256
+from store.base.identity import spaces_of_index
 from store.domain.attachments import GOLDEN, attached, without_attached
 from store.domain.events import EngineCompiled, Index, IndexExtended
 from store.domain.index_files import whole_of
@@ -15,6 +16,7 @@ from store.errors import DamagedHistoryError, ErrorKind
 from store.manifest.index_entry import EXTENDED, PLAIN, artifact_document
 from store.manifest.levels import CHUNKS
 from store.manifest.manifest import FORMATS, Envelope
+from store.manifest.networks import descriptors_of, joins_networks
 
 
 def project(state: State, generation: Generation) -> bytes:
@@ -54,7 +56,7 @@ def body_of(state: State, build: Build) -> Document:
     """
     try:
         return _body(state, build)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedHistoryError(
             f"expected the facts of build {build.number} to name what a manifest holds, found {error!r}",
             kind=ErrorKind.IMPOSSIBLE_HISTORY,
@@ -75,7 +77,7 @@ def format_of(build: Build) -> int:
 
 
 def _number_of(inputs: Document, *, extended: bool) -> int:
-    if "chunks" in inputs or "carry" in inputs:
+    if "chunks" in inputs or "carry" in inputs or joins_networks(inputs):
         return CHUNKS
     return EXTENDED if extended else PLAIN
 
@@ -89,7 +91,8 @@ def _plain_body(state: State, build: Build) -> Document:
             hint="c10 verify --full",
         )
     models = {model["name"]: model for model in build.inputs["models"]}
-    embedder = build.stand_in or dict(build.engines).get(_descriptor_name(build))
+    networks = [str(model["name"]) for model in descriptors_of(build.inputs)]
+    several = len(networks) > 1
     return {
         "identity": build.identity,
         "inputs": build.inputs,
@@ -99,8 +102,9 @@ def _plain_body(state: State, build: Build) -> Document:
         "vector_space": index.components["space"],
         "index": {
             **index_document(index),
-            "embedded_by": _embedded_by(embedder) | _golden(build.stand_in),
+            **({} if several else {"embedded_by": _embedded_by(build, "".join(networks))}),
         },
+        **({"descriptors": [*_descriptors(build, index, networks)]} if several else {}),
         **_carried(build),
         **_proof(build),
         "geography": {
@@ -157,16 +161,22 @@ def _proof(build: Build) -> dict[str, Value]:
     return {"proof": artifact_document(answers_of(build.proof))}
 
 
-def _descriptor_name(build: Build) -> str:
-    return next((str(model["name"]) for model in build.inputs["models"] if model["role"] == "descriptor"), "")
+def _descriptors(build: Build, index: Index, networks: Sequence[str]) -> Iterator[dict[str, Value]]:
+    """Say of each of several networks what its descriptors are, and which engine made them if it is not flown."""
+    stand_ins = dict(build.stand_ins)
+    for name, space in zip(networks, spaces_of_index(index.components), strict=True):
+        by = {"embedded_by": _embedded_by(build, name)} if name in stand_ins else {}
+        yield {"model": name, "vector_space": space, **by}
 
 
-def _embedded_by(event: EngineCompiled | None) -> dict[str, Value]:
-    """Which engine made the descriptors: the one handed out, or a stand-in of the same network."""
+def _embedded_by(build: Build, network: str) -> dict[str, Value]:
+    """Which engine made a network's descriptors: the one handed out, or a stand-in of the same network."""
+    stand_in = build.stand_in_of(network)
+    event = stand_in or dict(build.engines).get(network)
     if event is None:
         return {}
     components = event.components
-    return {
+    return _golden(stand_in) | {
         "step_key": event.key,
         "sha256": event.artifact.sha256,
         "backend": components["backend"],

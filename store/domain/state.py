@@ -69,7 +69,7 @@ class Build:
     plan: tuple[Document, ...] = ()
     tiles: e.TilesSelected | None = None
     engines: tuple[tuple[str, e.EngineCompiled], ...] = ()
-    stand_in: e.EngineCompiled | None = None
+    stand_ins: tuple[tuple[str, e.EngineCompiled], ...] = ()
     index: e.Index | None = None
     carried: e.TilesCarried | None = None
     proof: e.CheckPassed | None = None
@@ -85,6 +85,14 @@ class Build:
     format: int = 0
     body_sha256: str = ""
     parent: int | None = None
+
+    def stand_in_of(self, network: str) -> e.EngineCompiled | None:
+        """Return what embedded in place of a network's engine, if something did."""
+        models = self.inputs.get("models", ())
+        if len(self.stand_ins) == 1 and sum(model["role"] == "descriptor" for model in models) <= 1:
+            # It may carry an earlier name of its network.
+            return self.stand_ins[0][1]
+        return dict(self.stand_ins).get(network)
 
     @property
     def embedded(self) -> dict[str, int]:
@@ -189,9 +197,7 @@ class State:
 
 def checks_of(state: State, build: Build) -> tuple[e.CheckPassed, ...]:
     """Return the passed checks of the very bytes that `build` shows or embedded with, by check and subject."""
-    shown = {(event.key, event.artifact.sha256) for _, event in build.engines}
-    if build.stand_in is not None:
-        shown.add((build.stand_in.key, build.stand_in.artifact.sha256))
+    shown = {(event.key, event.artifact.sha256) for _, event in (*build.engines, *build.stand_ins)}
     if build.index is not None:
         shown.add((build.index.key, build.index.artifact.sha256))
     if build.proof is not None:

@@ -13,12 +13,18 @@ Block table, magic `C10BLCK1`: count (8 bytes), then the columns
     digest    32 B  SHA-256 of the block
     size      u64   its size in bytes
 
+Block table of several networks, magic `C10BLCK2`: count (8 bytes), number of networks n (8 bytes), then
+    weights   u64   of each network, in units of 1e-6
+    zoom, cell_x, cell_y, rows   u32 each: `rows` counts the units that have a descriptor of every network
+    digests   32 B  of the block of each network, row after row
+    sizes     u64   likewise
+
 Pack table, magic `C10PCKS1`: the same columns; `rows` counts the tiles of a pack (`store.formats.carried_tiles`).
 """
 
 import datetime as dt
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -30,7 +36,10 @@ from store.base.values import ArtifactRef
 from store.errors import ArtifactError, ErrorKind
 
 _TILE_MAGIC, _BLOCK_MAGIC, _PACK_MAGIC = b"C10TILE1", b"C10BLCK1", b"C10PCKS1"
+_JOINED_MAGIC = b"C10BLCK2"
+_MOST_NETWORKS = 64
 _HEADER = struct.Struct("<8sQ")
+_JOINED_HEADER = struct.Struct("<8sQQ")
 _TILE_ROW, _BLOCK_ROW = 8 + 32 + 4, 16 + 32 + 8
 _UNKNOWN_DATE = -(1 << 31)
 _EPOCH = dt.date(1970, 1, 1).toordinal()
@@ -87,13 +96,37 @@ class TileTable:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class BlockRow:
-    """One block or pack: its cell, its number of rows or tiles, and its artifact."""
+    """One block or pack: its cell, its number of rows or tiles, and its artifact.
+
+    Attributes:
+        ref: The pack, or the block of the first network by name.
+        further: The blocks of the other networks.
+        weights: The weight of each network in units of 1e-6, if there are several.
+    """
 
     zoom: int
     cell_x: int
     cell_y: int
     rows: int
     ref: ArtifactRef
+    further: tuple[ArtifactRef, ...] = ()
+    weights: tuple[int, ...] = ()
+
+    @property
+    def refs(self) -> tuple[ArtifactRef, ...]:
+        """The artifacts of all networks, in the order of their names."""
+        return (self.ref, *self.further)
+
+    @property
+    def cell(self) -> tuple[int, int, int]:
+        """The cell: zoom, cell x, cell y."""
+        return self.zoom, self.cell_x, self.cell_y
+
+    def files(self, kind: str) -> Iterator[tuple[str, ArtifactRef]]:
+        """Yield name and reference of each artifact; `kind` is "block" or "pack"."""
+        name = f"{kind} {self.zoom}/{self.cell_x}/{self.cell_y}"
+        for number, ref in enumerate(self.refs, start=1):
+            yield f"{name} of network {number}" if self.further else name, ref
 
 
 def encode_tiles(tiles: Iterable[tuple[int, str, dt.date | None]]) -> bytes:
@@ -162,8 +195,24 @@ def decode_tiles(data: bytes | memoryview) -> TileTable:
 
 
 def encode_blocks(rows: Iterable[BlockRow]) -> bytes:
-    """Return the bytes of the block table of blocks, given in any order."""
-    return _encode_rows(_BLOCK_MAGIC, rows)
+    """Return the bytes of the block table of blocks, given in any order; all have the same networks."""
+    ordered = sorted(rows, key=lambda row: (row.zoom, row.cell_x, row.cell_y))
+    if not ordered or not ordered[0].weights:
+        return _encode_rows(_BLOCK_MAGIC, ordered)
+    weights = ordered[0].weights
+    if any(row.weights != weights or len(row.refs) != len(weights) for row in ordered):
+        raise ValueError("expected the same networks in all cells, found others")
+    columns = [_column(ordered, name) for name in ("zoom", "cell_x", "cell_y", "rows")]
+    refs = [ref for row in ordered for ref in row.refs]
+    return b"".join(
+        (
+            _JOINED_HEADER.pack(_JOINED_MAGIC, len(ordered), len(weights)),
+            np.array(weights, "<u8").tobytes(),
+            *columns,
+            *(bytes.fromhex(ref.sha256) for ref in refs),
+            np.array([ref.size for ref in refs], "<u8").tobytes(),
+        )
+    )
 
 
 def decode_blocks(data: bytes | memoryview) -> tuple[BlockRow, ...]:
@@ -172,7 +221,44 @@ def decode_blocks(data: bytes | memoryview) -> tuple[BlockRow, ...]:
     Raises:
         ArtifactError: `data` is no complete block table.
     """
+    if bytes(data[: len(_JOINED_MAGIC)]) == _JOINED_MAGIC:
+        return _decode_joined(data)
     return _decode_rows(_BLOCK_MAGIC, data)
+
+
+def _decode_joined(data: bytes | memoryview) -> tuple[BlockRow, ...]:
+    start = _JOINED_HEADER.size
+    if len(data) < start:
+        raise _damaged(f"a header of {start} bytes", f"{len(data)} bytes")
+    _, count, networks = _JOINED_HEADER.unpack_from(data)
+    size = start + 8 * networks + count * (16 + 40 * networks)
+    if not 2 <= networks <= _MOST_NETWORKS or len(data) != size:
+        raise _damaged(f"{size} bytes for {count} rows of 2 to {_MOST_NETWORKS} networks", str(len(data)))
+    weights = tuple(np.frombuffer(data, "<u8", networks, start).tolist())
+    start += 8 * networks
+    columns = np.frombuffer(data, "<u4", 4 * count, start).reshape(4, count).tolist()
+    start += 16 * count
+    digests = np.frombuffer(data, np.uint8, 32 * count * networks, start).reshape(count, networks, 32)
+    sizes = np.frombuffer(data, "<u8", count * networks, start + digests.size).reshape(count, networks)
+    rows = []
+    for i in range(count):
+        pairs = zip(digests[i], sizes[i].tolist(), strict=True)
+        first, *further = (ArtifactRef(sha256=digest.tobytes().hex(), size=size) for digest, size in pairs)
+        zoom, cell_x, cell_y, number = (column[i] for column in columns)
+        rows.append(
+            BlockRow(
+                zoom=zoom,
+                cell_x=cell_x,
+                cell_y=cell_y,
+                rows=number,
+                ref=first,
+                further=tuple(further),
+                weights=weights,
+            )
+        )
+    if not all(weights):
+        raise _damaged("weights above 0", str(weights))
+    return _in_order(rows)
 
 
 def encode_packs(rows: Iterable[BlockRow]) -> bytes:
@@ -213,10 +299,14 @@ def _decode_rows(magic: bytes, data: bytes | memoryview) -> tuple[BlockRow, ...]
         )
         for i in range(count)
     )
+    return _in_order(rows)
+
+
+def _in_order(rows: Sequence[BlockRow]) -> tuple[BlockRow, ...]:
     keys = [(row.zoom, row.cell_x, row.cell_y) for row in rows]
     if any(later <= earlier for earlier, later in pairwise(keys)):
         raise _damaged("ascending cells", "another order")
-    return rows
+    return tuple(rows)
 
 
 def _column(rows: Sequence[BlockRow], name: str) -> bytes:

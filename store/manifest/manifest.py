@@ -2,7 +2,7 @@
 
 A manifest file is one line of canonical JSON and a newline, `{"body": ..., "envelope": ..., "format": 1}`.
 The format is 2 if the index has a delta (`store.manifest.index_entry`), 3 if chunks of ground have the
-descriptors (`store.manifest.levels`) or it carries tiles. The *body* says what the cache
+descriptors (`store.manifest.levels`), several networks describe (`store.manifest.networks`) or it carries tiles. The *body* says what the cache
 contains and what it was built from; generations of one origin have the same body, byte for byte. The
 *envelope* says which generation this is: cache id, generation, origin, the position in the journal just
 before its commit, and the time of the commit. `body_sha256` is the digest of the body's canonical form. The
@@ -14,11 +14,11 @@ artifacts.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from store.base import validators
 from store.base.canonical_json import CanonicalError, Document, decode, encode, sha256
-from store.base.identity import build_identity
+from store.base.identity import build_identity, joined_space
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef, Position
 from store.errors import ErrorKind, NoGoError
@@ -26,7 +26,8 @@ from store.manifest import index_entry
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.manifest.index_entry import IndexEntry
 from store.manifest.levels import CHUNKS, ChunkLevel, parse_levels
-from store.manifest.roles import DELTA, PACKS, PROOF, TABLE, WHOLE
+from store.manifest.networks import descriptors_of, joins_networks, weight_of
+from store.manifest.roles import DELTA, PACKS, PROOF, TABLE, WHOLE, golden_role
 
 FORMATS = (index_entry.PLAIN, index_entry.EXTENDED, CHUNKS)
 """The formats that this version reads and writes."""
@@ -98,7 +99,13 @@ class CarriedEntry:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A parsed manifest file; `raw` are its exact bytes."""
+    """A parsed manifest file.
+
+    Attributes:
+        raw: Its exact bytes.
+        stand_ins: Model name to what embedded in place of its engine.
+        weights: The weight of each descriptor network in units of 1e-6, in the order of their names.
+    """
 
     raw: bytes
     body: Document
@@ -114,10 +121,11 @@ class Manifest:
     vector_space: str
     engines: tuple[EngineEntry, ...]
     index: IndexEntry
-    stand_in: StandInEntry | None
+    stand_ins: Mapping[str, StandInEntry]
     levels: tuple[ChunkLevel, ...]
     carried: CarriedEntry | None
     proof: ArtifactRef | None
+    weights: tuple[int, ...]
 
     @property
     def sha256(self) -> str:
@@ -126,8 +134,13 @@ class Manifest:
 
     @property
     def descriptor_engine(self) -> EngineEntry:
-        """The engine whose output is searched in the index."""
-        return next(engine for engine in self.engines if engine.role == "descriptor")
+        """The engine whose output is searched in the index; of several, the first by name."""
+        return self.descriptor_engines[0]
+
+    @property
+    def descriptor_engines(self) -> tuple[EngineEntry, ...]:
+        """The engines whose joined output is searched in the index, in the order of their names."""
+        return tuple(engine for engine in self.engines if engine.role == "descriptor")
 
     def artifacts(self) -> Iterator[tuple[str, ArtifactRef]]:
         """Yield (role, reference) of every artifact that the manifest names, except blocks and packs in their tables."""
@@ -136,8 +149,8 @@ class Manifest:
         yield "geographic report", self.geography
         for engine in self.engines:
             yield f"engine {engine.model}", engine.artifact
-        if self.stand_in is not None:
-            yield "golden answers", self.stand_in.golden
+        for model, stand_in in self.stand_ins.items():
+            yield golden_role(model, alone=len(self.weights) == 1), stand_in.golden
         yield WHOLE, self.index.artifact
         if self.index.delta is not None:
             yield DELTA, self.index.delta.artifact
@@ -214,10 +227,12 @@ def _parse_body(raw: bytes, body: Document, envelope: Envelope, number: int) -> 
     levels = parse_levels(inputs)
     carried = _parse_carried(body, inputs)
     proof = _parse_proof(body, inputs, levels)
-    if bool(levels or carried) != (number == CHUNKS):
-        found = "with" if levels or carried else "without"
-        raise ValueError(f"a manifest of format {number} {found} levels of chunks or carried tiles")
-    stand_in = _parse_stand_in(index.get("embedded_by", {}), engines, inputs)
+    needs = bool(levels or carried or joins_networks(inputs))
+    if needs != (number == CHUNKS):
+        found = "with" if needs else "without"
+        raise ValueError(
+            f"a manifest of format {number} {found} levels of chunks, several networks or carried tiles"
+        )
     return Manifest(
         raw=raw,
         body=body,
@@ -233,10 +248,11 @@ def _parse_body(raw: bytes, body: Document, envelope: Envelope, number: int) -> 
         vector_space=validators.digest(body["vector_space"]),
         engines=engines,
         index=index_entry.parse(index, number=number),
-        stand_in=stand_in,
+        stand_ins=_parse_stand_ins(body, engines, inputs),
         levels=levels,
         carried=carried,
         proof=proof,
+        weights=tuple(map(weight_of, descriptors_of(inputs))),
     )
 
 
@@ -266,8 +282,9 @@ def _require_requested_engines(models: Sequence[Document], engines: tuple[Engine
     found = {engine.model: (engine.role, engine.preprocessing) for engine in engines}
     if asked != found or len(found) != len(engines):
         raise ValueError("the engines are not those of the models asked for")
-    if [engine.role for engine in engines].count("descriptor") != 1:
-        raise ValueError("not exactly one engine has the role of descriptor")
+    described = [engine.model for engine in engines if engine.role == "descriptor"]
+    if not described or described != sorted(described):
+        raise ValueError("no engine has the role of descriptor, or they are not in the order of their names")
 
 
 def _parse_engine(document: Document) -> EngineEntry:
@@ -289,10 +306,31 @@ def _parse_engine(document: Document) -> EngineEntry:
     )
 
 
-def _parse_stand_in(
-    document: Document, engines: tuple[EngineEntry, ...], inputs: Document
-) -> StandInEntry | None:
-    descriptor = next(engine for engine in engines if engine.role == "descriptor")
+def _parse_stand_ins(
+    body: Document, engines: tuple[EngineEntry, ...], inputs: Document
+) -> Mapping[str, StandInEntry]:
+    described = [engine for engine in engines if engine.role == "descriptor"]
+    if len(described) == 1:
+        documents = [body["index"].get("embedded_by", {})]
+    else:
+        named = body["descriptors"]
+        if [each["model"] for each in named] != [engine.model for engine in described]:
+            raise ValueError("the descriptors are not those of the networks asked for")
+        spaces = [
+            (validators.digest(each["vector_space"]), weight_of(model))
+            for each, model in zip(named, descriptors_of(inputs), strict=True)
+        ]
+        if joined_space(spaces) != body["vector_space"]:
+            raise ValueError("the vector space is not that of the networks")
+        documents = [each.get("embedded_by", {}) for each in named]
+    found = {
+        engine.model: _parse_stand_in(document, engine, inputs)
+        for engine, document in zip(described, documents, strict=True)
+    }
+    return {model: stand_in for model, stand_in in found.items() if stand_in is not None}
+
+
+def _parse_stand_in(document: Document, descriptor: EngineEntry, inputs: Document) -> StandInEntry | None:
     if "golden" not in document:
         if document.get("step_key", descriptor.step_key) != descriptor.step_key:
             raise ValueError(

@@ -274,10 +274,8 @@ def _digests_of(state: State, origins: Iterable[int], tables: Tables) -> Iterato
 
 def refs_of_build(build: Build) -> Iterator[ArtifactRef]:
     """Yield everything that the events of one build name, except blocks and packs."""
-    for _, engine in build.engines:
+    for _, engine in (*build.engines, *build.stand_ins):
         yield from artifacts_of(engine)
-    if build.stand_in is not None:
-        yield from artifacts_of(build.stand_in)
     if build.calibration is not None:
         yield build.calibration
     if build.tiles is not None:

@@ -11,7 +11,6 @@ wrong with a cache, `CacheUnusableError` for what this process lacks, and `store
 engine's library is missing or fails; all of them are a `StoreError`.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -27,19 +26,29 @@ from store.errors import (
     NoGoError,
     TranslateShortages,
 )
-from store.manifest.manifest import EngineEntry
-from store.manifest.roles import WHOLE
+from store.manifest.roles import WHOLE, golden_role
 from store.reader.answer import Answer, Candidate
 from store.reader.arguments import as_floor, as_generation, require_pillow
 from store.reader.carried_tiles import CarriedTiles
+from store.reader.descriptor_networks import DescriptorNetwork, describe
 from store.reader.engine_parity import require_stand_in_parity
-from store.reader.loading import is_chunk, level_tables, load_entry, require_chunks, rows_of_blocks
+from store.reader.loading import (
+    contract_of,
+    entry_of,
+    is_chunk,
+    level_tables,
+    load_entry,
+    networks_of,
+    parse_calibration,
+    require_chunks,
+    rows_of_blocks,
+)
 from store.reader.locate import Locator
-from store.reader.manifest_files import damaged
 from store.reader.open_generation import open_generation
 from store.reader.question import parse_question, require_whole
 from store.reader.results import LoadedCache, Tile, Verification
 from store.reader.verify_content import delta_of, verify_content
+from store.runtime.backends.base import Vectors
 from store.runtime.load import DescriptorIndex, Engine, load_index
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.signatures import TrustedKey
@@ -142,15 +151,12 @@ class FlightCache(CarriedTiles):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The image contract of the descriptor network.
+        """The image contract of the descriptor network; of several, that of the first by name.
 
         Raises:
             NoGoError: It names a rule that this version lacks.
         """
-        try:
-            return Preprocessing.from_document(self.manifest.descriptor_engine.preprocessing)
-        except ValueError as error:
-            raise damaged([f"preprocessing: {error}"]) from error
+        return contract_of(self.manifest.descriptor_engine)
 
     def verify(self) -> Verification:
         """Hash all files that the manifest names, blocks and packs included, and compare its tables with it.
@@ -168,12 +174,12 @@ class FlightCache(CarriedTiles):
             KeyError: No model has this name.
             NoGoError: The file is damaged.
         """
-        return bytes(self._files.view(f"engine {name}", self._entry(name).artifact))
+        return bytes(self._files.view(f"engine {name}", entry_of(self.manifest, name).artifact))
 
     def engine(self, name: str, *, threads: int = 1) -> Engine:
         """Return an engine, loaded and ready to run.
 
-        If a stand-in of the descriptor engine embedded the tiles, the engine's answers are first compared
+        If a stand-in of a descriptor engine embedded the tiles, the engine's answers are first compared
         with those of the stand-in, once per device: see `store.reader.engine_parity`.
 
         Raises:
@@ -182,20 +188,21 @@ class FlightCache(CarriedTiles):
             IncompatibleDeviceError: It is for another device, in a cache opened with `flown=False`.
             store.runtime.ExecutionError: Its library is missing, of another version, or refuses it.
         """
-        entry = self._entry(name)
+        entry = entry_of(self.manifest, name)
         if self._loaded is not None and self._loaded.threads == threads:
             return self._loaded.engines[name]
         if name in self.elsewhere:
             raise IncompatibleDeviceError([self.elsewhere[name]], hint="load it on its own device")
         engine = load_entry(entry, self._files, threads=threads)
-        stand_in = self.manifest.stand_in
-        if stand_in is not None and entry is self.manifest.descriptor_engine:
+        stand_in = self.manifest.stand_ins.get(name)
+        if stand_in is not None:
+            role = golden_role(name, alone=len(self.manifest.weights) == 1)
             require_stand_in_parity(
                 stand_in,
                 entry,
                 engine.run,
-                preprocessing=self.preprocessing,
-                golden=lambda: self._files.view("golden answers", stand_in.golden),
+                preprocessing=contract_of(entry),
+                golden=lambda: self._files.view(role, stand_in.golden),
                 folder=self._proofs,
             )
         return engine
@@ -250,11 +257,26 @@ class FlightCache(CarriedTiles):
                 calibration=self.calibration(),
                 threads=threads,
             )
-            loaded.run_once(self.manifest.descriptor_engine.model, self.preprocessing)
+            loaded.run_once({each.model: contract_of(each) for each in self.manifest.descriptor_engines})
         self._loaded = loaded
         if self.manifest.levels:
             self._loaded_locator(threads).run_once()
         return loaded
+
+    def describe(
+        self, picture: Pixels, *, engines: Mapping[str, Engine] | None = None, threads: int = 1
+    ) -> Vectors:
+        """Return the vector that the index is searched for, of all descriptor networks, float32 [1, d], length 1.
+
+        Args:
+            picture: uint8 [height, width, 3], RGB.
+            engines: Engines to use in place of the cache's, by model, such as stand-ins.
+            threads: Threads within one run of a network.
+
+        Raises:
+            StoreError: As for `engine`; or a network has no descriptor of this picture.
+        """
+        return describe(picture, self._networks(engines or {}, threads))
 
     def locate(
         self,
@@ -310,11 +332,11 @@ class FlightCache(CarriedTiles):
     def locator(
         self,
         *,
-        engine: Engine | None = None,
+        engines: Mapping[str, Engine] | None = None,
         calibration: Mapping[str, Any] | None = None,
         threads: int = 1,
     ) -> Locator:
-        """Return what `locate` uses, loaded; with another network, such as the stand-in, or another camera.
+        """Return what `locate` uses, loaded; with other engines, by model, such as stand-ins, or another camera.
 
         Raises:
             StoreError: As for `locate`.
@@ -327,8 +349,7 @@ class FlightCache(CarriedTiles):
             return Locator(
                 sector=self.manifest.inputs.get("sector"),
                 built_ns=self.manifest.envelope.wall_ns,
-                engine=engine or self.engine(self.manifest.descriptor_engine.model, threads=threads),
-                preprocessing=self.preprocessing,
+                networks=self._networks(engines or {}, threads),
                 calibration=self.calibration() if calibration is None else calibration,
                 tables=level_tables(
                     self.manifest.levels,
@@ -346,9 +367,14 @@ class FlightCache(CarriedTiles):
         if self._locator is None:
             self._locator = self.locator(threads=threads)
         elif self._locator.threads != threads:
-            engine = self.engine(self.manifest.descriptor_engine.model, threads=threads)
-            self._locator = replace(self._locator, engine=engine, threads=threads)
+            self._locator = replace(self._locator, networks=self._networks({}, threads), threads=threads)
         return self._locator
+
+    def _networks(self, engines: Mapping[str, Engine], threads: int) -> tuple[DescriptorNetwork, ...]:
+        """Return the descriptor networks; `engines` replaces some of their engines, by model."""
+        return networks_of(
+            self.manifest, lambda name: engines.get(name) or self.engine(name, threads=threads)
+        )
 
     def calibration(self) -> dict[str, Any]:
         """Return the camera calibration, as given in the request.
@@ -356,14 +382,7 @@ class FlightCache(CarriedTiles):
         Raises:
             NoGoError: The file is damaged, or no JSON object.
         """
-        data = self._files.view("calibration", self.manifest.calibration)
-        try:
-            calibration = json.loads(bytes(data))
-        except (ValueError, RecursionError) as error:
-            raise damaged([f"calibration: expected JSON, found: {error}"]) from error
-        if not isinstance(calibration, dict):
-            raise damaged([f"calibration: expected a JSON object, found {type(calibration).__name__}"])
-        return calibration
+        return parse_calibration(self._files.view("calibration", self.manifest.calibration))
 
     def tile(self, descriptor_id: int) -> Tile:
         """Return the tile behind a descriptor id.
@@ -387,11 +406,3 @@ class FlightCache(CarriedTiles):
             raise KeyError(f"no tile with the descriptor id {number} in this cache{also}")
         zoom, x, y, _ = tile_of(number)
         return Tile(zoom, x, y, found)
-
-    def _entry(self, name: str) -> EngineEntry:
-        for entry in self.manifest.engines:
-            if entry.model == name:
-                return entry
-        raise KeyError(
-            f"no engine {name!r} in this cache, only {[entry.model for entry in self.manifest.engines]}"
-        )

@@ -1,22 +1,25 @@
 """Load what a flight uses from verified bytes: engines, and the chunks of all levels with their vectors."""
 
+import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from store.base.preprocessing import Preprocessing
 from store.errors import ErrorKind, RequestRefusedError
 from store.files.sealed_memory import SealError
-from store.formats import descriptor_block
 from store.formats.descriptor_block import BlockError
+from store.formats.joined_blocks import read_block
 from store.formats.tables import TileTable
 from store.manifest.levels import ChunkLevel
 from store.manifest.manifest import EngineEntry, Manifest
 from store.manifest.roles import TABLE
 from store.reader import table_checks
 from store.reader.artifact_files import ArtifactFiles
+from store.reader.descriptor_networks import DescriptorNetwork
 from store.reader.level_table import LevelTable, Rows, id_range
 from store.reader.manifest_files import damaged
-from store.reader.verify_content import block_name
 from store.runtime.backends.base import Vectors
 from store.runtime.load import DescriptorIndex, Engine, load_engine
 
@@ -43,6 +46,57 @@ def load_entry(entry: EngineEntry, files: ArtifactFiles, *, threads: int) -> Eng
         precision=entry.precision,
         single=True,
     )
+
+
+def entry_of(manifest: Manifest, name: str) -> EngineEntry:
+    """Return the entry of an engine.
+
+    Raises:
+        KeyError: No model has this name.
+    """
+    for entry in manifest.engines:
+        if entry.model == name:
+            return entry
+    raise KeyError(f"no engine {name!r} in this cache, only {[entry.model for entry in manifest.engines]}")
+
+
+def contract_of(entry: EngineEntry) -> Preprocessing:
+    """Return the image contract of a descriptor network.
+
+    Raises:
+        NoGoError: It names a rule that this version lacks.
+    """
+    try:
+        return Preprocessing.from_document(entry.preprocessing)
+    except ValueError as error:
+        raise damaged([f"preprocessing: {error}"]) from error
+
+
+def networks_of(manifest: Manifest, load: Callable[[str], Engine]) -> tuple[DescriptorNetwork, ...]:
+    """Return the descriptor networks, in the order of their names; `load` returns the engine of a model.
+
+    Raises:
+        NoGoError: A contract names a rule that this version lacks; or as for `load`.
+    """
+    return tuple(
+        DescriptorNetwork(engine=load(entry.model), preprocessing=contract_of(entry), weight=weight)
+        for entry, weight in zip(manifest.descriptor_engines, manifest.weights, strict=True)
+    )
+
+
+def parse_calibration(data: memoryview) -> dict[str, Any]:
+    """Return a camera calibration.
+
+    Raises:
+        NoGoError: It is no JSON object.
+    """
+    try:
+        calibration = json.loads(bytes(data))
+    except (ValueError, RecursionError) as error:
+        raise damaged([f"calibration: expected JSON, found: {error}"]) from error
+    if not isinstance(calibration, dict):
+        raise damaged([f"calibration: expected a JSON object, found {type(calibration).__name__}"])
+    return calibration
 
 
 def require_chunks(manifest: Manifest) -> None:
@@ -118,11 +172,11 @@ def rows_of_blocks(manifest: Manifest, files: ArtifactFiles) -> tuple[Rows, Vect
     vectors = [np.zeros((0, index.dimensions), np.float32)]
     for row in table_checks.blocks_of(manifest, files.view(TABLE, index.blocks)):
         try:
-            block = descriptor_block.decode(files.read_block(row.ref))
+            block = read_block(row, files.read_block)
         except (SealError, BlockError) as error:
             raise damaged(
                 [
-                    f"{block_name(row)}, which has the vectors that an index of kind {index.kind} does not keep: {error}"
+                    f"block {'/'.join(map(str, row.cell))}, which has the vectors that an index of kind {index.kind} does not keep: {error}"
                 ]
             ) from error
         ids.append(block.ids.astype(np.int64))

@@ -16,13 +16,13 @@ import numpy as np
 from store.base.camera import WIDEST, Camera, cut_square
 from store.base.identity import AXIS_MASK, X_SHIFT
 from store.base.lattice import footprint, middle, side_m
-from store.base.preprocessing import Pixels, Preprocessing
+from store.base.preprocessing import Pixels
 from store.errors import ArgumentError, TranslateShortages
 from store.reader.answer import Answer, Candidate, Timings
+from store.reader.descriptor_networks import DescriptorNetwork, query_vectors
 from store.reader.level_table import LevelTable, Rows, best_first
 from store.reader.question import Question, require_frame
 from store.runtime.backends.base import Vectors
-from store.runtime.load import Engine, EngineRunError
 
 MAX_AGE_DAYS: Final[Mapping[str, int]] = {"active_conflict": 180, "stable_rear": 365}
 """Greatest age of a tile by sector, unless the request for the cache named one, which a manifest does not say."""
@@ -58,8 +58,7 @@ class Locator:
     Attributes:
         sector: How fast the ground changes, which bounds the age of a tile; None if nobody said.
         built_ns: When the cache was committed, nanoseconds since 1970-01-01: a clock that was reset is behind it.
-        engine: The descriptor network.
-        preprocessing: Its image contract.
+        networks: The descriptor networks, in the order of their names.
         calibration: The camera calibration: one without a camera serves frames whose scale is told.
         tables: The chunks of each level, by rising side.
         threads: Threads within one run of the network.
@@ -67,8 +66,7 @@ class Locator:
 
     sector: str | None
     built_ns: int
-    engine: Engine
-    preprocessing: Preprocessing
+    networks: Sequence[DescriptorNetwork]
     calibration: Mapping[str, Any]
     tables: Sequence[LevelTable]
     threads: int = 1
@@ -99,10 +97,10 @@ class Locator:
         """Answer for a black frame, so that nothing is loaded later."""
         side = self.tables[0].side_m()
         black = np.zeros((2, 2, 3), np.uint8)
-        picture = cut_square(
-            black, metres_per_pixel=side / 2, side_m=side, heading_deg=0.0, size=self.preprocessing.size
-        )
-        self.engine.run(self.preprocessing.apply(picture)[None])
+        for network in self.networks:
+            size = network.preprocessing.size
+            picture = cut_square(black, metres_per_pixel=side / 2, side_m=side, heading_deg=0.0, size=size)
+            network.run(network.preprocessing.apply(picture)[None])
         for table in self.tables:
             self._search(table, np.zeros((1, table.vectors.shape[1]), np.float32), None, 1)
 
@@ -154,29 +152,22 @@ class Locator:
         return tables[nearest], side
 
     def _describe(self, lens: "_Lens", side: float, headings: Sequence[float], watch: "_Watch") -> Vectors:
-        """Return unit descriptors of the ground in a frame, float32 [headings, d]."""
-        found = list[Vectors]()
-        size, undistorts = (
-            self.preprocessing.size,
-            lens.camera is not None and lens.camera.distortion is not None,
-        )
-        for start in range(0, len(headings), self.engine.batch):
-            with watch.time("undistortion" if undistorts else "cut"):
-                pictures = [
-                    lens.cut(side, heading, size) for heading in headings[start:][: self.engine.batch]
-                ]
-            with watch.time("cut"):
-                samples = np.stack([self.preprocessing.apply(picture) for picture in pictures])
-            with watch.time("network"):
-                found.append(self.engine.run(samples))
-        vectors = np.concatenate(found)
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        if not (np.isfinite(lengths).all() and (lengths > 0).all()):
-            raise EngineRunError(
-                "expected a descriptor of the frame, found one that is zero or not finite",
-                hint="take another frame: there is nothing in this one",
-            )
-        return np.asarray(vectors / lengths, np.float32)
+        """Return unit descriptors of the ground in a frame by all networks, float32 [headings, d]."""
+        undistorts = lens.camera is not None and lens.camera.distortion is not None
+        parts = list[Vectors]()
+        for network in self.networks:
+            found, batch, contract = list[Vectors](), network.engine.batch, network.preprocessing
+            for start in range(0, len(headings), batch):
+                with watch.time("undistortion" if undistorts else "cut"):
+                    pictures = [
+                        lens.cut(side, heading, contract.size) for heading in headings[start:][:batch]
+                    ]
+                with watch.time("cut"):
+                    samples = np.stack([contract.apply(picture) for picture in pictures])
+                with watch.time("network"):
+                    found.append(network.run(samples))
+            parts.append(np.concatenate(found))
+        return query_vectors(parts, self.networks)
 
     def _search(
         self, table: LevelTable, queries: Vectors, rows: Rows | None, k: int

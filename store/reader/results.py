@@ -43,17 +43,17 @@ class LoadedCache:
     calibration: Mapping[str, Any]
     threads: int
 
-    def run_once(self, descriptor_model: str, preprocessing: Preprocessing) -> None:
+    def run_once(self, contracts: Mapping[str, Preprocessing]) -> None:
         """Run each engine on one sample, and search the index once, so that nothing is loaded later.
 
         Args:
-            descriptor_model: The model whose descriptors the index holds.
-            preprocessing: Prepares its sample, from a black frame.
+            contracts: Each model whose descriptors the index holds, to what prepares its sample, a black frame.
         """
         samples = {model: np.zeros(engine.sample_shape, np.float32) for model, engine in self.engines.items()}
-        samples[descriptor_model] = preprocessing.apply(np.zeros((1, 1, 3), np.uint8))
+        for model, preprocessing in contracts.items():
+            samples[model] = preprocessing.apply(np.zeros((1, 1, 3), np.uint8))
         for model, engine in self.engines.items():
             engine.run(samples[model][None])
-        query = np.zeros((1, self.engines[descriptor_model].dimensions), np.float32)
+        query = np.zeros((1, sum(self.engines[model].dimensions for model in contracts)), np.float32)
         query[0, 0] = 1
         self.index.search(query, 1)

@@ -40,10 +40,12 @@ def verify_content(manifest: Manifest, files: ArtifactFiles) -> Verification:
     if manifest.carried is not None and PACKS not in problems:
         with _collect_problem(problems, PACKS):
             packs = table_checks.packs_of(manifest, files.view(PACKS, manifest.carried.packs))
-    for name, row in (*((block_name(row), row) for row in rows), *((pack_name(row), row) for row in packs)):
-        count, size = count + 1, size + row.ref.size
+    listed = [*(found for row in rows for found in row.files("block"))]
+    listed += [found for row in packs for found in row.files("pack")]
+    for name, ref in listed:
+        count, size = count + 1, size + ref.size
         with _collect_problem(problems, name):
-            files.check_block(row.ref)
+            files.check_block(ref)
     if problems:
         raise damaged([*problems.values()])
     return Verification(files=count, size=size)
@@ -62,11 +64,6 @@ def delta_of(manifest: Manifest, files: ArtifactFiles) -> Delta | None:
         return table_checks.delta_of(manifest, files.view(DELTA, entry.artifact))
     except ArtifactError as error:
         raise damaged([f"{DELTA}: {error.message}"]) from error
-
-
-def block_name(row: BlockRow) -> str:
-    """Return what errors call a block."""
-    return f"block {row.zoom}/{row.cell_x}/{row.cell_y}"
 
 
 def pack_name(row: BlockRow) -> str:

@@ -8,6 +8,7 @@ tables and reports for the map, and, depending on the step, engines, index and b
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 
+from store.base.identity import spaces_of_index
 from store.base.values import ArtifactRef
 from store.domain.attachments import artifacts_of, attached, attached_to_failure
 from store.domain.events import (
@@ -74,7 +75,7 @@ def _of_step(state: State, build: Build, facts: Iterable[RecordedEvent]) -> Iter
     if build.failure is not None:
         yield from attached_to_failure(build.failure).values()
     if step in _WITH_ENGINES and subject != "index":
-        for engine in (*(event for _, event in build.engines), *filter(None, (build.stand_in,))):
+        for _, engine in (*build.engines, *build.stand_ins):
             yield from artifacts_of(engine)
     if step in _WITH_INDEX or subject == "index":
         if build.index is not None:
@@ -90,7 +91,7 @@ def _spaces(build: Build, facts: Iterable[RecordedEvent]) -> set[str]:
         if fact.build == build.number and isinstance(fact.event, CellEmbedded)
     }
     if build.index is not None:
-        spaces.add(str(build.index.components.get("space", "")))
+        spaces.update(spaces_of_index(build.index.components))
     return spaces
 
 

@@ -21,7 +21,6 @@ from store.domain.attachments import artifacts_of
 from store.domain.index_files import refs_of
 from store.domain.state import State
 from store.errors import ArtifactError, ManifestCoverageError, TranslateOSErrors
-from store.formats.tables import BlockRow
 from store.manifest.file_names import parse_signature_name
 from store.manifest.manifest import Manifest
 from store.policy.retention import refs_of_build
@@ -263,16 +262,6 @@ def referenced_by(state: State, listed: Iterable[ArtifactRef] = ()) -> frozenset
     digests.update(event.pack.sha256 for event in state.step_cache.packs.values())
     digests.update(ref.sha256 for ref in listed)
     return frozenset(digests)
-
-
-def block_role(row: BlockRow) -> str:
-    """Return what findings call a block."""
-    return f"block {row.zoom}/{row.cell_x}/{row.cell_y}"
-
-
-def pack_role(row: BlockRow) -> str:
-    """Return what findings call a pack."""
-    return f"pack {row.zoom}/{row.cell_x}/{row.cell_y}"
 
 
 def _size_problem(artifacts: Artifacts, ref: ArtifactRef) -> str | None:

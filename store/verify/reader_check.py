@@ -1,8 +1,9 @@
 """Open the head of a cache as the aircraft would, and report why the reader refuses it."""
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from store.cache.projections import signatures_of, signers_of
@@ -55,7 +56,7 @@ class ReaderCheck:
                 trusted_keys=trusted_keys,
                 generation=self.head.number,
                 # A cache with a stand-in engine is for another device, and is still checked here.
-                flown=self.manifest.stand_in is None,
+                flown=not self.manifest.stand_ins,
             ) as cache:
                 for entry in cache.manifest.engines:
                     self._note_unrun(cache, entry)
@@ -107,19 +108,19 @@ class ReaderCheck:
             subject, _, found = why.partition(": ")
             self._report(ProblemKind.DEVICE, subject, found)
             return
-        described = entry is cache.manifest.descriptor_engine
+        described = entry in cache.manifest.descriptor_engines
         parity = "; on board its answers are compared with those of its stand-in" if described else ""
         self.notes.append(
             f"engine {entry.model} was not run here: it is for {entry.backend} {entry.target}{parity}"
         )
 
     def _load(self, cache: FlightCache) -> None:
-        name = cache.manifest.descriptor_engine.model
-        engine = (f"engine {name}", lambda: cache.engine(name))
-        index = ("descriptor index", cache.descriptor_index)
-        if name in cache.elsewhere:
-            self.not_loaded.append(engine[0])
-        for subject, load in (index,) if name in cache.elsewhere else (engine, index):
+        names = [entry.model for entry in cache.manifest.descriptor_engines]
+        self.not_loaded += [f"engine {name}" for name in names if name in cache.elsewhere]
+        engines: list[tuple[str, Callable[[], object]]] = [
+            (f"engine {name}", partial(cache.engine, name)) for name in names if name not in cache.elsewhere
+        ]
+        for subject, load in (*engines, ("descriptor index", cache.descriptor_index)):
             try:
                 load()
             except RuntimeUnavailableError as error:

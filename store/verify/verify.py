@@ -227,9 +227,9 @@ def _table_findings(
 
 def _stand_in_notes(state: State, head: Generation, artifacts: Artifacts) -> Iterator[str]:
     """Note a damaged stand-in engine: it embedded the tiles, and does not fly."""
-    event = state.builds[head.origin].stand_in
-    if event is not None and (wrong := artifacts.damage(event.artifact)) is not None:
-        yield f"stand-in engine {event.model}: {wrong}; it does not fly, and c10 repair makes it again"
+    for _, event in state.builds[head.origin].stand_ins:
+        if (wrong := artifacts.damage(event.artifact)) is not None:
+            yield f"stand-in engine {event.model}: {wrong}; it does not fly, and c10 repair makes it again"
 
 
 def _proof_note(state: State, head: Generation) -> str:

@@ -99,7 +99,9 @@ def check_after_a_kill(site, before, flight, tiles):
     assert shown <= view.state.head.number
     provisioner = site.provisioner()
     inputs = provisioner._resolve(site.request(flight_id=flight))
-    missing = {sha256(content).hexdigest() for content in tiles.values()} - site.held_digests(inputs.space)
+    missing = {sha256(content).hexdigest() for content in tiles.values()} - site.held_digests(
+        inputs.networks[0][0]
+    )
     report = provisioner.build_cache_artifacts(site.request(flight_id=flight))
     assert report.outcome is (BuildOutcome.REUSED if committed else BuildOutcome.BUILT), report.error
     assert report.tiles_embedded == len(missing) * (not committed)

@@ -99,8 +99,8 @@ def _refs(build: Build) -> Iterator[tuple[str, ArtifactRef]]:
         yield "tile table", build.tiles.table
     for name, event in build.engines:
         yield f"engine {name}", event.artifact
-    if build.stand_in is not None:
-        yield "stand-in engine", build.stand_in.artifact
+    for name, event in build.stand_ins:
+        yield "stand-in engine" if len(build.stand_ins) == 1 else f"stand-in engine {name}", event.artifact
     if build.index is not None:
         yield "index", whole_of(build.index)
         delta = delta_of(build.index)

@@ -150,12 +150,9 @@ def descriptor(identifier: int, build: Build, builds: BuildHistory) -> list[dict
         return []
     if view == 0 and known_levels(build.inputs):
         return [_tile_link(build, identifier, digests[identifier], tiles)]
-    cell = _cell_record(build, builds, (zoom, x >> _CELL, y >> _CELL))
-    links = [_index_link(build, identifier)]
-    engine_sha = ""
-    if cell is not None and isinstance(cell.event, e.CellEmbedded):
-        made = cell.event
-        engine_sha = made.engine
+    links, engines = [_index_link(build, identifier)], list[str]()
+    for cell, made in _cell_records(build, builds, (zoom, x >> _CELL, y >> _CELL)):
+        engines.append(made.engine)
         links.append(
             _link(
                 "block",
@@ -173,7 +170,8 @@ def descriptor(identifier: int, build: Build, builds: BuildHistory) -> list[dict
     if view:
         links.append(_chunk_link(identifier))
     links.extend(_tile_link(build, each, digest, tiles) for each, digest in digests.items())
-    links.extend(_engine_links(build, builds, engine_sha))
+    for engine in engines or [""]:
+        links.extend(_engine_links(build, builds, engine))
     if build.calibration is not None:
         links.append(
             _link("calibration", "camera", build.calibration.sha256, None, {"size": build.calibration.size})
@@ -200,24 +198,28 @@ def _index_link(build: Build, identifier: int) -> dict[str, Any]:
     return _link("index", made.kind, whole_of(made).sha256, None, facts)
 
 
-def _cell_record(build: Build, builds: BuildHistory, place: tuple[int, int, int]) -> DecodedRecord | None:
-    """Return the record of the block that a build has for a cell."""
-    block = _block_digest(build, builds.source.artifacts, place)
-    found = None
+def _cell_records(
+    build: Build, builds: BuildHistory, place: tuple[int, int, int]
+) -> list[tuple[DecodedRecord, e.CellEmbedded]]:
+    """Return record and event of each network's block that a build has for a cell."""
+    blocks = _block_digests(build, builds.source.artifacts, place)
+    found: dict[str, tuple[DecodedRecord, e.CellEmbedded]] = {}
     for record in builds.source.history.records[: build.ended_seq]:
         made = record.event
         if not isinstance(made, e.CellEmbedded) or (made.zoom, made.cell_x, made.cell_y) != place:
             continue
-        if block is None or made.block.sha256 == block:
-            found = record
-    return found
+        if not blocks:
+            found = {"": (record, made)}
+        elif made.block.sha256 in blocks:
+            found[made.block.sha256] = record, made
+    return [found[digest] for digest in blocks or ("",) if digest in found]
 
 
-def _block_digest(build: Build, artifacts: ArtifactReader, place: tuple[int, int, int]) -> str | None:
+def _block_digests(build: Build, artifacts: ArtifactReader, place: tuple[int, int, int]) -> tuple[str, ...]:
     for row in _block_rows(build, artifacts):
         if (row.zoom, row.cell_x, row.cell_y) == place:
-            return row.ref.sha256
-    return None
+            return tuple(ref.sha256 for ref in row.refs)
+    return ()
 
 
 def _block_rows(build: Build, artifacts: ArtifactReader) -> tuple[BlockRow, ...]:
@@ -301,7 +303,7 @@ def _engine_links(build: Build, builds: BuildHistory, digest: str) -> Iterator[d
     )
     event = made.event if made is not None else None
     if not isinstance(event, e.EngineCompiled):
-        event = build.stand_in or next((engine for _, engine in build.engines), None)
+        event = next((engine for _, engine in (*build.stand_ins, *build.engines)), None)
     if event is None:
         return
     names = ("backend", "version", "target", "precision", "batch")
@@ -314,7 +316,8 @@ def _engine_links(build: Build, builds: BuildHistory, digest: str) -> Iterator[d
 
 def _artifacts_of(build: Build, artifacts: ArtifactReader) -> Iterator[ArtifactRef]:
     yield from refs_of_build(build)
-    yield from (row.ref for rows in (_block_rows, _pack_rows) for row in rows(build, artifacts))
+    for rows in (_block_rows, _pack_rows):
+        yield from (ref for row in rows(build, artifacts) for ref in row.refs)
 
 
 def _link(

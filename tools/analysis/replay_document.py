@@ -17,7 +17,7 @@ from tools.forensics.findings import findings_of, make_finding
 from tools.forensics.history import BuildHistory, DeniedRun, Source
 from tools.forensics.records import DecodedRecord
 from tools.forensics.root_cause import cause_of_denial
-from tools.forensics.step_keys import explain_keys, space_of
+from tools.forensics.step_keys import explain_keys, spaces_of
 from tools.forensics.steps import Step
 from tools.forensics.timeline import BuildTimeline, timeline_rows
 from tools.output import render
@@ -68,9 +68,9 @@ def _build_document(builds: BuildHistory, number: int) -> dict[str, Any]:
     facts = BuildFacts(number=number, state=builds.state, records=timeline.own)
     dead = source.lock_held is False and timeline.end is None and builds.at is None
     rates = builds.rates(number)
-    space = _vector_space(facts)
+    spaces = _vector_spaces(facts)
     area = area_document(
-        timeline, facts.inputs, source.artifacts, space=space, before=builds.step_cache(number)
+        timeline, facts.inputs, source.artifacts, spaces=spaces, before=builds.step_cache(number)
     )
     failure = failure_document(timeline, facts.build, source.artifacts, dead=dead)
     if failure is not None and area is not None:
@@ -198,15 +198,18 @@ def _request_lines(facts: BuildFacts) -> list[str]:
             return []
 
 
-def _vector_space(facts: BuildFacts) -> str:
-    """Return the vector space that a record names, or that follows from the inputs."""
+def _vector_spaces(facts: BuildFacts) -> tuple[str, ...]:
+    """Return the vector spaces that follow from the inputs; of one network, the one that a record names."""
+    known = spaces_of(facts.build) if facts.build is not None else ()
+    if len(known) > 1:
+        return known
     for record in facts.records:
         match record.event:
             case e.StepStarted(kind="cells", key=key) | e.CellEmbedded(space=key):
-                return key
+                return (key,)
             case _:
                 continue
-    return space_of(facts.build) if facts.build is not None else ""
+    return known
 
 
 def _step(found: BuildTimeline, step: Step, rates: Rates) -> dict[str, Any]:

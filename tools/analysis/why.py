@@ -15,7 +15,7 @@ from tools.analysis.provenance import (
 )
 from tools.forensics.area import read_tiles
 from tools.forensics.history import BuildHistory, DeniedRun, Source
-from tools.forensics.step_keys import explain_keys
+from tools.forensics.step_keys import explain_keys, step_keys_of
 from tools.output.sanitize import safe_data, safe_text
 
 _STEPS: Final = ("build", "engine", "stand-in", "cells", "index", "tiles")
@@ -158,11 +158,14 @@ def _decision_lines(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _cell_lines(builds: BuildHistory, build: Build, name: str) -> Iterator[str]:
     """Yield a line for every time that the block of a cell was made, up to the end of the build."""
-    previous: e.CellEmbedded | None = None
+    names_by_space = {key.key: key.subject for key in step_keys_of(build) if key.kind == "cells"}
+    several, blocks = len(names_by_space) > 1, dict[str, e.CellEmbedded]()
     for record in builds.source.history.records[: build.ended_seq]:
         made = record.event
         if isinstance(made, e.CellEmbedded) and f"{made.zoom}/{made.cell_x}/{made.cell_y}" == name:
-            reason = "first time"
+            # Of one network, a block in another vector space takes the place of the one before.
+            own = made.space if several else ""
+            reason, previous = "first time", blocks.get(own)
             if previous is not None:
                 names = [
                     part
@@ -170,11 +173,12 @@ def _cell_lines(builds: BuildHistory, build: Build, name: str) -> Iterator[str]:
                     if previous.components.get(part) != made.components.get(part)
                 ]
                 reason = f"changed: {', '.join(names)}" if names else "the same key again: its block was gone"
+            network = names_by_space.get(made.space, "another network") if several else ""
             yield (
-                f"cell {name}: record {record.seq}, build {record.build}: {made.rows} rows, {made.embedded} embedded"
+                f"cell {name}{f' of {network}' if network else ''}: record {record.seq}, build {record.build}: {made.rows} rows, {made.embedded} embedded"
                 f" ({reason})"
             )
-            previous = made
+            blocks[own] = made
 
 
 def _artifact_lines(found: Mapping[str, Any]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from pipeline.stages.proof import Asked, ask_all, doubt_warning
 from store.cache.view import require_cache
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED
 from tools.command import PATH, Answer, Call, print_message, shared_options, trust_options
-from tools.commands.query import open_cache, query_engine
+from tools.commands.query import open_cache, query_engines
 from tools.output import proof
 from tools.output.progress import shown_progress
 
@@ -51,7 +51,7 @@ def prove(
                 hint="build it with altitude_m or [chunks] in the request",
             )
         table, area = read_truth(truth), cache.manifest.inputs["bbox_e7"]
-        locator = cache.locator(engine=query_engine(call.root, cache))
+        locator = cache.locator(engines=query_engines(call.root, cache))
         with shown_progress() as progress:
             asked = ask_all(
                 table,

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 import mercantile
-import numpy as np
 
 from pipeline.errors import ErrorKind, RequestError
 from pipeline.stages.stand_in import open_stand_in
@@ -20,6 +19,7 @@ from store.disk.layout import Layout
 from store.errors import IncompatibleDeviceError
 from store.files.regular_file import read_start
 from store.reader.answer import Answer as FoundPlaces
+from store.reader.descriptor_networks import NoDescriptorError
 from store.reader.flight_cache import FlightCache
 from store.reader.question import Question, parse_question
 from store.runtime.load import Engine
@@ -86,7 +86,7 @@ def query(
             return Answer(document=document, lines=render.hits(found))
         question = _question(altitude=altitude, gsd=gsd, heading=heading, near=near, top=top)
         calibration = None if camera is None else _read_calibration(camera)
-        locator = cache.locator(engine=query_engine(call.root, cache), calibration=calibration)
+        locator = cache.locator(engines=query_engines(call.root, cache), calibration=calibration)
         answer = locator.locate(read_image(image), question)
     for warning in answer.warnings:
         print_message(f"c10: warning: {warning}")
@@ -209,15 +209,14 @@ def search(
 
 
 def _search_tiles(root: Path, cache: FlightCache, picture: Pixels, top: int) -> list[dict[str, Any]]:
-    sample = cache.preprocessing.apply(picture)
-    vector = query_engine(root, cache).run(sample[None])
-    length = np.linalg.norm(vector)
-    if not (np.isfinite(length) and length > 0):
+    try:
+        vector = cache.describe(picture, engines=query_engines(root, cache))
+    except NoDescriptorError as error:
         raise RequestError(
             "expected a picture with something in it, found one that has no descriptor",
             hint="take another picture",
-        )
-    scores, ids = cache.descriptor_index().search(np.asarray(vector / length, np.float32), top)
+        ) from error
+    scores, ids = cache.descriptor_index().search(vector, top)
     found = []
     for score, identifier in zip(scores[0].tolist(), ids[0].tolist(), strict=True):
         if identifier >= 0:
@@ -234,19 +233,20 @@ def open_cache(root: Path, trusted_keys: TrustedKeys) -> FlightCache:
         return FlightCache.open(root, trusted_keys=trusted_keys)
     except IncompatibleDeviceError:
         cache = FlightCache.open(root, trusted_keys=trusted_keys, flown=False)
-        if cache.manifest.stand_in is None:
+        if not cache.manifest.stand_ins:
             cache.close()
             raise
         return cache
 
 
-def query_engine(root: Path, cache: FlightCache) -> Engine:
-    """Return the engine that embeds queries on this device."""
-    name, stand_in = cache.manifest.descriptor_engine.model, cache.manifest.stand_in
-    if name not in cache.elsewhere or stand_in is None:
-        return cache.engine(name)
-    print_message(f"c10: note: engine {name} is for another device; its stand-in answers here")
-    return open_stand_in(Layout(root), stand_in)
+def query_engines(root: Path, cache: FlightCache) -> dict[str, Engine]:
+    """Return the stand-ins that describe on this device, by the network whose engine is for another one."""
+    found = {}
+    for name, stand_in in cache.manifest.stand_ins.items():
+        if name in cache.elsewhere:
+            print_message(f"c10: note: engine {name} is for another device; its stand-in answers here")
+            found[name] = open_stand_in(Layout(root), stand_in)
+    return found
 
 
 def centre_of(z: int, x: int, y: int) -> tuple[float, float]:

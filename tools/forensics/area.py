@@ -97,7 +97,7 @@ def area_document(
     inputs: Document,
     artifacts: ArtifactReader,
     *,
-    space: str,
+    spaces: Sequence[str],
     before: StepCache | None,
 ) -> dict[str, Any] | None:
     """Return the area of a build; None if nothing is known of it.
@@ -106,13 +106,13 @@ def area_document(
         timeline: The build.
         inputs: The inputs that define it.
         artifacts: Reads artifacts.
-        space: Its vector space; empty if it is not known.
+        spaces: Its vector spaces, one for each network; none if they are not known.
         before: The step cache when it reused its cells, if that is known.
     """
     selected = next((m.event for m in timeline.own if isinstance(m.event, e.TilesSelected)), None)
     box, zoom = _integers(inputs.get("bbox_e7"), 4), _integers(inputs.get("zoom"), 2)
     tiles = read_tiles(selected.table if selected else None, inputs, artifacts)
-    cells = _cells(timeline, tiles, space, before)
+    cells = _cells(timeline, tiles, spaces, before)
     if not cells and box is None:
         return None
     report, levels = _geographic_report(timeline, artifacts), known_levels(inputs)
@@ -134,7 +134,7 @@ def area_document(
 
 
 def _cells(
-    timeline: BuildTimeline, tiles: Tiles | None, space: str, before: StepCache | None
+    timeline: BuildTimeline, tiles: Tiles | None, spaces: Sequence[str], before: StepCache | None
 ) -> dict[CellPlace, _Cell]:
     members = tiles.cells() if tiles is not None else {}
     found = {place: _Cell(tiles=len(rows)) for place, rows in members.items()}
@@ -153,7 +153,7 @@ def _cells(
             case _:
                 continue
     if reused_at is not None and tiles is not None:
-        for place in _reused(found, members, space, before):
+        for place in _reused(found, members, spaces, before):
             found[place].status, found[place].done = "reused", reused_at
     for place in cells_at_fault(timeline):
         found.setdefault(place, _Cell()).status = "failing"
@@ -163,18 +163,22 @@ def _cells(
 def _reused(
     found: Mapping[CellPlace, _Cell],
     members: Mapping[CellPlace, RetrievalUnits],
-    space: str,
+    spaces: Sequence[str],
     before: StepCache | None,
 ) -> Iterator[CellPlace]:
     """Yield the cells with a block of their tiles; without a step cache, those that no record names."""
     for place, cell in found.items():
         if cell.status != "waiting":
             continue
-        if before is None or not space:
+        if before is None or not spaces:
             yield place
             continue
-        key = cell_key(cell_components(space=space, tiles=digest_packed_tiles(members[place].packed())))
-        if any(event.key == key for event in before.blocks_of((space, *place))):
+        units = digest_packed_tiles(members[place].packed())
+        keys = {space: cell_key(cell_components(space=space, tiles=units)) for space in spaces}
+        if all(
+            any(event.key == key for event in before.blocks_of((space, *place)))
+            for space, key in keys.items()
+        ):
             yield place
 
 

@@ -32,14 +32,11 @@ def step_keys_of(build: Build) -> list[StepKey]:
         StepKey(kind="engine", subject=name, key=event.key, components=event.components)
         for name, event in build.engines
     ]
-    if build.stand_in is not None:
-        stand_in = build.stand_in
-        found.append(
-            StepKey(kind="stand-in", subject=stand_in.model, key=stand_in.key, components=stand_in.components)
-        )
-    space = _vector_space(build)
-    if space is not None:
-        found.append(space)
+    found += [
+        StepKey(kind="stand-in", subject=name, key=event.key, components=event.components)
+        for name, event in build.stand_ins
+    ]
+    found += _vector_spaces(build)
     if build.index is not None:
         found.append(
             StepKey(kind="index", subject="", key=build.index.key, components=build.index.components)
@@ -49,10 +46,9 @@ def step_keys_of(build: Build) -> list[StepKey]:
     return found
 
 
-def space_of(build: Build) -> str:
-    """Return the vector space of a build; empty if it did not get that far."""
-    space = _vector_space(build)
-    return space.key if space is not None else ""
+def spaces_of(build: Build) -> tuple[str, ...]:
+    """Return the vector spaces of a build, in the order of the networks; none if it did not get that far."""
+    return tuple(space.key for space in _vector_spaces(build))
 
 
 def explain_keys(state: State, number: int) -> list[dict[str, Any]]:
@@ -95,15 +91,19 @@ def _explain_key(state: State, number: int, key: StepKey) -> dict[str, Any]:
     }
 
 
-def _vector_space(build: Build) -> StepKey | None:
-    """Compute the vector space as the build did, from its inputs and engines."""
+def _vector_spaces(build: Build) -> list[StepKey]:
+    """Compute the vector space of each descriptor network as the build did, from its inputs and engines."""
     models = build.inputs.get("models")
     documents = [each for each in models if isinstance(each, Mapping)] if isinstance(models, Sequence) else []
-    descriptor = next((each for each in documents if each.get("role") == "descriptor"), None)
-    if descriptor is None:
-        return None
-    engines = dict(build.engines)
-    engine = build.stand_in or engines.get(str(descriptor.get("name")))
+    descriptors = [each for each in documents if each.get("role") == "descriptor"]
+    alone = len(descriptors) == 1
+    found = (_vector_space(build, each, alone=alone) for each in descriptors)
+    return [space for space in found if space is not None]
+
+
+def _vector_space(build: Build, descriptor: Mapping[str, Any], *, alone: bool) -> StepKey | None:
+    name = str(descriptor.get("name"))
+    engine = build.stand_in_of(name) or dict(build.engines).get(name)
     preprocessing = descriptor.get("preprocessing")
     if engine is None or not isinstance(preprocessing, Mapping):
         return None
@@ -127,7 +127,7 @@ def _vector_space(build: Build) -> StepKey | None:
         "batch": batch,
         "recipe": recipe,
     }
-    return StepKey(kind="cells", subject="", key=key, components=components)
+    return StepKey(kind="cells", subject="" if alone else name, key=key, components=components)
 
 
 def _by_name(value: Value) -> Value:

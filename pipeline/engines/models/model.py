@@ -1,8 +1,11 @@
 """A network as a build needs it: its request, its digest, its engine's key and its preprocessing. Pure."""
 
+from typing import Any
+
 from pipeline.engines.port import EngineJob
 from pipeline.request.options import ModelSpec
 from store.base.canonical_json import Document
+from store.base.identity import ONE_PPM, space_of_model
 from store.base.preprocessing import Preprocessing
 from store.base.valueclass import valueclass
 
@@ -37,11 +40,25 @@ class Model:
     @property
     def document(self) -> Document:
         """The network's part of the build identity."""
-        document = {
+        document: dict[str, Any] = {
             "name": self.spec.name,
             "role": str(self.spec.role),
             "engine": self.components,
             "preprocessing": self.preprocessing.to_document() if self.preprocessing else {},
         }
-        # The key exists only with a stand-in: identities of builds without one stay as they are.
-        return document if self.stand_in is None else {**document, "stand_in": self.stand_in.components}
+        # Further keys exist only where used: identities of builds without them stay as they are.
+        if self.stand_in is not None:
+            document["stand_in"] = self.stand_in.components
+        if self.spec.weight_ppm != ONE_PPM:
+            document["weight_ppm"] = self.spec.weight_ppm
+        return document
+
+    @property
+    def embedder(self) -> "Model":
+        """The network that embeds on this machine: this one, or its stand-in."""
+        return self.stand_in or self
+
+    @property
+    def space(self) -> str:
+        """Vector space of its descriptors, as this machine computes them."""
+        return space_of_model(self.document)

@@ -177,6 +177,7 @@ def _builtin_facts(spec: ModelSpec) -> _NetworkFacts:
         ("std", spec.std, None),
         ("colour", spec.colour.value, Colour.RGB.value),
         ("layout", spec.layout.value, AxisOrder.NCHW.value),
+        ("normalise", spec.normalise, False),
     ):
         if given is not None and given != own:
             raise RequestError(
@@ -260,6 +261,7 @@ def _preprocessing(spec: ModelSpec, size: tuple[int, int] | None) -> Preprocessi
         layout=spec.layout.value,
         mean=spec.mean or (0.0, 0.0, 0.0),
         std=spec.std or (1.0, 1.0, 1.0),
+        normalise=spec.normalise,
     )
 
 

@@ -323,7 +323,7 @@ def build_heavy(bench: Bench, flight: str) -> None:
     request = site.request(flight_id=flight)
     inputs = provisioner._resolve(request)
     wanted = {tile.sha256 for tile in inputs.selection.tiles}
-    missing = wanted - (site.held_digests(inputs.space) if bench.layout.journal.exists() else set())
+    missing = wanted - (site.held_digests(inputs.networks[0][0]) if bench.layout.journal.exists() else set())
     report = provisioner.build_cache_artifacts(request)
     assert str(report.outcome) in {"built", "reused"}, report.error
     assert sorted(site.batcher.embedded) == sorted(missing), "the build embedded what the journal held"

@@ -105,8 +105,8 @@ def test_versions_of_the_libraries_enter(site):
         site.request(), source=FakeTiles(tiles=site.tiles), compiler=newer, index=site.indexer, today=TODAY
     )
     assert difference(plain.document, found.document) == ["engine.version", "models"]
-    assert found.descriptor.key != plain.descriptor.key
-    assert found.space != plain.space
+    assert found.descriptors[0].key != plain.descriptors[0].key
+    assert found.networks != plain.networks
 
 
 STAYS_OUT = {
@@ -165,7 +165,7 @@ def test_old_tiles_that_are_left_out_change_the_set_and_with_it_the_identity(sit
 def test_the_descriptor_is_the_model_of_that_role(site):
     found = inputs(site, models=(model("a"), PLACE, model("z")))
     assert [each.spec.name for each in found.models] == ["a", "place", "z"]
-    assert found.descriptor.spec.name == "place"
+    assert found.descriptors[0].spec.name == "place"
     assert found.models[0].preprocessing is None
     assert found.models[0].document["preprocessing"] == {}
 
@@ -174,7 +174,7 @@ def test_a_network_of_any_size_needs_one(site):
     site.write("net.onnx", open_sized())
     with pytest.raises(RequestError, match=r"models\.place\.size"):
         inputs(site)
-    assert inputs(site, model={"size": (32, 32)}).descriptor.job.sample_shape == (3, 32, 32)
+    assert inputs(site, model={"size": (32, 32)}).descriptors[0].job.sample_shape == (3, 32, 32)
 
 
 def open_sized():
@@ -200,7 +200,7 @@ def test_builtin_place_takes_no_options_of_its_own(site):
     assert inputs(site, network="builtin:place", model={"colour": "rgb", "layout": "nchw"})
     with pytest.raises(RequestError, match="builtin:place or a path"):
         inputs(site, network="builtin:palace")
-    assert inputs(site, network="builtin:place").descriptor.job.sample_shape == (3, 256, 256)
+    assert inputs(site, network="builtin:place").descriptors[0].job.sample_shape == (3, 256, 256)
 
 
 def test_calibrations_that_are_none(site):

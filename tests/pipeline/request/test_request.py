@@ -54,7 +54,7 @@ def test_a_valid_request(request_text):
     assert request.bbox == (-118.3198, 36.5611, -118.2607, 36.593)
     assert request.engine.backend == "onnxruntime"
     assert request.max_age_days == 365
-    assert request.descriptor.builtin == "place"
+    assert [model.builtin for model in request.models] == ["place"]
     assert request.resolve("camera.json") == Path("/somewhere/camera.json")
     assert request.warnings == ()
 
@@ -202,7 +202,7 @@ def test_a_request_made_in_python_meets_the_same_rules(request_text):
         (
             'role = "descriptor"',
             'role = "auxiliary"',
-            'exactly one of them with role = "descriptor", found none',
+            'at least one of them with role = "descriptor", found none',
         ),
         (MODEL, 'onnx = "builtin:"', "models[0].onnx"),
         (
@@ -297,9 +297,29 @@ def test_all_problems_come_at_once(request_text):
 
 def test_models_must_differ_and_one_describes(request_text):
     second = '\n[[models]]\nname = "{}"\nrole = "{}"\nonnx = "m.onnx"\n'
-    assert parse(request_text() + second.format("matcher", "auxiliary")).descriptor.name == "place"
+    for role in ("auxiliary", "descriptor"):
+        request = parse(request_text() + second.format("other", role))
+        assert [str(model.role) for model in request.models] == ["descriptor", role]
     assert "'place' more than once" in only_problem(request_text() + second.format("place", "auxiliary"))
-    assert "found place and other" in only_problem(request_text() + second.format("other", "descriptor"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [*(f"weight = {value}" for value in ("0", "-1", "inf", "nan", "1e-7", "true")), "normalise = 1"],
+)
+def test_weights_are_finite_and_above_0(request_text, line):
+    model = f'\n[[models]]\nname = "other"\nrole = "descriptor"\nonnx = "m.onnx"\n{line}\n'
+    assert only_problem(request_text() + model).startswith(f"models[1].{line.split()[0]}: expected ")
+
+
+def test_what_is_only_for_descriptors(request_text):
+    model = '\n[[models]]\nname = "other"\nrole = "{}"\nonnx = "m.onnx"\nweight = 0.5\nnormalise = true\n'
+    other = parse(request_text() + model.format("descriptor")).models[1]
+    assert (other.weight_ppm, other.normalise) == (500_000, True)
+    assert [each.key for each in problems(request_text() + model.format("auxiliary"))] == [
+        "models[1].weight",
+        "models[1].normalise",
+    ]
 
 
 def test_warnings(request_text):

@@ -58,7 +58,7 @@ class TwoDevices(FakeSite):
         return json.loads(self.head_bytes())["body"]
 
     def golden(self):
-        return attached(self.state().head_build.stand_in)[GOLDEN]
+        return attached(self.state().head_build.stand_in_of("place"))[GOLDEN]
 
 
 @pytest.fixture
@@ -108,6 +108,48 @@ def test_the_descriptors_are_those_of_a_stand_in(site):
     assert {check["key"] for check in body["checks"]} >= {flight.key, stand_in.key}
 
 
+def two_networks(site):
+    site.write("other.onnx", tiny_network(seed=1))
+    return tuple(
+        ModelSpec(name=name, role=ModelRole.DESCRIPTOR, onnx=onnx)
+        for name, onnx in (("other", "other.onnx"), ("place", "net.onnx"))
+    )
+
+
+def test_each_of_several_networks_has_a_stand_in(site):
+    models = two_networks(site)
+    site.made(models=models)
+    assert sorted(site.compiles()) == sorted(
+        each for name in ("other", "place") for each in (f"compile {name} for {ELSEWHERE}", f"compile {name}")
+    )
+    named = {each["model"]: each["embedded_by"] for each in site.manifest()["descriptors"]}
+    assert [each["target"] for each in named.values()] == ["cpu", "cpu"]
+    assert named["other"]["golden"] != named["place"]["golden"]
+    with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED, flown=False) as cache:
+        roles = [role for role, _ in cache.manifest.artifacts() if role.startswith("golden")]
+        assert roles == ["golden answers other", "golden answers place"]
+    assert verify(site.layout, depth=Depth.FULL).problems == ()
+    report = site.made(models=models, flight_id="f2")
+    assert (report.engines_compiled, report.tiles_embedded, site.compiles()) == (0, 0, [])
+    site.artifact(site.state().head_build.stand_in_of("other").artifact).unlink()
+    notes = verify(site.layout, depth=Depth.FULL).notes
+    assert [each.partition(":")[0] for each in notes if "does not fly" in each] == ["stand-in engine other"]
+    assert all(action.ok for action in site.provisioner().repair().actions)
+
+
+@pytest.mark.parametrize("name", ["other", "place"])
+def test_one_of_several_engines_that_answers_otherwise_is_not_flown(site, name, monkeypatch):
+    site.compiler.instead[name] = site.write("else.onnx", tiny_network(seed=9))
+    site.made(models=two_networks(site))
+    monkeypatch.setattr("store.runtime.backends.onnxruntime.TARGET", ELSEWHERE)
+    with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
+        with pytest.raises(NoGoError, match="expected answers as its stand-in gave"):
+            cache.engine(name)
+        assert cache.engine("place" if name == "other" else "other")
+        with pytest.raises(NoGoError, match="expected answers as its stand-in gave"):
+            cache.describe(np.zeros((32, 32, 3), np.uint8))
+
+
 def test_a_second_build_compiles_nothing(site):
     site.made()
     site.compiles()
@@ -117,7 +159,7 @@ def test_a_second_build_compiles_nothing(site):
     report = site.made(flight_id="f2")
     assert (report.engines_compiled, report.tiles_embedded) == (0, 0)
     assert [event.kind for event in site.events(StepReused)] == ["engine", "stand-in", "cells", "index"]
-    assert site.state().head_build.stand_in == site.state().builds[1].stand_in
+    assert site.state().head_build.stand_in_of("place") == site.state().builds[1].stand_in_of("place")
 
 
 def test_another_device_is_another_identity_and_the_same_vectors(site):
@@ -137,7 +179,7 @@ def test_precision_is_that_of_the_engine_alone(site):
     assert (report.engines_compiled, report.tiles_embedded) == (1, 0)
     build = site.state().head_build
     assert build.inputs["checks"]["parity_ppb"] == 990_000_000
-    assert build.stand_in.components["precision"] == "fp32"
+    assert build.stand_in_of("place").components["precision"] == "fp32"
 
 
 def test_what_the_stand_in_depends_on_is_in_the_identity(site):
@@ -219,7 +261,7 @@ def test_the_ground_verifies_what_it_cannot_fly(site):
 
 def test_a_lost_stand_in_is_a_note_and_is_repaired(site):
     site.made()
-    site.artifact(site.state().head_build.stand_in.artifact).unlink()
+    site.artifact(site.state().head_build.stand_in_of("place").artifact).unlink()
     found = verify(site.layout, depth=Depth.FULL)
     assert found.problems == ()
     assert any("stand-in engine place: missing" in note for note in found.notes)
@@ -232,7 +274,7 @@ def test_queries_on_the_ground_ask_the_stand_in(site):
     site.made()
     shown = np.zeros((32, 32, 3), np.uint8) + np.arange(32, dtype=np.uint8)[:, None]
     assert len(search(site.cache, shown, top=2)) == 2
-    site.artifact(site.state().head_build.stand_in.artifact).unlink()
+    site.artifact(site.state().head_build.stand_in_of("place").artifact).unlink()
     with pytest.raises(ArtifactError):
         search(site.cache, shown, top=2)
 
@@ -255,7 +297,7 @@ def test_a_rollback_shows_the_stand_in_of_its_build(site):
     assert site.golden() != golden
     site.provisioner().rollback()
     assert site.manifest()["index"]["embedded_by"]["golden"]["sha256"] == golden.sha256
-    site.artifact(site.state().builds[2].stand_in.artifact).unlink()
+    site.artifact(site.state().builds[2].stand_in_of("place").artifact).unlink()
     assert verify(site.layout, depth=Depth.FULL).problems == ()
 
 
@@ -267,7 +309,7 @@ def test_answers_are_repaired(site, with_engine):
     (problem,) = verify(site.layout).problems
     assert problem.subject == "golden answers"
     if with_engine:
-        site.artifact(site.state().head_build.stand_in.artifact).unlink()
+        site.artifact(site.state().head_build.stand_in_of("place").artifact).unlink()
     report = site.provisioner().repair()
     assert all(action.ok for action in report.actions), report.actions
     assert [action.what for action in report.actions][-1] == "golden answers"
@@ -342,7 +384,7 @@ def test_a_pass_without_a_run_is_none_where_the_engine_runs(site, monkeypatch):
     flight = site.state().head_build.engines[0][1]
     executed = [event for event in site.events(CheckPassed) if event.key == flight.key]
     assert [event.measured.get("executed", True) for event in executed] == [False, True]
-    assert site.state().head_build.stand_in is None
+    assert site.state().head_build.stand_in_of("place") is None
     assert str(site.provisioner().compile_engines_for_corpus(site.request()).engines[0].outcome) == "reused"
 
 

@@ -19,6 +19,7 @@ from store.base.identity import (
     engine_key,
     index_components,
     index_key,
+    spaces_of_index,
     tile_of,
     vector_space,
 )
@@ -205,7 +206,7 @@ def test_a_recipe_changes_the_keys_that_depend_on_it(step, monkeypatch):
                 )
             ),
             "cell": cell_key(cell_components(space=space, tiles=[])),
-            "index": index_key(index_components(space=space, blocks="b", options={}, library="l")),
+            "index": index_key(index_components(networks=[(space, 1)], blocks="b", options={}, library="l")),
             "build": build_identity(build_inputs(**an_example(build_arguments()))),
         }
 
@@ -227,11 +228,25 @@ def test_step_keys_depend_on_each_of_their_parts():
         *(vector_space(**{**space, name: value}) for name, value in changes.items()),
     }
     assert len(keys) == 5
-    index = {"space": "s", "blocks": "b", "options": {"kind": "flat"}, "library": "l"}
-    changes = {"space": "t", "blocks": "c", "options": {"kind": "hnsw"}, "library": "m"}
+    index = {"networks": [("s", 1)], "blocks": "b", "options": {"kind": "flat"}, "library": "l"}
+    changes = {"networks": [("t", 1)], "blocks": "c", "options": {"kind": "hnsw"}, "library": "m"}
     keys = {index_key(index_components(**index))}
     keys |= {index_key(index_components(**{**index, name: value})) for name, value in changes.items()}
     assert len(keys) == 5
+    alone = index_key(index_components(**{**index, "networks": [("s", 2)]}))
+    assert alone in keys, "the weight of a lone network means nothing"
+    several = [
+        [("s", 1), ("t", 1)],
+        [("t", 1), ("s", 1)],
+        [("s", 2), ("t", 1)],
+        [("s", 1), ("t", 1), ("u", 1)],
+    ]
+    keys |= {index_key(index_components(**{**index, "networks": each})) for each in several}
+    assert len(keys) == 9
+    assert spaces_of_index(index_components(**index)) == ("s",)
+    assert spaces_of_index(index_components(**{**index, "networks": several[2]})) == ("s", "t")
+    assert spaces_of_index({}) == ("",)
+    assert spaces_of_index({"space": "s", "networks": 1}) == spaces_of_index({"networks": [1]}) == ()
     tiles = [(descriptor_id(1, 0, 0), "00" * 32)]
     cells = {
         cell_key(cell_components(space=space, tiles=tiles)) for space, tiles in (("s", tiles), ("t", tiles))

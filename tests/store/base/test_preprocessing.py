@@ -173,6 +173,21 @@ def test_form_of_a_document():
     assert ALPHA == "over-mean/1"
 
 
+def test_what_comes_after_the_network_is_named_only_where_it_is_wanted():
+    given = np.array([[3, 4], [0, 0]], np.float32)
+    plain, normalised = Preprocessing(size=(2, 2)), Preprocessing(size=(2, 2), normalise=True)
+    assert "normalise" not in plain.to_document()
+    assert normalised.to_document() == plain.to_document() | {"normalise": True}
+    assert Preprocessing.from_document(normalised.to_document()) == normalised
+    assert plain.finish(given) is given
+    np.testing.assert_allclose(normalised.finish(given), [[0.6, 0.8], [0, 0]])
+    for other in (1, 0, "true", None):
+        with pytest.raises(ValueError, match="normalise to be true or false"):
+            Preprocessing.from_document(plain.to_document() | {"normalise": other})
+    with pytest.raises(ValueError, match="canonical form"):
+        Preprocessing.from_document(plain.to_document() | {"normalise": False})
+
+
 def test_a_document_of_earlier_versions_is_read():
     document = Preprocessing(size=(2, 2)).to_document() | {"alpha": "over-black/1"}
     assert Preprocessing.from_document(document).to_document() == document

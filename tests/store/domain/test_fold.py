@@ -309,10 +309,10 @@ def test_a_stand_in_embeds_and_is_not_handed_out():
     stand_in = engine("k2", number=9, purpose=STAND_IN)
     history = [*THREE, (5, started()), (5, engine()), (5, stand_in)]
     build = fold(facts(*history)).builds[5]
-    assert (build.engines, build.stand_in) == ((("place", engine()),), stand_in)
+    assert (build.engines, build.stand_in_of("place")) == ((("place", engine()),), stand_in)
     again = [*history, (5, failed()), (6, started()), (6, reused("stand-in", place="k2"))]
     build = fold(facts(*again)).builds[6]
-    assert (build.engines, build.stand_in) == ((), stand_in)
+    assert (build.engines, build.stand_in_of("place")) == ((), stand_in)
 
 
 def test_one_engine_serves_as_what_a_build_takes_it_for():
@@ -320,9 +320,12 @@ def test_one_engine_serves_as_what_a_build_takes_it_for():
     stand_in = engine("k2", number=9, purpose=STAND_IN)
     history = [*THREE, (5, started()), (5, engine()), (5, stand_in), (5, failed()), (6, started())]
     build = fold(facts(*history, (6, reused(place="k2")))).builds[6]
-    assert (build.engines, build.stand_in) == ((("place", replace(stand_in, purpose=FLIGHT)),), None)
+    assert (build.engines, build.stand_in_of("place")) == (
+        (("place", replace(stand_in, purpose=FLIGHT)),),
+        None,
+    )
     build = fold(facts(*history, (6, reused("stand-in", place="k1")))).builds[6]
-    assert (build.engines, build.stand_in) == ((), replace(engine(), purpose=STAND_IN))
+    assert (build.engines, build.stand_in_of("place")) == ((), replace(engine(), purpose=STAND_IN))
 
 
 def test_a_build_shows_the_checks_of_its_stand_in():

@@ -230,7 +230,7 @@ def test_a_stand_in_waits_with_the_work_of_its_build(store):
     engine = next(iter(store.state.step_cache.engines.values()))
     stand_in = replace(engine, key="here", purpose=STAND_IN, artifact=store.artifacts.put(b"stand-in"))
     store.append(make(BuildStarted, calibration=None), stand_in, build=2)
-    assert store.state.builds[2].stand_in == stand_in
+    assert store.state.builds[2].stand_in_of("place") == stand_in
     assert stand_in.artifact.sha256 not in gone(decided(store))
     assert stand_in.artifact.sha256 in gone(decided(store, unfinished=False), RemovalReason.SUPERSEDED)
 

@@ -163,7 +163,7 @@ def test_what_is_attached_to_an_engine_is_referenced_with_it():
     both = {event.artifact.sha256, golden.sha256}
     assert {*step_cache.made} == both
     assert referenced_by(State(step_cache=step_cache)) == both
-    build = Build(number=1, started_seq=1, started_ns=0, stand_in=event)
+    build = Build(number=1, started_seq=1, started_ns=0, stand_ins=(("place", event),))
     assert referenced_by(State(builds={1: build})) == both
     step_cache.evict(frozenset({golden.sha256}))
     assert {*step_cache.engines} == {"k"}

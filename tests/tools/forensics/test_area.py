@@ -40,7 +40,9 @@ def table(*places):
 
 
 def told(story, *artifacts, space=SPACE, before=None, **inputs):
-    return area_document(story.timeline(), inputs, Shelf(*artifacts), space=space, before=before)
+    return area_document(
+        story.timeline(), inputs, Shelf(*artifacts), spaces=(space,) if space else (), before=before
+    )
 
 
 def selecting(data, **more):
