@@ -9,7 +9,7 @@ from pipeline.planning.disk_space import estimate_build
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import BuildPlan, make_plan, reusable_artifacts
 from pipeline.stages.checks import require_coverage
-from pipeline.stages.index import survey_selection
+from pipeline.stages.survey import survey_selection
 from store.cache.own_records import OwnRecords
 from store.cache.projections import find_unvouched_results
 from store.cache.view import open_view, read_history

@@ -9,7 +9,8 @@ from pipeline.progress import NoProgress
 from pipeline.repair.rebuild_artifacts import RebuildContext, RebuiltArtifact
 from pipeline.request.options import IndexKind, Storage
 from pipeline.stages.extend_index import EarlierBlocks, extend_index
-from pipeline.stages.index import StoredBlocks, write_index
+from pipeline.stages.index import write_index
+from pipeline.stages.survey import StoredBlocks
 from store.domain.events import Index, IndexBuilt, IndexExtended
 from store.domain.index_files import whole_rows
 from store.errors import ArtifactError

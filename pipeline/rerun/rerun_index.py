@@ -12,7 +12,8 @@ from pipeline.rerun.report import Comparison, InputStatus, StepFailure
 from pipeline.rerun.rerun_engines import compare_measures
 from pipeline.stages.checks import check_index, require_coverage
 from pipeline.stages.embed import block_row, join_rows
-from pipeline.stages.index import StoredBlocks, index_job, survey_selection, write_index
+from pipeline.stages.index import index_job, write_index
+from pipeline.stages.survey import StoredBlocks, survey_selection
 from pipeline.tiles.grid import MAX_WANTED
 from pipeline.tiles.selection import selection_of
 from pipeline.tiles.tile_columns import TileColumns

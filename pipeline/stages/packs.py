@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pipeline.errors import ErrorKind, TileError
 from pipeline.planning.carried import CarriedCell, carried_cells
 from pipeline.stages.context import BuildContext
-from pipeline.stages.index import StoredBlocks
+from pipeline.stages.survey import StoredBlocks
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT, read_tile
 from pipeline.tiles.tile import Place
 from store.base.values import ArtifactRef

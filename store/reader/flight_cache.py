@@ -26,7 +26,7 @@ from store.errors import (
     NoGoError,
     TranslateShortages,
 )
-from store.manifest.roles import WHOLE, golden_role
+from store.manifest.roles import golden_role
 from store.reader.answer import Answer, Candidate
 from store.reader.arguments import as_floor, as_generation, require_pillow
 from store.reader.carried_tiles import CarriedTiles
@@ -37,6 +37,7 @@ from store.reader.loading import (
     entry_of,
     is_chunk,
     level_tables,
+    load_descriptor_index,
     load_entry,
     networks_of,
     parse_calibration,
@@ -47,9 +48,9 @@ from store.reader.locate import Locator
 from store.reader.open_generation import open_generation
 from store.reader.question import parse_question, require_whole
 from store.reader.results import LoadedCache, Tile, Verification
-from store.reader.verify_content import delta_of, verify_content
+from store.reader.verify_content import verify_content
 from store.runtime.backends.base import Vectors
-from store.runtime.load import DescriptorIndex, Engine, load_index
+from store.runtime.load import DescriptorIndex, Engine
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.signatures import TrustedKey
 
@@ -219,17 +220,7 @@ class FlightCache(CarriedTiles):
         """
         if self._loaded is not None and self._loaded.threads == threads:
             return self._loaded.index
-        index = self.manifest.index
-        sealed = self._files.seal(WHOLE, index.artifact)
-        return load_index(
-            sealed.path,
-            kind=index.kind,
-            dimensions=index.dimensions,
-            ntotal=index.whole_rows,
-            metric=index.metric,
-            delta=delta_of(self.manifest, self._files),
-            threads=threads,
-        )
+        return load_descriptor_index(self.manifest, self._files, threads=threads)
 
     def load_all(self, *, threads: int = 1) -> LoadedCache:
         """Load all engines, the index, tile table, chunks and calibration, and run each engine once.

@@ -14,14 +14,15 @@ from store.formats.joined_blocks import read_block
 from store.formats.tables import TileTable
 from store.manifest.levels import ChunkLevel
 from store.manifest.manifest import EngineEntry, Manifest
-from store.manifest.roles import TABLE
+from store.manifest.roles import TABLE, WHOLE
 from store.reader import table_checks
 from store.reader.artifact_files import ArtifactFiles
 from store.reader.descriptor_networks import DescriptorNetwork
 from store.reader.level_table import LevelTable, Rows, id_range
 from store.reader.manifest_files import damaged
+from store.reader.verify_content import delta_of
 from store.runtime.backends.base import Vectors
-from store.runtime.load import DescriptorIndex, Engine, load_engine
+from store.runtime.load import DescriptorIndex, Engine, load_engine, load_index
 
 
 def load_entry(entry: EngineEntry, files: ArtifactFiles, *, threads: int) -> Engine:
@@ -81,6 +82,26 @@ def networks_of(manifest: Manifest, load: Callable[[str], Engine]) -> tuple[Desc
     return tuple(
         DescriptorNetwork(engine=load(entry.model), preprocessing=contract_of(entry), weight=weight)
         for entry, weight in zip(manifest.descriptor_engines, manifest.weights, strict=True)
+    )
+
+
+def load_descriptor_index(manifest: Manifest, files: ArtifactFiles, *, threads: int) -> DescriptorIndex:
+    """Return the index, loaded from sealed memory and checked against the manifest.
+
+    Raises:
+        NoGoError: The file is damaged.
+        store.runtime.ExecutionError: faiss is missing, or the index is not what the manifest says.
+    """
+    index = manifest.index
+    sealed = files.seal(WHOLE, index.artifact)
+    return load_index(
+        sealed.path,
+        kind=index.kind,
+        dimensions=index.dimensions,
+        ntotal=index.whole_rows,
+        metric=index.metric,
+        delta=delta_of(manifest, files),
+        threads=threads,
     )
 
 

@@ -21,7 +21,7 @@ from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.index.plan import EF_CONSTRUCTION, IndexPlan, plan_index
 from pipeline.request.options import IndexKind, IndexOptions
 from pipeline.stages.embed import engine_spec
-from pipeline.stages.index import StoredBlocks
+from pipeline.stages.survey import StoredBlocks
 from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.sources.registry import open_source
 from pipeline.tiles.tile_columns import TileColumns

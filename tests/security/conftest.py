@@ -53,5 +53,5 @@ def real(flown, tmp_path):
 @pytest.fixture
 def no_library(monkeypatch):
     """Fail if bytes reach the libraries that run engines and read indexes."""
-    for name in ("loading.load_engine", "flight_cache.load_index"):
+    for name in ("loading.load_engine", "loading.load_index"):
         monkeypatch.setattr(f"store.reader.{name}", lambda *_, **__: pytest.fail("bytes reached a library"))

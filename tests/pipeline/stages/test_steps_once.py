@@ -12,7 +12,8 @@ from pipeline.stages.checks import check_engine, check_index
 from pipeline.stages.compile import compile_network
 from pipeline.stages.embed import embed_windows
 from pipeline.stages.extend_index import extend_index
-from pipeline.stages.index import survey_selection, write_index
+from pipeline.stages.index import write_index
+from pipeline.stages.survey import survey_selection
 from pipeline.testing import Calls, FakeCompiler, FakeIndexBuilder, raising
 from store.domain.events import IndexExtended
 from store.domain.index_files import delta_of, whole_of
