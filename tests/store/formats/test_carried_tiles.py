@@ -65,3 +65,9 @@ def test_an_index_that_is_cut_short_is_refused():
         decode_index(GOLDEN[:40], len(GOLDEN))
     with pytest.raises(ArtifactError, match="before the first tile"):
         decode_index(GOLDEN[:-1][: carried_tiles.HEADER_SIZE + 1], len(GOLDEN))
+
+
+def test_ids_that_do_not_ascend_are_refused():
+    index = GOLDEN[:8] + struct.pack("<5Q", 2, 5, 5, 1, 2)
+    with pytest.raises(ArtifactError, match="ascending"):
+        decode_index(index, len(index) + 2)
