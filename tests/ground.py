@@ -24,6 +24,8 @@ LEVEL = Level(ZOOM, 1, 4)
 SIDE_PX = 64
 PIXEL_M = tile_side_m(ZOOM, 0) / EDGE
 SIDES = ChunkOptions(level=(ChunkLevelOptions(side_m=2 * tile_side_m(ZOOM, 0), overlap=0.75),))
+PLACES = {"one.png": (9, 7), "two.png": (8, 12), "three.png": (13, 9)}
+"""Photographs of three chunks, by the first steps of these from those of the ground."""
 CAMERA = b'{"width": 80, "height": 64, "fx": 50, "fy": 50, "cx": 39.5, "cy": 31.5}'
 ALTITUDE_M = 50 * PIXEL_M
 """From here a pixel of the camera shows a pixel of the ground."""
@@ -86,3 +88,8 @@ class GroundSite(Site):
             block = descriptor_block.decode(artifacts.read(row.ref))
             found |= {int(each): vector.copy() for each, vector in zip(block.ids, block.vectors, strict=True)}
         return found
+
+
+def place_at(x, y):
+    """Longitude and latitude of a pixel corner of the ground."""
+    return longitude(COLUMN + x / EDGE), latitude(ROW + y / EDGE)

@@ -1,7 +1,5 @@
 """The dry run: say what a build would do, without writing and without a lock."""
 
-from collections.abc import Sequence
-
 from pipeline.build.report import PlanReport
 from pipeline.build.up_to_date import find_up_to_date
 from pipeline.embed.reusable_rows import ReusableRows
@@ -63,9 +61,7 @@ def preview_build(
         tiles=len(inputs.selection.tiles),
         wanted=inputs.selection.wanted,
         to_embed=sum(to_embed.values()),
-        seconds=_total([_embedding_seconds(layout, *each) for each in to_embed.items()])
-        if layout.exists()
-        else None,
+        seconds=_embedding_seconds(layout, to_embed) if layout.exists() else None,
         chunks=inputs.selection.chunk_count,
         levels=inputs.level_documents(),
         bytes=estimate_build(layout, state, inputs, plan).total,
@@ -88,24 +84,34 @@ def _usable_state(layout: Layout, keys: tuple[TrustedKey, ...], own_records: Own
     return history.state
 
 
-def _embedding_seconds(layout: Layout, space: str, number: int) -> float | None:
-    """Return how long embedding takes at the rate of the last build of a vector space; None if none is known."""
-    if not number:
+def _embedding_seconds(layout: Layout, numbers: dict[str, int]) -> float | None:
+    """Return how long it takes to embed these numbers of digests by vector space; None if a rate is not known."""
+    if not any(numbers.values()):
         return 0.0
-    began: dict[int | None, int] = {}
-    totals: dict[int | None, int] = {}
-    rate = None
+    rates = _embedding_rates(layout)
+    if any(space not in rates for space, number in numbers.items() if number):
+        return None
+    return round(sum(rates.get(space, 0.0) * number for space, number in numbers.items()) / 1e9, 1)
+
+
+def _embedding_rates(layout: Layout) -> dict[str, float]:
+    """Return the nanoseconds per digest of the last build of each vector space."""
+    began: dict[tuple[int | None, str], int] = {}
+    totals: dict[tuple[int | None, str], int] = {}
+    rates = dict[str, float]()
     for entry in read_history(layout).facts:
         match entry.event:
-            case StepStarted(kind="cells", key=key) if key == space:
-                began.setdefault(entry.build, entry.mono_ns)
-            case CellEmbedded() as made if made.space == space and entry.build in began:
-                embedded = totals[entry.build] = totals.get(entry.build, 0) + made.embedded
-                took = entry.mono_ns - began[entry.build]
-                rate = took / embedded if embedded and took > 0 else rate
+            case StepStarted(kind="cells", key=space):
+                began.setdefault((entry.build, space), entry.mono_ns)
+            case CellEmbedded(space=space) as made if (entry.build, space) in began:
+                each = entry.build, space
+                embedded = totals[each] = totals.get(each, 0) + made.embedded
+                took = entry.mono_ns - began[each]
+                if embedded and took > 0:
+                    rates[space] = took / embedded
             case _:
                 continue
-    return None if rate is None else round(rate * number / 1e9, 1)
+    return rates
 
 
 def _refusal_warning(state: State, inputs: Inputs) -> tuple[str, ...]:
@@ -125,8 +131,3 @@ def _to_embed(artifacts: Artifacts, state: State, plan: BuildPlan) -> dict[str, 
         known = ReusableRows(artifacts, state.step_cache.blocks_in(space))
         found[space] = sum(digest not in known for digest in digests)
     return found
-
-
-def _total(seconds: Sequence[float | None]) -> float | None:
-    known = [each for each in seconds if each is not None]
-    return sum(known) if len(known) == len(seconds) else None

@@ -92,14 +92,6 @@ class BuildReport:
             return self.wanted - self.tiles
         return self.area.wanted - self.area.present if self.area else None
 
-    def _localisable(self) -> float | None:
-        """Return the part of the area in which a place can be found, 0 to 1; None if it is not known."""
-        if self.area is None or not self.area.wanted:
-            return None
-        # The skipped tiles of chunks are no steps of ground.
-        skipped = 0 if self.chunks else self.area.skipped
-        return round((self.area.present - self.area.featureless - skipped) / self.area.wanted, 4)
-
     def to_document(self) -> dict[str, Any]:
         """Return the JSON report."""
         document = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "area"}
@@ -111,7 +103,7 @@ class BuildReport:
             "warnings": list(self.warnings),
             "missing": self.wanted - self.tiles,
             "holes": self.holes,
-            "localisable": self._localisable(),
+            "localisable": self.area.localisable(chunks=bool(self.chunks)) if self.area else None,
             "featureless": self.area.featureless if self.area else None,
             "skipped": self.area.skipped if self.area else None,
         }

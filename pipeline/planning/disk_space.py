@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pipeline.engines.models.model import Model
 from pipeline.index.plan import IndexPlan, can_extend, delta_limits, plan_index
-from pipeline.planning.carried import carried_cells
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import BuildPlan, Decision, make_plan, reusable_artifacts
+from pipeline.planning.tile_packs import carried_cells
 from pipeline.request.options import IndexKind, Storage
 from store.base.identity import index_components, joined_space
 from store.base.valueclass import valueclass

@@ -13,8 +13,8 @@ from enum import StrEnum
 from pipeline.embed.cells import Cell, group_cells
 from pipeline.engines.models.model import Model
 from pipeline.engines.precision.float16 import least_cosine
-from pipeline.planning.carried import carried_cells
 from pipeline.planning.inputs import Inputs
+from pipeline.planning.tile_packs import carried_cells
 from pipeline.request.options import BadTilePolicy
 from store.base.canonical_json import Document
 from store.base.identity import cell_components, cell_key, difference, digest_packed_tiles

@@ -17,11 +17,11 @@ from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import RequestError
 from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.index.plan import chosen_kind, graph_recipe
-from pipeline.planning.carried import require_flown_estimate
 from pipeline.planning.chunk_levels import ChosenLevel, choose_levels, levels_document
 from pipeline.planning.disk_space import flown_size
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.proof import TruthTable, proof_document, read_proof
+from pipeline.planning.tile_packs import require_flown_estimate
 from pipeline.request.files import read_named_file
 from pipeline.request.options import ModelRole
 from pipeline.request.request import BuildRequest

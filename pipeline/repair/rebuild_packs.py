@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.embed.cells import CellKey
-from pipeline.planning.carried import CarriedCell, carried_cells
 from pipeline.planning.recorded_inputs import UnavailableError
+from pipeline.planning.tile_packs import CarriedCell, carried_cells
 from pipeline.repair.rebuild_artifacts import RebuildContext, RebuiltArtifact
 from pipeline.stages.packs import described_ids, pack_row, pack_tiles
 from pipeline.tiles.chunks import ShownTiles

@@ -8,7 +8,7 @@ from pipeline.errors import CheckError
 from pipeline.index.faiss_builder import FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexJob, plan_index
 from pipeline.planning.area_report import AreaReport
-from pipeline.planning.carried import require_flown_size
+from pipeline.planning.tile_packs import require_flown_size
 from pipeline.request.options import IndexKind, IndexOptions
 from pipeline.stages.check_network import WEIGHTS_HINT
 from pipeline.stages.checks import INDEX_CHECK, ONE_ANSWER, check_index, require_coverage

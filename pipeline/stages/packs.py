@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ErrorKind, TileError
-from pipeline.planning.carried import CarriedCell, carried_cells
+from pipeline.planning.tile_packs import CarriedCell, carried_cells
 from pipeline.stages.context import BuildContext
 from pipeline.stages.survey import StoredBlocks
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT, read_tile

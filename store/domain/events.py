@@ -223,6 +223,14 @@ class CoverageWalked:
     featureless: int
     skipped: int
 
+    def localisable(self, *, chunks: bool) -> float | None:
+        """Return the part of the area in which a place can be found, 0 to 1; None where nothing is wanted."""
+        if not self.wanted:
+            return None
+        # The skipped tiles of chunks are no steps of ground.
+        skipped = 0 if chunks else self.skipped
+        return round((self.present - self.featureless - skipped) / self.wanted, 4)
+
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class BuildCommitted:

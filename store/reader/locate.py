@@ -121,10 +121,8 @@ class Locator:
             pixel = _bounded(question.metres_per_pixel)
             return _Lens(frame, pixel, camera, camera.wanted_side_m(pixel * camera.fx))
         altitude = question.altitude_m or 0.0
-        pixel, enlarged = (
-            _bounded(altitude / camera.fx),
-            altitude / max(altitude - _SURFACE_M, _LEAST_OF_ALTITUDE * altitude),
-        )
+        pixel = _bounded(altitude / camera.fx)
+        enlarged = altitude / max(altitude - _SURFACE_M, _LEAST_OF_ALTITUDE * altitude)
         return _Lens(frame, pixel, camera, camera.wanted_side_m(pixel * camera.fx), enlarged)
 
     def _nearest_level(
@@ -154,16 +152,19 @@ class Locator:
     def _describe(self, lens: "_Lens", side: float, headings: Sequence[float], watch: "_Watch") -> Vectors:
         """Return unit descriptors of the ground in a frame by all networks, float32 [headings, d]."""
         undistorts = lens.camera is not None and lens.camera.distortion is not None
+        # Networks that take pictures of one size are shown the same cuts.
+        cuts = dict[tuple[tuple[int, int], float], Pixels]()
         parts = list[Vectors]()
         for network in self.networks:
             found, batch, contract = list[Vectors](), network.engine.batch, network.preprocessing
             for start in range(0, len(headings), batch):
+                turns = [(contract.size, heading) for heading in headings[start:][:batch]]
                 with watch.time("undistortion" if undistorts else "cut"):
-                    pictures = [
-                        lens.cut(side, heading, contract.size) for heading in headings[start:][:batch]
-                    ]
+                    for size, heading in turns:
+                        if (size, heading) not in cuts:
+                            cuts[size, heading] = lens.cut(side, heading, size)
                 with watch.time("cut"):
-                    samples = np.stack([contract.apply(picture) for picture in pictures])
+                    samples = np.stack([contract.apply(cuts[turn]) for turn in turns])
                 with watch.time("network"):
                     found.append(network.run(samples))
             parts.append(np.concatenate(found))

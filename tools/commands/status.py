@@ -9,7 +9,7 @@ import click
 from store.cache.view import View, died_build, open_view
 from store.domain.events import IndexExtended
 from store.domain.proof import described, figures_of
-from store.domain.state import Build, BuildStatus
+from store.domain.state import BuildStatus
 from store.manifest.levels import NO_LEVELS
 from tools.command import Answer, Call, shared_options
 from tools.output import render
@@ -51,7 +51,7 @@ def _head_facts(view: View) -> dict[str, Any]:
         "zoom": list(build.inputs.get("zoom", ())) if build else None,
         "levels": _levels(build.inputs) if build else None,
         "wanted": area.wanted if area else None,
-        "localisable": _localisable(build),
+        "localisable": area.localisable(chunks="chunks" in build.inputs) if build and area else None,
         "featureless": area.featureless if area else None,
         "skipped": area.skipped if area else None,
         "index": {
@@ -68,16 +68,6 @@ def _head_facts(view: View) -> dict[str, Any]:
         "rolled_back": {"left": rollback.left, "why": rollback.why} if rollback else None,
         "signed_by": [key_id for key_id, _ in head.signatures] if head else None,
     }
-
-
-def _localisable(build: Build | None) -> float | None:
-    """Return the part of the area in which a place can be found, 0 to 1; None if it is not known."""
-    area = build.coverage if build else None
-    if build is None or area is None or not area.wanted:
-        return None
-    # The skipped tiles of chunks are no steps of ground.
-    skipped = 0 if "chunks" in build.inputs else area.skipped
-    return round((area.present - area.featureless - skipped) / area.wanted, 4)
 
 
 def _levels(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -33,25 +33,18 @@ from store.trust.key_files import write_key_pair
 from store.verify.verify import Depth, verify
 from tests.ground import (
     ALTITUDE_M,
-    COLUMN,
     EDGE,
-    ROW,
+    PLACES,
     ZOOM,
     GroundSite,
     chunk_middle,
     frame_at,
-    latitude,
-    longitude,
+    place_at,
 )
 
 HEADER = "file,lon,lat,altitude_m,heading_deg\n"
-PLACES = {"one.png": (9, 7), "two.png": (8, 12), "three.png": (13, 9)}
 STEP_M = tile_side_m(ZOOM, 0) / 2
 WITHIN = ProofOptions(pictures="truth.csv", min=1, within_m=STEP_M)
-
-
-def place_at(x, y):
-    return longitude(COLUMN + x / EDGE), latitude(ROW + y / EDGE)
 
 
 def write_truth(site, places=None, wrong=()):

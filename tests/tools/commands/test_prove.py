@@ -14,28 +14,19 @@ from store.base.distances import distance_m
 from store.base.lattice import tile_side_m
 from tests.ground import (
     ALTITUDE_M,
-    COLUMN,
     EDGE,
     GROUND,
     PIXEL_M,
-    ROW,
+    PLACES,
     ZOOM,
     GroundSite,
     chunk_middle,
     frame_at,
-    latitude,
-    longitude,
+    place_at,
 )
 from tools.cli import cli
 
 HEADER = "file,lon,lat,altitude_m,gsd_m,heading_deg,remark\n"
-PLACES = {"one.png": (9, 7), "two.png": (8, 12), "three.png": (13, 9)}
-"""Photographs of three chunks, by the first steps of these from those of the ground."""
-
-
-def place_at(x, y):
-    """Longitude and latitude of a pixel corner of the ground."""
-    return longitude(COLUMN + x / EDGE), latitude(ROW + y / EDGE)
 
 
 def row(name, place, *, scale=f"{ALTITUDE_M},", heading="0"):
