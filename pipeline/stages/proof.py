@@ -31,12 +31,12 @@ from store.formats.joined_blocks import read_block
 from store.formats.tables import decode_blocks, decode_tiles
 from store.manifest.levels import parse_levels
 from store.manifest.networks import descriptors_of, weight_of
-from store.reader.answer import Answer
-from store.reader.descriptor_networks import DescriptorNetwork
-from store.reader.level_table import Rows
 from store.reader.loading import level_tables
-from store.reader.locate import Locator
-from store.reader.question import parse_question
+from store.reader.places.answer import Answer
+from store.reader.places.descriptor_networks import DescriptorNetwork
+from store.reader.places.level_table import Rows
+from store.reader.places.locate import Locator
+from store.reader.places.question import parse_question
 from store.runtime.backends.base import Vectors
 from store.runtime.load import EngineRunError
 

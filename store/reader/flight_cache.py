@@ -27,10 +27,8 @@ from store.errors import (
     TranslateShortages,
 )
 from store.manifest.roles import golden_role
-from store.reader.answer import Answer, Candidate
 from store.reader.arguments import as_floor, as_generation, require_pillow
 from store.reader.carried_tiles import CarriedTiles
-from store.reader.descriptor_networks import DescriptorNetwork, describe
 from store.reader.engine_parity import require_stand_in_parity
 from store.reader.loading import (
     contract_of,
@@ -44,9 +42,11 @@ from store.reader.loading import (
     require_chunks,
     rows_of_blocks,
 )
-from store.reader.locate import Locator
 from store.reader.open_generation import open_generation
-from store.reader.question import parse_question, require_whole
+from store.reader.places.answer import Answer, Candidate
+from store.reader.places.descriptor_networks import DescriptorNetwork, describe
+from store.reader.places.locate import Locator
+from store.reader.places.question import parse_question, require_whole
 from store.reader.results import LoadedCache, Tile, Verification
 from store.reader.verify_content import verify_content
 from store.runtime.backends.base import Vectors

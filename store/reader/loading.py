@@ -17,9 +17,9 @@ from store.manifest.manifest import EngineEntry, Manifest
 from store.manifest.roles import TABLE, WHOLE
 from store.reader import table_checks
 from store.reader.artifact_files import ArtifactFiles
-from store.reader.descriptor_networks import DescriptorNetwork
-from store.reader.level_table import LevelTable, Rows, id_range
 from store.reader.manifest_files import damaged
+from store.reader.places.descriptor_networks import DescriptorNetwork
+from store.reader.places.level_table import LevelTable, Rows, id_range
 from store.reader.verify_content import delta_of
 from store.runtime.backends.base import Vectors
 from store.runtime.load import DescriptorIndex, Engine, load_engine, load_index

@@ -18,10 +18,10 @@ from store.cache.view import require_cache
 from store.disk.layout import Layout
 from store.errors import IncompatibleDeviceError
 from store.files.regular_file import read_start
-from store.reader.answer import Answer as FoundPlaces
-from store.reader.descriptor_networks import NoDescriptorError
 from store.reader.flight_cache import FlightCache
-from store.reader.question import Question, parse_question
+from store.reader.places.answer import Answer as FoundPlaces
+from store.reader.places.descriptor_networks import NoDescriptorError
+from store.reader.places.question import Question, parse_question
 from store.runtime.load import Engine
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from tools.command import PATH, Answer, Call, print_message, shared_options, trust_options

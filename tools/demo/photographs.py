@@ -15,8 +15,8 @@ from PIL import Image
 from store.base.distances import distance_m
 from store.base.preprocessing import Pixels
 from store.base.valueclass import valueclass
-from store.reader.answer import Answer
 from store.reader.flight_cache import FlightCache
+from store.reader.places.answer import Answer
 from tools.demo.region import ALTITUDE_M, CAMERA, jpeg
 from tools.demo.terrain import view
 from tools.output import render

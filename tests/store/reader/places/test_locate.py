@@ -24,8 +24,8 @@ from store.formats.tables import decode_blocks, decode_tiles, encode_tiles
 from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, Answer, FlightCache
 from store.reader.loading import level_tables
-from store.reader.locate import MAX_AGE_DAYS
-from store.reader.question import parse_question
+from store.reader.places.locate import MAX_AGE_DAYS
+from store.reader.places.question import parse_question
 from store.runtime import ExecutionError
 from tests.ground import (
     ALTITUDE_M,

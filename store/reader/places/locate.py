@@ -18,10 +18,10 @@ from store.base.identity import AXIS_MASK, X_SHIFT
 from store.base.lattice import footprint, middle, side_m
 from store.base.preprocessing import Pixels
 from store.errors import ArgumentError, TranslateShortages
-from store.reader.answer import Answer, Candidate, Timings
-from store.reader.descriptor_networks import DescriptorNetwork, query_vectors
-from store.reader.level_table import LevelTable, Rows, best_first
-from store.reader.question import Question, require_frame
+from store.reader.places.answer import Answer, Candidate, Timings
+from store.reader.places.descriptor_networks import DescriptorNetwork, query_vectors
+from store.reader.places.level_table import LevelTable, Rows, best_first
+from store.reader.places.question import Question, require_frame
 from store.runtime.backends.base import Vectors
 
 MAX_AGE_DAYS: Final[Mapping[str, int]] = {"active_conflict": 180, "stable_rear": 365}
