@@ -7,12 +7,12 @@ Where chunks of ground get the descriptors, the area is counted in steps of each
 zoom + k. A step is a *hole* if no indexed chunk shows it, featureless if only chunks without features do.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.tiles.chunks import Rectangle
+from pipeline.tiles.patches import Patch, Rectangle
 from store.base import canonical_json
 from store.base.canonical_json import Document
 from store.base.identity import AXIS_MASK, X_SHIFT
@@ -188,7 +188,7 @@ def _percent(part: int, whole: int) -> str:
 
 def ground_coverage(
     level: Level,
-    steps: Rectangle,
+    area: Sequence[Patch],
     ids: npt.NDArray[np.int64],
     featureless: Mask,
 ) -> GroundCoverage:
@@ -196,24 +196,47 @@ def ground_coverage(
 
     Args:
         level: Their level.
-        steps: The steps of the area.
+        area: The steps of the area.
         ids: Ids of the chunks that have a descriptor, int64 [n].
         featureless: Which of them have no features, bool [n].
     """
-    textured = _shown(level, steps, ids[~featureless])
-    plain = _shown(level, steps, ids[featureless]) & ~textured
+    holes: list[TileRun] = []
+    blind: list[TileRun] = []
+    for patch in area:
+        steps, wanted = patch.rectangle, patch.chosen()
+        textured = _shown(level, steps, ids[~featureless])
+        plain = _shown(level, steps, ids[featureless]) & ~textured
+        holes += _mask_runs(level, steps, wanted & ~(textured | plain))
+        blind += _mask_runs(level, steps, wanted & plain)
     return GroundCoverage(
         level=level,
         chunks=len(ids),
-        wanted=steps.total,
-        holes=_mask_runs(level, steps, ~(textured | plain)),
-        featureless=_mask_runs(level, steps, plain),
+        wanted=sum(patch.total for patch in area),
+        holes=_joined_runs(holes, area),
+        featureless=_joined_runs(blind, area),
     )
 
 
-def shown_runs(level: Level, steps: Rectangle, ids: npt.NDArray[np.int64]) -> list[TileRun]:
+def shown_runs(level: Level, area: Sequence[Patch], ids: npt.NDArray[np.int64]) -> list[TileRun]:
     """Return the runs of the steps of an area that chunks of a level show, given their ids, int64 [n]."""
-    return _mask_runs(level, steps, _shown(level, steps, ids))
+    found: list[TileRun] = []
+    for patch in area:
+        shown = _shown(level, patch.rectangle, ids)
+        found += _mask_runs(level, patch.rectangle, shown & patch.chosen())
+    return _joined_runs(found, area)
+
+
+def _joined_runs(found: list[TileRun], area: Sequence[Patch]) -> list[TileRun]:
+    """Return the runs of several patches by row and column, those that touch as one."""
+    if len(area) < 2:
+        return found
+    joined: list[TileRun] = []
+    for run in sorted(found):
+        if joined and joined[-1][:2] == run[:2] and joined[-1][3] + 1 == run[2]:
+            joined[-1][3] = run[3]
+        else:
+            joined.append(run)
+    return joined
 
 
 def _shown(level: Level, steps: Rectangle, ids: npt.NDArray[np.int64]) -> Mask:

@@ -7,13 +7,16 @@ of the area that no made chunk shows is a hole.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.request.area import Area
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.grid import MAX_WANTED, TileRange
+from pipeline.tiles.patches import Patch, Rectangle, cover
+from pipeline.tiles.raster import Runs, middle_runs
 from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.tile_columns import TileColumns
 from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT
@@ -24,19 +27,7 @@ from store.manifest.levels import ChunkLevel, parse_levels
 
 Integers = npt.NDArray[np.int64]
 
-
-class Rectangle(NamedTuple):
-    """Columns x0 to x0 + nx - 1, modulo the width of the grid, of rows y0 to y0 + ny - 1."""
-
-    x0: int
-    nx: int
-    y0: int
-    ny: int
-
-    @property
-    def total(self) -> int:
-        """Number of places."""
-        return self.nx * self.ny
+_MOST_PATCHES: Final = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,19 +37,47 @@ class LevelChunks:
     Attributes:
         level: The level.
         tile_edge: Edge of its tiles, pixels.
-        area: The steps of the area.
+        area: The steps whose middle lies in the area.
         made: Ids and digests of the chunks that are made, by rising id.
     """
 
     level: Level
     tile_edge: int
-    area: Rectangle
+    area: tuple[Patch, ...]
     made: RetrievalUnits
 
 
 def wanted_chunks(level: Level, bbox_e7: BoxE7) -> Rectangle:
     """Return the places of the chunks that a box wants; none if it is smaller than a step."""
     return Rectangle(*wanted_range(level, bbox_e7))
+
+
+def area_patches(level: Level, area: Area) -> tuple[Patch, ...]:
+    """Return the places of the chunks that an area wants.
+
+    Raises:
+        TooDetailedError: The outline of the area has too many edges.
+    """
+    if area.shape is None:
+        return (Patch(wanted_chunks(level, area.bbox_e7)),)
+    return tuple(patch for _, patch in cover({0: middle_runs(area, level)}, most=_MOST_PATCHES))
+
+
+def wanted_total(level: Level, area: Area) -> int:
+    """Return how many chunks an area wants, without making room for them."""
+    if area.shape is None:
+        return wanted_chunks(level, area.bbox_e7).total
+    return middle_runs(area, level).total
+
+
+def tile_runs_under(level: Level, wanted: Runs) -> Runs:
+    """Return the tiles under wanted chunks."""
+    count = (wanted.rows + level.m - 1 >> level.k) - (wanted.rows >> level.k) + 1
+    run = np.repeat(np.arange(len(count)), count)
+    below = np.arange(len(run)) - np.repeat(np.cumsum(count) - count, count)
+    rows, first = (wanted.rows >> level.k)[run] + below, (wanted.first >> level.k)[run]
+    stop = (wanted.stop + level.m - 2 >> level.k)[run] + 1
+    return Runs.wrapped(rows, first, stop, 1 << level.zoom)
 
 
 def tiles_of(level: Level, wanted: Rectangle) -> Rectangle:
@@ -83,29 +102,30 @@ def disjoint_ranges(zoom: int, parts: Sequence[Rectangle]) -> list[TileRange]:
     return sorted(found, key=lambda part: (part.x0, part.y0))
 
 
-def make_chunks(chunk_level: ChunkLevel, bbox_e7: BoxE7, tiles: TileColumns) -> LevelChunks:
+def make_chunks(chunk_level: ChunkLevel, area: Area, tiles: TileColumns) -> LevelChunks:
     """Return the chunks of a level of which all tiles are there.
 
     Args:
         chunk_level: The level.
-        bbox_e7: West, south, east, north in 1e-7 degree.
+        area: The area.
         tiles: Selected tiles in rising order of (z, x, y).
     """
-    level, wanted = chunk_level.level, wanted_chunks(chunk_level.level, bbox_e7)
+    level = chunk_level.level
     own = tiles.take(tiles.places[:, 0] == level.zoom)
-    there = _whole(level, wanted, own)
-    columns, rows = np.nonzero(there)
-    xs, ys = (columns + wanted.x0) % level.steps_around, rows + wanted.y0
-    ids = chunk_ids(level, xs, ys)
-    order = np.argsort(ids)
+    found = [np.zeros(0, np.int64)]
+    for patch in area_patches(level, area):
+        there = _whole(level, patch.rectangle, own)
+        columns, rows = np.nonzero(there if patch.mask is None else there & patch.mask)
+        xs = (columns + patch.rectangle.x0) % level.steps_around
+        found.append(chunk_ids(level, xs, rows + patch.rectangle.y0))
+    ids = np.sort(np.concatenate(found))
     lookup = digest_lookup(own.ids, own.digests)
-    digests = chunk_digests(level, xs[order], ys[order], chunk_level.tile_edge, lookup)
+    xs, ys = (ids >> X_SHIFT) & AXIS_MASK, ids & AXIS_MASK
     return LevelChunks(
         level=level,
         tile_edge=chunk_level.tile_edge,
-        # The steps whose middle lies in the area.
-        area=wanted_chunks(Level(level.zoom, level.k, 1), bbox_e7),
-        made=RetrievalUnits(ids=ids[order], digests=digests),
+        area=area_patches(Level(level.zoom, level.k, 1), area),
+        made=RetrievalUnits(ids=ids, digests=chunk_digests(level, xs, ys, chunk_level.tile_edge, lookup)),
     )
 
 
@@ -181,12 +201,13 @@ class ShownTiles:
         return self._tiles.take(np.searchsorted(self._ids, tile_ids_under(ids) if self.edges else ids))
 
 
-def units_of_table(table: TileTable, inputs: Mapping[str, Any]) -> RetrievalUnits:
+def units_of_table(table: TileTable, inputs: Mapping[str, Any], area: Area) -> RetrievalUnits:
     """Return what got a descriptor in a recorded build.
 
     Args:
         table: Its tile table.
         inputs: The inputs that it recorded.
+        area: Its area.
 
     Raises:
         KeyError, TypeError, ValueError: No build of this version records such inputs.
@@ -195,8 +216,6 @@ def units_of_table(table: TileTable, inputs: Mapping[str, Any]) -> RetrievalUnit
     if not levels:
         return RetrievalUnits(ids=table.ids.astype(np.int64), digests=table.digests)
     tiles = TileColumns.from_table(table)
-    west, south, east, north = inputs["bbox_e7"]
-    if any(wanted_chunks(each.level, (west, south, east, north)).total > MAX_WANTED for each in levels):
+    if any(wanted_total(each.level, area) > MAX_WANTED for each in levels):
         raise ValueError(f"an area that wants more than {MAX_WANTED} chunks")
-    made = (make_chunks(level, (west, south, east, north), tiles).made for level in levels)
-    return RetrievalUnits.joined(made)
+    return RetrievalUnits.joined(make_chunks(level, area, tiles).made for level in levels)

@@ -4,32 +4,25 @@ Ages are computed from `as_of`, or else from the day that the caller passes; no 
 selected tiles enters the identity of a build, not the day.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ErrorKind, RequestError, TileError
+from pipeline.errors import ErrorKind, TileError
+from pipeline.request.area import Area
 from pipeline.request.files import read_request_text
-from pipeline.request.geometry import box_text
 from pipeline.request.options import TooOldPolicy, UnknownAgePolicy
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.capture_dates import MAX_CSV_BYTES, parse_capture_dates
-from pipeline.tiles.chunks import (
-    LevelChunks,
-    Rectangle,
-    ShownTiles,
-    disjoint_ranges,
-    make_chunks,
-    tiles_of,
-    wanted_chunks,
-)
-from pipeline.tiles.grid import MAX_WANTED, TileRange, range_box_e7, tile_ranges
+from pipeline.tiles.chunks import LevelChunks, ShownTiles, make_chunks
+from pipeline.tiles.grid import range_box_e7
 from pipeline.tiles.retrieval_units import RetrievalUnits
-from pipeline.tiles.tile import Extent, Place, TileMetadataStore
+from pipeline.tiles.tile import Place, TileMetadataStore
 from pipeline.tiles.tile_columns import NO_DAY, TileColumns
+from pipeline.tiles.wanted import WantedTiles, find_holes, no_tiles, wanted_tiles_of
 from store.formats.tables import encode_tile_columns
 from store.manifest.levels import ChunkLevel
 
@@ -84,7 +77,12 @@ class Selection:
 
 
 def select_tiles(
-    request: BuildRequest, source: TileMetadataStore, *, today: date, levels: Sequence[ChunkLevel] = ()
+    request: BuildRequest,
+    source: TileMetadataStore,
+    *,
+    today: date,
+    area: Area | None = None,
+    levels: Sequence[ChunkLevel] = (),
 ) -> Selection:
     """Select the tiles of a build.
 
@@ -92,6 +90,7 @@ def select_tiles(
         request: What is wanted.
         source: The tiles that exist.
         today: The day of the build; the request's `as_of` takes precedence.
+        area: The ground that is wanted; by default the request's box or boxes.
         levels: The levels of chunks, by rising side; none if the tiles get the descriptors.
 
     Raises:
@@ -99,14 +98,11 @@ def select_tiles(
         TileError: when there are no tiles, some are too old or of unknown age and the request forbids it, or
             the source or the dates are damaged.
     """
-    ranges = _wanted_ranges(request, levels)
-    found = TileColumns.joined(
-        [source.query_by_bbox(range_box_e7(part), (part.z, part.z)) for part in ranges]
-        if levels
-        else [source.query_by_bbox(request.bbox_e7, request.zoom)]
-    )
+    ground = request.area_of_boxes() if area is None else area
+    wanted = wanted_tiles_of(request, ground, levels)
+    found = _present(request, source, ground, wanted, by_part=bool(levels) or ground.shape is not None)
     if not len(found):
-        raise _no_tiles(request, source, ranges, *found.warnings)
+        raise no_tiles(request, source, ground, wanted, *found.warnings)
     tiles, excluded, warnings = _split_by_age(
         request, _with_capture_dates(request, found), request.tiles.as_of or today
     )
@@ -117,96 +113,52 @@ def select_tiles(
             kind=ErrorKind.TILES_TOO_OLD,
         )
     return selection_of(
-        request, tiles, levels=levels, excluded=excluded, warnings=(*found.warnings, *warnings)
+        tiles,
+        area=ground,
+        levels=levels,
+        wanted=wanted,
+        excluded=excluded,
+        warnings=(*found.warnings, *warnings),
     )
+
+
+def _present(
+    request: BuildRequest,
+    source: TileMetadataStore,
+    area: Area,
+    wanted: Sequence[WantedTiles],
+    *,
+    by_part: bool,
+) -> TileColumns:
+    """Return the wanted tiles that a source holds."""
+    if not by_part:
+        return TileColumns.of(source.query_by_bbox(area.bbox_e7, request.zoom))
+    asked = [
+        each.among(TileColumns.of(source.query_by_bbox(range_box_e7(each.part), (each.part.z, each.part.z))))
+        for each in wanted
+    ]
+    # What a source says of a part without tiles explains nothing if other parts have some.
+    return TileColumns.joined([each for each in asked if len(each)] or asked)
 
 
 def selection_of(
-    request: BuildRequest,
     tiles: TileColumns,
     *,
+    area: Area,
     levels: Sequence[ChunkLevel],
+    wanted: Sequence[WantedTiles],
     excluded: TileColumns,
     warnings: tuple[str, ...] = (),
 ) -> Selection:
-    """Return the selection of some tiles, by rising (z, x, y): with its chunks, and with what is missing.
-
-    Raises:
-        RequestError: The area wants more than `MAX_WANTED` tiles or chunks, or is smaller than a step.
-    """
-    ranges = _wanted_ranges(request, levels)
+    """Return the selection of some tiles, by rising (z, x, y): with its chunks, and with what is missing."""
     return Selection(
         tiles=tiles,
-        levels=tuple(make_chunks(level, request.bbox_e7, tiles) for level in levels),
-        wanted=sum(part.count for part in ranges),
-        holes=_find_holes(ranges, np.concatenate([tiles.places, excluded.places])),
+        levels=tuple(make_chunks(level, area, tiles) for level in levels),
+        wanted=sum(part.count for part in wanted),
+        holes=find_holes(wanted, np.concatenate([tiles.places, excluded.places])),
         excluded=excluded,
         warnings=warnings,
     )
-
-
-def _wanted_ranges(request: BuildRequest, levels: Sequence[ChunkLevel]) -> tuple[TileRange, ...]:
-    """Return the wanted tiles as disjoint rectangles, sorted by zoom and column."""
-    by_zoom: dict[int, list[Rectangle]] = {}
-    for each in levels:
-        under = tiles_of(each.level, _wanted_chunks(request, each))
-        by_zoom.setdefault(each.level.zoom, []).append(under)
-    ranges = tile_ranges(request.bbox_e7, request.zoom)
-    if levels:
-        ranges = tuple(
-            part for zoom, parts in sorted(by_zoom.items()) for part in disjoint_ranges(zoom, parts)
-        )
-    wanted = sum(part.count for part in ranges)
-    if wanted > MAX_WANTED:
-        raise RequestError(
-            f"bbox, zoom: expected at most {MAX_WANTED} tiles, found an area that wants {wanted}",
-            hint="shrink the box or lower the highest zoom",
-            kind=ErrorKind.TOO_MANY_TILES,
-        )
-    return ranges
-
-
-def _wanted_chunks(request: BuildRequest, level: ChunkLevel) -> Rectangle:
-    wanted = wanted_chunks(level.level, request.bbox_e7)
-    if not wanted.total:
-        raise RequestError(
-            f"bbox: expected an area in which a chunk of zoom {level.level.zoom} has its middle, found a smaller one",
-            hint="widen the box, or raise chunks.overlap",
-            kind=ErrorKind.NO_TILES,
-        )
-    if wanted.total > MAX_WANTED:
-        raise RequestError(
-            f"bbox, chunks: expected at most {MAX_WANTED} chunks, found an area that wants {wanted.total}",
-            hint="shrink the box or lower chunks.overlap",
-            kind=ErrorKind.TOO_MANY_TILES,
-        )
-    return wanted
-
-
-def _no_tiles(
-    request: BuildRequest, source: TileMetadataStore, ranges: Sequence[TileRange], *hints: str
-) -> TileError:
-    extent, wanted = source.extent(), sum(part.count for part in ranges)
-    zooms = f"zooms {extent.zoom[0]} to {extent.zoom[1]}" if extent.zoom else "nothing"
-    bounds = f" in {box_text(extent.box_e7)}" if extent.box_e7 else ""
-    return TileError(
-        f"expected some of the {wanted} tiles of zooms {request.zoom[0]} to {request.zoom[1]} in "
-        f"{box_text(request.bbox_e7)}, found none: {source.name} holds {zooms}{bounds}",
-        hint="; ".join(hints) or _hint_to_meet(request, extent),
-        kind=ErrorKind.NO_TILES,
-        subject=source.name,
-    )
-
-
-def _hint_to_meet(request: BuildRequest, extent: Extent) -> str:
-    if extent.zoom is None:
-        return "put tiles there, or name another tiles.source"
-    least, greatest = extent.zoom
-    if request.zoom[0] > greatest or request.zoom[1] < least:
-        return f"set zoom = [{least}, {greatest}], or name a tiles.source that has other zooms"
-    if request.bbox[0] > request.bbox[2]:
-        return "exchange west and east in bbox: a box whose west is greater crosses the antimeridian"
-    return "change bbox, zoom or tiles.source so that they meet"
 
 
 def _with_capture_dates(request: BuildRequest, found: TileColumns) -> TileColumns:
@@ -280,16 +232,3 @@ def _examples(tiles: TileColumns) -> str:
         ", …" if len(tiles) > 3 else ""
     )
     return f"{len(tiles)} tile{'' if len(tiles) == 1 else 's'} ({named})"
-
-
-def _find_holes(ranges: Iterable[TileRange], places: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    parts = [np.zeros((0, 3), dtype=np.int32)]
-    for part in ranges:
-        absent = np.ones((part.x1 - part.x0 + 1, part.y1 - part.y0 + 1), dtype=np.bool_)
-        inside = (places[:, 0] == part.z) & (places[:, 1] >= part.x0) & (places[:, 1] <= part.x1)
-        inside &= (places[:, 2] >= part.y0) & (places[:, 2] <= part.y1)
-        absent[places[inside, 1] - part.x0, places[inside, 2] - part.y0] = False
-        columns, rows = np.nonzero(absent)
-        zooms = np.full(len(rows), part.z)
-        parts.append(np.stack([zooms, columns + part.x0, rows + part.y0], axis=1).astype(np.int32))
-    return np.concatenate(parts)

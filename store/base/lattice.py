@@ -248,6 +248,11 @@ def middle(level: Level, x: int, y: int) -> tuple[float, float]:
     return _longitude(level, 2 * x + level.m), _latitude(level, 2 * y + level.m)
 
 
+def middle_latitude_e7(level: Level, y: int) -> int:
+    """Return the latitude of the middle of a chunk in 1e-7 degree, rounded half to even."""
+    return round(_latitude(level, 2 * y + level.m) * 1e7)
+
+
 def footprint(level: Level, x: int, y: int) -> tuple[tuple[float, float], ...]:
     """Return the corners NW, NE, SE, SW of a chunk as (longitude, latitude) in degrees, -180 to 180."""
     west = _longitude(level, 2 * x)
@@ -281,7 +286,7 @@ def wanted_range(level: Level, box: BoxE7) -> tuple[int, int, int, int]:
         return round((2 * x + m) * _HALF_TURN_E7 / around) - _HALF_TURN_E7
 
     def southwards_e7(y: int) -> int:
-        return -round(_latitude(level, 2 * y + m) * 1e7)
+        return -middle_latitude_e7(level, y)
 
     first = bisect_left(columns, west, key=longitude_e7)
     nx = bisect_right(columns, east, key=longitude_e7) - first
