@@ -166,6 +166,8 @@ class BuildAttempt:
             started, before = self._started_event(inputs, own_records), store.state.head
             generation, committed, failure = None, None, None
             try:
+                if inputs.area.encoded is not None:
+                    run.put(inputs.area.encoded)
                 run.append(replace(started, calibration=run.put(inputs.calibration)))
                 run_steps(run)
                 run.enter("commit")

@@ -206,8 +206,8 @@ def ground_coverage(
         steps, wanted = patch.rectangle, patch.chosen()
         textured = _shown(level, steps, ids[~featureless])
         plain = _shown(level, steps, ids[featureless]) & ~textured
-        holes += _mask_runs(level, steps, wanted & ~(textured | plain))
-        blind += _mask_runs(level, steps, wanted & plain)
+        holes += mask_runs(level, steps, wanted & ~(textured | plain))
+        blind += mask_runs(level, steps, wanted & plain)
     return GroundCoverage(
         level=level,
         chunks=len(ids),
@@ -222,7 +222,7 @@ def shown_runs(level: Level, area: Sequence[Patch], ids: npt.NDArray[np.int64]) 
     found: list[TileRun] = []
     for patch in area:
         shown = _shown(level, patch.rectangle, ids)
-        found += _mask_runs(level, patch.rectangle, shown & patch.chosen())
+        found += mask_runs(level, patch.rectangle, shown & patch.chosen())
     return _joined_runs(found, area)
 
 
@@ -253,7 +253,7 @@ def _shown(level: Level, steps: Rectangle, ids: npt.NDArray[np.int64]) -> Mask:
     return shown
 
 
-def _mask_runs(level: Level, steps: Rectangle, mask: Mask) -> list[TileRun]:
+def mask_runs(level: Level, steps: Rectangle, mask: Mask) -> list[TileRun]:
     """Return the runs of the steps in a mask [nx, ny], by row and column."""
     # A run that crosses the antimeridian becomes two.
     around = level.steps_around

@@ -9,12 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.errors import ErrorKind, PipelineError, RequestError
+from pipeline.request.area import Area
 from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7, BoxE7
 from pipeline.request.options import DEFAULT_OVERLAP
 from pipeline.request.request import BuildRequest
+from pipeline.tiles.grid import range_box_e7
 from pipeline.tiles.image_header import read_header
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Locator, TileMetadataStore
+from pipeline.tiles.wanted import wanted_tiles_of
 from store.base.camera import Camera, level_sides_m
 from store.base.canonical_json import Document
 from store.base.lattice import choose_level, metres_per_pixel, overlap_of, side_m
@@ -134,7 +137,12 @@ def read_camera(calibration: bytes) -> Camera:
 
 
 def choose_levels(
-    request: BuildRequest, calibration: bytes, source: TileMetadataStore, *, input_side_px: int
+    request: BuildRequest,
+    calibration: bytes,
+    source: TileMetadataStore,
+    *,
+    area: Area | None = None,
+    input_side_px: int,
 ) -> tuple[ChosenLevel, ...]:
     """Choose the levels that a request wants, by rising side; none if tiles get the descriptors.
 
@@ -142,6 +150,7 @@ def choose_levels(
         request: The request.
         calibration: Bytes of the calibration file.
         source: The imagery.
+        area: The ground that is wanted; by default the request's box or boxes.
         input_side_px: Side of the network's input, pixels; the smaller one.
 
     Raises:
@@ -156,7 +165,8 @@ def choose_levels(
             f"altitude_m: expected heights that {MAX_LEVELS} sizes of chunks serve, found that they take {len(wanted)}",
             hint="narrow altitude_m, and build another cache for the other heights",
         )
-    edges = {zoom: edge for zoom in _zooms(request) if (edge := _tile_edge(request, source, zoom))}
+    ground = request.area_of_boxes() if area is None else area
+    edges = {zoom: edge for zoom in _zooms(request) if (edge := _tile_edge(ground, source, zoom))}
     latitude = request.origin_e7[1] / E7
     chosen: dict[Level, float] = {}
     for side, overlap in wanted:
@@ -204,14 +214,24 @@ def _zooms(request: BuildRequest) -> range:
     return range(request.zoom[0], request.zoom[1] + 1)
 
 
-def _tile_edge(request: BuildRequest, source: TileMetadataStore, zoom: int) -> int | None:
+def _tile_edge(area: Area, source: TileMetadataStore, zoom: int) -> int | None:
     """Return the most usual edge of the tiles of a zoom in the area's middle, pixels; None without tiles."""
-    for part in (64, 8, 1):
-        tiles = source.query_by_bbox(_middle_part(request.bbox_e7, part), (zoom, zoom))
+    for box in _sampled_boxes(area, zoom):
+        tiles = source.query_by_bbox(box, (zoom, zoom))
         edges = Counter(filter(None, (_edge(tile.locator) for tile in tiles[:_SAMPLED_TILES])))
         if edges:
             return max(edges, key=lambda edge: (edges[edge], -edge))
     return None
+
+
+def _sampled_boxes(area: Area, zoom: int) -> Iterator[BoxE7]:
+    """Yield where to look for tiles of a zoom: the middle of a box first, or each part of another area."""
+    if area.shape is None:
+        yield from (_middle_part(area.bbox_e7, part) for part in (64, 8, 1))
+        return
+    parts = [range_box_e7(each.part) for each in wanted_tiles_of(area, (zoom, zoom))]
+    yield from (_middle_part(box, 8) for box in parts)
+    yield from parts
 
 
 def _edge(locator: Locator) -> int | None:

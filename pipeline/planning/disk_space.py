@@ -112,7 +112,7 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
         ),
         index=index,
         tables=len(inputs.selection.tiles) * _TILE_ROW + cells * _CELL_ROW + 2 * PER_FILE,
-        other=len(inputs.calibration) + _FIXED,
+        other=_small_files(inputs) + _FIXED,
         packs=sum(
             each.size + each.tiles * _PACK_ROW + _CELL_ROW + PER_FILE
             for each in plan.packs
@@ -136,8 +136,13 @@ def flown_size(inputs: Inputs) -> int:
         + index_bytes(_index_plan(inputs, rows, dimensions), rows=rows, dimensions=dimensions)
         + len(inputs.selection.tiles) * _TILE_ROW
         + sum(cell.size + len(cell.tiles) * _PACK_ROW for cell in packs)
-        + len(inputs.calibration)
+        + _small_files(inputs)
     )
+
+
+def _small_files(inputs: Inputs) -> int:
+    """Return the bytes of calibration and area."""
+    return len(inputs.calibration) + len(inputs.area.encoded or b"")
 
 
 def estimate_build(layout: Layout, state: State, inputs: Inputs, plan: BuildPlan) -> Estimate:

@@ -3,6 +3,7 @@
 from pipeline.engines.models.model import Model
 from pipeline.planning.chunk_levels import ChosenLevel
 from pipeline.planning.proof import TruthTable, outside_warning
+from pipeline.request.area import Area
 from pipeline.request.geometry import E7
 from pipeline.request.options import ModelRole
 from pipeline.request.request import BuildRequest
@@ -17,6 +18,7 @@ class Inputs:
     """Everything a build is defined by.
 
     Attributes:
+        area: The ground that is wanted.
         calibration: Bytes of the calibration file.
         document: The identity is its digest.
         levels: The levels of chunks, by rising side; none where the tiles get the descriptors.
@@ -24,6 +26,7 @@ class Inputs:
     """
 
     request: BuildRequest
+    area: Area
     calibration: bytes
     models: tuple[Model, ...]
     selection: Selection
@@ -51,8 +54,23 @@ class Inputs:
     def warnings(self) -> tuple[str, ...]:
         """Warnings for a person before the build starts."""
         latitude = self.request.origin_e7[1] / E7
-        found = (line for level in self.levels for line in level.warnings(self.request.bbox_e7, latitude))
+        found = (line for level in self.levels for line in level.warnings(self.area.bbox_e7, latitude))
         no_levels = () if self.levels else (NO_LEVELS,)
-        outside = [] if self.proof is None else self.proof.outside(self.request.bbox_e7)
+        outside = [] if self.proof is None else self.proof.outside(self.area)
         missed = (f"proof: {outside_warning(outside)}",) if outside else ()
-        return (*self.request.warnings, *no_levels, *found, *self.selection.warnings, *missed)
+        return (
+            *self._origin_outside(),
+            *self.request.warnings,
+            *no_levels,
+            *found,
+            *self.selection.warnings,
+            *missed,
+        )
+
+    def _origin_outside(self) -> tuple[str, ...]:
+        """Return the warning of an origin outside of an area that is no box; the request warns of a box."""
+        if self.area.shape is None or self.area.contains(*self.request.origin_e7):
+            return ()
+        return (
+            f"origin: {[degrees / E7 for degrees in self.request.origin_e7]} lies outside {self.area.text}",
+        )

@@ -11,8 +11,9 @@ from typing import Any, Final
 from pipeline.errors import RequestError
 from pipeline.planning.chunk_levels import ChosenLevel
 from pipeline.proof.truth_table import Photograph, parse_truth
+from pipeline.request.area import Area
 from pipeline.request.files import base_folder, read_request_text
-from pipeline.request.geometry import E7, BoxE7, contains, degrees_to_e7, metres_to_mm, scale_to_int
+from pipeline.request.geometry import E7, degrees_to_e7, metres_to_mm, scale_to_int
 from pipeline.request.proof_options import ProofOptions
 from pipeline.request.request import BuildRequest
 from store.base.camera import Camera
@@ -51,15 +52,15 @@ class TruthTable:
             "count": len(digests),
         }
 
-    def outside(self, area: BoxE7) -> list[str]:
+    def outside(self, area: Area) -> list[str]:
         """Return the photographs whose true place lies outside of an area."""
         return [row.file for row in self.photographs if is_outside(row, area)]
 
 
-def is_outside(row: Photograph, area: BoxE7) -> bool:
+def is_outside(row: Photograph, area: Area) -> bool:
     """Return whether the true place of a photograph lies outside of an area."""
     lon, lat = row.place
-    return not contains(area, degrees_to_e7(lon), degrees_to_e7(lat))
+    return not area.contains(degrees_to_e7(lon), degrees_to_e7(lat))
 
 
 def read_truth(path: Path) -> TruthTable:

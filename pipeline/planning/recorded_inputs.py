@@ -21,6 +21,8 @@ from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError
 from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.ports import Ports
+from pipeline.request.area import Area, area_of_inputs
+from pipeline.request.area_files.read_area import read_area
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import parse_recorded_request
 from pipeline.tiles.chunks import ShownTiles
@@ -28,6 +30,7 @@ from pipeline.tiles.selection import Selection, select_tiles
 from pipeline.tiles.tile_columns import TileColumns
 from store.base.identity import cell_components, cell_key, difference, digest_packed_tiles, space_of_model
 from store.base.preprocessing import Preprocessing
+from store.base.values import ArtifactRef
 from store.domain.events import EngineCompiled
 from store.domain.state import STAND_IN, Build, RecordedEvent
 from store.manifest.levels import parse_levels
@@ -66,12 +69,14 @@ class RecordedInputs:
     Attributes:
         build: The build, from the journal.
         ports: The parts that read the inputs.
+        read_artifact: Returns the checked bytes of an artifact of the build; None if it is gone or damaged.
         trust_plugins: Whether libraries that the recorded request names may be loaded.
     """
 
     build: Build
     ports: Ports
     trust_plugins: bool = False
+    read_artifact: Callable[[ArtifactRef], bytes | None] = lambda _: None
 
     @property
     def day(self) -> date:
@@ -128,6 +133,25 @@ class RecordedInputs:
                 f" {self.request.resolve(self.request.calibration)}"
             )
         return data
+
+    def area(self) -> Area:
+        """Return the area: of its artifact, or read again."""
+        ref = self.build.area
+        data = None if ref is None else self.read_artifact(ref)
+        if ref is not None and data is None:
+            return self.area_read_again()
+        return area_of_inputs(self.build.inputs, data)
+
+    def area_read_again(self) -> Area:
+        """Return the area that the recorded request names."""
+        try:
+            found = read_area(self.request)
+        except PipelineError as error:
+            raise UnavailableError(error.message) from error
+        if found.ref != self.build.area:
+            where = "its boxes" if self.request.area is None else self.request.resolve(self.request.area.file)
+            raise UnavailableError(f"area: expected the recorded one, found another in {where}")
+        return found
 
     def model(self, event: EngineCompiled) -> Model:
         """Return the network of an engine; its compiler may have another version."""
@@ -206,6 +230,7 @@ class RecordedInputs:
                 self.request,
                 self.ports.source_for(self.request),
                 today=self.day,
+                area=self.area(),
                 levels=parse_levels(self.build.inputs),
             )
         except PipelineError as error:

@@ -22,6 +22,8 @@ from pipeline.planning.disk_space import flown_size
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.proof import TruthTable, proof_document, read_proof
 from pipeline.planning.tile_packs import require_flown_estimate
+from pipeline.request.area import Area
+from pipeline.request.area_files.read_area import read_area
 from pipeline.request.files import read_named_file
 from pipeline.request.options import ModelRole
 from pipeline.request.request import BuildRequest
@@ -29,6 +31,7 @@ from pipeline.tiles.selection import Selection, select_tiles
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.canonical_json import Document
 from store.base.identity import build_identity, build_inputs, digest_packed_tiles
+from store.manifest.index_entry import artifact_document
 
 _MAX_CALIBRATION = 1 << 20
 _BILLION = 1_000_000_000
@@ -85,16 +88,25 @@ def resolve_inputs(
     Raises:
         PipelineError: Something it names is missing, damaged or unusable.
     """
-    calibration = read_calibration(request)
+    calibration, area = read_calibration(request), read_area(request)
     models = inspect_models(request, compiler, precision, stand_in=stand_in, networks=networks)
-    levels = choose_levels(request, calibration, source, input_side_px=_input_side(models))
-    selection = select_tiles(request, source, today=today, levels=[each.chunks for each in levels])
+    levels = choose_levels(request, calibration, source, area=area, input_side_px=_input_side(models))
+    selection = select_tiles(request, source, today=today, area=area, levels=[each.chunks for each in levels])
     proof = read_proof(request, calibration, levels)
     document = _identity_document(
-        request, calibration, models, selection, levels, proof=proof, compiler=compiler, index=index
+        request,
+        calibration,
+        models,
+        selection,
+        levels,
+        area=area,
+        proof=proof,
+        compiler=compiler,
+        index=index,
     )
     inputs = Inputs(
         request=request,
+        area=area,
         calibration=calibration,
         models=models,
         selection=selection,
@@ -121,6 +133,7 @@ def _identity_document(
     selection: Selection,
     levels: Sequence[ChosenLevel],
     *,
+    area: Area,
     proof: TruthTable | None,
     compiler: EngineCompiler,
     index: FaissIndexBuilder,
@@ -129,7 +142,8 @@ def _identity_document(
     return build_inputs(
         flight_id=request.flight_id,
         sector=str(request.sector),
-        bbox_e7=request.bbox_e7,
+        bbox_e7=area.bbox_e7,
+        area=None if area.ref is None else artifact_document(area.ref),
         zoom=request.zoom,
         origin={
             "lon_e7": request.origin_e7[0],

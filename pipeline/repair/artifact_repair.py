@@ -35,7 +35,7 @@ from store.domain.step_cache import StepCache
 from store.errors import ArtifactError, DiskFullError, ErrorKind, StoreError, TranslateOSErrors
 from store.formats.tables import BlockRow, decode_blocks, decode_packs
 from store.manifest.manifest import Manifest
-from store.manifest.roles import DELTA, PACKS, PROOF, WHOLE, golden_role
+from store.manifest.roles import AREA, DELTA, PACKS, PROOF, WHOLE, golden_role
 from store.verify import coverage
 
 _FAILURES = (UnavailableError, PipelineError, StoreError, ValueError)
@@ -79,6 +79,10 @@ class ArtifactRepair:
         yield from self._repair(
             "calibration", manifest.calibration, lambda: RebuiltArtifact(data=inputs.calibration())
         )
+        if manifest.area is not None:
+            yield from self._repair(
+                AREA, manifest.area, lambda: RebuiltArtifact(data=inputs.area_read_again().encoded or b"")
+            )
         yield from self._repair(
             "tile table", manifest.tiles, lambda: rebuild_artifacts.rebuild_tile_table(inputs)
         )

@@ -234,7 +234,7 @@ def _engine_of(context: RebuildContext, cell: CellEmbedded) -> EngineCompiled:
 def _cell_keys(context: RebuildContext, tiles: ArtifactRef, space: str) -> set[str]:
     """Return the step keys of the cells of a tile table."""
     inputs = context.inputs.build.inputs
-    units = units_of_table(decode_tiles(context.artifacts.read(tiles)), inputs)
+    units = units_of_table(decode_tiles(context.artifacts.read(tiles)), inputs, context.inputs.area)
     return {
         cell_key(cell_components(space=space, tiles=digest_packed_tiles(cell.units.packed())))
         for cell in group_cells(units)

@@ -37,7 +37,7 @@ def rebuild_proof(context: RebuildContext) -> RebuiltArtifact:
             tiles=tiles.table,
             calibration=context.artifacts.read(calibration),
         ),
-        area=build.inputs["bbox_e7"],
+        area=context.inputs.area(),
         near_m=options.near_m,
         progress=context.inputs.ports.progress,
     )

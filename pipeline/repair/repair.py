@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 from pipeline.embed.batcher import DescriptorBatcher
@@ -23,6 +24,7 @@ from pipeline.repair.artifact_repair import ArtifactRepair, record_repair
 from pipeline.repair.rebuild_artifacts import RebuildContext
 from pipeline.repair.report import RepairAction, RepairReport, preview_repair
 from store.base.valueclass import valueclass
+from store.base.values import ArtifactRef
 from store.cache.event_mapper import to_recorded_events
 from store.cache.journal_consistency import require_consistent_journal
 from store.cache.projections import is_whole
@@ -34,7 +36,7 @@ from store.disk.layout import FOLDERS, Layout
 from store.disk.quarantine import move_to_quarantine
 from store.domain.manifest_projection import project
 from store.domain.state import Build, State
-from store.errors import ErrorKind, NoGoError, TranslateOSErrors
+from store.errors import ArtifactError, ErrorKind, NoGoError, TranslateOSErrors
 from store.files.permissions import refuse_world_writable
 from store.maintenance.rebuild_journal import RebuildResult, rebuild
 from store.manifest.manifest import Manifest, parse
@@ -175,7 +177,12 @@ class Repair:
                 context = RebuildContext(
                     store=store,
                     history=history,
-                    inputs=RecordedInputs(build=build, ports=self.ports, trust_plugins=trust_plugins),
+                    inputs=RecordedInputs(
+                        build=build,
+                        ports=self.ports,
+                        trust_plugins=trust_plugins,
+                        read_artifact=partial(_read_intact, store.artifacts),
+                    ),
                     batcher=batcher,
                     scratch=Path(scratch),
                 )
@@ -185,6 +192,14 @@ class Repair:
                     seen=seen,
                     of_head=head is not None and head.origin == build.number,
                 ).repair()
+
+
+def _read_intact(artifacts: Artifacts, ref: ArtifactRef) -> bytes | None:
+    """Return the bytes of an artifact; None if it is missing or damaged."""
+    try:
+        return artifacts.read(ref)
+    except ArtifactError:
+        return None
 
 
 def _wrong_files(layout: Layout, view: HistoryView) -> Iterator[tuple[str, str, ProblemKind]]:

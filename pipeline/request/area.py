@@ -6,7 +6,7 @@ reach beyond 180 degrees east, so that it need not be cut at the antimeridian; i
 counter-clockwise and holes clockwise, each from its least point; polygons and routes are sorted, each once.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -25,7 +25,7 @@ from pipeline.request.geometry import (
     box_text,
     contains,
 )
-from store.base.canonical_json import Document, decode, encode, sha256
+from store.base.canonical_json import Document, Value, decode, encode, sha256
 from store.base.values import ArtifactRef
 
 Point: TypeAlias = tuple[int, int]
@@ -82,7 +82,7 @@ class Shape:
 
     def encoded(self) -> bytes:
         """Return the bytes of the artifact: canonical JSON and a newline."""
-        document = {
+        document: dict[str, Value] = {
             "format": _FORMAT,
             "polygons": self.polygons,
             "routes": self.routes,
@@ -158,13 +158,6 @@ class Area:
             _touches(self.edges, longitude_e7 + turn, latitude_e7)
             for turn in (-FULL_TURN_E7, 0, FULL_TURN_E7)
         )
-
-    def outline(self) -> Iterator[Ring]:
-        """Yield the rings of the polygons and the lines of the routes."""
-        if self.shape is not None:
-            for polygon in self.shape.polygons:
-                yield from polygon
-            yield from self.shape.routes
 
 
 def area_of_inputs(inputs: Document, artifact: bytes | None) -> Area:

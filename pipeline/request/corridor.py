@@ -40,19 +40,31 @@ def corridor_polygons(route: Sequence[tuple[int, int]], width_mm: int) -> list[I
     start = points[leg] + number[:, None] * step
     end = np.where((number + 1 == pieces[leg])[:, None], points[leg + 1], start + step)
 
-    half_m = width_mm / 2000
-    half_e7 = half_m / _M_PER_DEGREE * E7
-    furthest = np.maximum(np.abs(start[:, 1]), np.abs(end[:, 1])) + half_e7
-    cosines = np.maximum(np.cos(np.radians(furthest / E7)), _LEAST_COSINE)
-    # Along and across in units of half_e7: the same on both axes once longitudes are multiplied by the cosine.
-    along = (end - start) * np.stack([cosines, np.ones(len(leg))], axis=1)
-    length = np.hypot(along[:, 0], along[:, 1])
-    along /= length[:, None]
+    return _polygons_around(start, end, width_mm / 2000)
+
+
+def circle_polygon(center: tuple[int, int], radius_m: float) -> list[tuple[int, int]]:
+    """Return a polygon around a circle, counter-clockwise; longitude and latitude in 1e-7 degree."""
+    point = np.array([center], np.float64)
+    return [(x, y) for x, y in _polygons_around(point, point, radius_m)[0].tolist()]
+
+
+def _polygons_around(
+    start: npt.NDArray[np.float64], end: npt.NDArray[np.float64], reach_m: float
+) -> list[Integers]:
+    """Return polygons around straight pieces, float64 [n, 2] each, and so many metres beside them."""
+    reach_e7 = reach_m / _M_PER_DEGREE * E7
+    furthest = np.maximum(np.abs(start[:, 1]), np.abs(end[:, 1])) + reach_e7
+    cosines = np.maximum(np.cos(np.radians(np.minimum(furthest / E7, 90))), _LEAST_COSINE)[:, None]
+    # Longitudes times the cosine: now a unit is the same length on both axes.
+    along = (end - start) * np.concatenate([cosines, np.ones_like(cosines)], axis=1)
+    length = np.hypot(along[:, 0], along[:, 1])[:, None]
+    along = np.where(length > 0, along / np.maximum(length, 1), [1.0, 0.0])
     turned = (np.arange(_SIDES // 2) - _SIDES / 4 + 0.5) * (2 * math.pi / _SIDES)
-    reach = half_e7 / math.cos(math.pi / _SIDES)
-    ahead, left = np.cos(turned) * reach, np.sin(turned) * reach
+    corner = reach_e7 / math.cos(math.pi / _SIDES)
+    ahead, left = np.cos(turned) * corner, np.sin(turned) * corner
     east = along[:, :1] * ahead - along[:, 1:] * left
     north = along[:, 1:] * ahead + along[:, :1] * left
-    around = np.stack([east / cosines[:, None], north], axis=2)
+    around = np.stack([east / cosines, north], axis=2)
     rings = np.concatenate([end[:, None] + around, start[:, None] - around], axis=1)
     return list(np.rint(rings).astype(np.int64))

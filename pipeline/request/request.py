@@ -8,7 +8,7 @@ Everything here is pure except `BuildRequest.load`, which reads one file.
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Annotated, Self
 
 from pipeline.errors import Problem, RequestError
 from pipeline.request import options, rules
+from pipeline.request.area import Area
+from pipeline.request.area_options import AreaOptions
 from pipeline.request.files import base_folder, read_request_text
 from pipeline.request.geometry import BoxE7, contains, degrees_to_e7, metres_to_mm
 from pipeline.request.proof_options import ProofOptions
@@ -52,6 +54,8 @@ class BuildRequest(CheckedRecord):
         flight_id: Printable label of the flight.
         sector: How fast the ground changes.
         bbox: West, south, east, north; degrees, WGS 84. West greater than east crosses the antimeridian.
+        bboxes: Several such boxes, in place of one.
+        area: A file that holds the ground, in place of boxes.
         zoom: Lowest and highest zoom, inclusive.
         origin: Take-off point: longitude, latitude (degrees), altitude (metres).
         calibration: Path of the camera calibration, any JSON object.
@@ -67,19 +71,22 @@ class BuildRequest(CheckedRecord):
         checks: Thresholds before a commit.
         proof: Photographs whose place must be found before a commit; none without it.
         base: Folder that relative paths start from.
-        bbox_e7: The box in units of 1e-7 degree, rounded half to even; all computations use it.
+        bbox_e7: The one box in units of 1e-7 degree, rounded half to even; all computations use it.
+        bboxes_e7: The several boxes, likewise; empty without.
         origin_e7: Longitude and latitude of the origin in units of 1e-7 degree.
         altitude_mm: Altitude of the origin in millimetres.
     """
 
     flight_id: Annotated[str, rules.text(128)]
     sector: Annotated[options.SectorClassification, rules.one_of(options.SectorClassification)]
-    bbox: Annotated[tuple[float, float, float, float], rules.box]
     zoom: Annotated[tuple[int, int], rules.zoom]
     origin: Annotated[tuple[float, float, float], rules.origin]
     calibration: Annotated[str, rules.text()]
     tiles: Annotated[options.TileOptions, rules.record(options.TileOptions)]
     models: Annotated[tuple[options.ModelSpec, ...], _models]
+    bbox: Annotated[tuple[float, float, float, float] | None, rules.box] = None
+    bboxes: Annotated[tuple[tuple[float, float, float, float], ...] | None, rules.boxes] = None
+    area: Annotated[AreaOptions | None, rules.record(AreaOptions)] = None
     altitude_m: Annotated[tuple[float, float] | None, rules.altitudes] = None
     chunks: Annotated[options.ChunkOptions | None, rules.record(options.ChunkOptions)] = None
     carry: Annotated[options.CarryOptions | None, rules.record(options.CarryOptions)] = None
@@ -98,7 +105,8 @@ class BuildRequest(CheckedRecord):
     proof: Annotated[ProofOptions | None, rules.record(ProofOptions)] = None
     base: Annotated[Path, rules.folder] = Path()
 
-    bbox_e7: BoxE7 = field(init=False)
+    bbox_e7: BoxE7 | None = field(init=False)
+    bboxes_e7: tuple[BoxE7, ...] = field(init=False)
     origin_e7: tuple[int, int] = field(init=False)
     altitude_mm: int = field(init=False)
 
@@ -110,16 +118,21 @@ class BuildRequest(CheckedRecord):
         """
         # super() without arguments fails here: a slotted dataclass is not the class that the compiler saw.
         CheckedRecord.__post_init__(self)
-        west, south, east, north = (degrees_to_e7(value) for value in self.bbox)
         longitude, latitude, altitude = self.origin
-        object.__setattr__(self, "bbox_e7", (west, south, east, north))
+        object.__setattr__(self, "bbox_e7", None if self.bbox is None else _box_e7(self.bbox))
+        object.__setattr__(self, "bboxes_e7", tuple(map(_box_e7, self.bboxes or ())))
         object.__setattr__(self, "origin_e7", (degrees_to_e7(longitude), degrees_to_e7(latitude)))
         object.__setattr__(self, "altitude_mm", metres_to_mm(altitude))
-        object.__setattr__(self, "bbox", tuple(float(value) for value in self.bbox))
+        if self.bbox is not None:
+            object.__setattr__(self, "bbox", tuple(float(value) for value in self.bbox))
+        if self.bboxes is not None:
+            floats = tuple(tuple(float(value) for value in box) for box in self.bboxes)
+            object.__setattr__(self, "bboxes", floats)
         object.__setattr__(self, "origin", tuple(float(value) for value in self.origin))
 
     def check_relations(self) -> Iterator[Problem]:
-        """Require one source of the sizes of chunks: an altitude, or levels by hand; and chunks for a proof."""
+        """Require one area; one source of the sizes of chunks: an altitude, or levels; and chunks for a proof."""
+        yield from _area_problems(name for name in _AREAS if getattr(self, name) is not None)
         if self.proof is not None and not self.cuts_chunks:
             yield Problem(
                 "proof",
@@ -135,6 +148,18 @@ class BuildRequest(CheckedRecord):
             )
         if self.altitude_m is not None and self.chunks.level:
             yield Problem("chunks.level", "expected either levels or altitude_m, found both; remove one")
+
+    def area_of_boxes(self) -> Area:
+        """Return the area of the box or boxes.
+
+        Raises:
+            ValueError: The request names a file (`pipeline.request.area_files.read_area`).
+        """
+        if self.bbox_e7 is not None:
+            return Area(self.bbox_e7)
+        if not self.bboxes_e7:
+            raise ValueError("a request whose area is a file has no boxes")
+        return Area.of_boxes(self.bboxes_e7)
 
     @property
     def cuts_chunks(self) -> bool:
@@ -156,8 +181,10 @@ class BuildRequest(CheckedRecord):
                 found.append(
                     f"models.{model.name}.profile: it means nothing to the backend {self.engine.backend}; remove it"
                 )
-        if not contains(self.bbox_e7, *self.origin_e7):
-            origin, box = ([round(degrees, 7) for degrees in each] for each in (self.origin[:2], self.bbox))
+        if self.bbox_e7 is not None and not contains(self.bbox_e7, *self.origin_e7):
+            origin, box = (
+                [round(degrees, 7) for degrees in each] for each in (self.origin[:2], self.bbox or ())
+            )
             found.insert(0, f"origin: {origin} lies outside the box {box}")
         return tuple(found)
 
@@ -205,12 +232,31 @@ class BuildRequest(CheckedRecord):
         more = check_fields(cls, {**given, "base": base})[1]
         problems += [problem for problem in more if problem.key not in broken]
         if problems:
+            problems += _area_problems(name for name in _AREAS if name in document)
             raise request_error(problems, subject=name)
         return cls(base=base, **given)
 
 
+_AREAS = ("bbox", "bboxes", "area")
+
+
+def _area_problems(given: Iterable[str]) -> Iterator[Problem]:
+    """Yield what is wrong with the number of areas that a request names."""
+    names = list(given)
+    if not names:
+        yield Problem("bbox", "expected a value, found none; add this key, or bboxes, or [area] file")
+    elif len(names) > 1:
+        yield Problem(names[-1], f"expected one area, found {' and '.join(names)}; keep one")
+
+
+def _box_e7(box: tuple[float, float, float, float]) -> BoxE7:
+    west, south, east, north = (degrees_to_e7(value) for value in box)
+    return west, south, east, north
+
+
 _TABLES: Mapping[str, type[CheckedRecord]] = {
     "tiles": options.TileOptions,
+    "area": AreaOptions,
     "chunks": options.ChunkOptions,
     "carry": options.CarryOptions,
     "engine": options.EngineOptions,

@@ -23,6 +23,7 @@ from pipeline.request.geometry import (
 from pipeline.request.validation import CheckedRecord, InvalidValueError, suggest_known
 
 MAX_ZOOM = 25
+MAX_BOXES = 1000
 
 _Value = TypeVar("_Value")
 _Record = TypeVar("_Record", bound=CheckedRecord)
@@ -186,6 +187,13 @@ def box(value: object) -> tuple[float, ...]:
     if (west - east) % FULL_TURN_E7 == 0 and west >= east:
         raise InvalidValueError("a box of some width; this one is empty", hint)
     return edges
+
+
+def boxes(value: object) -> tuple[tuple[float, ...], ...]:
+    """A list of boxes, each as `box` wants it."""
+    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= MAX_BOXES:
+        raise InvalidValueError(f"a list of 1 to {MAX_BOXES} boxes [west, south, east, north]")
+    return tuple(map(box, value))
 
 
 def zoom(value: object) -> tuple[int, ...]:

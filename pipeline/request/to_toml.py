@@ -55,7 +55,7 @@ def to_toml(request: BuildRequest) -> str:
     lines = [
         f"flight_id = {_value(request.flight_id)}",
         f"sector = {_value(str(request.sector))}",
-        f"bbox = [{', '.join(_scaled(edge, _E7_DIGITS) for edge in request.bbox_e7)}]",
+        *_boxes(request),
         f"zoom = {_value(request.zoom)}",
         "origin = ["
         + ", ".join(_scaled(degrees, _E7_DIGITS) for degrees in request.origin_e7)
@@ -64,12 +64,23 @@ def to_toml(request: BuildRequest) -> str:
     ]
     if request.altitude_m is not None:
         lines.append(f"altitude_m = {_value(request.altitude_m)}")
-    for name in ("tiles", "chunks", "carry", "engine", "index", "coverage", "checks", "proof"):
+    for name in ("tiles", "area", "chunks", "carry", "engine", "index", "coverage", "checks", "proof"):
         table = getattr(request, name)
         lines += [] if table is None else [f"[{name}]", *_table(table)]
     for model in request.models:
         lines += ["[[models]]", *_table(model)]
     return "\n".join(lines) + "\n"
+
+
+def _boxes(request: BuildRequest) -> Iterator[str]:
+    if request.bbox_e7 is not None:
+        yield f"bbox = {_degrees(request.bbox_e7)}"
+    if request.bboxes_e7:
+        yield f"bboxes = [{', '.join(map(_degrees, request.bboxes_e7))}]"
+
+
+def _degrees(box: tuple[int, ...]) -> str:
+    return f"[{', '.join(_scaled(edge, _E7_DIGITS) for edge in box)}]"
 
 
 def _table(record: CheckedRecord) -> Iterator[str]:

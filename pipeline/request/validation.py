@@ -64,9 +64,10 @@ def format_value(value: object) -> str:
 
 
 def suggest_known(word: str, known: Iterable[str]) -> str:
-    """Return a hint for an unknown word: the nearest known one, else all of them."""
+    """Return a hint for an unknown word: the known one that it begins with, or the nearest, else all of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    longer = sorted((name for name in names if len(name) > 2 and word.startswith(name)), key=len)[-1:]
+    close = longer or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(names)
 
 

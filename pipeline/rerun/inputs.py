@@ -132,7 +132,12 @@ class RerunInputs:
     @cached_property
     def recorded_inputs(self) -> RecordedInputs:
         """The inputs of the build, read again on this machine."""
-        return RecordedInputs(build=self.build, ports=self.ports, trust_plugins=self.record.trust_plugins)
+        return RecordedInputs(
+            build=self.build,
+            ports=self.ports,
+            trust_plugins=self.record.trust_plugins,
+            read_artifact=self.record.artifacts.read,
+        )
 
     def model_document(self, name: str | None = None) -> Mapping[str, Any]:
         """Return what is recorded of a network, by default of the descriptor.

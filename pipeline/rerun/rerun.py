@@ -5,6 +5,7 @@ on the machine at that time (a full disk, a lock, a kill) does not, and the repo
 """
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from pipeline.errors import ErrorKind, PipelineError, RequestError
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.ports import Ports
+from pipeline.request.area_files.read_area import read_area
 from pipeline.rerun.inputs import RerunInputs
 from pipeline.rerun.report import BuildRecord, InputStatus, Rerun, RerunVerdict, StepFailure
 from pipeline.rerun.rerun_cells import rerun_cells
@@ -133,14 +135,18 @@ def _rerun_input_resolution(inputs: RerunInputs) -> StepFailure | None:
         return inspect_models(request, ports.compiler_for(request), precision, stand_in=ports.stand_in)
 
     def select() -> object:
-        return select_tiles(request, ports.source_for(request), today=inputs.recorded_inputs.day)
+        day = inputs.recorded_inputs.day
+        return select_tiles(request, ports.source_for(request), today=day, area=read_area(request))
 
-    found: list[StepFailure] = []
-    for role, name, read in (
+    files: list[tuple[str, str, Callable[[], object]]] = [
         ("calibration", request.calibration, lambda: read_calibration(request)),
         ("network", networks, inspect),
         ("source", request.tiles.source, select),
-    ):
+    ]
+    if request.area is not None:
+        files.insert(1, ("area", request.area.file, lambda: read_area(request)))
+    found: list[StepFailure] = []
+    for role, name, read in files:
         try:
             read()
         except RequestError as error:

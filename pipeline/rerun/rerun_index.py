@@ -17,6 +17,7 @@ from pipeline.stages.survey import StoredBlocks, survey_selection
 from pipeline.tiles.grid import MAX_WANTED
 from pipeline.tiles.selection import selection_of
 from pipeline.tiles.tile_columns import TileColumns
+from pipeline.tiles.wanted import wanted_tiles_of
 from store.base import canonical_json
 from store.base.identity import CELL_SHIFT, ONE_PPM, space_of_model, tile_of
 from store.base.values import ArtifactRef
@@ -100,10 +101,12 @@ def rerun_survey(inputs: RerunInputs) -> StepFailure | None:
     if rows is not None:
         _copy_blocks(inputs, rows)
     excluded = _places(known.get("excluded", ()) if isinstance(known, dict) else ())
+    area, levels = inputs.recorded_inputs.area(), parse_levels(inputs.build.inputs)
     selection = selection_of(
-        request,
         TileColumns.from_table(table),
-        levels=parse_levels(inputs.build.inputs),
+        area=area,
+        levels=levels,
+        wanted=wanted_tiles_of(area, request.zoom, levels),
         excluded=excluded,
     )
     geography = survey_selection(selection, rows, inputs.scratch_artifacts)

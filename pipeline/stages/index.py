@@ -280,8 +280,7 @@ def _files_to_name(
         refs[PACKS] = build.carried.table
     if build.proof is not None:
         refs[PROOF] = answers_of(build.proof)
-    if build.calibration is not None:
-        refs["calibration"] = build.calibration
+    refs |= dict(build.given())
     return {ref.sha256: (role, ref.size) for role, ref in refs.items()}
 
 

@@ -15,7 +15,8 @@ from pipeline.planning.proof import TruthTable, is_outside, require_camera, some
 from pipeline.progress import Progress
 from pipeline.proof.measure import MOST_CANDIDATES, Found, count_shares, found_for, prior
 from pipeline.proof.truth_table import Photograph
-from pipeline.request.geometry import BoxE7, degrees_to_e7
+from pipeline.request.area import Area
+from pipeline.request.geometry import degrees_to_e7
 from pipeline.stages.checks import CheckSubject, load, load_stored_index
 from pipeline.stages.context import BuildContext
 from pipeline.tiles.photograph import decode_photograph, read_photograph
@@ -58,7 +59,7 @@ def ask_all(
     table: TruthTable,
     locator: Locator,
     *,
-    area: BoxE7,
+    area: Area,
     near_m: float | None,
     progress: Progress,
 ) -> list[Asked]:
@@ -67,7 +68,7 @@ def ask_all(
     Args:
         table: The photographs.
         locator: What finds their places.
-        area: The box of the cache; a photograph outside of it counts as wrong.
+        area: The area of the cache; a photograph outside of it counts as wrong.
         near_m: If given, chunks within so many metres of a guess alone are searched (`pipeline.proof.measure.prior`).
         progress: Shows how far it is.
 
@@ -86,7 +87,7 @@ def ask_all(
 
 
 def _ask(
-    row: Photograph, path: Path, digest: bytes, locator: Locator, *, area: BoxE7, near_m: float | None
+    row: Photograph, path: Path, digest: bytes, locator: Locator, *, area: Area, near_m: float | None
 ) -> Asked:
     data = read_photograph(path)
     if sha256(data).digest() != digest:
@@ -241,7 +242,7 @@ def prove_build(run: BuildContext, index: Index) -> None:
     asked = ask_all(
         table,
         locator,
-        area=run.inputs.request.bbox_e7,
+        area=run.inputs.area,
         near_m=None if run.inputs.request.proof is None else run.inputs.request.proof.near_m,
         progress=run.ports.progress,
     )
@@ -271,7 +272,11 @@ def _key_of(run: BuildContext, index: Index) -> str:
             "index": index.artifact.sha256,
             "blocks": index.blocks.sha256,
             "networks": [list(network) for network in run.inputs.networks],
-            **{name: document[name] for name in ("bbox_e7", "calibration", "chunks", "proof")},
+            **{
+                name: document[name]
+                for name in ("bbox_e7", "area", "calibration", "chunks", "proof")
+                if name in document
+            },
         }
     )
 

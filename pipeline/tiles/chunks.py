@@ -4,7 +4,7 @@ A chunk is *wanted* where its middle lies in the area, and *made* where all the 
 of the area that no made chunk shows is a hole.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -201,13 +201,15 @@ class ShownTiles:
         return self._tiles.take(np.searchsorted(self._ids, tile_ids_under(ids) if self.edges else ids))
 
 
-def units_of_table(table: TileTable, inputs: Mapping[str, Any], area: Area) -> RetrievalUnits:
+def units_of_table(
+    table: TileTable, inputs: Mapping[str, Any], area_of: Callable[[], Area]
+) -> RetrievalUnits:
     """Return what got a descriptor in a recorded build.
 
     Args:
         table: Its tile table.
         inputs: The inputs that it recorded.
-        area: Its area.
+        area_of: Returns its area; asked where there are chunks.
 
     Raises:
         KeyError, TypeError, ValueError: No build of this version records such inputs.
@@ -215,7 +217,7 @@ def units_of_table(table: TileTable, inputs: Mapping[str, Any], area: Area) -> R
     levels = parse_levels(inputs)
     if not levels:
         return RetrievalUnits(ids=table.ids.astype(np.int64), digests=table.digests)
-    tiles = TileColumns.from_table(table)
+    tiles, area = TileColumns.from_table(table), area_of()
     if any(wanted_total(each.level, area) > MAX_WANTED for each in levels):
         raise ValueError(f"an area that wants more than {MAX_WANTED} chunks")
     return RetrievalUnits.joined(make_chunks(level, area, tiles).made for level in levels)

@@ -208,4 +208,5 @@ def _longitude(column: Integers, m: int, around: int) -> Integers:
     product = (2 * column + m) * HALF_TURN_E7
     down, rest = product // around, product % around
     up = (2 * rest > around) | ((2 * rest == around) & (down % 2 == 1))
-    return down + up - HALF_TURN_E7
+    found: Integers = down + up - HALF_TURN_E7
+    return found

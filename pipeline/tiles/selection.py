@@ -99,7 +99,7 @@ def select_tiles(
             the source or the dates are damaged.
     """
     ground = request.area_of_boxes() if area is None else area
-    wanted = wanted_tiles_of(request, ground, levels)
+    wanted = wanted_tiles_of(ground, request.zoom, levels)
     found = _present(request, source, ground, wanted, by_part=bool(levels) or ground.shape is not None)
     if not len(found):
         raise no_tiles(request, source, ground, wanted, *found.warnings)

@@ -3,28 +3,32 @@
 Wanted tiles are parts of a few disjoint rectangles, so that a source is asked for little else.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ErrorKind, PipelineError, RequestError, TileError
-from pipeline.request.area import Area
-from pipeline.request.geometry import BoxE7, box_text, split_at_antimeridian
+from pipeline.request.area import Area, Shape
+from pipeline.request.geometry import E7, FULL_TURN_E7, BoxE7, box_text, split_at_antimeridian
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.chunks import disjoint_ranges, tile_runs_under, tiles_of, wanted_chunks, wanted_total
 from pipeline.tiles.grid import MAX_WANTED, TileRange, tile_ranges
-from pipeline.tiles.patches import Rectangle, cover
+from pipeline.tiles.patches import Patch, Rectangle, cover
 from pipeline.tiles.raster import Mask, Runs, TooDetailedError, middle_runs, tile_runs
-from pipeline.tiles.tile import Extent, TileMetadataStore
+from pipeline.tiles.tile import Extent, TileMetadataStore, ZoomRange
 from pipeline.tiles.tile_columns import TileColumns
+from store.base.lattice import side_m
 from store.base.level import Level
 from store.manifest.levels import ChunkLevel
 
 _MOST_PARTS: Final = 48
 """So many rectangles are asked for at most; an archive's list is kept for 64 (`pipeline.tiles.archive_cache`)."""
+
+_SMALL_STEPS: Final = 8
+"""Polygons less wide or high than so many steps are looked at one by one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +43,20 @@ class WantedTiles:
         """Number of tiles."""
         return self.part.count if self.mask is None else int(self.mask.sum())
 
+    @property
+    def rectangle(self) -> Rectangle:
+        """The rectangle."""
+        part = self.part
+        return Rectangle(part.x0, part.x1 - part.x0 + 1, part.y0, part.y1 - part.y0 + 1)
+
+    def absent(self, places: npt.NDArray[np.signedinteger[Any]]) -> Mask:
+        """Return which wanted tiles are none of some places, int [n, 3]; bool [columns, rows]."""
+        part, absent = self.part, Patch(self.rectangle, self.mask).chosen()
+        inside = (places[:, 0] == part.z) & (places[:, 1] >= part.x0) & (places[:, 1] <= part.x1)
+        inside &= (places[:, 2] >= part.y0) & (places[:, 2] <= part.y1)
+        absent[places[inside, 1] - part.x0, places[inside, 2] - part.y0] = False
+        return absent
+
     def among(self, tiles: TileColumns) -> TileColumns:
         """Return those of some tiles of the rectangle that are wanted."""
         if self.mask is None:
@@ -48,89 +66,109 @@ class WantedTiles:
 
 
 def wanted_tiles_of(
-    request: BuildRequest, area: Area, levels: Sequence[ChunkLevel]
+    area: Area, zooms: ZoomRange, levels: Sequence[ChunkLevel] = ()
 ) -> tuple[WantedTiles, ...]:
     """Return the wanted tiles as parts of disjoint rectangles, sorted by zoom and column.
 
+    Args:
+        area: The ground.
+        zooms: Lowest and highest zoom; of no meaning where there are levels.
+        levels: The levels of chunks; none if the tiles get the descriptors.
+
     Raises:
-        RequestError: The area wants more than `MAX_WANTED` tiles or chunks, or a part of it is smaller than a step.
+        RequestError: The area wants more than `MAX_WANTED` tiles or chunks, or no chunk, or a part of it none.
     """
-    for level in levels:
-        require_chunks(level.level, area)
     try:
-        found = _wanted_parts(request, area, levels)
+        for each in levels:
+            _require_chunks(each.level, area)
+        found = (
+            _parts_of_box(area.bbox_e7, zooms, levels) if area.shape is None else _parts(area, zooms, levels)
+        )
     except TooDetailedError as error:
         raise RequestError(
-            f"area: expected an outline that fits the tiles, found {error}",
+            f"area: expected an outline no finer than the tiles, found {error}",
             hint="simplify the outline, or lower the highest zoom",
             kind=ErrorKind.TOO_MANY_TILES,
         ) from error
+    _require_few(area, sum(part.count for part in found), "zoom", "tiles")
     return found
 
 
-def _wanted_parts(request: BuildRequest, area: Area, levels: Sequence[ChunkLevel]) -> tuple[WantedTiles, ...]:
-    if area.shape is not None:
-        runs = _wanted_runs(request, area, levels)
-        _require_few_tiles(sum(each.total for each in runs.values()))
-        return tuple(
-            WantedTiles(TileRange(z=zoom, x0=x0, x1=x0 + nx - 1, y0=y0, y1=y0 + ny - 1), patch.mask)
-            for zoom, patch in cover(runs, most=_MOST_PARTS)
-            for x0, nx, y0, ny in (patch.rectangle,)
-        )
-    ranges = tile_ranges(area.bbox_e7, request.zoom)
+def _parts_of_box(box: BoxE7, zooms: ZoomRange, levels: Sequence[ChunkLevel]) -> tuple[WantedTiles, ...]:
+    ranges = tile_ranges(box, zooms)
     if levels:
         by_zoom: dict[int, list[Rectangle]] = {}
         for each in levels:
-            under = tiles_of(each.level, wanted_chunks(each.level, area.bbox_e7))
-            by_zoom.setdefault(each.level.zoom, []).append(under)
+            by_zoom.setdefault(each.level.zoom, []).append(
+                tiles_of(each.level, wanted_chunks(each.level, box))
+            )
         ranges = tuple(
             part for zoom, parts in sorted(by_zoom.items()) for part in disjoint_ranges(zoom, parts)
         )
-    _require_few_tiles(sum(part.count for part in ranges))
     return tuple(map(WantedTiles, ranges))
 
 
-def _wanted_runs(request: BuildRequest, area: Area, levels: Sequence[ChunkLevel]) -> dict[int, Runs]:
-    """Return the wanted tiles by zoom."""
-    if not levels:
-        return {zoom: tile_runs(area, zoom) for zoom in range(request.zoom[0], request.zoom[1] + 1)}
-    found: dict[int, Runs] = {}
+def _parts(area: Area, zooms: ZoomRange, levels: Sequence[ChunkLevel]) -> tuple[WantedTiles, ...]:
+    runs: dict[int, Runs] = {}
     for each in levels:
         under = tile_runs_under(each.level, middle_runs(area, each.level))
-        known = found.get(each.level.zoom)
-        found[each.level.zoom] = under if known is None else known.joined(under)
-    return found
+        known = runs.get(each.level.zoom)
+        runs[each.level.zoom] = under if known is None else known.joined(under)
+    if not levels:
+        runs = {zoom: tile_runs(area, zoom) for zoom in range(zooms[0], zooms[1] + 1)}
+    _require_few(area, sum(each.total for each in runs.values()), "zoom", "tiles")
+    return tuple(
+        WantedTiles(TileRange(z=zoom, x0=x0, x1=x0 + nx - 1, y0=y0, y1=y0 + ny - 1), patch.mask)
+        for zoom, patch in cover(runs, most=_MOST_PARTS)
+        for x0, nx, y0, ny in (patch.rectangle,)
+    )
 
 
-def _require_few_tiles(wanted: int) -> None:
+def _require_few(area: Area, wanted: int, key: str, what: str) -> None:
     if wanted > MAX_WANTED:
+        mend = "lower the highest zoom" if what == "tiles" else "lower chunks.overlap"
         raise RequestError(
-            f"bbox, zoom: expected at most {MAX_WANTED} tiles, found an area that wants {wanted}",
-            hint="shrink the box or lower the highest zoom",
+            f"{_key(area)}, {key}: expected at most {MAX_WANTED} {what}, found an area that wants {wanted}",
+            hint=f"shrink the {'box' if area.shape is None else 'area'} or {mend}",
             kind=ErrorKind.TOO_MANY_TILES,
         )
 
 
-def require_chunks(level: Level, area: Area) -> None:
-    """Refuse an area that wants no chunk, or too many.
+def _key(area: Area) -> str:
+    """Return the key of a request that names an area, as messages have it."""
+    return "bbox" if area.shape is None else "area"
 
-    Raises:
-        RequestError: It does.
-        TooDetailedError: Its outline has too many edges.
-    """
+
+def _require_chunks(level: Level, area: Area) -> None:
+    """Refuse an area that wants no chunk, or too many, or a part of which would be lost without a word."""
     wanted = wanted_total(level, area)
-    if not wanted:
+    _require_few(area, wanted, "chunks", "chunks")
+    lost = "" if wanted else "a smaller one"
+    if wanted and area.shape is not None:
+        lost = next(_lost_parts(level, area.shape), "")
+    if lost:
         raise RequestError(
-            f"bbox: expected an area in which a chunk of zoom {level.zoom} has its middle, found a smaller one",
-            hint="widen the box, or raise chunks.overlap",
+            f"{_key(area)}: expected an area in which a chunk of zoom {level.zoom} has its middle, found {lost}",
+            hint=f"widen the {'box' if area.shape is None else 'area'}, or raise chunks.overlap",
             kind=ErrorKind.NO_TILES,
         )
-    if wanted > MAX_WANTED:
-        raise RequestError(
-            f"bbox, chunks: expected at most {MAX_WANTED} chunks, found an area that wants {wanted}",
-            hint="shrink the box or lower chunks.overlap",
-            kind=ErrorKind.TOO_MANY_TILES,
-        )
+
+
+def _lost_parts(level: Level, shape: Shape) -> Iterator[str]:
+    """Yield the polygons that hold no middle, and corridors that are narrower than a step."""
+    step_e7 = FULL_TURN_E7 / level.steps_around
+    for polygon in shape.polygons:
+        xs, ys = zip(*polygon[0], strict=True)
+        # Where there is room for several steps, some middle is inside.
+        if min(max(xs) - min(xs), max(ys) - min(ys)) < _SMALL_STEPS * step_e7 and not wanted_total(
+            level, Area.of_shape(Shape(polygons=(polygon,)))
+        ):
+            yield f"a polygon without one at longitude {xs[0] / E7:.7f}, latitude {ys[0] / E7:.7f}"
+    if shape.routes:
+        latitude = min(abs(y) for route in shape.routes for _, y in route) / E7
+        step_m = side_m(Level(level.zoom, level.k, 1), latitude)
+        if shape.width_mm < step_m * 1000:
+            yield f"a corridor of {shape.width_mm / 1000:g} m, narrower than a step of {step_m:.1f} m"
 
 
 def no_tiles(
@@ -182,13 +220,7 @@ def find_holes(wanted: Iterable[WantedTiles], places: npt.NDArray[np.int32]) -> 
     """Return the wanted places that are none of some, int32 [n, 3]."""
     parts = [np.zeros((0, 3), dtype=np.int32)]
     for each in wanted:
-        part = each.part
-        size = (part.x1 - part.x0 + 1, part.y1 - part.y0 + 1)
-        absent = np.ones(size, dtype=np.bool_) if each.mask is None else each.mask.copy()
-        inside = (places[:, 0] == part.z) & (places[:, 1] >= part.x0) & (places[:, 1] <= part.x1)
-        inside &= (places[:, 2] >= part.y0) & (places[:, 2] <= part.y1)
-        absent[places[inside, 1] - part.x0, places[inside, 2] - part.y0] = False
-        columns, rows = np.nonzero(absent)
-        zooms = np.full(len(rows), part.z)
-        parts.append(np.stack([zooms, columns + part.x0, rows + part.y0], axis=1).astype(np.int32))
+        columns, rows = np.nonzero(each.absent(places))
+        zooms = np.full(len(rows), each.part.z)
+        parts.append(np.stack([zooms, columns + each.part.x0, rows + each.part.y0], axis=1).astype(np.int32))
     return np.concatenate(parts)

@@ -248,6 +248,7 @@ def build_inputs(
     engine: Document,
     index: Document,
     checks: Document,
+    area: Document | None = None,
     chunks: Document | None = None,
     carry: Document | None = None,
     proof: Document | None = None,
@@ -257,7 +258,7 @@ def build_inputs(
     Args:
         flight_id: Name of the sortie.
         sector: Sector class.
-        bbox_e7: West, south, east, north in 1e-7 degree, WGS 84.
+        bbox_e7: West, south, east, north in 1e-7 degree, WGS 84; of the box around an area that is none.
         zoom: Lowest and highest zoom, inclusive.
         origin: Take-off point: `lon_e7`, `lat_e7` in 1e-7 degree and `altitude_mm` in millimetres.
         calibration: SHA-256 of the calibration file.
@@ -266,6 +267,7 @@ def build_inputs(
         engine: Backend, full version, target, precision, batch.
         index: Index options and library.
         checks: Thresholds, as integers.
+        area: Digest and size of the area's polygons and routes; None for a box.
         chunks: The `levels` of chunks, each with zoom, k, m and tile_edge; None if tiles get the descriptors.
         carry: `{"tiles": true}` if the cache carries its tiles; None if not.
         proof: Digests of the photographs that must be found, and how many of them; None if none must.
@@ -284,6 +286,7 @@ def build_inputs(
         "index": index,
         "checks": checks,
         "recipes": dict(RECIPES),
+        **({} if area is None else {"area": area}),
         **({} if chunks is None else {"chunks": chunks}),
         **({} if carry is None else {"carry": carry}),
         **({} if proof is None else {"proof": proof}),

@@ -77,7 +77,7 @@ def format_of(build: Build) -> int:
 
 
 def _number_of(inputs: Document, *, extended: bool) -> int:
-    if "chunks" in inputs or "carry" in inputs or joins_networks(inputs):
+    if "chunks" in inputs or "carry" in inputs or "area" in inputs or joins_networks(inputs):
         return CHUNKS
     return EXTENDED if extended else PLAIN
 

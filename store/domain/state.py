@@ -3,6 +3,7 @@
 Here are the values alone; `store.domain.fold` computes them from events.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -13,6 +14,8 @@ from store.domain import events as e
 from store.domain.events import Event
 from store.domain.step_cache import StepCache
 from store.errors import ErrorKind, UnknownEventError
+from store.manifest.area import area_of
+from store.manifest.roles import AREA
 
 FLIGHT = "flight"
 STAND_IN = "stand-in"
@@ -93,6 +96,17 @@ class Build:
             # It may carry an earlier name of its network.
             return self.stand_ins[0][1]
         return dict(self.stand_ins).get(network)
+
+    @property
+    def area(self) -> ArtifactRef | None:
+        """The artifact of its area; None for a box."""
+        return area_of(self.inputs)
+
+    def given(self) -> Iterator[tuple[str, ArtifactRef]]:
+        """Yield the role and artifact of what it was given as files and keeps: calibration and area."""
+        for role, ref in (("calibration", self.calibration), (AREA, self.area)):
+            if ref is not None:
+                yield role, ref
 
     @property
     def embedded(self) -> dict[str, int]:

@@ -2,7 +2,8 @@
 
 A manifest file is one line of canonical JSON and a newline, `{"body": ..., "envelope": ..., "format": 1}`.
 The format is 2 if the index has a delta (`store.manifest.index_entry`), 3 if chunks of ground have the
-descriptors (`store.manifest.levels`), several networks describe (`store.manifest.networks`) or it carries tiles. The *body* says what the cache
+descriptors (`store.manifest.levels`), several networks describe (`store.manifest.networks`), it carries tiles or
+its area is no box (`store.manifest.area`). The *body* says what the cache
 contains and what it was built from; generations of one origin have the same body, byte for byte. The
 *envelope* says which generation this is: cache id, generation, origin, the position in the journal just
 before its commit, and the time of the commit. `body_sha256` is the digest of the body's canonical form. The
@@ -27,7 +28,7 @@ from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.manifest.index_entry import IndexEntry
 from store.manifest.levels import CHUNKS, ChunkLevel, parse_levels
 from store.manifest.networks import descriptors_of, joins_networks, weight_of
-from store.manifest.roles import DELTA, PACKS, PROOF, TABLE, WHOLE, golden_role
+from store.manifest.roles import AREA, DELTA, PACKS, PROOF, TABLE, WHOLE, golden_role
 
 FORMATS = (index_entry.PLAIN, index_entry.EXTENDED, CHUNKS)
 """The formats that this version reads and writes."""
@@ -125,6 +126,7 @@ class Manifest:
     levels: tuple[ChunkLevel, ...]
     carried: CarriedEntry | None
     proof: ArtifactRef | None
+    area: ArtifactRef | None
     weights: tuple[int, ...]
 
     @property
@@ -145,6 +147,8 @@ class Manifest:
     def artifacts(self) -> Iterator[tuple[str, ArtifactRef]]:
         """Yield (role, reference) of every artifact that the manifest names, except blocks and packs in their tables."""
         yield "calibration", self.calibration
+        if self.area is not None:
+            yield AREA, self.area
         yield "tile table", self.tiles
         yield "geographic report", self.geography
         for engine in self.engines:
@@ -227,11 +231,12 @@ def _parse_body(raw: bytes, body: Document, envelope: Envelope, number: int) -> 
     levels = parse_levels(inputs)
     carried = _parse_carried(body, inputs)
     proof = _parse_proof(body, inputs, levels)
-    needs = bool(levels or carried or joins_networks(inputs))
+    area = validators.artifact_ref(inputs["area"]) if "area" in inputs else None
+    needs = bool(levels or carried or area or joins_networks(inputs))
     if needs != (number == CHUNKS):
         found = "with" if needs else "without"
         raise ValueError(
-            f"a manifest of format {number} {found} levels of chunks, several networks or carried tiles"
+            f"a manifest of format {number} {found} levels of chunks, several networks, carried tiles or an area"
         )
     return Manifest(
         raw=raw,
@@ -252,6 +257,7 @@ def _parse_body(raw: bytes, body: Document, envelope: Envelope, number: int) -> 
         levels=levels,
         carried=carried,
         proof=proof,
+        area=area,
         weights=tuple(map(weight_of, descriptors_of(inputs))),
     )
 

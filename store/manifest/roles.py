@@ -18,6 +18,9 @@ PACKS = "pack table"
 PROOF = "proof"
 """What the cache answered for photographs whose true place is known."""
 
+AREA = "area"
+"""The polygons and routes of an area that is no box."""
+
 
 def golden_role(model: str, *, alone: bool) -> str:
     """Return the role of the golden answers of a network; `alone` if it is the only one that describes places."""

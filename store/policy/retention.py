@@ -276,8 +276,7 @@ def refs_of_build(build: Build) -> Iterator[ArtifactRef]:
     """Yield everything that the events of one build name, except blocks and packs."""
     for _, engine in (*build.engines, *build.stand_ins):
         yield from artifacts_of(engine)
-    if build.calibration is not None:
-        yield build.calibration
+    yield from (ref for _, ref in build.given())
     if build.tiles is not None:
         yield build.tiles.table
     if build.coverage is not None:
@@ -293,8 +292,7 @@ def refs_of_build(build: Build) -> Iterator[ArtifactRef]:
 
 
 def _inputs(build: Build) -> Iterator[str]:
-    if build.calibration is not None:
-        yield build.calibration.sha256
+    yield from (ref.sha256 for _, ref in build.given())
     if build.tiles is not None:
         yield build.tiles.table.sha256
     if build.failure is not None:

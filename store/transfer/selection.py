@@ -96,8 +96,7 @@ def _spaces(build: Build, facts: Iterable[RecordedEvent]) -> set[str]:
 
 
 def _tables(build: Build) -> Iterator[ArtifactRef]:
-    if build.calibration is not None:
-        yield build.calibration
+    yield from (ref for _, ref in build.given())
     if build.tiles is not None:
         yield build.tiles.table
     if build.coverage is not None:

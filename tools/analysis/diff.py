@@ -93,8 +93,7 @@ def _artifacts(one: Build, other: Build) -> Iterator[dict[str, Any]]:
 
 
 def _refs(build: Build) -> Iterator[tuple[str, ArtifactRef]]:
-    if build.calibration is not None:
-        yield "calibration", build.calibration
+    yield from build.given()
     if build.tiles is not None:
         yield "tile table", build.tiles.table
     for name, event in build.engines:

@@ -1,7 +1,7 @@
 """Trace an artifact to its step, or a descriptor to its tile, engine, network and calibration. Pure."""
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from store.errors import ArtifactError, StoreError
 from store.formats import descriptor_block
 from store.formats.descriptor_block import BlockError
 from store.formats.tables import BlockRow, decode_blocks, decode_packs
-from store.manifest.roles import DELTA, PACKS, PROOF
+from store.manifest.area import area_of
+from store.manifest.roles import AREA, DELTA, PACKS, PROOF
 from store.policy.retention import refs_of_build
 from tools.forensics.area import Tiles, known_levels, read_tiles
 from tools.forensics.failure import ArtifactReader
@@ -56,6 +57,12 @@ def named_artifacts(records: Sequence[DecodedRecord]) -> Iterator[NamedArtifact]
             yield NamedArtifact(role=role, ref=ref, record=record, key=key, components=components)
 
 
+def _area_in(inputs: Mapping[str, Any]) -> Iterator[tuple[str, ArtifactRef]]:
+    ref = area_of(inputs)
+    if ref is not None:
+        yield AREA, ref
+
+
 def _artifacts_in(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
     match event:
         case e.EngineCompiled():
@@ -69,8 +76,9 @@ def _artifacts_in(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
             yield DELTA, event.artifact
             yield "index", event.base
             yield "block table", event.blocks
-        case e.BuildStarted(calibration=ref) if ref is not None:
+        case e.BuildStarted(calibration=ref, inputs=inputs) if ref is not None:
             yield "calibration", ref
+            yield from _area_in(inputs)
         case e.TilesSelected(table=ref):
             yield "tile table", ref
         case e.CoverageWalked(geography=ref):

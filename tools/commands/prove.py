@@ -10,8 +10,10 @@ import click
 from pipeline.errors import RequestError
 from pipeline.planning.proof import outside_warning, read_truth
 from pipeline.proof.measure import FIRST, RADII_M, Shares, count_shares
+from pipeline.request.area import area_of_inputs
 from pipeline.stages.proof import Asked, ask_all, doubt_warning
 from store.cache.view import require_cache
+from store.disk.artifacts import Artifacts
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED
 from tools.command import PATH, Answer, Call, print_message, shared_options, trust_options
 from tools.commands.query import open_cache, query_engines
@@ -50,7 +52,9 @@ def prove(
                 "expected a cache of chunks of ground, found one of tiles, which recognises crops of its imagery",
                 hint="build it with altitude_m or [chunks] in the request",
             )
-        table, area = read_truth(truth), cache.manifest.inputs["bbox_e7"]
+        ref, artifacts = cache.manifest.area, Artifacts(call.layout())
+        area = area_of_inputs(cache.manifest.inputs, None if ref is None else artifacts.read(ref))
+        table = read_truth(truth)
         locator = cache.locator(engines=query_engines(call.root, cache))
         with shown_progress() as progress:
             asked = ask_all(

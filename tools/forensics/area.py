@@ -7,17 +7,21 @@ did for the build.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.embed.cells import group_cells
-from pipeline.planning.area_report import TileRun, runs, shown_runs
+from pipeline.errors import RequestError
+from pipeline.planning.area_report import TileRun, mask_runs, runs, shown_runs
+from pipeline.request.area import Area, Ring, area_of_inputs
 from pipeline.request.geometry import HALF_TURN_E7, MERCATOR_LIMIT_E7
-from pipeline.tiles.chunks import chunks_of, units_of_table, wanted_chunks
-from pipeline.tiles.grid import tile_ranges
+from pipeline.tiles.chunks import area_patches, chunks_of, units_of_table, wanted_total
 from pipeline.tiles.retrieval_units import RetrievalUnits
+from pipeline.tiles.wanted import wanted_tiles_of
 from store.base import canonical_json
 from store.base.canonical_json import CanonicalError, Document
 from store.base.identity import MAX_ZOOM, cell_components, cell_key, digest_packed_tiles
@@ -28,6 +32,7 @@ from store.domain.attachments import attached_to_failure
 from store.domain.step_cache import StepCache
 from store.errors import ArtifactError
 from store.formats.tables import TileTable, decode_tiles
+from store.manifest.area import area_of
 from store.manifest.levels import ChunkLevel, parse_levels
 from tools.forensics.failure import ArtifactReader, cells_at_fault, tiles_at_fault
 from tools.forensics.timeline import BuildTimeline
@@ -39,6 +44,8 @@ _FOREIGN: Final = (KeyError, TypeError, ValueError, AttributeError)
 MAX_CELLS: Final = 200_000
 MAX_WANTED: Final = 20_000_000
 MAX_RUNS: Final = 200_000
+MAX_OUTLINE: Final = 50_000
+"""Points of an outline that are drawn at most."""
 
 CellPlace = tuple[int, int, int]
 """(zoom, x >> 4, y >> 4)."""
@@ -79,8 +86,24 @@ def read_tiles(ref: ArtifactRef | None, inputs: Document, artifacts: ArtifactRea
         return None
     try:
         table = decode_tiles(data)
-        return Tiles(table.ids, table, units_of_table(table, inputs))
+        return Tiles(table.ids, table, units_of_table(table, inputs, partial(_read_area, inputs, artifacts)))
     except (ArtifactError, *_FOREIGN):
+        return None
+
+
+def _read_area(inputs: Document, artifacts: ArtifactReader) -> Area:
+    """Return the area that the inputs of a build name; raise one of `_FOREIGN` if they name none."""
+    ref = area_of(inputs)
+    found = area_of_inputs(inputs, None if ref is None else artifacts.read(ref))
+    if not _is_area(found.bbox_e7):
+        raise ValueError("no area of a request")
+    return found
+
+
+def _known_area(inputs: Document, artifacts: ArtifactReader) -> Area | None:
+    try:
+        return _read_area(inputs, artifacts)
+    except _FOREIGN:
         return None
 
 
@@ -116,8 +139,10 @@ def area_document(
     if not cells and box is None:
         return None
     report, levels = _geographic_report(timeline, artifacts), known_levels(inputs)
+    area = _known_area(inputs, artifacts)
     return {
         "bbox_e7": box,
+        **_drawn(area),
         "zoom": zoom,
         "origin": safe_data(inputs.get("origin")),
         "wanted": selected.wanted if selected else None,
@@ -129,7 +154,7 @@ def area_document(
             for place, cell in sorted(cells.items())[:MAX_CELLS]
         ],
         "levels": [level.to_document() for level in levels],
-        "tiles": _tile_runs(timeline, tiles, report, (box, zoom), levels),
+        "tiles": _tile_runs(timeline, tiles, report, (area, zoom), levels),
     }
 
 
@@ -209,10 +234,10 @@ def _tile_runs(
     timeline: BuildTimeline,
     tiles: Tiles | None,
     report: Mapping[str, Any] | None,
-    area: tuple[list[int] | None, list[int] | None],
+    wanted: tuple[Area | None, list[int] | None],
     levels: Sequence[ChunkLevel],
 ) -> dict[str, list[TileRun]]:
-    box, zoom = area
+    area, zoom = wanted
     names = ("holes", "excluded", "skipped", "featureless")
     found = {name: _runs_in(report.get(name)) if report is not None else [] for name in names}
     # Steps of ground are tiles of a higher zoom, and drawn as such.
@@ -221,26 +246,36 @@ def _tile_runs(
             found[name] += _runs_in(level.get(name))
     if tiles is not None:
         found["present"] = runs((int(z), int(x), int(y)) for z, x, y in tiles.places.tolist())[:MAX_RUNS]
-        found["present"] += _shown_steps(tiles, levels, box)
-        if report is None and box is not None and zoom is not None and not levels:
-            found["holes"] = _holes(tiles, box, zoom)
+        found["present"] += [] if area is None else _shown_steps(tiles, levels, area)
+        if report is None and area is not None and zoom is not None and not levels:
+            found["holes"] = _holes(tiles, area, zoom)
     else:
         found["present"] = []
     found["failing"] = runs(tiles_at_fault(timeline))
     return found
 
 
-def _shown_steps(tiles: Tiles, levels: Sequence[ChunkLevel], box: list[int] | None) -> list[TileRun]:
+def _drawn(area: Area | None) -> dict[str, list[Ring]]:
+    """Return what is drawn of an area that is no box, as far as that is not too many points."""
+    if area is None or area.shape is None:
+        return {}
+    rings = [ring for polygon in area.shape.polygons for ring in polygon]
+    return {"rings": _first_points(rings), "routes": _first_points(area.shape.routes)}
+
+
+def _first_points(lines: Sequence[Ring]) -> list[Ring]:
+    points = accumulate(map(len, lines))
+    return [line for line, drawn in zip(lines, points, strict=True) if drawn <= MAX_OUTLINE]
+
+
+def _shown_steps(tiles: Tiles, levels: Sequence[ChunkLevel], area: Area) -> list[TileRun]:
     """Return the runs of the steps that chunks show."""
     found: list[TileRun] = []
-    if box is None or not _is_area(box):
-        return found
-    west, south, east, north = box
     for each in levels:
         level, ids = each.level, tiles.units.ids
-        steps = wanted_chunks(Level(level.zoom, level.k, 1), (west, south, east, north))
-        if steps.total <= MAX_WANTED:
-            found += shown_runs(level, steps, ids[chunks_of(level, ids)])
+        step = Level(level.zoom, level.k, 1)
+        if wanted_total(step, area) <= MAX_WANTED:
+            found += shown_runs(level, area_patches(step, area), ids[chunks_of(level, ids)])
     return found[:MAX_RUNS]
 
 
@@ -257,41 +292,22 @@ def _levels_in(report: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     return [level for level in levels if isinstance(level, Mapping)] if isinstance(levels, Sequence) else []
 
 
-def _holes(tiles: Tiles, box: Sequence[int], zoom: Sequence[int]) -> list[TileRun]:
-    """Return the wanted tiles that the table lacks, from the box alone."""
-    west, south, east, north = box
+def _holes(tiles: Tiles, area: Area, zoom: Sequence[int]) -> list[TileRun]:
+    """Return the wanted tiles that the table lacks, from the area alone."""
     lowest, highest = zoom
-    if not (0 <= lowest <= highest <= MAX_ZOOM and _is_area(box)):
-        return []
-    ranges = tile_ranges((west, south, east, north), (lowest, highest))
-    if sum(part.count for part in ranges) > MAX_WANTED:
-        return []
     found: list[TileRun] = []
-    for part in ranges:
-        there = np.zeros((part.y1 - part.y0 + 1, part.x1 - part.x0 + 1), np.bool_)
-        places = tiles.places
-        inside = (
-            (places[:, 0] == part.z)
-            & (places[:, 1] >= part.x0)
-            & (places[:, 1] <= part.x1)
-            & (places[:, 2] >= part.y0)
-            & (places[:, 2] <= part.y1)
-        )
-        there[places[inside, 2] - part.y0, places[inside, 1] - part.x0] = True
-        for row in np.flatnonzero(~there.all(axis=1)).tolist():
-            found.extend(
-                [part.z, part.y0 + row, part.x0 + first, part.x0 + last]
-                for first, last in _absent_runs(~there[row])
-            )
-            if len(found) > MAX_RUNS:
-                return found[:MAX_RUNS]
-    return found
-
-
-def _absent_runs(absent: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], absent, [False]]).astype(np.int8)))
-    for first, after in edges.reshape(-1, 2).tolist():
-        yield first, after - 1
+    if not 0 <= lowest <= highest <= MAX_ZOOM:
+        return found
+    try:
+        wanted = wanted_tiles_of(area, (lowest, highest))
+    except RequestError:
+        return found
+    for each in wanted:
+        steps, absent = each.rectangle, each.absent(tiles.places)
+        found += mask_runs(Level(each.part.z, 0, 1), steps, absent)
+        if len(found) > MAX_RUNS:
+            break
+    return found[:MAX_RUNS]
 
 
 def _runs_in(value: object) -> list[TileRun]:

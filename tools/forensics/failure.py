@@ -17,7 +17,7 @@ from store.domain.index_files import delta_of, whole_of
 from store.domain.state import Build
 from store.errors import ArtifactError
 from store.formats import tile_pack
-from store.manifest.roles import DELTA
+from store.manifest.roles import AREA, DELTA
 from tools.forensics.root_cause import cause_of_death, cause_of_failure
 from tools.forensics.timeline import BuildTimeline
 from tools.output.sanitize import safe_data, safe_lines, safe_text
@@ -247,6 +247,9 @@ def _requested_files(build: Build, subject: str) -> Iterator[dict[str, Any]]:
         yield _input("network", f"{each.get('name')} ({each.get('onnx')})")
     if not named and document.get("calibration") is not None:
         yield _input("calibration", document["calibration"])
+    area = document.get("area")
+    if not named and isinstance(area, Mapping):
+        yield _input(AREA, area.get("file"))
 
 
 def _index_inputs(index: Index, artifacts: ArtifactReader) -> Iterator[dict[str, Any]]:
@@ -274,8 +277,14 @@ def _earlier_results(
         geography = attached_to_failure(build.failure).get("geography")
         if geography is not None:
             yield _artifact_input("geographic report", "area", geography, artifacts)
-    if build.calibration is not None and step == "start":
-        yield _artifact_input("calibration", "camera", build.calibration, artifacts)
+    if step == "start":
+        yield from _given_inputs(build, artifacts)
+
+
+def _given_inputs(build: Build, artifacts: ArtifactReader) -> Iterator[dict[str, Any]]:
+    names = {"calibration": "camera", AREA: "polygons and routes"}
+    for role, ref in build.given():
+        yield _artifact_input(role, names[role], ref, artifacts)
 
 
 def _artifact_input(role: str, name: str, ref: ArtifactRef, artifacts: ArtifactReader) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pipeline.planning.area_report import (
     localisation_warnings,
     runs,
 )
-from pipeline.tiles.chunks import Rectangle
+from pipeline.tiles.patches import Patch, Rectangle
 from store.base.canonical_json import decode, encode
 from store.base.lattice import chunk_id, chunk_of
 from store.base.level import Level
@@ -95,7 +95,17 @@ def test_a_step_counts_for_the_chunks_that_show_it(level, data):
     chunks = data.draw(st.dictionaries(near, st.booleans(), max_size=12))
     ids = np.array(sorted(chunk_id(level, *place) for place in chunks), np.int64)
     plain = np.array([chunks[chunk_of(each)[1:]] for each in ids.tolist()], np.bool_)
-    found = ground_coverage(level, steps, ids, plain)
+    cut = data.draw(st.integers(0, steps.nx))
+    mask = np.array(data.draw(st.lists(st.booleans(), min_size=steps.total, max_size=steps.total)), np.bool_)
+    mask = mask.reshape(steps.nx, steps.ny) | (not mask.any())
+    patches = [Patch(steps, data.draw(st.sampled_from([None, mask])))]
+    if 0 < cut < steps.nx:
+        halves = (
+            Rectangle(steps.x0, cut, *steps[2:]),
+            Rectangle((steps.x0 + cut) % around, steps.nx - cut, *steps[2:]),
+        )
+        patches = [Patch(halves[1], mask[cut:]), Patch(halves[0], mask[:cut])]
+    found = ground_coverage(level, patches, ids, plain)
 
     def shown(*, textured):
         return {
@@ -106,7 +116,12 @@ def test_a_step_counts_for_the_chunks_that_show_it(level, data):
             for j in range(level.m)
         }
 
-    area = {((steps.x0 + i) % around, steps.y0 + j) for i in range(steps.nx) for j in range(steps.ny)}
+    area = {
+        ((steps.x0 + i) % around, steps.y0 + j)
+        for i in range(steps.nx)
+        for j in range(steps.ny)
+        if mask[i, j] or (len(patches) == 1 and patches[0].mask is None)
+    }
 
     def places(found_runs):
         assert found_runs == sorted(found_runs)

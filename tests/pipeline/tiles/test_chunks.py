@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.request.area import Area
 from pipeline.tiles.chunks import (
     Rectangle,
     chunks_of,
@@ -58,7 +59,7 @@ def test_a_chunk_is_made_where_all_of_its_tiles_are_there(level, box, random):
     there = {tile for tile in all_tiles(level.zoom) if random.random() < 0.9}
     if not wanted.total or not there:
         return
-    made = make_chunks(ChunkLevel(level=level, tile_edge=256), box, columns(there)).made
+    made = make_chunks(ChunkLevel(level=level, tile_edge=256), Area(box), columns(there)).made
     expected = {
         chunk_id(level, x % level.steps_around, y)
         for x in range(wanted.x0, wanted.x0 + wanted.nx)
@@ -115,7 +116,7 @@ def test_disjoint_ranges_hold_each_tile_once(parts):
 
 def test_a_chunk_around_the_whole_globe_lies_over_its_first_columns_again():
     level = Level(2, 0, 3)
-    made = make_chunks(ChunkLevel(level=level, tile_edge=256), WORLD, columns(all_tiles(2))).made
+    made = make_chunks(ChunkLevel(level=level, tile_edge=256), Area(WORLD), columns(all_tiles(2))).made
     assert {chunk_of(each)[1] for each in made.ids.tolist()} == {0, 1, 2, 3}
 
 

@@ -67,18 +67,14 @@ def clipped_area(ring, west, south, east, north):
             if inside[1]:
                 kept.append(point)
         points = kept
-    return sum(
-        a[0] * b[1] - b[0] * a[1] for a, b in zip(points, points[1:] + points[:1], strict=True)
-    )
+    return sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(points, points[1:] + points[:1], strict=True))
 
 
 def tile_is_in(polygon, x, y, zoom):
     north, south = north_edge_e7(zoom, y), north_edge_e7(zoom, y + 1)
     return any(
         sum(
-            clipped_area(
-                ring, west_edge_e7(zoom, x) + turn, south, west_edge_e7(zoom, x + 1) + turn, north
-            )
+            clipped_area(ring, west_edge_e7(zoom, x) + turn, south, west_edge_e7(zoom, x + 1) + turn, north)
             for ring in polygon
         )
         > 0
@@ -144,7 +140,9 @@ def test_chunks_are_those_whose_middle_is_inside_or_on_the_edge(shape):
 @settings(max_examples=60, deadline=None)
 @given(shapes(), st.integers(-HALF_TURN_E7, HALF_TURN_E7), st.integers(-850_000_000, 850_000_000), st.data())
 def test_a_point_is_in_the_area_or_on_its_edge(shape, x, y, data):
-    corner = data.draw(st.sampled_from([point for polygon in shape.polygons for ring in polygon for point in ring]))
+    corner = data.draw(
+        st.sampled_from([point for polygon in shape.polygons for ring in polygon for point in ring])
+    )
     x, y = data.draw(st.sampled_from([(x, y), corner, (corner[0], y), (x, corner[1])]))
     expected = any(
         point_is_in(polygon, x + turn, y)

@@ -70,6 +70,7 @@ class AreaMap {
     this.seq = Infinity;
     this.cursor = null;
     this.box = this.boxOf(area.bbox_e7);
+    this.outlined = list(area.rings).length + list(area.routes).length > 0;
     this.byLevel = new Map();
     for (const cell of list(area.cells)) if (cell[0] >= 0 && cell[0] <= MAX_ZOOM) this.level(cell[0]).cells.push(cell);
     for (const name of ["present", ...Object.keys(LAYER_NAMES)]) for (const run of list(area.tiles && area.tiles[name])) this.put(run, name);
@@ -282,7 +283,7 @@ class AreaMap {
     }
   }
 
-  /** The box that was asked for, and a scale. */
+  /** The area that was asked for, and a scale. */
   frame(pen) {
     pen.save();
     pen.scale(this.unit, this.unit);
@@ -291,7 +292,8 @@ class AreaMap {
       pen.strokeStyle = this.colours.mark;
       pen.lineWidth = 1.5;
       pen.setLineDash([6, 4]);
-      pen.strokeRect(x0, y0, x1 - x0, y1 - y0);
+      if (this.outlined) this.outline(pen);
+      else pen.strokeRect(x0, y0, x1 - x0, y1 - y0);
       pen.setLineDash([]);
     }
     const metres = (EARTH_M * Math.cos((latitudeOf(this.y) * Math.PI) / 180)) / this.scale;
@@ -310,6 +312,17 @@ class AreaMap {
     pen.fillStyle = this.colours.ink;
     pen.fillText(label, 16 + width + 7, bottom + 1);
     pen.restore();
+  }
+
+  /** The polygons and routes that were asked for. */
+  outline(pen) {
+    pen.beginPath();
+    for (const name of ["rings", "routes"]) for (const line of list(this.area[name])) {
+      const west = line.reduce((least, [x]) => Math.min(least, x), Infinity) / 3.6e9 + 0.5, shift = this.around(west) - west;
+      line.forEach(([x, y], place) => pen[place ? "lineTo" : "moveTo"](...this.screen(x / 3.6e9 + 0.5 + shift, mercator(y / 1e7))));
+      if (name === "rings") pen.closePath();
+    }
+    pen.stroke();
   }
 
   /** What stands out at any scale: failing tiles, the origin, the cell under the cursor. */

@@ -233,7 +233,7 @@ class Replay {
     byId("legend").replaceChildren(
       el("table", { "aria-label": "What became of the tiles" }, el("tbody", {}, el("tr", {}, el("td", { colspan: 2, class: "soft" }, `Zoom level ${map.zoom}`), el("td", { class: "num soft" }, known ? "tiles" : "cells")), body)),
       changed.length ? el("label", {}, box, el("span", {}, `outline tiles that differ from build ${this.told.compare.a.build}: ${changed.join(", ")}`)) : "",
-      this.told.area.report || !known ? "" : el("p", { class: "soft" }, "No geographic report: holes follow from the box alone."),
+      this.told.area.report || !known ? "" : el("p", { class: "soft" }, "No geographic report: holes follow from the area alone."),
       known ? "" : el("p", { class: "soft" }, "The tile table cannot be read here: whole cells are shown."),
     );
   }

@@ -1,0 +1,201 @@
+"""Read the area that a request names, whatever kind of file holds it."""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+from pipeline.errors import ErrorKind, RequestError
+from pipeline.request.area import (
+    Area,
+    Point,
+    Polygon,
+    Shape,
+    ShapeError,
+    canonical_shape,
+    unroll,
+)
+from pipeline.request.area_files.features import AreaFileError, Feature, Rings, chosen
+from pipeline.request.area_files.geojson import parse_geojson
+from pipeline.request.area_files.kml import parse_kml
+from pipeline.request.area_files.mission import parse_plan, parse_waypoints
+from pipeline.request.area_options import AreaOptions
+from pipeline.request.files import read_named_file
+from pipeline.request.geometry import metres_to_mm
+from pipeline.request.request import BuildRequest
+
+MAX_AREA_BYTES: Final = 32 << 20
+_UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
+_FOREIGN: Final = "convert it to GeoJSON: ogr2ogr -t_srs EPSG:4326 OUT.geojson IN"
+
+
+def read_area(request: BuildRequest) -> Area:
+    """Return the area of a request, from its file if it names one.
+
+    Raises:
+        RequestError: The file cannot be read, or holds no area.
+    """
+    options = request.area
+    if options is None:
+        return request.area_of_boxes()
+    path = request.resolve(options.file)
+    data = read_named_file(path, "area.file", MAX_AREA_BYTES)
+    try:
+        return Area.of_shape(_shape_of(data, options))
+    except AreaFileError as error:
+        expected, found, hint = error.expected, error.found, error.hint
+    except ShapeError as error:
+        expected, found, hint = "an area", str(error), "correct or simplify it"
+    raise RequestError(
+        f"area: expected {expected} in {path}, found {found}",
+        hint=hint,
+        kind=ErrorKind.BAD_REQUEST,
+        subject=str(path),
+    )
+
+
+def _shape_of(data: bytes, options: AreaOptions) -> Shape:
+    features = chosen(parse_features(data), options.name)
+    polygons = [polygon for feature in features for polygon in _polygons(feature, feature.polygons)]
+    lines = [(feature, line) for feature in features for line in feature.lines]
+    if options.width_m is None and lines and not polygons:
+        raise AreaFileError(
+            f"a route ({len(lines[0][1])} points in {lines[0][0].label}), which has no width",
+            "add area.width_m, the full width in metres",
+            "polygons",
+        )
+    if options.width_m is None and lines and not all(feature.name == "mission" for feature, _ in lines):
+        raise AreaFileError(
+            f"polygons and a route ({lines[0][0].label}), which has no width",
+            "choose one with area.name, or add area.width_m, the full width in metres",
+            "polygons alone",
+        )
+    if options.width_m is not None and not lines:
+        raise AreaFileError(
+            "polygons alone" if polygons else "none",
+            "remove area.width_m" if polygons else "draw one",
+            "a route",
+        )
+    if options.width_m is not None:
+        routes = [_route(feature, line) for feature, line in lines]
+        # A survey of a mission is flown along its route.
+        kept = [] if all(feature.name == "mission" for feature, _ in lines) else polygons
+        return canonical_shape(kept, routes, metres_to_mm(options.width_m))
+    if not polygons:
+        polygons = list(_fenced(features))
+    if not polygons:
+        raise AreaFileError(
+            "none", "draw a polygon around the ground, or a path along the route", "polygons or routes"
+        )
+    return canonical_shape(polygons)
+
+
+def parse_features(data: bytes) -> list[Feature]:
+    """Return what a file holds; its content says of which kind it is.
+
+    Raises:
+        AreaFileError: It is of no known kind, or something in it is wrong.
+    """
+    if data.startswith(b"PK\x03\x04"):
+        return parse_kml(_kml_in_zip(data))
+    start = data[:4096].decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig", "replace").lstrip()
+    if start.startswith("QGC WPL"):
+        return parse_waypoints(data.decode("utf-8-sig", "replace"))
+    if start.startswith("<"):
+        return parse_kml(data)
+    if start.startswith("{"):
+        document = _json(data)
+        return parse_plan(document) if document.get("fileType") == "Plan" else parse_geojson(document)
+    raise AreaFileError("an empty file" if not data.strip() else "another kind of file", _FOREIGN)
+
+
+def _json(data: bytes) -> dict[str, Any]:
+    def refuse(text: str) -> None:
+        raise AreaFileError(f"{text} in place of a number", "write finite degrees", "finite numbers")
+
+    try:
+        document: dict[str, Any] = json.loads(data, parse_float=Decimal, parse_constant=refuse)
+    except AreaFileError:
+        raise
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        hint = "write one FeatureCollection" if "Extra data" in reason else "export it again"
+        raise AreaFileError(f"JSON that is broken: {reason}", hint) from None
+    return document
+
+
+def _kml_in_zip(data: bytes) -> bytes:
+    """Return the KML file of a KMZ: `doc.kml`, or else the first."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = [each for each in archive.infolist() if each.filename.lower().endswith(".kml")]
+            if not names:
+                raise AreaFileError("a zip file without KML", _FOREIGN, "a KMZ file with a .kml inside")
+            first = min(names, key=lambda each: (each.filename.lower() != "doc.kml", names.index(each)))
+            with archive.open(first) as file:
+                found = file.read(MAX_AREA_BYTES + 1)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError) as error:
+        if isinstance(error, AreaFileError):
+            raise
+        raise AreaFileError(
+            f"a zip file that cannot be unpacked: {error}", "unzip it, and name what is inside"
+        ) from None
+    if len(found) > MAX_AREA_BYTES:
+        raise AreaFileError(f"more than {MAX_AREA_BYTES} bytes of KML", "simplify it", "a smaller KMZ file")
+    return found
+
+
+def _polygons(feature: Feature, given: Sequence[Rings]) -> Iterator[Polygon]:
+    """Yield polygons in canonical form.
+
+    Raises:
+        AreaFileError: One of them is no valid polygon.
+    """
+    # Shapely takes as long to load as everything else here.
+    from pipeline.request.area_files.validity import why_invalid  # noqa: PLC0415
+
+    for rings in given:
+        (polygon,) = _canonical(feature, [[_unrolled(feature, ring, closed=True) for ring in rings]]).polygons
+        why = why_invalid(polygon)
+        if why:
+            raise AreaFileError(
+                f"{feature.label}: {why}",
+                'mend it, for example with QGIS, "Fix geometries"',
+                "valid polygons",
+            )
+        yield polygon
+
+
+def _route(feature: Feature, line: Sequence[Point]) -> Sequence[Point]:
+    (route,) = _canonical(feature, routes=[_unrolled(feature, line, closed=False)]).routes
+    return route
+
+
+def _unrolled(feature: Feature, points: Sequence[Point], *, closed: bool) -> list[Point]:
+    try:
+        return unroll(points, closed=closed)
+    except ShapeError as error:
+        raise AreaFileError(f"{error} in {feature.label}", "cut it at the pole", "an area") from None
+
+
+def _canonical(
+    feature: Feature,
+    polygons: Sequence[Sequence[Sequence[Point]]] = (),
+    routes: Sequence[Sequence[Point]] = (),
+) -> Shape:
+    try:
+        return canonical_shape(polygons, routes)
+    except ShapeError as error:
+        raise AreaFileError(f"{error} in {feature.label}", "correct or remove it", "an area") from None
+
+
+def _fenced(features: Sequence[Feature]) -> Iterator[Polygon]:
+    """Yield what the fences of a plan include, without what they exclude."""
+    from pipeline.request.area_files.validity import difference  # noqa: PLC0415 - as above
+
+    for feature in features:
+        included = list(_polygons(feature, feature.fences))
+        excluded = list(_polygons(feature, feature.forbidden))
+        yield from difference(included, excluded) if included and excluded else included
