@@ -262,7 +262,9 @@ def _canonical_ring(points: Sequence[Point], *, clockwise: bool) -> Ring:
         ring.pop()
     twice = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(ring, [*ring[1:], *ring[:1]], strict=True))
     if len(ring) < 3 or not twice:
-        raise ShapeError("a ring without area")
+        (x0, y0), (x1, y1) = ring[0], ring[1] if len(ring) > 1 else ring[0]
+        crosses = any((x1 - x0) * (y - y0) != (x - x0) * (y1 - y0) for x, y in ring)
+        raise ShapeError("a ring that crosses itself" if crosses else "a ring without area")
     _require_reach(ring)
     if (twice < 0) != clockwise:
         ring.reverse()

@@ -33,6 +33,7 @@ class Feature:
         name: What the file calls it; empty if it has no name.
         polygons: Its polygons.
         lines: Its lines.
+        points: Whether it has points beside them, which are no ground.
         fences: Polygons that are an area only where nothing else is.
         forbidden: Polygons that are taken out of the fences.
     """
@@ -40,6 +41,7 @@ class Feature:
     name: str = ""
     polygons: list[Rings] = field(default_factory=list)
     lines: list[list[Point]] = field(default_factory=list)
+    points: bool = False
     fences: list[Rings] = field(default_factory=list)
     forbidden: list[Rings] = field(default_factory=list)
 

@@ -72,7 +72,7 @@ def _add(feature: Feature, geometry: object, depth: int = 0) -> None:
             for part in parts:
                 _add(feature, part, depth + 1)
         case {"type": "Point" | "MultiPoint", "coordinates": list()}:
-            pass
+            feature.points = True
         case {"type": str(kind)}:
             raise AreaFileError(f"a geometry of type {kind[:40]!r}", "export it again", "a GeoJSON geometry")
         case _:

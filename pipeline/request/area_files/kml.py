@@ -64,7 +64,10 @@ def _parse_xml(data: bytes) -> Element:
 
 def _placemark(placemark: Element) -> Feature:
     name = placemark.find("name")
-    feature = Feature(name="" if name is None else "".join(name.itertext()).strip())
+    feature = Feature(
+        name="" if name is None else "".join(name.itertext()).strip(),
+        points=next(placemark.iter("Point"), None) is not None,
+    )
     for geometry in placemark.iter():
         if geometry.tag not in _GEOMETRIES:
             continue

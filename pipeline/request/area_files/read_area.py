@@ -86,8 +86,9 @@ def _shape_of(data: bytes, options: AreaOptions) -> Shape:
     if not polygons:
         polygons = list(_fenced(features))
     if not polygons:
+        found = "points alone" if any(feature.points for feature in features) else "none"
         raise AreaFileError(
-            "none", "draw a polygon around the ground, or a path along the route", "polygons or routes"
+            found, "draw a polygon around the ground, or a path along the route", "polygons or routes"
         )
     return canonical_shape(polygons)
 
@@ -108,7 +109,9 @@ def parse_features(data: bytes) -> list[Feature]:
     if start.startswith("{"):
         document = _json(data)
         return parse_plan(document) if document.get("fileType") == "Plan" else parse_geojson(document)
-    raise AreaFileError("an empty file" if not data.strip() else "another kind of file", _FOREIGN)
+    if not data.strip():
+        raise AreaFileError("an empty file", "export it again")
+    raise AreaFileError("another kind of file", _FOREIGN)
 
 
 def _json(data: bytes) -> dict[str, Any]:
