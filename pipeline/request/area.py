@@ -262,14 +262,20 @@ def _canonical_ring(points: Sequence[Point], *, clockwise: bool) -> Ring:
         ring.pop()
     twice = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(ring, [*ring[1:], *ring[:1]], strict=True))
     if len(ring) < 3 or not twice:
-        (x0, y0), (x1, y1) = ring[0], ring[1] if len(ring) > 1 else ring[0]
-        crosses = any((x1 - x0) * (y - y0) != (x - x0) * (y1 - y0) for x, y in ring)
-        raise ShapeError("a ring that crosses itself" if crosses else "a ring without area")
+        raise ShapeError("a ring without area" if _is_straight(ring) else "a ring that crosses itself")
     _require_reach(ring)
     if (twice < 0) != clockwise:
         ring.reverse()
     first = ring.index(min(ring))
     return tuple(ring[first:] + ring[:first])
+
+
+def _is_straight(points: Sequence[Point]) -> bool:
+    """Whether points lie on one line."""
+    if len(points) < 3:
+        return True
+    (x0, y0), (x1, y1) = points[:2]
+    return all((x1 - x0) * (y - y0) == (x - x0) * (y1 - y0) for x, y in points)
 
 
 def _canonical_route(points: Sequence[Point]) -> Ring:
@@ -335,7 +341,8 @@ def _box_around(shells: Sequence[Integers]) -> BoxE7:
     north = max(int(ring[:, 1].max()) for ring in shells)
     widths = ((int(ring[:, 0].min()), int(ring[:, 0].max())) for ring in shells)
     spans = sorted((_wrapped(west), _wrapped(west) + east - west) for west, east in widths)
-    first, reach = spans[0][0], spans[0][1]
+    # Where the last ones reach around the globe, they lie over the first.
+    first, reach = spans[0][0], max(spans[0][1], max(east for _, east in spans) - FULL_TURN_E7)
     widest, west, east = -1, first, reach
     # The box leaves out the widest part of a turn in which nothing lies.
     for left, right in [*spans[1:], (first + FULL_TURN_E7, 0)]:

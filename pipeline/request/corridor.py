@@ -59,7 +59,7 @@ def _polygons_around(
     # Longitudes times the cosine: now a unit is the same length on both axes.
     along = (end - start) * np.concatenate([cosines, np.ones_like(cosines)], axis=1)
     length = np.hypot(along[:, 0], along[:, 1])[:, None]
-    along = np.where(length > 0, along / np.maximum(length, 1), [1.0, 0.0])
+    along = np.where(length > 0, along / np.where(length > 0, length, 1), [1.0, 0.0])
     turned = (np.arange(_SIDES // 2) - _SIDES / 4 + 0.5) * (2 * math.pi / _SIDES)
     corner = reach_e7 / math.cos(math.pi / _SIDES)
     ahead, left = np.cos(turned) * corner, np.sin(turned) * corner

@@ -11,18 +11,19 @@ from datetime import date
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ErrorKind, TileError
+from pipeline.errors import ErrorKind, PipelineError, RequestError, TileError
 from pipeline.request.area import Area
 from pipeline.request.files import read_request_text
+from pipeline.request.geometry import BoxE7, box_text, split_at_antimeridian
 from pipeline.request.options import TooOldPolicy, UnknownAgePolicy
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.capture_dates import MAX_CSV_BYTES, parse_capture_dates
 from pipeline.tiles.chunks import LevelChunks, ShownTiles, make_chunks
 from pipeline.tiles.grid import range_box_e7
 from pipeline.tiles.retrieval_units import RetrievalUnits
-from pipeline.tiles.tile import Place, TileMetadataStore
+from pipeline.tiles.tile import Extent, Place, TileMetadataStore
 from pipeline.tiles.tile_columns import NO_DAY, TileColumns
-from pipeline.tiles.wanted import WantedTiles, find_holes, no_tiles, wanted_tiles_of
+from pipeline.tiles.wanted import WantedTiles, find_holes, wanted_tiles_of
 from store.formats.tables import encode_tile_columns
 from store.manifest.levels import ChunkLevel
 
@@ -102,7 +103,7 @@ def select_tiles(
     wanted = wanted_tiles_of(ground, request.zoom, levels)
     found = _present(request, source, ground, wanted, by_part=bool(levels) or ground.shape is not None)
     if not len(found):
-        raise no_tiles(request, source, ground, wanted, *found.warnings)
+        raise _no_tiles(request, source, ground, wanted, *found.warnings)
     tiles, excluded, warnings = _split_by_age(
         request, _with_capture_dates(request, found), request.tiles.as_of or today
     )
@@ -158,6 +159,51 @@ def selection_of(
         holes=find_holes(wanted, np.concatenate([tiles.places, excluded.places])),
         excluded=excluded,
         warnings=warnings,
+    )
+
+
+def _no_tiles(
+    request: BuildRequest,
+    source: TileMetadataStore,
+    area: Area,
+    wanted: Sequence[WantedTiles],
+    *hints: str,
+) -> PipelineError:
+    """Return the error of a request of whose tiles a source has none."""
+    extent, count = source.extent(), sum(part.count for part in wanted)
+    zooms = f"zooms {extent.zoom[0]} to {extent.zoom[1]}" if extent.zoom else "nothing"
+    bounds = f" in {box_text(extent.box_e7)}" if extent.box_e7 else ""
+    # A box was refused by this error before there were shapes, and a build of it is recorded as failed.
+    kind = TileError if area.shape is None else RequestError
+    return kind(
+        f"expected some of the {count} tiles of zooms {request.zoom[0]} to {request.zoom[1]} in "
+        f"{area.text}, found none: {source.name} holds {zooms}{bounds}",
+        hint="; ".join(hints) or _hint_to_meet(request, area, extent),
+        kind=ErrorKind.NO_TILES,
+        subject=source.name,
+    )
+
+
+def _hint_to_meet(request: BuildRequest, area: Area, extent: Extent) -> str:
+    if extent.zoom is None:
+        return "put tiles there, or name another tiles.source"
+    least, greatest = extent.zoom
+    if request.zoom[0] > greatest or request.zoom[1] < least:
+        return f"set zoom = [{least}, {greatest}], or name a tiles.source that has other zooms"
+    west, south, east, north = area.bbox_e7
+    if extent.box_e7 is not None and _meet((south, west, north, east), extent.box_e7):
+        return "exchange longitude and latitude: the source has imagery where they are exchanged"
+    what = "bbox" if area.shape is None else "the area"
+    if area.shape is None and west > east:
+        return "exchange west and east in bbox: a box whose west is greater crosses the antimeridian"
+    return f"change {what}, zoom or tiles.source so that they meet"
+
+
+def _meet(one: BoxE7, other: BoxE7) -> bool:
+    return any(
+        a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+        for a in split_at_antimeridian(one)
+        for b in split_at_antimeridian(other)
     )
 
 

@@ -10,15 +10,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ErrorKind, PipelineError, RequestError, TileError
+from pipeline.errors import ErrorKind, RequestError
 from pipeline.request.area import Area, Shape
-from pipeline.request.geometry import E7, FULL_TURN_E7, BoxE7, box_text, split_at_antimeridian
-from pipeline.request.request import BuildRequest
+from pipeline.request.geometry import E7, FULL_TURN_E7, BoxE7
 from pipeline.tiles.chunks import disjoint_ranges, tile_runs_under, tiles_of, wanted_chunks, wanted_total
 from pipeline.tiles.grid import MAX_WANTED, TileRange, tile_ranges
 from pipeline.tiles.patches import Patch, Rectangle, cover
 from pipeline.tiles.raster import Mask, Runs, TooDetailedError, middle_runs, tile_runs
-from pipeline.tiles.tile import Extent, TileMetadataStore, ZoomRange
+from pipeline.tiles.tile import ZoomRange
 from pipeline.tiles.tile_columns import TileColumns
 from store.base.lattice import side_m
 from store.base.level import Level
@@ -169,51 +168,6 @@ def _lost_parts(level: Level, shape: Shape) -> Iterator[str]:
         step_m = side_m(Level(level.zoom, level.k, 1), latitude)
         if shape.width_mm < step_m * 1000:
             yield f"a corridor of {shape.width_mm / 1000:g} m, narrower than a step of {step_m:.1f} m"
-
-
-def no_tiles(
-    request: BuildRequest,
-    source: TileMetadataStore,
-    area: Area,
-    wanted: Sequence[WantedTiles],
-    *hints: str,
-) -> PipelineError:
-    """Return the error of a request of whose tiles a source has none."""
-    extent, count = source.extent(), sum(part.count for part in wanted)
-    zooms = f"zooms {extent.zoom[0]} to {extent.zoom[1]}" if extent.zoom else "nothing"
-    bounds = f" in {box_text(extent.box_e7)}" if extent.box_e7 else ""
-    # A box was refused by this error before there were shapes, and a build of it is recorded as failed.
-    kind = TileError if area.shape is None else RequestError
-    return kind(
-        f"expected some of the {count} tiles of zooms {request.zoom[0]} to {request.zoom[1]} in "
-        f"{area.text}, found none: {source.name} holds {zooms}{bounds}",
-        hint="; ".join(hints) or _hint_to_meet(request, area, extent),
-        kind=ErrorKind.NO_TILES,
-        subject=source.name,
-    )
-
-
-def _hint_to_meet(request: BuildRequest, area: Area, extent: Extent) -> str:
-    if extent.zoom is None:
-        return "put tiles there, or name another tiles.source"
-    least, greatest = extent.zoom
-    if request.zoom[0] > greatest or request.zoom[1] < least:
-        return f"set zoom = [{least}, {greatest}], or name a tiles.source that has other zooms"
-    west, south, east, north = area.bbox_e7
-    if extent.box_e7 is not None and _meet((south, west, north, east), extent.box_e7):
-        return "exchange longitude and latitude: the source has imagery where they are exchanged"
-    what = "bbox" if area.shape is None else "the area"
-    if area.shape is None and west > east:
-        return "exchange west and east in bbox: a box whose west is greater crosses the antimeridian"
-    return f"change {what}, zoom or tiles.source so that they meet"
-
-
-def _meet(one: BoxE7, other: BoxE7) -> bool:
-    return any(
-        a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-        for a in split_at_antimeridian(one)
-        for b in split_at_antimeridian(other)
-    )
 
 
 def find_holes(wanted: Iterable[WantedTiles], places: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

@@ -236,7 +236,7 @@ def _parse_body(raw: bytes, body: Document, envelope: Envelope, number: int) -> 
     if needs != (number == CHUNKS):
         found = "with" if needs else "without"
         raise ValueError(
-            f"a manifest of format {number} {found} levels of chunks, several networks, carried tiles or an area"
+            f"a manifest of format {number} {found} levels of chunks, several networks or carried tiles, or an area"
         )
     return Manifest(
         raw=raw,

@@ -4,8 +4,8 @@ A mission is a route, from its home through every item that the aircraft flies t
 as well; its fences are an area where it has no survey: what they include, without what they exclude.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Final
 
 from pipeline.request.area import Point
@@ -17,6 +17,7 @@ _FLOWN: Final = frozenset({16, 17, 18, 19, 21, 22, 31, 82, 84, 85, 94})
 _RETURN: Final = 20
 _ON_EARTH: Final = frozenset({0, 3, 5, 6, 10, 11})
 """MAVLink's frames whose coordinates are latitude and longitude."""
+_MAX_RADIUS_M: Final = 1_000_000
 _ORDER: Final = "the order is latitude, longitude"
 _EXPECTED: Final = "a QGroundControl plan"
 
@@ -145,8 +146,8 @@ def _fence_polygons(fence: Mapping[str, Any]) -> Iterator[tuple[bool, Rings]]:
 def _fence_circles(fence: Mapping[str, Any]) -> Iterator[tuple[bool, Rings]]:
     for each in _list(fence.get("circles")):
         match each:
-            case {"circle": {"center": list(center), "radius": int() | float() as radius}, **rest} if (
-                0 < radius < math.inf
+            case {"circle": {"center": list(center), "radius": int() | Decimal() as radius}, **rest} if (
+                0 < radius < _MAX_RADIUS_M
             ):
                 yield rest.get("inclusion") is not False, [circle_polygon(_place(center), float(radius))]
             case _:
