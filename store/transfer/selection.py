@@ -13,6 +13,7 @@ from store.base.values import ArtifactRef
 from store.domain.attachments import artifacts_of, attached, attached_to_failure
 from store.domain.events import (
     BuildFailed,
+    BuildStarted,
     CellEmbedded,
     CheckFailed,
     CheckPassed,
@@ -23,6 +24,8 @@ from store.domain.events import (
 from store.domain.index_files import refs_of
 from store.domain.proof import answers_of, is_proof
 from store.domain.state import Build, RecordedEvent, State, Unknown
+from store.manifest.area import area_of
+from store.manifest.roles import AREA
 
 _WITH_ENGINES = frozenset({"cells", "check", "engine", "stand-in"})
 _WITH_INDEX = frozenset({"index", "coverage", "commit"})
@@ -115,7 +118,10 @@ def _refs_of(fact: RecordedEvent) -> Iterator[ArtifactRef]:
         if isinstance(value, ArtifactRef):
             yield value
     more: Mapping[str, ArtifactRef] = {}
-    if isinstance(event, EngineCompiled):
+    if isinstance(event, BuildStarted):
+        area = area_of(event.inputs)
+        more = {} if area is None else {AREA: area}
+    elif isinstance(event, EngineCompiled):
         more = attached(event)
     elif isinstance(event, BuildFailed):
         more = attached_to_failure(event)
