@@ -260,9 +260,9 @@ def _canonical_ring(points: Sequence[Point], *, clockwise: bool) -> Ring:
     ring = _without_repeats(points)
     while len(ring) > 1 and ring[0] == ring[-1]:
         ring.pop()
-    twice = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(ring, [*ring[1:], *ring[:1]], strict=True))
+    twice = _twice_area(ring)
     if len(ring) < 3 or not twice:
-        raise ShapeError("a ring without area" if _is_straight(ring) else "a ring that crosses itself")
+        raise ShapeError("a ring without area")
     _require_reach(ring)
     if (twice < 0) != clockwise:
         ring.reverse()
@@ -270,12 +270,17 @@ def _canonical_ring(points: Sequence[Point], *, clockwise: bool) -> Ring:
     return tuple(ring[first:] + ring[:first])
 
 
-def _is_straight(points: Sequence[Point]) -> bool:
-    """Whether points lie on one line."""
-    if len(points) < 3:
-        return True
-    (x0, y0), (x1, y1) = points[:2]
-    return all((x1 - x0) * (y - y0) == (x - x0) * (y1 - y0) for x, y in points)
+def _twice_area(ring: Sequence[Point]) -> int:
+    """Return twice the area of a ring, positive if it runs counter-clockwise."""
+    return sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(ring, [*ring[1:], *ring[:1]], strict=True))
+
+
+def crosses_evenly(ring: Sequence[Point]) -> bool:
+    """Whether a ring has loops on both sides of the same size: no area, though its points lie on no line."""
+    if len(ring) < 3 or _twice_area(ring):
+        return False
+    (x0, y0), (x1, y1) = ring[:2]
+    return any((x1 - x0) * (y - y0) != (x - x0) * (y1 - y0) for x, y in ring)
 
 
 def _canonical_route(points: Sequence[Point]) -> Ring:

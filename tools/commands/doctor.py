@@ -42,6 +42,7 @@ _NEEDED: Final = (
     "rich",
     "mercantile",
     "pmtiles",
+    "shapely",
     "pillow",
 )
 _EXTRAS: Final = ("onnx", "simplejpeg", "cryptography", "cuda-python")

@@ -15,6 +15,7 @@ from pipeline.request.area import (
     Shape,
     ShapeError,
     canonical_shape,
+    crosses_evenly,
     unroll,
 )
 from pipeline.request.area_files.features import AreaFileError, Feature, Rings, chosen
@@ -160,7 +161,10 @@ def _polygons(feature: Feature, given: Sequence[Rings]) -> Iterator[Polygon]:
     from pipeline.request.area_files.validity import why_invalid  # noqa: PLC0415
 
     for rings in given:
-        (polygon,) = _canonical(feature, [[_unrolled(feature, ring, closed=True) for ring in rings]]).polygons
+        unrolled = [_unrolled(feature, ring, closed=True) for ring in rings]
+        # A ring whose loops are of equal size has no area, and no direction; it is told as any that crosses itself.
+        even = next((ring for ring in unrolled if crosses_evenly(ring)), None)
+        polygon: Polygon = _canonical(feature, [unrolled]).polygons[0] if even is None else (tuple(even),)
         why = why_invalid(polygon)
         if why:
             raise AreaFileError(

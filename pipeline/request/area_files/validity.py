@@ -13,6 +13,7 @@ from pipeline.request.area import Polygon
 from pipeline.request.geometry import E7, HALF_TURN_E7
 
 _PLACE: Final = re.compile(r"(.+)\[(\S+) (\S+)\]")
+_WORDS: Final = {"Self-intersection": "it crosses itself", "Ring Self-intersection": "a ring touches itself"}
 
 
 def why_invalid(polygon: Polygon) -> str:
@@ -25,7 +26,7 @@ def why_invalid(polygon: Polygon) -> str:
         return reason.lower()
     x, y = float(place[2]) / E7, float(place[3]) / E7
     longitude = (x + HALF_TURN_E7 / E7) % 360 - 180
-    return f"{place[1].lower()} at longitude {longitude:.7f}, latitude {y:.7f}"
+    return f"{_WORDS.get(place[1], place[1].lower())} at longitude {longitude:.7f}, latitude {y:.7f}"
 
 
 def difference(polygons: Sequence[Polygon], forbidden: Sequence[Polygon]) -> list[Polygon]:
