@@ -8,15 +8,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
+
 from pipeline.errors import ErrorKind, PipelineError, RequestError
 from pipeline.request.area import Area
 from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7, BoxE7
 from pipeline.request.options import DEFAULT_OVERLAP
 from pipeline.request.request import BuildRequest
-from pipeline.tiles.grid import range_box_e7
+from pipeline.tiles.grid import range_box_e7, tile_box_e7
 from pipeline.tiles.image_header import read_header
 from pipeline.tiles.sources.read_tile import read_tile
-from pipeline.tiles.tile import Locator, TileMetadataStore
+from pipeline.tiles.tile import Locator, Place, TileMetadataStore
 from pipeline.tiles.wanted import wanted_tiles_of
 from store.base.camera import Camera, level_sides_m
 from store.base.canonical_json import Document
@@ -26,6 +28,8 @@ from store.base.valueclass import valueclass
 from store.manifest.levels import MAX_LEVELS, ChunkLevel, parse_levels
 
 _SAMPLED_TILES: Final = 9
+_COARSER: Final = 4
+"""Of an area that is no box, tiles are sampled under tiles of so many zooms less."""
 _LARGEST_DIFFERENCE: Final = 0.12
 """Greatest difference of a side across the area, as a part, that needs no warning."""
 
@@ -225,13 +229,17 @@ def _tile_edge(area: Area, source: TileMetadataStore, zoom: int) -> int | None:
 
 
 def _sampled_boxes(area: Area, zoom: int) -> Iterator[BoxE7]:
-    """Yield where to look for tiles of a zoom: the middle of a box first, or each part of another area."""
+    """Yield where to look for tiles of a zoom: the middle of a box, or of each part of another area, and then all."""
     if area.shape is None:
         yield from (_middle_part(area.bbox_e7, part) for part in (64, 8, 1))
         return
-    parts = [range_box_e7(each.part) for each in wanted_tiles_of(area, (zoom, zoom))]
-    yield from (_middle_part(box, 8) for box in parts)
-    yield from parts
+    coarse = max(0, zoom - _COARSER)
+    parts = wanted_tiles_of(area, (coarse, coarse))
+    for each in parts:
+        places = np.argwhere(each.absent(np.zeros((0, 3), np.int32)))
+        column, row = places[len(places) // 2].tolist()
+        yield tile_box_e7(Place(coarse, each.part.x0 + column, each.part.y0 + row))
+    yield from (range_box_e7(each.part) for each in parts)
 
 
 def _edge(locator: Locator) -> int | None:

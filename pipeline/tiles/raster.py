@@ -112,7 +112,7 @@ def tile_runs(area: Area, zoom: int) -> Runs:
     stop = np.where(flat, np.maximum(there.x1, there.x2), stop)
     crossing = (each.y1 <= south) & (south < each.y2)
     between = _between(each.take(crossing), row[crossing], south[crossing])
-    ground = _joined((row[inside], first, stop), between)
+    ground = _joined((row[inside], first, stop), between[:3])
     around = 1 << zoom
     # An open interval of longitudes meets the columns that begin west of its end and end east of its start.
     columns = _first_column(ground.first - FULL_TURN_E7 + 1, 0, around) - 1
@@ -126,24 +126,46 @@ def middle_runs(area: Area, level: Level) -> Runs:
     Raises:
         TooDetailedError: The outline has too many edges.
     """
-    around, last = level.steps_around, level.steps_around - level.m
-    edge, row = _edges_in_rows(area.edges, lambda y: _row_of(y, around) - level.m // 2, last + 1)
+    rows, first, stop, _ = _ground_at_middles(area.edges, level)
+    ground = _joined((rows, first, stop))
+    columns, ends_at = (
+        _first_column(each - FULL_TURN_E7, level.m, level.steps_around)
+        for each in (ground.first, ground.stop)
+    )
+    return Runs.wrapped(ground.rows, columns, ends_at, level.steps_around)
+
+
+def polygons_with_middles(area: Area, level: Level) -> Integers:
+    """Return the numbers of the area's polygons in which a chunk of a level has its middle, ascending.
+
+    Raises:
+        TooDetailedError: The outline has too many edges.
+    """
+    _, first, stop, polygon = _ground_at_middles(area.edges, level)
+    columns, ends_at = (_first_column(each, level.m, level.steps_around) for each in (first, stop))
+    return np.unique(polygon[columns < ends_at])
+
+
+def _ground_at_middles(edges: Edges, level: Level) -> tuple[Integers, Integers, Integers, Integers]:
+    """Return where polygons lie at the latitude of each row's middles: row, first and stop in 1e-7 degree, polygon."""
+    around, rows = level.steps_around, level.steps_around - level.m + 1
+    edge, row = _edges_in_rows(edges, lambda y: _row_of(y, around) - level.m // 2, rows)
     y = _by_row(row, lambda each: middle_latitude_e7(level, each))
-    each = area.edges.take(edge)
+    each = edges.take(edge)
     meets = (each.y1 <= y) & (y <= each.y2)
     each, row, y = each.take(meets), row[meets], y[meets]
     flat, touch = each.y1 == each.y2, (each.y1 == y) | (each.y2 == y)
     ends = np.where(each.y1 == y, each.x1, each.x2)
+    west, east = np.minimum(each.x1, each.x2), np.maximum(each.x1, each.x2) + 1
     above, below = (each.y1 <= y) & (y < each.y2), (each.y1 < y) & (y <= each.y2)
-    ground = _joined(
-        (row[flat], np.minimum(each.x1, each.x2)[flat], np.maximum(each.x1, each.x2)[flat] + 1),
-        (row[touch], ends[touch], ends[touch] + 1),
+    parts = (
+        (row[flat], west[flat], east[flat], each.polygon[flat]),
+        (row[touch], ends[touch], ends[touch] + 1, each.polygon[touch]),
         _between(each.take(above), row[above], y[above], closed=True),
         _between(each.take(below), row[below], y[below], closed=True),
     )
-    first = _first_column(ground.first - FULL_TURN_E7, level.m, around)
-    stop = _first_column(ground.stop - FULL_TURN_E7, level.m, around)
-    return Runs.wrapped(ground.rows, first, stop, around)
+    found_rows, first, stop, polygon = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return found_rows, first, stop, polygon
 
 
 def _joined(*parts: tuple[Integers, Integers, Integers]) -> Runs:
@@ -154,8 +176,8 @@ def _joined(*parts: tuple[Integers, Integers, Integers]) -> Runs:
 
 def _between(
     edges: Edges, rows: Integers, y: Integers, *, closed: bool = False
-) -> tuple[Integers, Integers, Integers]:
-    """Return what lies between every second crossing of a polygon's edges with a row's latitude.
+) -> tuple[Integers, Integers, Integers, Integers]:
+    """Return what lies between every second crossing of a polygon's edges with a row's latitude, and the polygon.
 
     The longitudes are rounded outwards; where the ends belong to it (`closed`), inwards, and the last is
     included.
@@ -165,7 +187,7 @@ def _between(
     first = (east if closed else west)[np.lexsort((east if closed else west, rows, edges.polygon))]
     order = np.lexsort((west if closed else east, rows, edges.polygon))
     stop = (west if closed else east)[order]
-    return rows[order][::2], first[::2], stop[1::2] + int(closed)
+    return rows[order][::2], first[::2], stop[1::2] + int(closed), edges.polygon[order][::2]
 
 
 def _edges_in_rows(

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from pipeline.errors import ErrorKind, RequestError
 from pipeline.request.area import Area, Shape
-from pipeline.request.geometry import E7, FULL_TURN_E7, BoxE7
+from pipeline.request.geometry import E7, BoxE7
 from pipeline.tiles.chunks import disjoint_ranges, tile_runs_under, tiles_of, wanted_chunks, wanted_total
 from pipeline.tiles.grid import MAX_WANTED, TileRange, tile_ranges
 from pipeline.tiles.patches import Patch, Rectangle, cover
-from pipeline.tiles.raster import Mask, Runs, TooDetailedError, middle_runs, tile_runs
+from pipeline.tiles.raster import Mask, Runs, TooDetailedError, middle_runs, polygons_with_middles, tile_runs
 from pipeline.tiles.tile import ZoomRange
 from pipeline.tiles.tile_columns import TileColumns
 from store.base.lattice import side_m
@@ -25,9 +25,6 @@ from store.manifest.levels import ChunkLevel
 
 _MOST_PARTS: Final = 48
 """So many rectangles are asked for at most; an archive's list is kept for 64 (`pipeline.tiles.archive_cache`)."""
-
-_SMALL_STEPS: Final = 8
-"""Polygons less wide or high than so many steps are looked at one by one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,7 +141,7 @@ def _require_chunks(level: Level, area: Area) -> None:
     _require_few(area, wanted, "chunks", "chunks")
     lost = "" if wanted else "a smaller one"
     if wanted and area.shape is not None:
-        lost = next(_lost_parts(level, area.shape), "")
+        lost = next(_lost_parts(level, area, area.shape), "")
     if lost:
         raise RequestError(
             f"{_key(area)}: expected an area in which a chunk of zoom {level.zoom} has its middle, found {lost}",
@@ -153,16 +150,14 @@ def _require_chunks(level: Level, area: Area) -> None:
         )
 
 
-def _lost_parts(level: Level, shape: Shape) -> Iterator[str]:
+def _lost_parts(level: Level, area: Area, shape: Shape) -> Iterator[str]:
     """Yield the polygons that hold no middle, and corridors that are narrower than a step."""
-    step_e7 = FULL_TURN_E7 / level.steps_around
-    for polygon in shape.polygons:
-        xs, ys = zip(*polygon[0], strict=True)
-        # Where there is room for several steps, some middle is inside.
-        if min(max(xs) - min(xs), max(ys) - min(ys)) < _SMALL_STEPS * step_e7 and not wanted_total(
-            level, Area.of_shape(Shape(polygons=(polygon,)))
-        ):
-            yield f"a polygon without one at longitude {xs[0] / E7:.7f}, latitude {ys[0] / E7:.7f}"
+    held = set(polygons_with_middles(area, level).tolist()) if len(shape.polygons) > 1 else {0}
+    for number, polygon in enumerate(shape.polygons):
+        if number not in held:
+            longitude, latitude = (each / E7 for each in polygon[0][0])
+            longitude -= 360 * (longitude > 180)
+            yield f"a polygon without one at longitude {longitude:.7f}, latitude {latitude:.7f}"
     if shape.routes:
         latitude = min(abs(y) for route in shape.routes for _, y in route) / E7
         step_m = side_m(Level(level.zoom, level.k, 1), latitude)

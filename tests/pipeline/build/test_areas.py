@@ -1,20 +1,24 @@
 """Caches of areas that are no box: what is selected, made and counted, and that the shape goes where the cache goes."""
 
 import json
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
 from pipeline.build.report import BuildOutcome
 from pipeline.errors import RequestError
-from pipeline.request.area import Area
+from pipeline.request.area import Area, decode_shape
 from pipeline.request.area_files.read_area import read_area
 from pipeline.request.area_options import AreaOptions
 from pipeline.request.geometry import degrees_to_e7
 from pipeline.request.options import CoverageOptions
+from pipeline.request.proof_options import ProofOptions
 from store.base.identity import build_identity
-from store.base.lattice import middle_latitude_e7, middles
+from store.base.lattice import middle_latitude_e7, middles, tile_side_m
 from store.base.level import Level
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -27,8 +31,22 @@ from store.transfer.export import export
 from store.transfer.import_bundle import import_bundle
 from store.transfer.mirror import mirror
 from store.verify.verify import Depth, verify
-from tests.ground import COLUMN, LEVEL, ROW, TILES, ZOOM, GroundSite, latitude, longitude
+from tests.ground import (
+    ALTITUDE_M,
+    COLUMN,
+    LEVEL,
+    ROW,
+    TILES,
+    ZOOM,
+    GroundSite,
+    chunk_middle,
+    frame_at,
+    latitude,
+    longitude,
+    place_at,
+)
 from tests.small_builds import tree
+from tools.cli import cli
 
 
 def corner(column, row, first=COLUMN):
@@ -48,6 +66,20 @@ WITH_HOLE = {
     ],
 }
 """Five sides, and without nine tiles in its middle."""
+
+
+WITHIN = ProofOptions(pictures="truth.csv", min=1, within_m=tile_side_m(ZOOM, 0) / 2)
+
+
+def write_truth(site, places):
+    """Write photographs of chunks, and the table of their places."""
+    text = "file,lon,lat,altitude_m,heading_deg\n"
+    for name, place in places.items():
+        x, y = chunk_middle(*place)
+        Image.fromarray(frame_at(x, y)).save(site.root / name)
+        lon, lat = place_at(x, y)
+        text += f"{name},{lon:.7f},{lat:.7f},{ALTITUDE_M},0\n"
+    site.write("truth.csv", text.encode())
 
 
 class AreaSite(GroundSite):
@@ -299,3 +331,53 @@ class TestTheShape:
         built(site)
         assert site.manifest().area.size > 300_000
         assert len(site.head_bytes()) < 10_000
+
+
+class TestProofs:
+    def test_a_photograph_beside_the_area_counts_as_wrong(self, site):
+        write_truth(site, {"in.png": (9, 7), "hole.png": (9, 12)})
+        shell, _ = WITH_HOLE["coordinates"]
+        x, y = place_at(*chunk_middle(9, 12))
+        hole = [[x + i * 0.02, y + j * 0.02] for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1))]
+        site.draw({"type": "Polygon", "coordinates": [shell, hole]})
+        report = site.build(proof=replace(WITHIN, min=1.0))
+        assert "1 of 2" in report.error.message
+        assert "hole.png" in report.error.message
+        assert "(outside of the area)" in report.error.message
+        report = built(site, proof=replace(WITHIN, min=0.5))
+        assert any("hole.png: outside of the area of the cache" in line for line in report.warnings)
+        # Neither the file nor the photographs' places are needed to make the answers again, but the shape is.
+        path = site.artifact(site.manifest().proof)
+        before = path.read_bytes()
+        path.unlink()
+        (site.root / "area.geojson").unlink()
+        assert site.provisioner().repair().go
+        assert path.read_bytes() == before
+
+    def test_prove_knows_the_area(self, site):
+        write_truth(site, {"in.png": (9, 7), "hole.png": (9, 12)})
+        built(site)
+        (site.root / "area.geojson").unlink()
+        truth = str(site.root / "truth.csv")
+        result = CliRunner().invoke(cli, ["prove", truth, "--cache", str(site.cache), "--json"])
+        assert result.exit_code == 0, result.output
+        outside = {each["file"]: each["outside"] for each in json.loads(result.stdout)["answers"]}
+        inside_of = read_shape(site)
+        assert outside == {
+            name: not inside_of.contains(*(degrees_to_e7(each) for each in place_at(*chunk_middle(*place))))
+            for name, place in {"in.png": (9, 7), "hole.png": (9, 12)}.items()
+        }
+
+
+def read_shape(site):
+    return Area.of_shape(decode_shape(site.artifact(site.manifest().area).read_bytes()))
+
+
+def test_a_refused_file_is_recorded_and_judged_again(site):
+    built(site)
+    site.write("area.geojson", b"{}")
+    with pytest.raises(RequestError):
+        site.build(flight_id="f2")
+    result = CliRunner().invoke(cli, ["replay", "2", "--rerun", "--json", "--cache", str(site.cache)])
+    assert result.exit_code == 0, result.output
+    assert "area.geojson, found something else" in json.dumps(json.loads(result.stdout)["rerun"])

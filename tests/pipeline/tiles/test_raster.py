@@ -156,7 +156,7 @@ edges = st.integers(0, 1 << 9).map(lambda column: west_edge_e7(9, column))
 latitudes = st.integers(1, (1 << 9) - 1).map(lambda row: north_edge_e7(9, row))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @example(west=-HALF_TURN_E7, east=HALF_TURN_E7, south=-850_511_288, north=850_511_288)
 @example(west=HALF_TURN_E7, east=-HALF_TURN_E7 + 5, south=0, north=1)
 @given(
