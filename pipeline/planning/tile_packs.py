@@ -18,7 +18,7 @@ from pipeline.tiles.tile_columns import TileColumns
 from store.base.identity import digest_packed_tiles, pack_key
 from store.base.valueclass import valueclass
 
-_HINT = "raise carry.max_bytes, shrink the box, lower the highest zoom, or set carry.tiles = false"
+_HINT = "raise carry.max_bytes, shrink the area, lower the highest zoom, or set carry.tiles = false"
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)

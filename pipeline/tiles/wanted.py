@@ -125,7 +125,7 @@ def _require_few(area: Area, wanted: int, key: str, what: str) -> None:
         mend = "lower the highest zoom" if what == "tiles" else "lower chunks.overlap"
         raise RequestError(
             f"{_key(area)}, {key}: expected at most {MAX_WANTED} {what}, found an area that wants {wanted}",
-            hint=f"shrink the {'box' if area.shape is None else 'area'} or {mend}",
+            hint=f"shrink the area or {mend}",
             kind=ErrorKind.TOO_MANY_TILES,
         )
 
@@ -145,7 +145,7 @@ def _require_chunks(level: Level, area: Area) -> None:
     if lost:
         raise RequestError(
             f"{_key(area)}: expected an area in which a chunk of zoom {level.zoom} has its middle, found {lost}",
-            hint=f"widen the {'box' if area.shape is None else 'area'}, or raise chunks.overlap",
+            hint="widen the area, or raise chunks.overlap",
             kind=ErrorKind.NO_TILES,
         )
 

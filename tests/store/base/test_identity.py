@@ -139,6 +139,7 @@ def build_arguments():
             "engine": documents,
             "index": documents,
             "checks": documents,
+            "area": documents,
             "chunks": documents,
             "carry": documents,
             "proof": documents,

@@ -47,6 +47,10 @@ def test_a_polygon_is_planned_built_and_shown(world):
     assert told["routes"] == []
     assert sum(last - first + 1 for _, _, first, last in told["tiles"]["present"]) == 14
     assert "rings" not in world.json("replay", "1")["area"]
+    manifest = json.loads(world.manifest_file(made["generation"]).read_bytes())
+    digest = manifest["body"]["inputs"]["area"]["sha256"]
+    assert manifest["format"] == 3
+    assert "area" in world.run("why", digest).stdout
 
 
 def test_a_route_has_a_width(world):
