@@ -16,8 +16,9 @@ from store.base.valueclass import valueclass
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Sixteenths: TypeAlias = npt.NDArray[np.int32]
-Packed: TypeAlias = npt.NDArray[np.uint32]
-"""Colours as red | green << 8 | blue << 16."""
+Packed: TypeAlias = npt.NDArray[np.uint64]
+"""Red, green and blue as 16 bits each, so that one multiplication is enough for them."""
+Unsigned: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 
 MAX_SIDE_PX: Final = 65_535
 MAX_SHRINK: Final = 256
@@ -33,7 +34,8 @@ _AT_ONCE: Final = 16_384
 """Pixels that are interpolated together: intermediate values stay in the processor's cache."""
 _SUMS_AT_ONCE: Final = 1 << 17
 """Sums of rows that are held at once: the system takes its time to give larger arrays."""
-_RED_BLUE, _GREEN = np.uint32(0xFF00FF), np.uint32(0xFF00)
+_ONE: Final = 1 << 24
+"""One, as a number of 24 binary places."""
 _COEFFICIENTS: Final[Mapping[str, tuple[int, ...]]] = {"opencv": (4, 5, 8), "fisheye": (4,)}
 
 
@@ -251,82 +253,131 @@ def _sample(frame: Pixels, x: Floats, y: Floats, shrink: int) -> Pixels:
         for axis, count in ((x, width), (y, height))
     )
     right, bottom = (int(axis.max()) + 2 * shrink for axis in (x, y))
-    packed = _shrink(frame[top:bottom, left:right], shrink)
-    last_column, last_row = (16 * (count - 1) for count in (packed.shape[1], packed.shape[0]))
-    packed = np.pad(packed, (0, 1), mode="edge")  # what lies beside the last pixels, with a weight of 0
-    colours = np.empty((len(y), x.shape[1], 3), np.uint8)
-    lines = max(1, _AT_ONCE // x.shape[1])
-    for first in range(0, len(y), lines):
-        part = slice(first, first + lines)
-        columns, rows = (
-            np.clip(((axis - start) * np.float32(16 / shrink) - 7.5).astype(np.int32), 0, last)
-            for axis, start, last in (
-                (x[part] if len(x) > 1 else x, left, last_column),
-                (y[part], top, last_row),
-            )
-        )
-        mixed = _interpolate(packed, columns, rows).astype("<u4", copy=False)
-        colours[part] = mixed.view(np.uint8).reshape(*mixed.shape, 4)[..., :3]
-    return colours
+    averages = _shrink(frame[top:bottom, left:right], shrink)
+    last_column, last_row = (16 * (count - 2) for count in (averages.shape[1], averages.shape[0]))
+    colours = np.empty((3, len(y), x.shape[1]), np.uint8)
+    if len(x) == y.shape[1] == 1:
+        columns = _sixteenths(x[0], left, shrink, last_column)
+        rows = _sixteenths(y[:, 0], top, shrink, last_row)
+        _interpolate_grid(averages, columns, rows, colours)
+    else:
+        lines = max(1, _AT_ONCE // x.shape[1])
+        for first in range(0, len(y), lines):
+            part = slice(first, first + lines)
+            columns = _sixteenths(x[part], left, shrink, last_column)
+            rows = _sixteenths(y[part], top, shrink, last_row)
+            _interpolate(averages, columns, rows, colours[:, part])
+    return colours.transpose(1, 2, 0)
 
 
 def _mirror(axis: Floats, count: int) -> Floats:
     """Fold coordinates, of which 0 is the middle of the first pixel, to 0 and `count`: the frame's edges."""
-    folded: Floats = np.abs(axis + np.float32(0.5))
+    folded: Floats = axis + np.float32(0.5)
+    np.abs(folded, out=folded)
     if folded.max() > count:
-        folded -= np.floor(folded * np.float32(0.5 / count)) * np.float32(2 * count)
-        np.minimum(folded, np.float32(2 * count) - folded, out=folded)
-        np.maximum(folded, np.float32(0), out=folded)  # the rounding of the line before last may be downwards
+        other = folded * np.float32(0.5 / count)
+        np.floor(other, out=other)
+        other *= np.float32(2 * count)
+        folded -= other
+        np.subtract(np.float32(2 * count), folded, out=other)
+        np.minimum(folded, other, out=folded)
+        np.maximum(folded, np.float32(0), out=folded)  # the rounding of the subtractions may be downwards
     return folded
 
 
+def _sixteenths(axis: Floats, start: int, shrink: int, last: int) -> Sixteenths:
+    """Return folded coordinates in sixteenths of the distance of averages, from the middle of the first."""
+    scaled = axis - np.float32(start)
+    scaled *= np.float32(16 / shrink)
+    scaled -= np.float32(7.5)
+    whole = scaled.astype(np.int32)
+    np.maximum(whole, 0, out=whole)
+    np.minimum(whole, last, out=whole)
+    return whole
+
+
 def _shrink(frame: Pixels, by: int) -> Packed:
-    """Return the averages of squares of pixels; a rest at the end is left out."""
+    """Return the averages of squares of pixels; a rest at the end is left out.
+
+    One row and one column more repeat the last ones: what lies beside those has a weight of 0.
+    """
     rows, columns = (side // by for side in frame.shape[:2])
     frame = frame[: rows * by, : columns * by]
-    packed = np.empty((rows, columns), np.uint32)
+    averages = np.zeros((rows + 1, columns + 1, 4), np.uint16)
     lines = max(1, _SUMS_AT_ONCE // (3 * columns * by))
+    half = np.uint32(by // 2)
     for first in range(0, rows, lines):
-        packed[first : first + lines] = _average(frame[first * by : (first + lines) * by], by)
-    return packed
+        some = frame[first * by : (first + lines) * by].reshape(-1, by, 3 * columns * by)
+        sums = np.add.reduce(some, axis=1, dtype=np.uint16)
+        sums += np.uint16(half)
+        sums //= np.uint16(by)
+        sums = _sums_of_neighbours(sums, by)
+        for colour in range(3):
+            found = sums[:, colour :: 3 * by].astype(np.uint32)
+            found += half
+            found *= np.uint32(_ONE // by)
+            found >>= np.uint32(24)
+            averages[first : first + lines, :columns, colour][: len(found)] = found
+    averages[rows] = averages[rows - 1]
+    averages[:, columns] = averages[:, columns - 1]
+    return averages.view(np.uint64)[:, :, 0]
 
 
-def _average(frame: Pixels, by: int) -> Packed:
-    """Return the averages of squares of pixels, of which the frame is a whole number."""
-    from PIL import Image  # noqa: PLC0415 - the ground seen needs no images
+def _sums_of_neighbours(rows: npt.NDArray[np.uint16], count: int) -> npt.NDArray[np.uint16]:
+    """Return the sum of each value and of those `3 * n` places to the right of it, for n below `count`.
 
-    if by > 1:
-        # Rows are added here: less work is left to Pillow, which would take twice as long for all of it.
-        total = frame[::by] + np.uint16(by // 2)
-        for row in range(1, by):
-            total += frame[row::by]
-        total //= np.uint16(by)
-        frame = total.astype(np.uint8)
-    picture = Image.fromarray(np.ascontiguousarray(frame)).reduce((by, 1))
-    packed: Packed = np.frombuffer(picture.tobytes("raw", "RGBX"), "<u4").reshape(
-        picture.height, picture.width
+    Sums of 2, 4, 8 neighbours are added up: whole rows, in order, are the fastest to add.
+    """
+    total, done, power, span = None, 0, rows, 1
+    while True:
+        if count & span:
+            part = power[:, 3 * done :]
+            total = part if total is None else total[:, : part.shape[1]] + part
+            done += span
+        span *= 2
+        if span > count:
+            return total
+        power = power[:, : -3 * (span // 2)] + power[:, 3 * (span // 2) :]
+
+
+def _interpolate_grid(averages: Packed, columns: Sixteenths, rows: Sixteenths, out: Pixels) -> None:
+    """Interpolate bilinearly where columns, [w], and rows, [h], cross; `out` is uint8 [3, h, w]."""
+    at = columns >> 4
+    across = _between(averages.take(at, axis=1), averages.take(at + 1, axis=1), (columns & 15).astype(np.uint64))
+    colours = across.view(np.uint16).reshape(*across.shape, 4)[:, :, :3].transpose(2, 0, 1).copy()
+    at = rows >> 4
+    mixed = _between(
+        colours.take(at, axis=1), colours.take(at + 1, axis=1), (rows & 15).astype(np.uint16)[:, None]
     )
-    return packed
+    mixed += np.uint16(128)
+    mixed >>= np.uint16(8)
+    out[:] = mixed
 
 
-def _interpolate(packed: Packed, x16: Sixteenths, y16: Sixteenths) -> Packed:
-    """Interpolate bilinearly at sixteenths of a pixel, all of them before the last row and column."""
-    columns = packed.shape[1]
-    at = ((y16 >> 4) * columns + (x16 >> 4)).astype(np.intp)
-    u, v = (x16 & 15).astype(np.uint32), (y16 & 15).astype(np.uint32)
-    both = u * v
-    # Weights add up to 256, so that red and blue fit side by side into one number, and green into another.
-    red_blue, green = np.full(at.shape, 0x800080, np.uint32), np.full(at.shape, 0x80, np.uint32)
-    for index, weight in (
-        (at, (16 - u) * (16 - v)),
-        (at + 1, 16 * u - both),
-        (at + columns, 16 * v - both),
-        (at + columns + 1, both),
-    ):
-        colour = packed.ravel().take(index)
-        red_blue += (colour & _RED_BLUE) * weight
-        green += (colour >> 8 & 0xFF) * weight
-    return red_blue >> np.uint32(8) & _RED_BLUE | green & _GREEN
+def _interpolate(averages: Packed, columns: Sixteenths, rows: Sixteenths, out: Pixels) -> None:
+    """Interpolate bilinearly at pairs of columns and rows, [h, w] each; `out` is uint8 [3, h, w]."""
+    count, flat = averages.shape[1], averages.ravel()
+    at = ((rows >> 4) * count + (columns >> 4)).astype(np.intp)
+    right, down = (columns & 15).astype(np.uint64), (rows & 15).astype(np.uint64)
+    upper = _between(flat.take(at), flat[1:].take(at), right)
+    lower = _between(flat[count:].take(at), flat[count + 1 :].take(at), right)
+    mixed = _between(upper, lower, down).view(np.uint16).reshape(*at.shape, 4)
+    for colour in range(3):
+        found = mixed[:, :, colour] + np.uint16(128)
+        found >>= np.uint16(8)
+        out[colour] = found
+
+
+def _between(first: Unsigned, second: Unsigned, sixteenths: Unsigned) -> Unsigned:
+    """Return 16 times what lies so many sixteenths of the way from `first` to `second`, which are used up.
+
+    Colours side by side in one number do not disturb each other: what a difference below 0 borrows comes back.
+    """
+    second -= first
+    second *= sixteenths
+    first <<= first.dtype.type(4)
+    first += second
+    return first
 
 
 def _pixels(document: Mapping[str, Any], key: str) -> int:
