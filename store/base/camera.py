@@ -32,10 +32,9 @@ LAST_RATIO: Final = 1.12
 
 _AT_ONCE: Final = 16_384
 """Pixels that are interpolated together: intermediate values stay in the processor's cache."""
-_SUMS_AT_ONCE: Final = 1 << 17
+_SUMS_AT_ONCE: Final = 1 << 16
 """Sums of rows that are held at once: the system takes its time to give larger arrays."""
-_ONE: Final = 1 << 24
-"""One, as a number of 24 binary places."""
+_HALVES: Final = np.uint64(0x0080_0080_0080)
 _COEFFICIENTS: Final[Mapping[str, tuple[int, ...]]] = {"opencv": (4, 5, 8), "fisheye": (4,)}
 
 
@@ -274,13 +273,11 @@ def _mirror(axis: Floats, count: int) -> Floats:
     """Fold coordinates, of which 0 is the middle of the first pixel, to 0 and `count`: the frame's edges."""
     folded: Floats = axis + np.float32(0.5)
     np.abs(folded, out=folded)
-    if folded.max() > count:
-        other = folded * np.float32(0.5 / count)
-        np.floor(other, out=other)
-        other *= np.float32(2 * count)
-        folded -= other
-        np.subtract(np.float32(2 * count), folded, out=other)
-        np.minimum(folded, other, out=folded)
+    farthest = folded.max()
+    if farthest > count:
+        if farthest > 1.5 * count:
+            folded -= np.floor(folded * np.float32(0.5 / count)) * np.float32(2 * count)
+        np.minimum(folded, np.float32(2 * count) - folded, out=folded)
         np.maximum(folded, np.float32(0), out=folded)  # the rounding of the subtractions may be downwards
     return folded
 
@@ -305,19 +302,16 @@ def _shrink(frame: Pixels, by: int) -> Packed:
     frame = frame[: rows * by, : columns * by]
     averages = np.zeros((rows + 1, columns + 1, 4), np.uint16)
     lines = max(1, _SUMS_AT_ONCE // (3 * columns * by))
-    half = np.uint32(by // 2)
     for first in range(0, rows, lines):
         some = frame[first * by : (first + lines) * by].reshape(-1, by, 3 * columns * by)
-        sums = np.add.reduce(some, axis=1, dtype=np.uint16)
-        sums += np.uint16(half)
-        sums //= np.uint16(by)
-        sums = _sums_of_neighbours(sums, by)
+        means = np.add.reduce(some, axis=1, dtype=np.uint16, initial=by // 2)
+        means //= np.uint16(by)
+        sums = _sums_of_neighbours(means, by)
         for colour in range(3):
-            found = sums[:, colour :: 3 * by].astype(np.uint32)
-            found += half
-            found *= np.uint32(_ONE // by)
-            found >>= np.uint32(24)
-            averages[first : first + lines, :columns, colour][: len(found)] = found
+            averages[first : first + len(sums), :columns, colour] = sums[:, colour :: 3 * by]
+    # A mean of columns is rounded as Pillow's `reduce` rounds it, whose reciprocals are a little too small.
+    averages += np.uint16(by // 2 - (by & by - 1 > 0))
+    averages //= np.uint16(by)
     averages[rows] = averages[rows - 1]
     averages[:, columns] = averages[:, columns - 1]
     return averages.view(np.uint64)[:, :, 0]
@@ -361,11 +355,9 @@ def _interpolate(averages: Packed, columns: Sixteenths, rows: Sixteenths, out: P
     right, down = (columns & 15).astype(np.uint64), (rows & 15).astype(np.uint64)
     upper = _between(flat.take(at), flat[1:].take(at), right)
     lower = _between(flat[count:].take(at), flat[count + 1 :].take(at), right)
-    mixed = _between(upper, lower, down).view(np.uint16).reshape(*at.shape, 4)
-    for colour in range(3):
-        found = mixed[:, :, colour] + np.uint16(128)
-        found >>= np.uint16(8)
-        out[colour] = found
+    mixed = _between(upper, lower, down)
+    mixed += _HALVES
+    out[:] = mixed.astype("<u8", copy=False).view(np.uint8).reshape(*at.shape, 8)[..., 1:6:2].transpose(2, 0, 1)
 
 
 def _between(first: Unsigned, second: Unsigned, sixteenths: Unsigned) -> Unsigned:

@@ -70,6 +70,14 @@ class Locator:
     calibration: Mapping[str, Any]
     tables: Sequence[LevelTable]
     threads: int = 1
+    _camera: Camera | ValueError = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Read the camera, once for all frames; a frame that needs one is told what is wrong with it."""
+        try:
+            self._camera = Camera.from_document(self.calibration)
+        except ValueError as error:
+            self._camera = error.with_traceback(None)
 
     def locate(self, frame: Pixels, question: Question) -> Answer:
         """Return the places that a frame may show; see `store.reader.flight_cache.FlightCache.locate`."""
@@ -113,8 +121,10 @@ class Locator:
                     f"and above {_TILTED_DEG} degrees places are wrong"
                 )
         height, width = frame.shape[:2]
+        if isinstance(self._camera, ValueError):
+            return _without_camera(frame, question, self.calibration, self._camera, warnings)
         try:
-            camera = Camera.from_document(self.calibration).scaled_to(width, height)
+            camera = self._camera.scaled_to(width, height)
         except ValueError as error:
             return _without_camera(frame, question, self.calibration, error, warnings)
         if question.metres_per_pixel is not None:
@@ -164,7 +174,9 @@ class Locator:
                         if (size, heading) not in cuts:
                             cuts[size, heading] = lens.cut(side, heading, size)
                 with watch.time("cut"):
-                    samples = np.stack([contract.apply(cuts[turn]) for turn in turns])
+                    samples = np.empty((len(turns), *contract.shape), np.float32)
+                    for sample, turn in zip(samples, turns, strict=True):
+                        contract.apply(cuts[turn], out=sample)
                 with watch.time("network"):
                     found.append(network.run(samples))
             parts.append(np.concatenate(found))
