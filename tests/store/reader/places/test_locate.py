@@ -201,6 +201,11 @@ class TestAnswer:
         assert timings.decode == timings.undistortion == 0
         assert min(timings.cut, timings.network, timings.search) > 0
 
+    def test_the_camera_is_read_once_for_all_frames(self, cache, monkeypatch):
+        first = cache.locate(frame_at(X, Y), altitude_m=ALTITUDE_M)
+        monkeypatch.setattr(Camera, "from_document", lambda document: pytest.fail("read again"))
+        assert cache.locate(frame_at(X, Y), altitude_m=ALTITUDE_M, threads=1).margin == first.margin
+
     def test_the_scale_may_be_told_instead_of_the_altitude(self, cache):
         one = cache.locate(frame_at(X, Y), altitude_m=ALTITUDE_M, heading_deg=0)
         other = cache.locate(frame_at(X, Y), metres_per_pixel=PIXEL_M, heading_deg=0)
