@@ -195,18 +195,21 @@ class Locator:
         self, table: LevelTable, queries: Vectors, rows: Rows | None, k: int
     ) -> tuple[int, tuple[Candidate, ...], float | None]:
         """Return the query with the highest score, its candidates and its margin."""
-        found = None
-        if rows is None and len(queries) == 1 and table.number in self.rounded:
-            # The margin needs a chunk more than a side away from the best: about 3 m * m are not.
-            count = min(max(_FEW_CHUNKS, 4 * table.level.m**2), len(table))
-            few, ceiling = self.rounded[table.number].best(queries[0], count)
-            found = _rank(table, queries, few, k)
-            if not found.holds(k, ceiling):
-                found = None
+        found = self._rank_few(table, queries, k) if rows is None and len(queries) == 1 else None
         if found is None:
             found = _rank(table, queries, rows, k)
         pairs = zip(found.rows.tolist(), found.scores.tolist(), strict=True)
         return found.turn, tuple(self._candidate(table, *pair) for pair in pairs), found.margin
+
+    def _rank_few(self, table: LevelTable, query: Vectors, k: int) -> "_Ranking | None":
+        """Compare a query with the chunks that rounded vectors find; None if others may change the outcome."""
+        # The margin needs a chunk more than a side away from the best: about 3 m * m are not.
+        count = min(max(_FEW_CHUNKS, 4 * table.level.m**2), len(table))
+        if table.number not in self.rounded or k > count:
+            return None
+        rows, ceiling = self.rounded[table.number].best(query[0], count)
+        found = _rank(table, query, rows, k)
+        return found if found.holds(k, ceiling) else None
 
     def _candidate(self, table: LevelTable, row: int, score: float) -> Candidate:
         level, identifier = table.level, int(table.ids[row])
