@@ -6,7 +6,9 @@ arrays without distortion. `locate` and a bare run of its engine take turns; wha
 of each, which other load affects less, or with `--wall` the time that passed. The search compares all vectors
 of a level in every kind of index, so that the index is a flat one unless `--kind` names another.
 
-Then a single frame: the engine of the cache, which takes any batch, and the same network compiled for batch 1.
+Then the cut of the square alone, beside Pillow's scaling of the part of the frame that it shows, which is how
+chunks are scaled, and beside a copy of that part. Then a single frame: the engine of the cache, which takes any
+batch, and the same network compiled for batch 1.
 """
 
 import argparse
@@ -17,6 +19,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is importe
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Final
@@ -29,7 +32,8 @@ from pipeline.build.report import BuildOutcome
 from pipeline.builtin_model.place import place_model
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.request.options import ChunkLevelOptions, ChunkOptions, IndexKind, IndexOptions
-from store.base.preprocessing import Pixels
+from store.base.camera import Camera, cut_square
+from store.base.preprocessing import Pixels, resample
 from store.reader import ALLOW_UNSIGNED, Answer, FlightCache
 from tests.benchmarks.caches import Synthetic
 from tests.benchmarks.engines_cpu import compiled
@@ -41,13 +45,14 @@ Clock = Callable[[Work], float]
 ZOOM: Final = 20
 FIRST: Final = (875_900, 451_400)
 """Column and row of the first tile; there a tile has a side of about 35 m."""
-TILES: Final = 49
+TILES: Final = 91
 STEPS: Final = 174
 """Chunks along each side of the area: 30,276 in all."""
 SIDE_M: Final = 122.0
 ALTITUDE_M: Final = 120.0
+SIZE: Final = (256, 256)
 HEADING_DEG: Final = 152.1
-NEAR_M: Final = 105.0
+NEAR_M: Final = 215.0
 CAMERA: Final = {"width": 1000, "height": 562, "fx": 755.9, "fy": 755.9, "cx": 500, "cy": 281}
 FRAMES: Final = {"0.56 MP": (562, 1000), "2.0 MP": (1060, 1886)}
 """Height and width; both are of the camera's aspect."""
@@ -58,19 +63,19 @@ def build(folder: Path, kind: IndexKind) -> Path:
     site = Site(folder)
     site.write("net.onnx", place_model())
     site.write("camera.json", json.dumps(CAMERA).encode())
-    picture = encoded(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8), "jpeg")
+    picture = encoded(frame_of(256, 256), "jpeg")
     for place in range(TILES * TILES):
         x, y = FIRST[0] + place // TILES, FIRST[1] + place % TILES
         # Nobody decodes them, but no two are equal.
         site.write(f"tiles/{ZOOM}/{x}/{y}.jpg", picture + place.to_bytes(4))
-    # Four steps to a tile; the first middle is half a side from the area's edge.
-    first, last = (_place(FIRST[0] + at, FIRST[1] + at) for at in (1.7, 1.7 + STEPS / 4))
+    # Two steps to a tile; the middles of all wanted chunks are two tiles from the edge of the imagery, or more.
+    first, last = (_place(FIRST[0] + at, FIRST[1] + at) for at in (2, 2 + STEPS / 2))
     request = site.request(
         source="tiles/{z}/{x}/{y}.jpg",
         zoom=(ZOOM, ZOOM),
         bbox=(first[0], last[1], last[0], first[1]),
         origin=(*first, 0.0),
-        chunks=ChunkOptions(level=(ChunkLevelOptions(side_m=SIDE_M, overlap=0.92),)),
+        chunks=ChunkOptions(level=(ChunkLevelOptions(side_m=SIDE_M, overlap=0.85),)),
         index=IndexOptions(kind=kind),
     )
     config = C10ProvisionerConfig(cache_root=site.cache, reserve_mb=0, allow_unknown_filesystem=True)
@@ -131,6 +136,33 @@ def print_locate(cache: FlightCache, *, pairs: int, clock: Clock) -> None:
             )
 
 
+def print_cut(*, pairs: int, clock: Clock) -> None:
+    """Print what the cut of the square takes, and two ways to touch the same pixels for comparison."""
+    print(f"{'ms, p50':24}{'cut':>8}{'Pillow':>8}{'copy':>8}")
+    for name, (height, width) in FRAMES.items():
+        frame, camera = frame_of(height, width), Camera.from_document(CAMERA).scaled_to(width, height)
+        pixel = ALTITUDE_M / camera.fx
+        left = round(max(0, (width - SIDE_M / pixel) / 2))
+        shown = frame[:, left : width - left]
+        for turn, heading in (("", 0.0), (", heading", HEADING_DEG)):
+            cut = partial(
+                cut_square,
+                frame,
+                metres_per_pixel=pixel,
+                side_m=SIDE_M,
+                heading_deg=heading,
+                size=SIZE,
+                camera=camera,
+            )
+            scaled = in_turns(cut, lambda: resample(shown, SIZE), pairs=pairs, clock=clock, tidy=False)  # noqa: B023
+            copied = in_turns(cut, shown.copy, pairs=pairs, clock=clock, tidy=False)
+            ours, pillow = (1e3 * median(each) for each in zip(*scaled, strict=True))
+            print(
+                f"{name + turn:24}{ours:8.2f}{pillow:8.2f}{1e3 * median(bare for _, bare in copied):8.2f}",
+                flush=True,
+            )
+
+
 def print_single(cache: FlightCache, folder: Path, *, pairs: int, clock: Clock) -> None:
     """Print what a single frame costs, against the network compiled for batch 1."""
     engine = cache.engine(cache.manifest.descriptor_engine.model)
@@ -163,6 +195,7 @@ def main() -> None:
         with FlightCache.open(build(folder, asked.kind), trusted_keys=ALLOW_UNSIGNED) as cache:
             cache.load_all()
             print_locate(cache, pairs=asked.pairs, clock=clock)
+            print_cut(pairs=asked.pairs, clock=clock)
             print_single(cache, folder, pairs=asked.pairs, clock=clock)
     print(f"{before['processor']}, load {before['load']} before, {machine()['load']} after")
 

@@ -38,6 +38,17 @@ def test_the_bound_is_close_in_many_dimensions():
     assert ceiling < np.sort(scores)[-100] + 0.03
 
 
+def test_dimensions_that_are_the_same_in_all_vectors():
+    vectors = unit(300, 16, 5)
+    vectors[:, 3], vectors[:, 7] = 0, 0.25
+    vectors, query = unit_rows(vectors), unit(1, 16, 6)[0]
+    rows, ceiling = RoundedVectors(vectors).best(query, 20)
+    assert np.delete(vectors @ query, rows).max() <= ceiling < 1
+    same = np.repeat(vectors[:1], 30, axis=0)
+    rows, ceiling = RoundedVectors(same).best(same[0], 7)
+    assert ceiling == pytest.approx(1, abs=1e-3)
+
+
 def test_a_portion_is_not_the_last_one():
     # Vectors that round badly lie behind the first portion.
     vectors = np.concatenate([unit(5000, 8, 1), unit(100, 8, 2, 3.0)])
