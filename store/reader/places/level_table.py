@@ -1,7 +1,8 @@
 """The chunks of one level: where they are, their vectors, and the search among them.
 
-All vectors are compared with the frame's, so that scores and margin are exact in every kind of index. A graph
-or a quantiser would find most of the best chunks sooner, and could not say which of the others is the best.
+The vectors themselves are compared with the frame's, so that scores and margin are exact in every kind of index.
+A graph would find most of the best chunks sooner, and could not say which of the others is the best;
+`store.runtime.rounded_vectors` bounds what the others can be.
 """
 
 from dataclasses import dataclass
