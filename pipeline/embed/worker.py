@@ -6,14 +6,23 @@ each tile of a window is decoded once.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.builtin_model.place import FEATURELESS_BELOW, blank_share, texture_energy
+from pipeline.builtin_model.place import (
+    FEATURELESS_BELOW,
+    MEANS,
+    blank_share,
+    grey_sums,
+    sums_type,
+    texture_energy,
+    texture_of_sums,
+)
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Handler, Progress, serve
@@ -22,8 +31,8 @@ from pipeline.tiles.sources.read_tile import read_tile
 from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT, tile_of
 from store.base.lattice import chunk_of, tile_span
 from store.base.level import Level
-from store.base.mosaic import render_chunks
-from store.base.preprocessing import Pixels, Preprocessing
+from store.base.mosaic import ChunkRows, derived_rows, only_cut, render_chunks
+from store.base.preprocessing import Pixels, Preprocessing, Sample
 from store.runtime.load import Engine, load_engine
 
 BLANK_TILE: Final = (
@@ -35,6 +44,11 @@ _THREADS: Final = 1
 MOST_BLANK: Final = 0.25
 """A tile of which more is transparent, black or white is featureless: its place is not found with certainty."""
 
+_Write: TypeAlias = Callable[[Sample], float]
+"""Writes the sample of a unit, and returns its texture."""
+_Unit: TypeAlias = tuple[int, _Write, float]
+"""Index of a unit, what writes its sample, and which part of it is blank."""
+
 
 class Embedder:
     """Embeds windows with one loaded engine."""
@@ -42,7 +56,8 @@ class Embedder:
     def __init__(self, engine: Engine, preprocessing: Preprocessing) -> None:
         self._engine = engine
         self._preprocessing = preprocessing
-        self._samples: NDArray[np.float32] = np.empty((engine.portion, *engine.sample_shape), np.float32)
+        self._samples = _Samples(preprocessing)
+        self._batch: NDArray[np.float32] = np.empty((engine.portion, *engine.sample_shape), np.float32)
 
     def embed(self, request: Message, progress: Progress) -> Payload:
         """Embed one window, as a worker's handler; no progress is reported, since a window is short."""
@@ -64,32 +79,115 @@ class Embedder:
             `bad_vectors`: the same of each unit whose descriptor cannot be used.
         """
         bad: list[tuple[int, str, str]] = []
-        tiles = _readable(request["tiles"], dict(request["tile_edges"]), bad)
+        edges: dict[int, int] = dict(request["tile_edges"])
+        tiles = _readable(request["tiles"], edges, bad)
         if request["chunks"] is None:
-            answer = self._describe((index, picture.pixels, _blank_part(picture)) for index, picture in tiles)
+            units = self._samples.of_tiles(tiles)
         else:
             decoded = {request["tiles"][index][0]: picture for index, picture in tiles}
-            answer = self._describe(_cut_chunks(request["chunks"], decoded, self._preprocessing.size))
-        return {**answer, "bad_tiles": [list(each) for each in bad]}
+            units = self._samples.of_chunks(request["chunks"], decoded, edges)
+        return {**self._describe(units), "bad_tiles": [list(each) for each in bad]}
 
-    def _describe(self, pictures: Iterable[tuple[int, Pixels, float]]) -> dict[str, Any]:
-        """Return the answer for units, given as index, picture and which part of that is blank."""
+    def _describe(self, units: Iterable[_Unit]) -> dict[str, Any]:
+        """Return the answer for some units."""
         numbers: list[int] = []
         textures: list[float] = []
         vectors = [np.empty((0, self._engine.dimensions), np.float32)]
         filled = 0
-        for number, pixels, blank in pictures:
-            self._preprocessing.apply(pixels, out=self._samples[filled])
+        for number, write, blank in units:
+            texture = write(self._batch[filled])
             numbers.append(number)
-            textures.append(texture_energy(pixels) if blank <= MOST_BLANK else 0.0)
+            textures.append(texture if blank <= MOST_BLANK else 0.0)
             filled += 1
-            if filled == len(self._samples):
-                vectors.append(self._engine.run(self._samples))
+            if filled == len(self._batch):
+                vectors.append(self._engine.run(self._batch))
                 filled = 0
         if filled:
-            vectors.append(self._engine.run(self._samples[:filled]))
+            vectors.append(self._engine.run(self._batch[:filled]))
         found = self._preprocessing.finish(np.concatenate(vectors))
         return _answer(found, np.array(textures, np.float32), np.array(numbers, np.int64))
+
+
+class _Samples:
+    """Makes the samples of units, and their textures."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self._preprocessing = preprocessing
+        self._planes = preprocessing.layout == "nchw"
+        self._sums_type = sums_type(*preprocessing.size)
+
+    def of_tiles(self, tiles: Iterable[tuple[int, Picture]]) -> Iterator[_Unit]:
+        """Yield tiles as units."""
+        for number, picture in tiles:
+            yield number, partial(self._write_picture, picture.pixels), _blank_part(picture)
+
+    def of_chunks(
+        self, ids: NDArray[np.int64], tiles: Mapping[int, Picture], edges: Mapping[int, int]
+    ) -> Iterator[_Unit]:
+        """Yield the chunks of which all tiles are there.
+
+        Args:
+            ids: Descriptor ids of chunks.
+            tiles: Tiles by descriptor id.
+            edges: Edge of the tiles in pixels, by zoom.
+        """
+        blanks = {identifier: _blank_part(picture) for identifier, picture in tiles.items()}
+        # The fields above column and row name the level.
+        levels = ids >> VIEW_SHIFT
+        for field in np.unique(levels).tolist():
+            numbers = np.flatnonzero(levels == field)
+            level, _, _ = chunk_of(int(ids[numbers[0]]))
+            xs, ys = (ids[numbers] >> X_SHIFT) & AXIS_MASK, ids[numbers] & AXIS_MASK
+            whole, blank = _ground_under(level, xs, ys, blanks)
+            numbers, blank = numbers[whole], blank[whole]
+            places = zip(xs[whole].tolist(), ys[whole].tolist(), strict=True)
+            pixels = {
+                (x, y): tiles[identifier].pixels
+                for identifier in tiles
+                for zoom, x, y, _ in (tile_of(identifier),)
+                if zoom == level.zoom
+            }
+            writing = self._chunks(level, places, pixels, edges[level.zoom])
+            yield from zip(numbers.tolist(), writing, blank.tolist(), strict=True)
+
+    def _chunks(
+        self,
+        level: Level,
+        places: Iterable[tuple[int, int]],
+        tiles: Mapping[tuple[int, int], Pixels],
+        tile_edge: int,
+    ) -> Iterator[_Write]:
+        """Yield what writes the sample of each chunk of a level; see `store.base.mosaic.render_chunks`."""
+        size = self._preprocessing.size
+        if only_cut(level, tile_edge, size):
+            for rows in derived_rows(level, places, tiles, size, self._derive):
+                yield partial(self._write_rows, rows)
+        else:
+            for picture in render_chunks(level, places, tiles, size):
+                yield partial(self._write_picture, picture)
+
+    def _write_picture(self, pixels: Pixels, sample: Sample) -> float:
+        self._preprocessing.apply(pixels, out=sample)
+        return texture_energy(pixels)
+
+    def _write_rows(self, rows: Iterable[ChunkRows], sample: Sample) -> float:
+        """Put a sample together from what `_derive` made; the bytes are those of `_write_picture`."""
+        height, width = self._preprocessing.size
+        by_row, sums = self._rows_first(sample), np.empty((height, MEANS), self._sums_type)
+        for (values, grey), source, target in rows:
+            by_row[target] = values[source]
+            sums[target] = grey[source]
+        return texture_of_sums(sums, width)
+
+    def _derive(self, pixels: Pixels) -> tuple[Sample, NDArray[Any]]:
+        """Return the values of samples and the sums for textures, of rows that many chunks show."""
+        values = np.empty((3, *pixels.shape[:2]) if self._planes else pixels.shape, np.float32)
+        self._preprocessing.arrange(pixels, values)
+        return self._rows_first(values), grey_sums(pixels.astype(self._sums_type))
+
+    def _rows_first(self, values: Sample) -> Sample:
+        """Return a view of the values of a sample, or of some rows of one, whose first axis is the rows."""
+        return values.transpose(1, 0, 2) if self._planes else values
 
 
 def start(first: Message) -> Handler:
@@ -177,30 +275,6 @@ def _require_edge(picture: Picture, edge: int | None) -> None:
     found = len(picture.pixels)
     if edge is not None and found != edge:
         raise TileError(f"expected a tile of {edge} pixels, as others of its zoom are, found {found}")
-
-
-def _cut_chunks(
-    ids: NDArray[np.int64], tiles: Mapping[int, Picture], size: tuple[int, int]
-) -> Iterator[tuple[int, Pixels, float]]:
-    """Yield index, picture and blank part of each chunk of which all tiles are there; `tiles` by descriptor id."""
-    blanks = {identifier: _blank_part(picture) for identifier, picture in tiles.items()}
-    # The fields above column and row name the level.
-    levels = ids >> VIEW_SHIFT
-    for field in np.unique(levels).tolist():
-        numbers = np.flatnonzero(levels == field)
-        level, _, _ = chunk_of(int(ids[numbers[0]]))
-        xs, ys = (ids[numbers] >> X_SHIFT) & AXIS_MASK, ids[numbers] & AXIS_MASK
-        whole, blank = _ground_under(level, xs, ys, blanks)
-        numbers, blank = numbers[whole], blank[whole]
-        places = zip(xs[whole].tolist(), ys[whole].tolist(), strict=True)
-        pixels = {
-            (x, y): tiles[identifier].pixels
-            for identifier in tiles
-            for zoom, x, y, _ in (tile_of(identifier),)
-            if zoom == level.zoom
-        }
-        images = render_chunks(level, places, pixels, size)
-        yield from zip(numbers.tolist(), images, blank.tolist(), strict=True)
 
 
 def _ground_under(

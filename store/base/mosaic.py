@@ -14,10 +14,11 @@ The second scaling takes whole pixels because it is done for every chunk, wherea
 many, is scaled once.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from store.base.lattice import Integers, tile_span
 from store.base.level import Level
@@ -25,6 +26,23 @@ from store.base.preprocessing import Pixels, resample
 
 _Runs: TypeAlias = list[tuple[slice, slice]]
 """Slices of tile pixels, and of picture pixels that they are copied to."""
+
+Derive: TypeAlias = Callable[[Pixels], tuple[NDArray[Any], ...]]
+"""Makes arrays of pixels uint8 [rows, columns, 3], RGB, that have a row for each of these, made of it alone."""
+
+
+class ChunkRows(NamedTuple):
+    """Some rows of a chunk's picture.
+
+    Attributes:
+        arrays: What was derived from pixels that hold these rows and others.
+        source: The rows' place there.
+        target: The rows' place in the picture.
+    """
+
+    arrays: tuple[NDArray[Any], ...]
+    source: slice
+    target: slice
 
 
 def full_size(level: Level, tile_edge: int) -> tuple[int, int]:
@@ -62,13 +80,44 @@ def render_chunks(
     return (mosaic.render(x, y) for x, y in places)
 
 
+def only_cut(level: Level, tile_edge: int, size: tuple[int, int]) -> bool:
+    """Return whether pictures of a size are cut out of scaled tiles, and not scaled again."""
+    down, across = _step_pixels(level, tile_edge, size)
+    return down * level.m >= size[0] and across * level.m >= size[1]
+
+
+def derived_rows(
+    level: Level,
+    places: Iterable[tuple[int, int]],
+    tiles: Mapping[tuple[int, int], Pixels],
+    size: tuple[int, int],
+    derive: Derive,
+) -> Iterator[list[ChunkRows]]:
+    """Yield for each chunk what is derived from the rows of its picture, all of them, in order.
+
+    The chunks of one column have most rows in common, and these are derived once. As for `render_chunks`, but
+    only where `only_cut` holds.
+
+    Raises:
+        KeyError, ValueError: As for `render_chunks`.
+    """
+    mosaic = _Mosaic(level, tiles, size, derive)
+    return (list(mosaic.rows(x, y)) for x, y in places)
+
+
 class _Mosaic:
     """Tiles scaled for one level and size, and the strips of one column of chunks."""
 
-    def __init__(self, level: Level, tiles: Mapping[tuple[int, int], Pixels], size: tuple[int, int]) -> None:
-        self._level, self._tiles, self._size = level, tiles, size
+    def __init__(
+        self,
+        level: Level,
+        tiles: Mapping[tuple[int, int], Pixels],
+        size: tuple[int, int],
+        derive: Derive = lambda pixels: (pixels,),
+    ) -> None:
+        self._level, self._tiles, self._size, self._derive = level, tiles, size, derive
         self._scaled: dict[tuple[int, int], Pixels] = {}
-        self._strips: dict[int, Pixels] = {}
+        self._strips: dict[int, tuple[NDArray[Any], ...]] = {}
         self._x = -1
         self._edge = 0
         self._step = (0, 0)
@@ -77,18 +126,24 @@ class _Mosaic:
 
     def render(self, x: int, y: int) -> Pixels:
         """Return the picture of a chunk, uint8 [*size, 3]."""
+        rows = list(self.rows(x, y))  # the first tile settles how much is cut
+        picture = np.empty((*self._cut, 3), np.uint8)
+        for (pixels,), source, target in rows:
+            picture[target] = pixels[source]
+        return resample(picture, self._size)
+
+    def rows(self, x: int, y: int) -> Iterator[ChunkRows]:
+        """Yield what is derived from the rows that are cut out for a chunk."""
         _, _, y0, ny = tile_span(self._level, x, y)
         if x != self._x:
             self._x, self._strips = x, {}
         strips = [self._strip(x, row) for row in range(y0, y0 + ny)]
-        picture = np.empty((*self._cut, 3), np.uint8)
         for strip, runs in zip(strips, self._runs_of(0, y), strict=True):
             for source, target in runs:
-                picture[target] = strip[source]
-        return resample(picture, self._size)
+                yield ChunkRows(strip, source, target)
 
-    def _strip(self, x: int, row: int) -> Pixels:
-        """Return a row of tiles, cut to the columns of the chunks that begin at x."""
+    def _strip(self, x: int, row: int) -> tuple[NDArray[Any], ...]:
+        """Return what is derived from a row of tiles, cut to the columns of the chunks that begin at x."""
         if row not in self._strips:
             x0, nx, _, _ = tile_span(self._level, x, 0)
             tiles = [self._tile(x0 + at & (1 << self._level.zoom) - 1, row) for at in range(nx)]
@@ -96,7 +151,7 @@ class _Mosaic:
             for tile, runs in zip(tiles, self._runs_of(1, x), strict=True):
                 for source, target in runs:
                     strip[:, target] = tile[:, source]
-            self._strips[row] = strip
+            self._strips[row] = self._derive(strip)
         return self._strips[row]
 
     def _tile(self, column: int, row: int) -> Pixels:
@@ -117,8 +172,7 @@ class _Mosaic:
                 f"found {list(shape)} beside an edge of {edge}"
             )
         self._edge = edge
-        height, width = (-(-side // self._level.m) for side in self._size)
-        self._step = min(height, edge >> self._level.k), min(width, edge >> self._level.k)
+        self._step = _step_pixels(self._level, edge, self._size)
         down, across = (step * self._level.m for step in self._step)
         self._cut = min(self._size[0], down), min(self._size[1], across)
 
@@ -128,6 +182,12 @@ class _Mosaic:
         if (axis, inside) not in self._runs:
             self._runs[axis, inside] = _runs(self._level, inside, self._step[axis], self._cut[axis])
         return self._runs[axis, inside]
+
+
+def _step_pixels(level: Level, tile_edge: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of a step in pixels of the scaled tiles."""
+    height, width = (-(-side // level.m) for side in size)
+    return min(height, tile_edge >> level.k), min(width, tile_edge >> level.k)
 
 
 def _runs(level: Level, inside: int, step: int, wanted: int) -> list[_Runs]:

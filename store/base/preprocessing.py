@@ -121,18 +121,27 @@ class Preprocessing:
             )
         height, width = self.size
         resized = resample(middle_square(image) if height == width else image, self.size)
-        ordered = resized[:, :, ::-1] if self.colour == "bgr" else resized
+        self.arrange(resized, sample)
+        return sample
+
+    def arrange(self, image: Pixels, out: Sample) -> None:
+        """Write pixels as the network takes them: what `apply` does after resizing, each pixel by itself.
+
+        Args:
+            image: uint8 [rows, columns, 3], RGB.
+            out: float32 [3, rows, columns] or [rows, columns, 3], as `layout` says; written to.
+        """
+        ordered = image[:, :, ::-1] if self.colour == "bgr" else image
         mean, std = np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
         if self.layout == "nchw":
             ordered = ordered.transpose(2, 0, 1)
             mean, std = mean[:, None, None], std[:, None, None]
-        np.copyto(sample, ordered)
+        np.copyto(out, ordered)
         # Values that change nothing are passed over: an image is 200,000 numbers.
         if mean.any():
-            sample -= mean
+            out -= mean
         if (std != 1).any():
-            sample /= std
-        return sample
+            out /= std
 
     def finish(self, vectors: Sample) -> Sample:
         """Return descriptors from what the network gave, float32 [n, d]; what has no length stays as it is."""

@@ -1,0 +1,216 @@
+"""Measure what embedding chunks costs besides the network: a worker against its bare engine, processor time.
+
+Run from the root of the repository: `python -m tests.benchmarks.chunk_work [--tiles N]`. JPEG tiles of a
+painted landscape lie in a folder, and the engine of `builtin:place` is compiled for this machine. The worker
+reads, hashes and decodes the tiles of a window, cuts its chunks and embeds them; the peer runs the same engine
+as often on samples that are ready. They take turns, window by window.
+
+The shares of the stages are of another run, since its clocks cost time too. Each window decodes the tiles
+under its own chunks; with few tiles, most of which lie at the area's edge, that is more work for each chunk.
+"""
+
+import argparse
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from time import process_time
+from typing import Any, Final
+from unittest.mock import patch
+
+import numpy as np
+
+from pipeline.builtin_model import place
+from pipeline.embed import worker
+from pipeline.embed.cells import Window, group_cells, plan_windows, shared_digests
+from pipeline.embed.worker_messages import worker_request
+from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
+from pipeline.tiles.chunks import ShownTiles, make_chunks
+from pipeline.tiles.sources.registry import open_source
+from store.base import mosaic
+from store.base.level import Level
+from store.base.preprocessing import Preprocessing
+from store.manifest.levels import ChunkLevel
+from store.runtime import Engine
+from tests.benchmarks.measuring import Row, Settings, at_most, machine, processor, row
+from tests.engine_jobs import job_of, load_compiled
+from tests.small_builds import encoded
+from tests.tile_archives import WORLD
+from tools.demo.terrain import terrain
+
+LEVEL: Final = Level(20, 2, 14)
+"""Chunks of 3.5 x 3.5 tiles, sixteen to a tile, as for a camera at 120 m and imagery of 0.15 m a pixel."""
+EDGE: Final = 256
+TARGET: Final = 1.15
+_FIRST: Final = 1 << 19
+"""First column and row of the tiles, in the middle of the world."""
+_RIM: Final = 2
+"""Tiles around the area, which its chunks reach into."""
+_PREPROCESSING: Final = Preprocessing(size=place.PLACE_SIZE)
+_BATCH: Final = 8
+
+Timed = list[tuple[float, float]]
+
+
+class Stages:
+    """Processor seconds by stage, each without those of the stages that it calls."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._now = "rest"
+        self._since = 0.0
+
+    def start(self) -> None:
+        """Begin with the rest."""
+        self._since = process_time()
+
+    def enter(self, stage: str) -> str:
+        """Begin a stage; return the one that it interrupts."""
+        now, before = process_time(), self._now
+        self.seconds[before] = self.seconds.get(before, 0.0) + now - self._since
+        self._now, self._since = stage, now
+        return before
+
+    def of(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function whose time counts as a stage."""
+
+        def timed(*args: Any, **named: Any) -> Any:
+            before = self.enter(stage)
+            try:
+                return function(*args, **named)
+            finally:
+                self.enter(before)
+
+        return timed
+
+
+STAGES: Final = (
+    ("read, hash, decode", worker, "read_picture"),
+    ("scale tiles", mosaic, "resample"),
+    ("derive", worker._Samples, "_derive"),
+    ("texture", worker, "texture_of_sums"),
+    ("samples", worker._Samples, "_write_rows"),
+    ("network", Engine, "run"),
+)
+"""What is timed: a stage, and the function that does it. What is left is cutting, and the worker's own."""
+
+
+def planned(folder: Path, tiles: int) -> list[tuple[Window, object]]:
+    """Write about so many tiles; return the windows of their chunks, and the requests to a worker."""
+    side = math.isqrt(tiles)
+    ground, draw = terrain(2048, seed=0), np.random.default_rng(0)
+    # Pieces from anywhere: seams cost nothing, and no two tiles are alike.
+    for column in range(side):
+        (folder / f"20/{_FIRST + column}").mkdir(parents=True)
+        for line in range(side):
+            y, x = draw.integers(0, len(ground) - EDGE, 2)
+            path = folder / f"20/{_FIRST + column}/{_FIRST + line}.jpg"
+            path.write_bytes(encoded(ground[y : y + EDGE, x : x + EDGE], "jpeg"))
+    found = open_source("{z}/{x}/{y}.jpg", folder).query_by_bbox(WORLD, (LEVEL.zoom, LEVEL.zoom))
+    # West, south, east, north; at the equator a tile is as high as it is wide.
+    near, far = (_degrees_e7(each) for each in (_RIM, side - _RIM))
+    made = make_chunks(ChunkLevel(level=LEVEL, tile_edge=EDGE), (near, -far, far, -near), found).made
+    cells = group_cells(made)
+    windows = plan_windows(cells, shown=ShownTiles(found, {LEVEL.zoom: EDGE}), shared=shared_digests(cells))
+    return [
+        (window, worker_request(window, [list(tile.locator) for tile in window.tiles])) for window in windows
+    ]
+
+
+def _degrees_e7(tiles: int) -> int:
+    return round(tiles / (1 << LEVEL.zoom) * 360e7)
+
+
+def compiled(folder: Path) -> Engine:
+    """Return the engine of `builtin:place`, as builds compile it."""
+    job = job_of(
+        folder,
+        place.place_model(),
+        input=place.PLACE_INPUT,
+        output=place.PLACE_OUTPUT,
+        sample_shape=_PREPROCESSING.shape,
+        batch=_BATCH,
+        single=True,
+    )
+    compiler = OnnxRuntimeCompiler()
+    engine = compiler.compile(job, scratch=folder)
+    return load_compiled(
+        compiler, engine.path.read_bytes(), input=job.input, output=job.output, batch=job.batch
+    )
+
+
+def compare(folder: Path, tiles: int, *, rounds: int) -> tuple[Timed, dict[str, float], int, float]:
+    """Let worker and bare engine take turns.
+
+    Returns:
+        Seconds of both for each window; seconds of the worker by stage; chunks; tiles decoded for each tile.
+    """
+    requests, engine = planned(folder / "tiles", tiles), compiled(folder)
+    embedder = worker.Embedder(engine, _PREPROCESSING)
+    draw = np.random.default_rng(0)
+    ready = draw.integers(0, 256, (engine.portion, *engine.sample_shape)).astype(np.float32)
+    found: Timed = []
+    for number in range(rounds + 1):
+        for window, request in requests:
+            pair = [
+                (True, partial(embedder.describe, request)),
+                (False, partial(_run_bare, engine, ready, len(window.units))),
+            ]
+            times = {ours: processor(work) for ours, work in (pair if number % 2 else pair[::-1])}
+            if number or not rounds:
+                found.append((times[True], times[False]))
+            if not number:
+                break  # the first window alone, which does not count: it loads what is loaded once
+    stages = Stages()
+    with ExitStack() as patches:
+        for stage, home, name in STAGES:
+            patches.enter_context(patch.object(home, name, stages.of(stage, getattr(home, name))))
+        stages.start()
+        for _, request in requests:
+            embedder.describe(request)
+        stages.enter("rest")
+    chunks = sum(len(window.units) for window, _ in requests)
+    shown = sum(len(window.tiles) for window, _ in requests)
+    return found, stages.seconds, chunks, shown / math.isqrt(tiles) ** 2
+
+
+def _run_bare(engine: Engine, ready: np.ndarray, count: int) -> None:
+    for first in range(0, count, len(ready)):
+        engine.run(ready[: count - first])
+
+
+def chunks(settings: Settings) -> Iterator[Row]:
+    """The row of the table."""
+    tiles = settings.size(256, 2_000)
+    found, _, count, _ = compare(settings.folder, tiles, rounds=max(1, settings.pairs // 3))
+    work = f"embedding {count:,} chunks of {math.isqrt(tiles) ** 2:,} tiles, processor seconds"
+    yield row("embed-chunks", work, "the bare engine, samples ready", at_most(TARGET), found, rate=False)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tiles", type=int, default=256, help="about how many tiles; 2,000 for the target")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each window is embedded")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="c10-chunks-") as folder:
+        found, seconds, count, decoded = compare(Path(folder), asked.tiles, rounds=asked.rounds)
+    line = row("embed-chunks", "", "", at_most(TARGET), found, rate=False)
+    ours, theirs = (sum(side) for side in zip(*found, strict=True))
+    print(f"{count:,} chunks of {math.isqrt(asked.tiles) ** 2:,} tiles, each decoded {decoded:.2f} times")
+    print(
+        f"worker {ours / count / asked.rounds * 1e3:.3f} ms a chunk, bare engine {theirs / count / asked.rounds * 1e3:.3f} ms: "
+        f"ratio {ours / theirs:.3f}, of windows {line.ratio:.3f} ({line.low:.3f} to {line.high:.3f})"
+    )
+    whole = sum(seconds.values())
+    for stage, spent in sorted(seconds.items(), key=lambda each: -each[1]):
+        print(f"  {stage:20} {spent / count * 1e3:8.4f} ms a chunk {spent / whole:7.1%}")
+    print(machine())
+
+
+if __name__ == "__main__":
+    main()
