@@ -14,11 +14,12 @@ The second scaling takes whole pixels because it is done for every chunk, wherea
 many, is scaled once.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from store.base.lattice import Integers, tile_span
 from store.base.level import Level
@@ -27,22 +28,8 @@ from store.base.preprocessing import Pixels, resample
 _Runs: TypeAlias = list[tuple[slice, slice]]
 """Slices of tile pixels, and of picture pixels that they are copied to."""
 
-Derive: TypeAlias = Callable[[Pixels], tuple[NDArray[Any], ...]]
-"""Makes arrays of pixels uint8 [rows, columns, 3], RGB, that have a row for each of these, made of it alone."""
-
-
-class ChunkRows(NamedTuple):
-    """Some rows of a chunk's picture.
-
-    Attributes:
-        arrays: What was derived from pixels that hold these rows and others.
-        source: The rows' place there.
-        target: The rows' place in the picture.
-    """
-
-    arrays: tuple[NDArray[Any], ...]
-    source: slice
-    target: slice
+_CHUNKS_AT_ONCE: Final = 64
+"""How many chunks of a column share pixels: more would fill the memory where chunks hardly overlap."""
 
 
 def full_size(level: Level, tile_edge: int) -> tuple[int, int]:
@@ -86,38 +73,47 @@ def only_cut(level: Level, tile_edge: int, size: tuple[int, int]) -> bool:
     return down * level.m >= size[0] and across * level.m >= size[1]
 
 
-def derived_rows(
+def scaled_tile(level: Level, tile: Pixels, size: tuple[int, int]) -> Pixels:
+    """Return a tile as it is scaled for chunks of some size: pictures of both are the same.
+
+    Where a step would not be square, it is the tile itself.
+    """
+    down, across = (step << level.k for step in _step_pixels(level, len(tile), size))
+    return resample(tile, (down, across)) if down == across > 0 else tile
+
+
+def cut_columns(
     level: Level,
     places: Iterable[tuple[int, int]],
     tiles: Mapping[tuple[int, int], Pixels],
     size: tuple[int, int],
-    derive: Derive,
-) -> Iterator[list[ChunkRows]]:
-    """Yield for each chunk what is derived from the rows of its picture, all of them, in order.
+) -> Iterator[tuple[Pixels, list[Integers]]]:
+    """Yield what the pictures of chunks are cut out of, where `only_cut` holds; as for `render_chunks`.
 
-    The chunks of one column have most rows in common, and these are derived once. As for `render_chunks`, but
-    only where `only_cut` holds.
+    Chunks that follow each other and begin at one x have most rows in common. What is computed of each row
+    alone can so be computed once.
+
+    Yields:
+        Pixels uint8 [rows, width, 3], RGB, and for each of the next chunks which rows its picture has, int64
+        [height]: `pixels[rows]` is the picture that `render_chunks` gives.
 
     Raises:
         KeyError, ValueError: As for `render_chunks`.
     """
-    mosaic = _Mosaic(level, tiles, size, derive)
-    return (list(mosaic.rows(x, y)) for x, y in places)
+    mosaic = _Mosaic(level, tiles, size)
+    for x, alike in groupby(places, itemgetter(0)):
+        ys = [y for _, y in alike]
+        for first in range(0, len(ys), _CHUNKS_AT_ONCE):
+            yield mosaic.column(x, ys[first : first + _CHUNKS_AT_ONCE])
 
 
 class _Mosaic:
     """Tiles scaled for one level and size, and the strips of one column of chunks."""
 
-    def __init__(
-        self,
-        level: Level,
-        tiles: Mapping[tuple[int, int], Pixels],
-        size: tuple[int, int],
-        derive: Derive = lambda pixels: (pixels,),
-    ) -> None:
-        self._level, self._tiles, self._size, self._derive = level, tiles, size, derive
+    def __init__(self, level: Level, tiles: Mapping[tuple[int, int], Pixels], size: tuple[int, int]) -> None:
+        self._level, self._tiles, self._size = level, tiles, size
         self._scaled: dict[tuple[int, int], Pixels] = {}
-        self._strips: dict[int, tuple[NDArray[Any], ...]] = {}
+        self._strips: dict[int, Pixels] = {}
         self._x = -1
         self._edge = 0
         self._step = (0, 0)
@@ -126,24 +122,31 @@ class _Mosaic:
 
     def render(self, x: int, y: int) -> Pixels:
         """Return the picture of a chunk, uint8 [*size, 3]."""
-        rows = list(self.rows(x, y))  # the first tile settles how much is cut
-        picture = np.empty((*self._cut, 3), np.uint8)
-        for (pixels,), source, target in rows:
-            picture[target] = pixels[source]
-        return resample(picture, self._size)
-
-    def rows(self, x: int, y: int) -> Iterator[ChunkRows]:
-        """Yield what is derived from the rows that are cut out for a chunk."""
         _, _, y0, ny = tile_span(self._level, x, y)
         if x != self._x:
             self._x, self._strips = x, {}
         strips = [self._strip(x, row) for row in range(y0, y0 + ny)]
+        picture = np.empty((*self._cut, 3), np.uint8)
         for strip, runs in zip(strips, self._runs_of(0, y), strict=True):
             for source, target in runs:
-                yield ChunkRows(strip, source, target)
+                picture[target] = strip[source]
+        return resample(picture, self._size)
 
-    def _strip(self, x: int, row: int) -> tuple[NDArray[Any], ...]:
-        """Return what is derived from a row of tiles, cut to the columns of the chunks that begin at x."""
+    def column(self, x: int, ys: Sequence[int]) -> tuple[Pixels, list[Integers]]:
+        """Return the rows of tiles under chunks that begin at x, cut to their columns, and the rows of each."""
+        spans = [tile_span(self._level, x, y) for y in ys]
+        under = sorted({row for _, _, y0, ny in spans for row in range(y0, y0 + ny)})
+        self._x, self._strips = x, {}
+        pixels = np.concatenate([self._strip(x, row) for row in under])
+        edge, above = self._step[0] << self._level.k, {row: at for at, row in enumerate(under)}
+        inside = self._level.steps_per_tile - 1
+        return pixels, [
+            above[y0] * edge + _kept(self._level, y & inside, self._step[0], self._cut[0])
+            for y, (_, _, y0, _) in zip(ys, spans, strict=True)
+        ]
+
+    def _strip(self, x: int, row: int) -> Pixels:
+        """Return a row of tiles, cut to the columns of the chunks that begin at x."""
         if row not in self._strips:
             x0, nx, _, _ = tile_span(self._level, x, 0)
             tiles = [self._tile(x0 + at & (1 << self._level.zoom) - 1, row) for at in range(nx)]
@@ -151,7 +154,7 @@ class _Mosaic:
             for tile, runs in zip(tiles, self._runs_of(1, x), strict=True):
                 for source, target in runs:
                     strip[:, target] = tile[:, source]
-            self._strips[row] = self._derive(strip)
+            self._strips[row] = strip
         return self._strips[row]
 
     def _tile(self, column: int, row: int) -> Pixels:
@@ -190,8 +193,8 @@ def _step_pixels(level: Level, tile_edge: int, size: tuple[int, int]) -> tuple[i
     return min(height, tile_edge >> level.k), min(width, tile_edge >> level.k)
 
 
-def _runs(level: Level, inside: int, step: int, wanted: int) -> list[_Runs]:
-    """Return runs of neighbouring pixels, by tile.
+def _kept(level: Level, inside: int, step: int, wanted: int) -> Integers:
+    """Return which pixels of the tiles under a chunk stay along one axis, from the first tile's first.
 
     Args:
         level: Level of the chunk.
@@ -200,7 +203,12 @@ def _runs(level: Level, inside: int, step: int, wanted: int) -> list[_Runs]:
         wanted: Pixels to keep, at most m steps.
     """
     # Middles of the wanted pixels, rounded down: (at + 1/2) * pixels / wanted.
-    kept: Integers = (2 * np.arange(wanted) + 1) * (level.m * step) // (2 * wanted) + inside * step
+    return (2 * np.arange(wanted) + 1) * (level.m * step) // (2 * wanted) + inside * step
+
+
+def _runs(level: Level, inside: int, step: int, wanted: int) -> list[_Runs]:
+    """Return runs of neighbouring pixels that stay, by tile; see `_kept`."""
+    kept = _kept(level, inside, step, wanted)
     edge = step << level.k
     found: list[_Runs] = [[] for _ in range(-(-(inside + level.m) // level.steps_per_tile))]
     starts = np.flatnonzero((np.diff(kept, prepend=-2) != 1) | (kept % edge == 0)).tolist()

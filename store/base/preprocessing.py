@@ -121,20 +121,17 @@ class Preprocessing:
             )
         height, width = self.size
         resized = resample(middle_square(image) if height == width else image, self.size)
-        self.arrange(resized, sample)
-        return sample
+        return self.scale(self.ordered(resized), out=sample)
 
-    def arrange(self, image: Pixels, out: Sample) -> None:
-        """Write pixels as the network takes them: what `apply` does after resizing, each pixel by itself.
-
-        Args:
-            image: uint8 [rows, columns, 3], RGB.
-            out: float32 [3, rows, columns] or [rows, columns, 3], as `layout` says; written to.
-        """
+    def ordered(self, image: Pixels) -> Pixels:
+        """Return a view of pixels uint8 [rows, columns, 3], RGB, with channels and axes in the network's order."""
         ordered = image[:, :, ::-1] if self.colour == "bgr" else image
+        return ordered.transpose(2, 0, 1) if self.layout == "nchw" else ordered
+
+    def scale(self, ordered: Pixels, out: Sample) -> Sample:
+        """Write (p - mean) / std of pixels from `ordered`, and return it: float32 of their shape."""
         mean, std = np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
         if self.layout == "nchw":
-            ordered = ordered.transpose(2, 0, 1)
             mean, std = mean[:, None, None], std[:, None, None]
         np.copyto(out, ordered)
         # Values that change nothing are passed over: an image is 200,000 numbers.
@@ -142,6 +139,7 @@ class Preprocessing:
             out -= mean
         if (std != 1).any():
             out /= std
+        return out
 
     def finish(self, vectors: Sample) -> Sample:
         """Return descriptors from what the network gave, float32 [n, d]; what has no length stays as it is."""

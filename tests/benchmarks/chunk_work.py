@@ -3,7 +3,7 @@
 Run from the root of the repository: `python -m tests.benchmarks.chunk_work [--tiles N]`. JPEG tiles of a
 painted landscape lie in a folder, and the engine of `builtin:place` is compiled for this machine. The worker
 reads, hashes and decodes the tiles of a window, cuts its chunks and embeds them; the peer runs the same engine
-as often on samples that are ready. They take turns, window by window.
+as often on samples that are ready. They take turns, batch by batch.
 
 The shares of the stages are of another run, since its clocks cost time too. Each window decodes the tiles
 under its own chunks; with few tiles, most of which lie at the area's edge, that is more work for each chunk.
@@ -23,7 +23,7 @@ from unittest.mock import patch
 import numpy as np
 
 from pipeline.builtin_model import place
-from pipeline.embed import worker
+from pipeline.embed import samples, worker
 from pipeline.embed.cells import Window, group_cells, plan_windows, shared_digests
 from pipeline.embed.worker_messages import worker_request
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
@@ -89,9 +89,10 @@ class Stages:
 STAGES: Final = (
     ("read, hash, decode", worker, "read_picture"),
     ("scale tiles", mosaic, "resample"),
-    ("derive", worker._Samples, "_derive"),
-    ("texture", worker, "texture_of_sums"),
-    ("samples", worker._Samples, "_write_rows"),
+    ("columns", mosaic._Mosaic, "column"),
+    ("sums of grey", samples, "grey_sums"),
+    ("texture", samples, "texture_of_sums"),
+    ("samples", samples.Samples, "_write_rows"),
     ("network", Engine, "run"),
 )
 """What is timed: a stage, and the function that does it. What is left is cutting, and the worker's own."""
@@ -141,29 +142,43 @@ def compiled(folder: Path) -> Engine:
     )
 
 
+class InTurns:
+    """An engine that runs each batch twice: as it is given, and as many samples that were ready, by a clock."""
+
+    def __init__(self, engine: Engine, ready: np.ndarray) -> None:
+        self._engine, self._ready = engine, ready
+        self.portion, self.sample_shape, self.dimensions = (
+            engine.portion,
+            engine.sample_shape,
+            engine.dimensions,
+        )
+        self.bare = 0.0
+
+    def run(self, samples: np.ndarray) -> np.ndarray:
+        """Run both; return the answer to what is given."""
+        found = self._engine.run(samples)
+        self.bare += processor(partial(self._engine.run, self._ready[: len(samples)]))
+        return found
+
+
 def compare(folder: Path, tiles: int, *, rounds: int) -> tuple[Timed, dict[str, float], int, float]:
-    """Let worker and bare engine take turns.
+    """Let worker and bare engine take turns, batch by batch, so that other load affects both.
 
     Returns:
         Seconds of both for each window; seconds of the worker by stage; chunks; tiles decoded for each tile.
     """
     requests, engine = planned(folder / "tiles", tiles), compiled(folder)
-    embedder = worker.Embedder(engine, _PREPROCESSING)
     draw = np.random.default_rng(0)
-    ready = draw.integers(0, 256, (engine.portion, *engine.sample_shape)).astype(np.float32)
+    both = InTurns(engine, draw.integers(0, 256, (engine.portion, *engine.sample_shape)).astype(np.float32))
+    embedder = worker.Embedder(both, _PREPROCESSING)
+    embedder.describe(requests[0][1])  # loads what is loaded once
     found: Timed = []
-    for number in range(rounds + 1):
-        for window, request in requests:
-            pair = [
-                (True, partial(embedder.describe, request)),
-                (False, partial(_run_bare, engine, ready, len(window.units))),
-            ]
-            times = {ours: processor(work) for ours, work in (pair if number % 2 else pair[::-1])}
-            if number or not rounds:
-                found.append((times[True], times[False]))
-            if not number:
-                break  # the first window alone, which does not count: it loads what is loaded once
-    stages = Stages()
+    for _ in range(rounds):
+        for _, request in requests:
+            both.bare = 0.0
+            together = processor(partial(embedder.describe, request))
+            found.append((together - both.bare, both.bare))
+    stages, embedder = Stages(), worker.Embedder(engine, _PREPROCESSING)
     with ExitStack() as patches:
         for stage, home, name in STAGES:
             patches.enter_context(patch.object(home, name, stages.of(stage, getattr(home, name))))
@@ -174,11 +189,6 @@ def compare(folder: Path, tiles: int, *, rounds: int) -> tuple[Timed, dict[str, 
     chunks = sum(len(window.units) for window, _ in requests)
     shown = sum(len(window.tiles) for window, _ in requests)
     return found, stages.seconds, chunks, shown / math.isqrt(tiles) ** 2
-
-
-def _run_bare(engine: Engine, ready: np.ndarray, count: int) -> None:
-    for first in range(0, count, len(ready)):
-        engine.run(ready[: count - first])
 
 
 def chunks(settings: Settings) -> Iterator[Row]:
@@ -195,7 +205,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tiles", type=int, default=256, help="about how many tiles; 2,000 for the target")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each window is embedded")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each window is embedded")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="c10-chunks-") as folder:
         found, seconds, count, decoded = compare(Path(folder), asked.tiles, rounds=asked.rounds)
