@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.builtin_model.place import (
+    MEANS,
     blank_share,
     grey_sums,
     sums_type,
@@ -23,7 +24,7 @@ from pipeline.tiles.decode import Picture
 from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT, tile_of
 from store.base.lattice import Integers, chunk_of, tile_span
 from store.base.level import Level
-from store.base.mosaic import cut_columns, only_cut, render_chunks, scaled_tile
+from store.base.mosaic import Parts, cut_columns, only_cut, render_chunks, scaled_tile
 from store.base.preprocessing import Pixels, Preprocessing, Sample
 
 Write: TypeAlias = Callable[[Sample], float]
@@ -53,12 +54,10 @@ class ShownTile(NamedTuple):
 
 
 class Samples:
-    """Makes the samples of units, for one preprocessing; not for two threads at once."""
+    """Makes the samples of units, for one preprocessing."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self._preprocessing = preprocessing
-        self._rows_axis = 1 if preprocessing.layout == "nchw" else 0
-        self._cut: Pixels = np.empty(preprocessing.shape, np.uint8)
         self._sums_type = sums_type(*preprocessing.size)
 
     def of_tiles(self, tiles: Iterable[tuple[int, Picture]]) -> Iterator[Unit]:
@@ -110,19 +109,28 @@ class Samples:
         for pixels, chunks in cut_columns(level, places, tiles, size):
             ordered = np.ascontiguousarray(self._preprocessing.ordered(pixels))
             sums = grey_sums(pixels.astype(self._sums_type))
-            for rows in chunks:
-                yield partial(self._write_rows, ordered, sums, rows)
+            for parts in chunks:
+                yield partial(self._write_parts, self._rows_first(ordered), sums, parts)
 
     def _write_picture(self, pixels: Pixels, sample: Sample) -> float:
         self._preprocessing.apply(pixels, out=sample)
         return texture_energy(pixels)
 
-    def _write_rows(self, ordered: Pixels, sums: NDArray[Any], rows: Integers, sample: Sample) -> float:
+    def _write_parts(self, ordered: Pixels, sums: NDArray[Any], parts: Parts, sample: Sample) -> float:
         """Write the sample of some rows of pixels, of which order and sums of grey are known."""
-        # Without a mode, NumPy writes to memory of its own first.
-        np.take(ordered, rows, axis=self._rows_axis, out=self._cut, mode="clip")
-        self._preprocessing.scale(self._cut, out=sample)
-        return texture_of_sums(sums[rows], self._preprocessing.size[1])
+        height, width = self._preprocessing.size
+        to, own = self._rows_first(sample), np.empty((height, MEANS), sums.dtype)
+        for top, runs in parts:
+            pixels, grey = ordered[top:], sums[top:]
+            for source, target in runs:
+                to[target] = pixels[source]
+                own[target] = grey[source]
+        self._preprocessing.scale(sample)
+        return texture_of_sums(own, width)
+
+    def _rows_first(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return a view of pixels in the network's order, whose first axis is the rows."""
+        return values.transpose(1, 0, 2) if self._preprocessing.layout == "nchw" else values
 
 
 class KeptTiles:

@@ -25,8 +25,11 @@ from store.base.lattice import Integers, tile_span
 from store.base.level import Level
 from store.base.preprocessing import Pixels, resample
 
-_Runs: TypeAlias = list[tuple[slice, slice]]
-"""Slices of tile pixels, and of picture pixels that they are copied to."""
+Runs: TypeAlias = list[tuple[slice, slice]]
+"""Slices of pixels, and of picture pixels that they are copied to."""
+
+Parts: TypeAlias = list[tuple[int, Runs]]
+"""The rows of a picture: a row, and runs of rows that are counted from there."""
 
 _CHUNKS_AT_ONCE: Final = 64
 """How many chunks of a column share pixels: more would fill the memory where chunks hardly overlap."""
@@ -87,15 +90,15 @@ def cut_columns(
     places: Iterable[tuple[int, int]],
     tiles: Mapping[tuple[int, int], Pixels],
     size: tuple[int, int],
-) -> Iterator[tuple[Pixels, list[Integers]]]:
+) -> Iterator[tuple[Pixels, list[Parts]]]:
     """Yield what the pictures of chunks are cut out of, where `only_cut` holds; as for `render_chunks`.
 
     Chunks that follow each other and begin at one x have most rows in common. What is computed of each row
     alone can so be computed once.
 
     Yields:
-        Pixels uint8 [rows, width, 3], RGB, and for each of the next chunks which rows its picture has, int64
-        [height]: `pixels[rows]` is the picture that `render_chunks` gives.
+        Pixels uint8 [rows, width, 3], RGB, and for each of the next chunks which of these rows are which rows
+        of the picture that `render_chunks` gives: all of them, in order.
 
     Raises:
         KeyError, ValueError: As for `render_chunks`.
@@ -118,7 +121,7 @@ class _Mosaic:
         self._edge = 0
         self._step = (0, 0)
         self._cut = (0, 0)
-        self._runs: dict[tuple[int, int], list[_Runs]] = {}
+        self._runs: dict[tuple[int, int], list[Runs]] = {}
 
     def render(self, x: int, y: int) -> Pixels:
         """Return the picture of a chunk, uint8 [*size, 3]."""
@@ -132,16 +135,15 @@ class _Mosaic:
                 picture[target] = strip[source]
         return resample(picture, self._size)
 
-    def column(self, x: int, ys: Sequence[int]) -> tuple[Pixels, list[Integers]]:
+    def column(self, x: int, ys: Sequence[int]) -> tuple[Pixels, list[Parts]]:
         """Return the rows of tiles under chunks that begin at x, cut to their columns, and the rows of each."""
         spans = [tile_span(self._level, x, y) for y in ys]
         under = sorted({row for _, _, y0, ny in spans for row in range(y0, y0 + ny)})
         self._x, self._strips = x, {}
         pixels = np.concatenate([self._strip(x, row) for row in under])
-        edge, above = self._step[0] << self._level.k, {row: at for at, row in enumerate(under)}
-        inside = self._level.steps_per_tile - 1
+        tops = {row: at * (self._step[0] << self._level.k) for at, row in enumerate(under)}
         return pixels, [
-            above[y0] * edge + _kept(self._level, y & inside, self._step[0], self._cut[0])
+            [(tops[row], runs) for row, runs in enumerate(self._runs_of(0, y), y0)]
             for y, (_, _, y0, _) in zip(ys, spans, strict=True)
         ]
 
@@ -179,7 +181,7 @@ class _Mosaic:
         down, across = (step * self._level.m for step in self._step)
         self._cut = min(self._size[0], down), min(self._size[1], across)
 
-    def _runs_of(self, axis: int, first: int) -> list[_Runs]:
+    def _runs_of(self, axis: int, first: int) -> list[Runs]:
         """Return what is copied from each tile under a chunk that begins at a step, along one axis."""
         inside = first & self._level.steps_per_tile - 1
         if (axis, inside) not in self._runs:
@@ -193,8 +195,8 @@ def _step_pixels(level: Level, tile_edge: int, size: tuple[int, int]) -> tuple[i
     return min(height, tile_edge >> level.k), min(width, tile_edge >> level.k)
 
 
-def _kept(level: Level, inside: int, step: int, wanted: int) -> Integers:
-    """Return which pixels of the tiles under a chunk stay along one axis, from the first tile's first.
+def _runs(level: Level, inside: int, step: int, wanted: int) -> list[Runs]:
+    """Return runs of neighbouring pixels, by tile.
 
     Args:
         level: Level of the chunk.
@@ -203,14 +205,9 @@ def _kept(level: Level, inside: int, step: int, wanted: int) -> Integers:
         wanted: Pixels to keep, at most m steps.
     """
     # Middles of the wanted pixels, rounded down: (at + 1/2) * pixels / wanted.
-    return (2 * np.arange(wanted) + 1) * (level.m * step) // (2 * wanted) + inside * step
-
-
-def _runs(level: Level, inside: int, step: int, wanted: int) -> list[_Runs]:
-    """Return runs of neighbouring pixels that stay, by tile; see `_kept`."""
-    kept = _kept(level, inside, step, wanted)
+    kept: Integers = (2 * np.arange(wanted) + 1) * (level.m * step) // (2 * wanted) + inside * step
     edge = step << level.k
-    found: list[_Runs] = [[] for _ in range(-(-(inside + level.m) // level.steps_per_tile))]
+    found: list[Runs] = [[] for _ in range(-(-(inside + level.m) // level.steps_per_tile))]
     starts = np.flatnonzero((np.diff(kept, prepend=-2) != 1) | (kept % edge == 0)).tolist()
     for start, end in zip(starts, [*starts[1:], wanted], strict=True):
         tile, pixel = divmod(int(kept[start]), edge)

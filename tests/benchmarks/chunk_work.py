@@ -92,7 +92,7 @@ STAGES: Final = (
     ("columns", mosaic._Mosaic, "column"),
     ("sums of grey", samples, "grey_sums"),
     ("texture", samples, "texture_of_sums"),
-    ("samples", samples.Samples, "_write_rows"),
+    ("samples", samples.Samples, "_write_parts"),
     ("network", Engine, "run"),
 )
 """What is timed: a stage, and the function that does it. What is left is cutting, and the worker's own."""
