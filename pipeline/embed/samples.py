@@ -58,6 +58,7 @@ class Samples:
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self._preprocessing = preprocessing
+        self._planes = preprocessing.layout == "nchw"
         self._sums_type = sums_type(*preprocessing.size)
 
     def of_tiles(self, tiles: Iterable[tuple[int, Picture]]) -> Iterator[Unit]:
@@ -108,7 +109,9 @@ class Samples:
             return
         for pixels, chunks in cut_columns(level, places, tiles, size):
             ordered = np.ascontiguousarray(self._preprocessing.ordered(pixels))
-            sums = grey_sums(pixels.astype(self._sums_type))
+            # Planes are quicker to add; grey is the same in both orders of colours.
+            colours = ordered.transpose(1, 2, 0) if self._planes else ordered
+            sums = grey_sums(colours.astype(self._sums_type))
             for parts in chunks:
                 yield partial(self._write_parts, self._rows_first(ordered), sums, parts)
 
@@ -130,7 +133,7 @@ class Samples:
 
     def _rows_first(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return a view of pixels in the network's order, whose first axis is the rows."""
-        return values.transpose(1, 0, 2) if self._preprocessing.layout == "nchw" else values
+        return values.transpose(1, 0, 2) if self._planes else values
 
 
 class KeptTiles:
