@@ -212,13 +212,15 @@ def _repeated(pixels: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
 
 def _energy(sums: npt.NDArray[Any], height: int, width: int) -> float:
     """Return the texture energy of 64 x 64 sums of a picture of some size; see `texture_energy`."""
-    cells = sums.reshape(8, 8, 8, 8).transpose(0, 2, 1, 3).reshape(64, 64)
-    # Whole numbers are put in order faster, and division keeps the order.
+    cells: npt.NDArray[Any] = sums.reshape(8, 8, 8, 8).transpose(0, 2, 1, 3).reshape(64, 64)
+    unit = 4 * -(-height // MEANS) * -(-width // MEANS)
+    if unit & (unit - 1):
+        # Means that 32 bits do not hold exactly are rounded before they are compared.
+        cells, unit = cells.astype(np.float32) / np.float32(unit), 1
     medians = np.partition(cells, 32, axis=1)[:, 32:33]
-    pixels = np.float32(4 * -(-height // MEANS) * -(-width // MEANS))
-    deviations = np.abs(cells.astype(np.float32) / pixels - medians.astype(np.float32) / pixels).reshape(-1)
+    deviations = (np.maximum(cells, medians) - np.minimum(cells, medians)).reshape(-1)
     at = round(len(deviations) * (1 - TEXTURED_GROUND))
-    return float(np.partition(deviations, at)[at]) / _NORMAL_DEVIATION
+    return float(np.partition(deviations, at)[at]) / unit / _NORMAL_DEVIATION
 
 
 def blank_share(rgb: npt.NDArray[np.uint8]) -> float:

@@ -5,15 +5,17 @@ painted landscape lie in a folder, and the engine of `builtin:place` is compiled
 reads, hashes and decodes the tiles of a window, cuts its chunks and embeds them; the peer runs the same engine
 as often on samples that are ready. They take turns, batch by batch.
 
-The shares of the stages are of another run, since its clocks cost time too. Each window decodes the tiles
-under its own chunks; with few tiles, most of which lie at the area's edge, that is more work for each chunk.
+The shares of the stages are of another run, since their clocks cost time too. With few tiles, many of which
+lie at the area's edge, there are more tiles to decode for each chunk.
 """
 
 import argparse
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import process_time
@@ -51,14 +53,13 @@ _RIM: Final = 2
 _PREPROCESSING: Final = Preprocessing(size=place.PLACE_SIZE)
 _BATCH: Final = 8
 
-Timed = list[tuple[float, float]]
-
 
 class Stages:
-    """Processor seconds by stage, each without those of the stages that it calls."""
+    """Processor seconds and calls by stage; the seconds are without those of the stages that it calls."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.calls: Counter[str] = Counter()
         self._now = "rest"
         self._since = 0.0
 
@@ -77,6 +78,7 @@ class Stages:
         """Return a function whose time counts as a stage."""
 
         def timed(*args: Any, **named: Any) -> Any:
+            self.calls[stage] += 1
             before = self.enter(stage)
             try:
                 return function(*args, **named)
@@ -95,7 +97,7 @@ STAGES: Final = (
     ("samples", samples.Samples, "_write_parts"),
     ("network", Engine, "run"),
 )
-"""What is timed: a stage, and the function that does it. What is left is cutting, and the worker's own."""
+"""What is timed: a stage, and the function that does it. The rest is what is in none."""
 
 
 def planned(folder: Path, tiles: int) -> list[tuple[Window, object]]:
@@ -161,23 +163,36 @@ class InTurns:
         return found
 
 
-def compare(folder: Path, tiles: int, *, rounds: int) -> tuple[Timed, dict[str, float], int, float]:
-    """Let worker and bare engine take turns, batch by batch, so that other load affects both.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What was measured.
 
-    Returns:
-        Seconds of both for each window; seconds of the worker by stage; chunks; tiles decoded for each tile.
+    Attributes:
+        pairs: Seconds of the worker and of the bare engine, for each window.
+        chunks: How many chunks the windows have.
+        stages: Seconds of a worker by stage, in another run.
+        decoded: How many tiles that run decoded.
     """
+
+    pairs: list[tuple[float, float]]
+    chunks: int
+    stages: dict[str, float]
+    decoded: int
+
+
+def measured(folder: Path, tiles: int, *, rounds: int) -> Measured:
+    """Let worker and bare engine take turns, batch by batch, so that other load affects both."""
     requests, engine = planned(folder / "tiles", tiles), compiled(folder)
     draw = np.random.default_rng(0)
     both = InTurns(engine, draw.integers(0, 256, (engine.portion, *engine.sample_shape)).astype(np.float32))
-    embedder = worker.Embedder(both, _PREPROCESSING)
-    embedder.describe(requests[0][1])  # loads what is loaded once
-    found: Timed = []
-    for _ in range(rounds):
-        for _, request in requests:
+    pairs = []
+    for number in range(rounds + 1):
+        # A new one each time: it keeps tiles. The first loads what is loaded once, and does not count.
+        embedder = worker.Embedder(both, _PREPROCESSING)
+        for _, request in requests if number else requests[:1]:
             both.bare = 0.0
             together = processor(partial(embedder.describe, request))
-            found.append((together - both.bare, both.bare))
+            pairs.append((together - both.bare, both.bare))
     stages, embedder = Stages(), worker.Embedder(engine, _PREPROCESSING)
     with ExitStack() as patches:
         for stage, home, name in STAGES:
@@ -186,17 +201,25 @@ def compare(folder: Path, tiles: int, *, rounds: int) -> tuple[Timed, dict[str, 
         for _, request in requests:
             embedder.describe(request)
         stages.enter("rest")
-    chunks = sum(len(window.units) for window, _ in requests)
-    shown = sum(len(window.tiles) for window, _ in requests)
-    return found, stages.seconds, chunks, shown / math.isqrt(tiles) ** 2
+    return Measured(
+        pairs=pairs[1:],
+        chunks=sum(len(window.units) for window, _ in requests),
+        stages=stages.seconds,
+        decoded=stages.calls["read, hash, decode"],
+    )
 
 
-def chunks(settings: Settings) -> Iterator[Row]:
-    """The row of the table."""
+def embedding_chunks(settings: Settings) -> Iterator[Row]:
+    """Processor seconds of a worker that embeds chunks, against its bare engine on samples that are ready."""
     tiles = settings.size(256, 2_000)
-    found, _, count, _ = compare(settings.folder, tiles, rounds=max(1, settings.pairs // 3))
-    work = f"embedding {count:,} chunks of {math.isqrt(tiles) ** 2:,} tiles, processor seconds"
-    yield row("embed-chunks", work, "the bare engine, samples ready", at_most(TARGET), found, rate=False)
+    found = measured(settings.place("chunks"), tiles, rounds=max(1, settings.pairs // 3))
+    yield _row(found, tiles)
+
+
+def _row(found: Measured, tiles: int) -> Row:
+    work = f"embedding {found.chunks:,} chunks of {math.isqrt(tiles) ** 2:,} tiles, processor seconds"
+    peer = "the bare engine, samples ready"
+    return row("embed-chunks", work, peer, at_most(TARGET), found.pairs, rate=False)
 
 
 def main() -> None:
@@ -208,17 +231,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="how often each window is embedded")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="c10-chunks-") as folder:
-        found, seconds, count, decoded = compare(Path(folder), asked.tiles, rounds=asked.rounds)
-    line = row("embed-chunks", "", "", at_most(TARGET), found, rate=False)
-    ours, theirs = (sum(side) for side in zip(*found, strict=True))
-    print(f"{count:,} chunks of {math.isqrt(asked.tiles) ** 2:,} tiles, each decoded {decoded:.2f} times")
+        found = measured(Path(folder), asked.tiles, rounds=asked.rounds)
+    line = _row(found, asked.tiles)
+    ours, theirs = (sum(side) for side in zip(*found.pairs, strict=True))
+    embedded = found.chunks * asked.rounds
+    print(f"{line.work}; {found.decoded:,} tiles decoded")
+    print(f"worker {ours / embedded * 1e3:.3f} ms a chunk, {line.peer} {theirs / embedded * 1e3:.3f} ms")
     print(
-        f"worker {ours / count / asked.rounds * 1e3:.3f} ms a chunk, bare engine {theirs / count / asked.rounds * 1e3:.3f} ms: "
-        f"ratio {ours / theirs:.3f}, of windows {line.ratio:.3f} ({line.low:.3f} to {line.high:.3f})"
+        f"ratio {ours / theirs:.3f}; of windows {line.ratio:.3f} ({line.low:.3f} to {line.high:.3f}); "
+        f"target {line.target}"
     )
-    whole = sum(seconds.values())
-    for stage, spent in sorted(seconds.items(), key=lambda each: -each[1]):
-        print(f"  {stage:20} {spent / count * 1e3:8.4f} ms a chunk {spent / whole:7.1%}")
+    whole = sum(found.stages.values())
+    for stage, spent in sorted(found.stages.items(), key=lambda each: -each[1]):
+        print(f"  {stage:20} {spent / found.chunks * 1e3:8.4f} ms a chunk {spent / whole:7.1%}")
     print(machine())
 
 
