@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from journal import Record
 from pipeline.planning.plan import BuildPlan, make_plan, reusable_artifacts
 from pipeline.stages.compile import forget_changed_vectors, prepare_engines
 from pipeline.stages.context import BuildContext
@@ -71,11 +72,16 @@ def _made_again(run: BuildContext, plan: BuildPlan, unvouched: Unvouched) -> lis
     return [*engines, *([f"{cells} cells of tiles"] if cells else []), *(["the index"] if index else [])]
 
 
-def _withdraw_again(run: BuildContext, state: State) -> None:
+def _withdraw_again(run: BuildContext, state: State) -> list[Record]:
+    """Withdraw what others appended meanwhile; return the records of that, without which no manifest would follow."""
+    if state.open_build != run.number:
+        return []
+    store = run.store.event_store
     found = find_unvouched_results(
-        state, run.store.journal.entries(), run.keys, own=run.number, own_records=run.own_records
+        state, store.journal.entries(), run.keys, own=run.number, own_records=run.own_records_now()
     )
-    withdraw(state, found.without_results_of(state, run.number))
+    withdraw(state, found)
+    return [store.record(event, build=run.number) for event in found.withdrawals]
 
 
 def _plan(run: BuildContext) -> BuildPlan:
