@@ -1,6 +1,6 @@
 """A site whose builds make chunks, prove that photographs are found, and carry tiles, all of it in one process."""
 
-from dataclasses import replace
+import json
 from itertools import product
 from pathlib import Path
 
@@ -39,7 +39,10 @@ FIRST, LAST = 4, 8
 """Columns and rows of tiles in whose box the middles of chunks lie, counted from those of the ground."""
 
 CHANGED = (5, 6)
-"""The tile that `change_ground` replaces, under 16 chunks and one photograph."""
+"""The tile that `change_ground` replaces, under 25 chunks and in one photograph."""
+
+UNCHANGED = ("one.png", "three.png")
+"""Photographs that do not show that tile."""
 
 WITHIN = ProofOptions(pictures="truth.csv", min=0.6, within_m=tile_side_m(ZOOM, 0) / 2)
 """Two of three photographs must be found, so that one over changed ground may be lost."""
@@ -129,7 +132,12 @@ class ProvenSite(GroundSite):
         """The references of the head's packs, in the order of the table."""
         return [row.ref for row in decode_packs(Artifacts(self.layout).read(self.manifest().carried.packs))]
 
+    def answers(self):
+        """The recorded answers of the head's proof."""
+        return json.loads(Artifacts(self.layout).read(self.manifest().proof))["answers"]
 
-def too_strict():
-    """A proof that fails as soon as one photograph is not found."""
-    return replace(WITHIN, min=1)
+
+def frames():
+    """Of each photograph whose ground never changes, the frame and its true place."""
+    kept = [chunk_middle(*PLACES[name]) for name in UNCHANGED]
+    return [(frame_at(*middle), place_at(*middle)) for middle in kept]
