@@ -82,9 +82,9 @@ def pixels_of(seed=None):
 class ProvenSite(GroundSite):
     """A site whose requests want chunks of 4 x 4 tiles, a proof, and their tiles carried."""
 
-    def __init__(self, root):
+    def __init__(self, root, **options):
         new = not (Path(root) / "truth.csv").exists()
-        super().__init__(root)
+        super().__init__(root, **options)
         if new:
             write_truth(self)
         self.calls, self.clock, self.progress = Calls(), FakeClock(), RecordingProgress()

@@ -69,7 +69,14 @@ def _made_again(run: BuildContext, plan: BuildPlan, unvouched: Unvouched) -> lis
     cells = sum(name in unvouched.cells for name in names)
     head = run.store.state.head_build
     index = head is not None and head.index is not None and head.index.key in keys
-    return [*engines, *([f"{cells} cells of tiles"] if cells else []), *(["the index"] if index else [])]
+    proof = head is not None and head.proof is not None and head.proof.key in keys
+    units = "chunks" if run.inputs.levels else "tiles"
+    return [
+        *engines,
+        *([f"{cells} cells of {units}"] if cells else []),
+        *(["the index"] if index else []),
+        *(["the proof by photographs"] if proof else []),
+    ]
 
 
 def _withdraw_again(run: BuildContext, state: State) -> list[Record]:

@@ -558,6 +558,7 @@ DRIVERS = {
             act=lambda bench: proven.prove(bench, flight_id="f2"),
             damaged=True,
             evidence=True,
+            holds=proven.mended,
         ),
         replace(
             _PROVE,
