@@ -266,7 +266,7 @@ def import_again(bench: Bench, flight: str) -> None:
     import_light(bench)
     before = open_view(bench.layout).state
     build_light(bench, flight, **PROVEN)
-    assert len(before.generations) == 2
+    assert len(before.generations) >= 2, "the import is not whole"
     assert open_view(bench.layout).state.step_cache.packs.keys() == before.step_cache.packs.keys()
 
 
