@@ -232,6 +232,27 @@ class TestAnswer:
         assert set(searched) <= {100, 17 * 17}
         assert searched.count(17 * 17) == (len(frames) if k == 1000 else 0)
 
+    @pytest.mark.parametrize("k", [1, 3])
+    def test_few_chunks_settle_it_or_all_are_compared(self, kinds, k, monkeypatch):
+        monkeypatch.setattr("store.reader.places.locate._MANY_CHUNKS", 1)
+        dropped, frame = [0], frame_at(X + 5, Y - 3)
+        asked = {"altitude_m": ALTITUDE_M, "heading_deg": 0, "k": k}
+        with FlightCache.open(kinds[0].cache, trusted_keys=ALLOW_UNSIGNED, generation=1) as cache:
+            plain = cache.locate(frame, **asked)
+            (table,) = cache.locator().tables
+
+            def best(_, query, count):
+                scores = table.vectors @ query
+                lost = np.argsort(-scores)[dropped]
+                return np.delete(np.arange(len(scores)), lost), float(scores[lost].max())
+
+            monkeypatch.setattr("store.runtime.rounded_vectors.RoundedVectors.best", best)
+            cache.load_all()
+            for rank in range(60):
+                dropped[:] = [rank, 17 * 17 - 1]
+                found = cache.locate(frame, **asked)
+                assert (found.candidates, found.margin) == (plain.candidates, plain.margin), rank
+
     def test_the_scale_may_be_told_instead_of_the_altitude(self, cache):
         one = cache.locate(frame_at(X, Y), altitude_m=ALTITUDE_M, heading_deg=0)
         other = cache.locate(frame_at(X, Y), metres_per_pixel=PIXEL_M, heading_deg=0)
