@@ -104,7 +104,7 @@ def planned(folder: Path, tiles: int) -> list[tuple[Window, object]]:
     """Write about so many tiles; return the windows of their chunks, and the requests to a worker."""
     side = math.isqrt(tiles)
     ground, draw = terrain(2048, seed=0), np.random.default_rng(0)
-    # Pieces from anywhere: seams cost nothing, and no two tiles are alike.
+    # Pieces from anywhere: seams cost nothing, and hardly two tiles are alike.
     for column in range(side):
         (folder / f"20/{_FIRST + column}").mkdir(parents=True)
         for line in range(side):
