@@ -20,6 +20,7 @@ from store.disk.layout import Layout
 from store.domain.events import Event
 from store.domain.fold import fold_into
 from store.domain.state import State
+from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
 
 _NONE: Mapping[bytes, bytes] = MappingProxyType({})
 
@@ -89,6 +90,7 @@ class EventStore:
 
         Raises:
             DamagedHistoryError: They cannot follow what is there; nothing was appended.
+            RequestRefusedError: Nor can they follow what folding changed, on which they rely.
             journal.JournalError: They could not be made durable.
         """
         while True:
@@ -97,6 +99,10 @@ class EventStore:
                 self.append_on(self.head, [*self._owed, *records])
             except HeadMovedError:
                 self.refresh()
+            except DamagedHistoryError as error:
+                if not self._owed:
+                    raise
+                raise withdrawn("what is reused") from error
             else:
                 self._owed = ()
                 return
@@ -149,6 +155,15 @@ class EventStore:
         if self.on_folded is not None:
             self._owed = (*self._owed, *self.on_folded(state))
         self._state, self._in_step = state, True
+
+
+def withdrawn(what: str) -> RequestRefusedError:
+    """Return the error of a build that used what another process has withdrawn or replaced."""
+    return RequestRefusedError(
+        f"expected {what} to be what it was when the build used it, found it withdrawn or replaced meanwhile",
+        kind=ErrorKind.WITHDRAWN,
+        hint="c10 build (runs what is missing)",
+    )
 
 
 RETRYABLE = (JournalFullError, JournalIOError, JournalClosedError)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.build.report import BuildOutcome
-from pipeline.stages import packs
+from pipeline.stages import packs, proof
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -161,7 +161,7 @@ def test_records_behind_a_signed_head_bring_nothing_into_the_next_build(site, pa
         "blocks": "cells of chunks",
     }
     made_again |= dict.fromkeys(("proof", "figures of the proof"), "the proof by photographs")
-    made_again |= {"blocks to come": "4 cells of chunks" if seed else "", "packs": ""}
+    made_again |= {"blocks to come": "cells of chunks" if seed else "", "packs": ""}
     assert made_again[what] in told
     assert bool(told) is bool(made_again[what])
     require_sound(site, pair, forged)
@@ -228,6 +228,21 @@ def test_figures_that_a_stranger_gives_a_proof_while_the_build_runs_are_not_sign
         report = build(site, pair, "f2")
     assert (report.outcome, report.error.kind) == (BuildOutcome.FAILED, ErrorKind.WITHDRAWN)
     assert site.state().head.number == 1
+    assert build(site, pair, "f2").outcome is BuildOutcome.BUILT
+    require_sound(site, pair, set())
+
+
+def test_a_proof_that_a_stranger_replaces_as_it_is_reused_is_no_damage(site, pair, monkeypatch):
+    honest = proof.answers_of
+
+    def attacked(known):
+        run_python(MEANWHILE, site.cache)
+        return honest(known)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(proof, "answers_of", attacked)
+        report = build(site, pair, "f2")
+    assert (report.outcome, report.error.kind) == (BuildOutcome.FAILED, ErrorKind.WITHDRAWN)
     assert build(site, pair, "f2").outcome is BuildOutcome.BUILT
     require_sound(site, pair, set())
 
