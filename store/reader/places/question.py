@@ -105,26 +105,26 @@ def _circle(near: object) -> tuple[float, float, float]:
             f"found {lon:g} and {lat:g}",
             hint=_NEAR,
         )
-    return lon, lat, _number("the radius of near", parts[2], above_0=True)
+    return lon, lat, _number("the radius of near", parts[2], above_0=True, hint=_NEAR)
 
 
 def _optional(name: str, value: object, *, above_0: bool = False) -> float | None:
     return None if value is None else _number(name, value, above_0=above_0)
 
 
-def _number(name: str, value: object, *, above_0: bool = False) -> float:
+def _number(name: str, value: object, *, above_0: bool = False, hint: str = "") -> float:
     """Return a finite number, of numpy too; a truth value is none."""
     wanted = f"expected {name} as a number{' above 0' if above_0 else ''}"
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ArgumentError(f"{wanted}, found {value!r:.60}")
+        raise ArgumentError(f"{wanted}, found {value!r:.60}", hint=hint)
     try:
         found = float(value)
     except OverflowError:
         found = math.inf
     if not math.isfinite(found) or (above_0 and found <= 0):
-        raise ArgumentError(f"{wanted}, found {value!r:.60}")
+        raise ArgumentError(f"{wanted}, found {value!r:.60}", hint=hint)
     return found
 
 
