@@ -98,7 +98,8 @@ def _circle(near: object) -> tuple[float, float, float]:
     parts = list(islice(near, 4)) if isinstance(near, Iterable) and not isinstance(near, (str, bytes)) else []
     if len(parts) != 3:
         raise ArgumentError(f"expected {wanted}, found {near!r:.60}", hint=_NEAR)
-    lon, lat = _number("the longitude of near", parts[0]), _number("the latitude of near", parts[1])
+    lon = _number("the longitude of near", parts[0], hint=_NEAR)
+    lat = _number("the latitude of near", parts[1], hint=_NEAR)
     if not (-180 <= lon <= 180 and -90 <= lat <= 90):
         raise ArgumentError(
             f"expected a longitude from -180 to 180 and a latitude from -90 to 90 in near, "
