@@ -146,10 +146,12 @@ class ChunkLevelOptions(CheckedRecord):
 
 def _chunk_levels(value: object) -> tuple[ChunkLevelOptions, ...]:
     described = f"1 to {MAX_LEVELS} tables {{side_m = ..., overlap = ...}}"
-    if not isinstance(value, (list, tuple)) or len(value) > MAX_LEVELS:
+    if not isinstance(value, (list, tuple)):
         raise InvalidValueError(described)
+    if len(value) > MAX_LEVELS:
+        raise InvalidValueError(described, found=f"{len(value)}; build another cache for the other sizes")
     try:
-        return tuple(
+        levels = tuple(
             item
             if isinstance(item, ChunkLevelOptions)
             else record_from(ChunkLevelOptions, item, f"level[{number}]")
@@ -157,6 +159,9 @@ def _chunk_levels(value: object) -> tuple[ChunkLevelOptions, ...]:
         )
     except RequestError as error:
         raise InvalidValueError(described, found=f"one with {error.problems[0]}") from None
+    if len(set(levels)) < len(levels):
+        raise InvalidValueError(f"{described} that differ", found="the same twice; remove one")
+    return levels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

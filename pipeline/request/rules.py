@@ -93,7 +93,8 @@ def number(low: float, high: float) -> Callable[[object], float]:
             or not isinstance(value, (int, float, Decimal))
             # Comparing a Decimal NaN raises an error. An int is finite, and may be too large for `isfinite`.
             or (not isinstance(value, int) and not math.isfinite(value))
-            or not low <= value <= high
+            # A decimal 0.97 is a little more than the float, which is a bound.
+            or not low <= (value if isinstance(value, int) else float(value)) <= high
         ):
             raise InvalidValueError(f"a finite number from {low:g} to {high:g}")
         return float(value)

@@ -74,7 +74,7 @@ def ask_all(
         RequestError: A photograph was changed, cannot be decoded or is not of the cache's camera.
         store.runtime.ExecutionError: The network did not run.
     """
-    require_camera(table.photographs, locator.calibration)
+    require_camera(table, locator.calibration)
     progress.start("prove", total=len(table.photographs), unit="photographs")
     asked = []
     for row, digest in zip(table.photographs, table.digests, strict=True):
@@ -252,7 +252,9 @@ def prove_build(run: BuildContext, index: Index) -> None:
     measured = measured_of(found, ref.size, run.inputs.document["proof"])
     verdict = CheckSubject(PROOF, SUBJECT, key, ref.sha256).result(measured, _shortfall(found, measured))
     run.append(verdict)
-    for line in (f"proof: {described(figures_of(verdict))}", *_told(found, measured), doubt_warning(asked)):
+    failed = isinstance(verdict, CheckFailed)
+    told = _told(found, measured, all_of_them=failed)
+    for line in (f"proof: {described(figures_of(verdict))}", *told, doubt_warning(asked)):
         if line is not None:
             run.ports.progress.say(line)
     if isinstance(verdict, CheckFailed):
@@ -277,13 +279,17 @@ def _shortfall(found: Sequence[Found], measured: Document) -> str:
     )
 
 
-def _told(found: Sequence[Found], measured: Document) -> Iterator[str]:
-    """Yield a line for each photograph that is not found, worst first; of very many the first ones."""
+def _told(found: Sequence[Found], measured: Document, *, all_of_them: bool) -> Iterator[str]:
+    """Yield a line for each photograph, worst first; else for those that are not found, of very many the first."""
     wrong = _wrong(found, measured)
-    for each in wrong[:_MOST_TOLD]:
+    files = {each.file for each in wrong}
+    told = (
+        [*wrong, *(each for each in found if each.file not in files)] if all_of_them else wrong[:_MOST_TOLD]
+    )
+    for each in told:
         yield f"{each.file}: {_off(each)}"
-    if len(wrong) > _MOST_TOLD:
-        yield f"and {len(wrong) - _MOST_TOLD} more"
+    if len(told) < len(wrong):
+        yield f"and {len(wrong) - len(told)} more"
 
 
 def _off(found: Found) -> str:

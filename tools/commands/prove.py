@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pipeline.errors import RequestError
-from pipeline.planning.proof import outside_warning, read_truth
+from pipeline.planning.proof import read_truth
 from pipeline.proof.measure import Shares, count_shares
 from pipeline.stages.proof import Asked, ask_all, doubt_warning
 from store.cache.view import require_cache
@@ -60,8 +60,7 @@ def prove(
                 near_m=near,
                 progress=progress,
             )
-    outside = table.outside(area)
-    for warning in (outside_warning(outside) if outside else None, doubt_warning(asked)):
+    for warning in (table.outside_warning(area), doubt_warning(asked)):
         if warning is not None:
             print_message(f"c10: warning: {warning}")
     shares = count_shares([each.found for each in asked])
