@@ -64,12 +64,7 @@ class Embedder:
             `bad_vectors`: the same of each unit whose descriptor cannot be used.
         """
         bad: list[tuple[int, str, str]] = []
-        tiles = _readable(request["tiles"], dict(request["tile_edges"]), bad)
-        if request["chunks"] is None:
-            answer = self._describe((index, picture.pixels, _blank_part(picture)) for index, picture in tiles)
-        else:
-            decoded = {request["tiles"][index][0]: picture for index, picture in tiles}
-            answer = self._describe(_cut_chunks(request["chunks"], decoded, self._preprocessing.size))
+        answer = self._describe(show_units(request, self._preprocessing.size, bad))
         return {**answer, "bad_tiles": [list(each) for each in bad]}
 
     def _describe(self, pictures: Iterable[tuple[int, Pixels, float]]) -> dict[str, Any]:
@@ -154,6 +149,24 @@ def read_picture(sha256: str, source: list[str | int] | bytes) -> Picture:
     if height != width:
         raise TileError(f"expected a square tile, found {width} x {height} pixels")
     return picture
+
+
+def show_units(
+    request: Message, size: tuple[int, int], bad: list[tuple[int, str, str]]
+) -> Iterator[tuple[int, Pixels, float]]:
+    """Yield index, picture and blank part of each unit of a window of which all tiles can be used.
+
+    Args:
+        request: As for `Embedder.describe`.
+        size: Height and width of the pictures of chunks, pixels.
+        bad: Receives index, `ErrorKind` and message of each bad tile.
+    """
+    tiles = _readable(request["tiles"], dict(request["tile_edges"]), bad)
+    if request["chunks"] is None:
+        yield from ((index, picture.pixels, _blank_part(picture)) for index, picture in tiles)
+    else:
+        decoded = {request["tiles"][index][0]: picture for index, picture in tiles}
+        yield from _cut_chunks(request["chunks"], decoded, size)
 
 
 def _readable(

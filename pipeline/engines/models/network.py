@@ -76,9 +76,9 @@ def job_with_file(model: Model, scratch: Path) -> EngineJob:
 def put_head(
     model: Model,
     head: Document,
+    *,
     request: BuildRequest,
     compiler: EngineCompiler,
-    *,
     path: Path | None = None,
     fitted: bytes = b"",
     stand_in: EngineCompiler | None = None,
