@@ -37,6 +37,7 @@ from store.trust.signatures import Signer
 if TYPE_CHECKING:
     from pipeline.build.engines_only import EnginesReport
     from pipeline.embed.batcher import DescriptorBatcher
+    from pipeline.planning.heads import Heads
     from pipeline.repair.repair import Repair
     from pipeline.repair.report import RepairReport
     from store.cache.own_records import OwnRecords
@@ -79,7 +80,7 @@ class CacheProvisioner:
         """
         began, keys, batcher = monotonic(), self._keys(), self.executor()
         try:
-            inputs: Inputs | PipelineError = self._resolve(request)
+            inputs: Inputs | PipelineError = self._resolve(request, keys)
         except RequestError as error:
             self._record_refusal(request, error, batcher)
             raise
@@ -115,7 +116,7 @@ class CacheProvisioner:
         refuse_symlinked_folders(self.layout)
         return preview_build(
             self.layout,
-            self._resolve(request),
+            self._resolve(request, keys),
             key=keys.own,
             keys=keys.reused,
             own_records=self._own_records(keys),
@@ -201,8 +202,11 @@ class CacheProvisioner:
         from pipeline.planning.disk_space import require_space_for_engines
 
         compiler = self.ports.compiler_for(request)
-        models = inspect_models(request, compiler, self.precision, networks=self._networks())
         keys = self._keys()
+        if request.has_heads:
+            models = self._resolve(request, keys).models
+        else:
+            models = inspect_models(request, compiler, self.precision, networks=self._networks())
         run = EngineRun(
             layout=self.layout,
             compiler=compiler,
@@ -275,7 +279,7 @@ class CacheProvisioner:
             trusted_keys=self._keys(signing=False).trusted,
         )
 
-    def _resolve(self, request: BuildRequest) -> Inputs:
+    def _resolve(self, request: BuildRequest, keys: MachineKeys) -> Inputs:
         ports = self.ports
         return resolve_inputs(
             request,
@@ -286,7 +290,16 @@ class CacheProvisioner:
             precision=self.precision,
             stand_in=ports.stand_in,
             networks=self._networks(),
+            heads=self._heads(keys) if request.has_heads else None,
         )
+
+    def _heads(self, keys: MachineKeys) -> "Heads":
+        from pipeline.build.dry_run import usable_state
+        from pipeline.planning.heads import reusable_engines
+        from pipeline.stages.fit_head import heads_of
+
+        state = usable_state(self.layout, keys.reused, self._own_records(keys))
+        return heads_of(reusable_engines(state), self.layout, self.ports.progress)
 
     def _own_records(self, keys: MachineKeys) -> "OwnRecords":
         from store.cache.own_records import OwnRecords

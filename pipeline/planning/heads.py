@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +26,7 @@ from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.selection import Selection
 from store.base.identity import difference
 from store.base.values import ArtifactRef
+from store.disk.artifacts import Artifacts
 from store.domain.attachments import NETWORK, attached
 from store.domain.events import EngineCompiled
 from store.domain.state import State
@@ -51,13 +51,11 @@ def sample_of(units: RetrievalUnits) -> RetrievalUnits:
     return units.take(np.array(chosen, np.intp))
 
 
-def reusable_engines(state: State) -> Iterator[EngineCompiled]:
-    """Yield the engines that may be reused: those of the build shown, then the others, the latest first."""
-    known = state.step_cache.engines
-    shown = state.head_build
-    if shown is not None:
-        yield from (event for _, event in (*shown.engines, *shown.stand_ins) if known.get(event.key) == event)
-    yield from reversed(known.values())
+def reusable_engines(state: State) -> tuple[EngineCompiled, ...]:
+    """Return the engines that may be reused: those of the build shown, then the others, the latest first."""
+    known, head = state.step_cache.engines, state.head_build
+    shown = () if head is None else tuple(event for _, event in (*head.engines, *head.stand_ins))
+    return (*(event for event in shown if known.get(event.key) == event), *reversed(known.values()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +64,13 @@ class Heads:
 
     Attributes:
         engines: Engines whose heads may be kept, the preferred ones first.
-        path_of: Returns the file of an artifact, or None.
+        artifacts: Where their files are.
         fit: Fits one anew.
         any_sample: Whether a head is kept whatever it was fitted on, and whatever the request asks for.
     """
 
     engines: Sequence[EngineCompiled]
-    path_of: Callable[[ArtifactRef], Path | None]
+    artifacts: Artifacts
     fit: FitHead
     any_sample: bool = False
 
@@ -121,12 +119,11 @@ def _with_head(
         document["sample"] = _digest(sample)
     for found, ref in _fitted(heads.engines):
         changed = {*difference(document, found)}
-        path = heads.path_of(ref) if changed <= ({"sample"} if any_sample else set()) else None
-        if path is None:
+        if changed - ({"sample"} if any_sample else set()) or not heads.artifacts.present(ref):
             continue
         # A damaged file is as good as none.
         with suppress(CompileError):
-            kept = put(model, found, path=path)
+            kept = put(model, found, path=heads.artifacts.layout.artifact(ref.sha256))
             if kept.job.onnx_sha256 == ref.sha256:
                 return kept
     sample = sample or sample_of(selection.units)

@@ -7,9 +7,10 @@ them another file.
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from pipeline.engines.onnx.file import Proto, read_onnx
 from pipeline.engines.onnx.vlad import Projection, add_flat_features, add_vlad
 from pipeline.engines.port import EngineJob
 from pipeline.errors import ErrorKind, RequestError, TileError
+from pipeline.planning.heads import Heads
 from pipeline.progress import NoProgress, Progress
 from pipeline.request.head_options import HeadOptions
 from pipeline.stages.reference import Reference
@@ -33,6 +35,9 @@ from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT
 from store.base.preprocessing import Preprocessing
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
+from store.domain.events import EngineCompiled
 from store.runtime.backends.base import import_library
 from store.runtime.load import ExecutionError
 
@@ -52,6 +57,11 @@ _MOST_NUMBERS: Final = 1 << 16
 
 _UNITS_AT_ONCE: Final = 64
 """How many units are decoded together: tiles under several of them are decoded once."""
+
+
+def heads_of(engines: Sequence[EngineCompiled], layout: Layout, progress: Progress) -> Heads:
+    """Return the heads of some engines of a cache, the preferred ones first; others are fitted."""
+    return Heads(engines=engines, artifacts=Artifacts(layout), fit=partial(fit_head, progress=progress))
 
 
 def fit_head(
@@ -89,9 +99,7 @@ def fit_head(
         )
     told.start(f"fit the head of {name}", total=min(WORD_UNITS, len(sample)) + len(sample), unit="chunks")
     rows = _run(model, lambda proto: add_flat_features(proto, model.job.output, channels), told)
-    features = [
-        _spread(row.reshape(-1, channels)) for row in rows(sample.take(slice(WORD_UNITS)), shown)
-    ]
+    features = [_spread(row.reshape(-1, channels)) for row in rows(sample.take(slice(WORD_UNITS)), shown)]
     words = _fit_words(name, options, np.concatenate([np.zeros((0, channels), np.float32), *features]))
     rows = _run(model, lambda proto: add_vlad(proto, model.job.output, words, None), told)
     vectors = [*rows(sample, shown)]
@@ -248,5 +256,5 @@ def _too_few_units(name: str, options: HeadOptions, found: int) -> RequestError:
     return RequestError(
         f"models.{name}.head.dimensions: expected less than the number of different chunks with texture in the sample of"
         f" the area, {found}, found {options.dimensions}",
-        hint=f"lower it to {found - 1}, widen the area, or raise chunks.overlap",
+        hint=f"{f'lower it to {found - 1}, ' if found > 2 else ''}widen the area, or raise chunks.overlap",
     )

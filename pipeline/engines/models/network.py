@@ -115,7 +115,9 @@ def put_head(
         head=head,
     )
     whole = replace(whole, spec=model.spec, fitted=fitted)
-    return replace(whole, stand_in=None if model.stand_in is None or stand_in is None else _stand_in(whole, stand_in))
+    return replace(
+        whole, stand_in=None if model.stand_in is None or stand_in is None else _stand_in(whole, stand_in)
+    )
 
 
 def _inspect_model(

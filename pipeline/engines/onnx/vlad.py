@@ -160,5 +160,3 @@ class _Graph:
         del graph.output[:]
         graph.output.append(given)
         return name
-
-
