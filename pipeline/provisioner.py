@@ -22,6 +22,7 @@ from pipeline.engines.models.network_cache import NetworkCache
 from pipeline.errors import PipelineError, RequestError
 from pipeline.keys import MachineKeys
 from pipeline.lock import CacheLock
+from pipeline.planning.heads import Heads, reusable_engines
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.resolve_inputs import resolve_inputs
 from pipeline.ports import Ports
@@ -37,7 +38,6 @@ from store.trust.signatures import Signer
 if TYPE_CHECKING:
     from pipeline.build.engines_only import EnginesReport
     from pipeline.embed.batcher import DescriptorBatcher
-    from pipeline.planning.heads import Heads
     from pipeline.repair.repair import Repair
     from pipeline.repair.report import RepairReport
     from store.cache.own_records import OwnRecords
@@ -195,18 +195,18 @@ class CacheProvisioner:
 
         Raises:
             RequestError: The request names something that does not exist or makes no sense.
+            PipelineError: A head has to be fitted, and cannot be.
             DiskFullError: The engines would not fit; nothing was written.
             StoreError, JournalError: The cache cannot be used at all.
         """
         from pipeline.build.engines_only import EngineRun
         from pipeline.planning.disk_space import require_space_for_engines
 
-        compiler = self.ports.compiler_for(request)
-        keys = self._keys()
-        if request.has_heads:
-            models = self._resolve(request, keys).models
-        else:
-            models = inspect_models(request, compiler, self.precision, networks=self._networks())
+        compiler, keys = self.ports.compiler_for(request), self._keys()
+        # A head that no build fitted needs the tiles.
+        resolved = self._resolve(request, keys).models if request.has_heads else None
+        networks = NetworkCache(self.config.digest_cache_folder)
+        models = resolved or inspect_models(request, compiler, self.precision, networks=networks)
         run = EngineRun(
             layout=self.layout,
             compiler=compiler,
@@ -289,13 +289,12 @@ class CacheProvisioner:
             today=datetime.fromtimestamp(recorded_wall_ns(ports.clock) / 1e9, tz=UTC).date(),
             precision=self.precision,
             stand_in=ports.stand_in,
-            networks=self._networks(),
+            networks=NetworkCache(self.config.digest_cache_folder),
             heads=self._heads(keys) if request.has_heads else None,
         )
 
-    def _heads(self, keys: MachineKeys) -> "Heads":
+    def _heads(self, keys: MachineKeys) -> Heads:
         from pipeline.build.dry_run import usable_state
-        from pipeline.planning.heads import reusable_engines
         from pipeline.stages.fit_head import heads_of
 
         state = usable_state(self.layout, keys.reused, self._own_records(keys))
@@ -308,9 +307,6 @@ class CacheProvisioner:
 
     def _keys(self, *, signing: bool = True) -> MachineKeys:
         return MachineKeys.load(self.config, self.layout, signing=signing)
-
-    def _networks(self) -> NetworkCache:
-        return NetworkCache(self.config.digest_cache_folder)
 
     def _record_refusal(
         self, request: BuildRequest, error: RequestError, batcher: "Callable[[], DescriptorBatcher]"

@@ -78,7 +78,7 @@ class Heads:
 def put_heads(
     models: Sequence[Model],
     heads: Heads | None,
-    selection: Selection,
+    selection: Callable[[], Selection],
     request: BuildRequest,
     compiler: EngineCompiler,
     *,
@@ -90,7 +90,7 @@ def put_heads(
     Args:
         models: The networks.
         heads: Where heads come from; None if no network asks for one.
-        selection: What the area shows.
+        selection: Returns what the area shows; called where that matters.
         request: The request.
         compiler: The backend of the engines.
         stand_in: The backend of the stand-ins.
@@ -110,11 +110,15 @@ def put_heads(
 
 
 def _with_head(
-    model: Model, options: HeadOptions, heads: Heads, selection: Selection, put: Callable[..., Model]
+    model: Model,
+    options: HeadOptions,
+    heads: Heads,
+    selection: Callable[[], Selection],
+    put: Callable[..., Model],
 ) -> Model:
     document = _document(model, options)
     any_sample = heads.any_sample or options.fit is Fit.AREA
-    sample = None if any_sample else sample_of(selection.units)
+    sample = None if any_sample else sample_of(selection().units)
     if sample is not None:
         document["sample"] = _digest(sample)
     for found, ref in _fitted(heads.engines):
@@ -126,8 +130,8 @@ def _with_head(
             kept = put(model, found, path=heads.artifacts.layout.artifact(ref.sha256))
             if kept.job.onnx_sha256 == ref.sha256:
                 return kept
-    sample = sample or sample_of(selection.units)
-    fitted = heads.fit(model, options, sample, selection.shown_tiles())
+    sample = sample or sample_of(selection().units)
+    fitted = heads.fit(model, options, sample, selection().shown_tiles())
     return put(model, {**document, "sample": _digest(sample)}, fitted=fitted)
 
 

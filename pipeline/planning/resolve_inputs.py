@@ -92,7 +92,9 @@ def resolve_inputs(
     models = inspect_models(request, compiler, precision, stand_in=stand_in, networks=networks)
     levels = choose_levels(request, calibration, source, input_side_px=_input_side(models))
     selection = select_tiles(request, source, today=today, levels=[each.chunks for each in levels])
-    models = put_heads(models, heads, selection, request, compiler, stand_in=stand_in, networks=networks)
+    models = put_heads(
+        models, heads, lambda: selection, request, compiler, stand_in=stand_in, networks=networks
+    )
     proof = read_proof(request, calibration, levels)
     document = _identity_document(
         request, calibration, models, selection, levels, proof=proof, compiler=compiler, index=index

@@ -59,9 +59,12 @@ _UNITS_AT_ONCE: Final = 64
 """How many units are decoded together: tiles under several of them are decoded once."""
 
 
-def heads_of(engines: Sequence[EngineCompiled], layout: Layout, progress: Progress) -> Heads:
+def heads_of(
+    engines: Sequence[EngineCompiled], layout: Layout, progress: Progress, *, any_sample: bool = False
+) -> Heads:
     """Return the heads of some engines of a cache, the preferred ones first; others are fitted."""
-    return Heads(engines=engines, artifacts=Artifacts(layout), fit=partial(fit_head, progress=progress))
+    fit = partial(fit_head, progress=progress)
+    return Heads(engines=engines, artifacts=Artifacts(layout), fit=fit, any_sample=any_sample)
 
 
 def fit_head(

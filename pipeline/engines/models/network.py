@@ -214,6 +214,13 @@ def _stand_in(model: Model, compiler: EngineCompiler) -> Model:
     return replace(model, job=job, components=components, key=engine_key(components), runs_here=True)
 
 
+def with_recorded_head(model: Model, head: Document) -> Model:
+    """Return a network whose file already has its head, with what that depends on in its key."""
+    components = _with_head(model.components, head)
+    stand_in = None if model.stand_in is None else with_recorded_head(model.stand_in, head)
+    return replace(model, components=components, key=engine_key(components), stand_in=stand_in)
+
+
 def _with_head(components: Document, head: Document | None) -> Document:
     return components if head is None else {**components, HEAD: head}
 
