@@ -194,8 +194,7 @@ class CacheProvisioner:
             A report; failures are reported, not raised. The next build reuses the engines.
 
         Raises:
-            RequestError: The request names something that does not exist or makes no sense.
-            PipelineError: A head has to be fitted, and cannot be.
+            PipelineError: What the request names does not exist or makes no sense, or a head cannot be fitted.
             DiskFullError: The engines would not fit; nothing was written.
             StoreError, JournalError: The cache cannot be used at all.
         """

@@ -100,6 +100,12 @@ def fit_head(
             f" found {options.words}",
             hint="lower it",
         )
+    if options.dimensions > options.words * channels:
+        raise RequestError(
+            f"models.{name}.head.dimensions: expected at most {options.words * channels}, words times features of"
+            f" {channels} numbers, found {options.dimensions}",
+            hint="lower it, or raise head.words",
+        )
     told.start(f"fit the head of {name}", total=min(WORD_UNITS, len(sample)) + len(sample), unit="chunks")
     rows = _run(model, lambda proto: add_flat_features(proto, model.job.output, channels), told)
     features = [_spread(row.reshape(-1, channels)) for row in rows(sample.take(slice(WORD_UNITS)), shown)]
@@ -218,7 +224,7 @@ def _fit_words(name: str, options: HeadOptions, features: Floats) -> Floats:
         raise RequestError(
             f"models.{name}.head.words: expected at most {most}, found {options.words}: the sample of the area has"
             f" {len(features)} local features, of which each word needs {_LEAST_PER_WORD}",
-            hint="lower it, or widen the area",
+            hint="lower it, or widen the area" if most > 1 else "widen the area: it shows hardly any texture",
         )
     with _one_thread() as faiss:
         means = faiss.Kmeans(
