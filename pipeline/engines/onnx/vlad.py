@@ -54,7 +54,6 @@ def add_flat_features(model: Proto, output: str, channels: int) -> str:
     graph = _Graph(model, output)
     unit = _unit_features(graph, output, channels)
     rows = graph.node("Transpose", graph.node("Reshape", unit, graph.shape(0, channels, -1)), perm=[0, 2, 1])
-    # Not Flatten, which takes several features of one picture for several pictures in some libraries.
     return graph.finish(graph.node("Reshape", rows, graph.shape(0, -1)), None)
 
 
@@ -91,7 +90,7 @@ def add_vlad(model: Proto, output: str, words: Floats, projection: Projection | 
     if projection is None:
         return graph.finish(vector, size)
     centred = graph.node("Sub", vector, graph.table(projection.mean))
-    # A 1 x 1 convolution is computed picture by picture; of a matrix product the last bits depend on the batch.
+    # A convolution, as in `builtin:place`: of a product of matrices the last bits depend on the size of the batch.
     column = graph.node("Reshape", centred, graph.shape(0, size, 1, 1))
     dimensions = len(projection.axes)
     axes = graph.table(projection.axes[:, :, None, None])
