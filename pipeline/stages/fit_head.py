@@ -90,9 +90,9 @@ def fit_head(
         TileError: A tile changed since it was selected.
         RuntimeUnavailableError: A library is not installed.
     """
-    told, name = progress or NoProgress(), model.spec.name
+    told, name, what = progress or NoProgress(), model.spec.name, "chunks" if shown.edges else "tiles"
     if len(sample) <= options.dimensions:
-        raise _too_few_units(name, options, len(sample))
+        raise _too_few_units(name, options, what, len(sample))
     channels = _channels(model.job)
     if options.words * channels > _MOST_NUMBERS:
         raise RequestError(
@@ -106,14 +106,14 @@ def fit_head(
             f" {channels} numbers, found {options.dimensions}",
             hint="lower it, or raise head.words",
         )
-    told.start(f"fit the head of {name}", total=min(WORD_UNITS, len(sample)) + len(sample), unit="chunks")
+    told.start(f"fit the head of {name}", total=min(WORD_UNITS, len(sample)) + len(sample), unit=what)
     rows = _run(model, lambda proto: add_flat_features(proto, model.job.output, channels), told)
     features = [_spread(row.reshape(-1, channels)) for row in rows(sample.take(slice(WORD_UNITS)), shown)]
     words = _fit_words(name, options, np.concatenate([np.zeros((0, channels), np.float32), *features]))
     rows = _run(model, lambda proto: add_vlad(proto, model.job.output, words, None), told)
     vectors = [*rows(sample, shown)]
     if len(vectors) <= options.dimensions:
-        raise _too_few_units(name, options, len(vectors))
+        raise _too_few_units(name, options, what, len(vectors))
     projection = _fit_projection(np.stack(vectors), options.dimensions)
     told.finish()
     proto = _network(model.job)
@@ -261,9 +261,9 @@ def _one_thread() -> Iterator[Any]:
         faiss.omp_set_num_threads(before)
 
 
-def _too_few_units(name: str, options: HeadOptions, found: int) -> RequestError:
+def _too_few_units(name: str, options: HeadOptions, what: str, found: int) -> RequestError:
     return RequestError(
-        f"models.{name}.head.dimensions: expected less than the number of different chunks with texture in the sample of"
+        f"models.{name}.head.dimensions: expected less than the number of different {what} with texture in the sample of"
         f" the area, {found}, found {options.dimensions}",
-        hint=f"{f'lower it to {found - 1}, ' if found > 2 else ''}widen the area, or raise chunks.overlap",
+        hint=f"{f'lower it to {found - 1}, ' if found > 2 else ''}widen the area{', or raise chunks.overlap' if what == 'chunks' else ''}",
     )
