@@ -27,6 +27,7 @@ from pipeline.engines.onnx.file import Proto, read_onnx
 from pipeline.engines.onnx.vlad import Projection, add_flat_features, add_vlad
 from pipeline.engines.port import EngineJob
 from pipeline.errors import ErrorKind, RequestError, TileError
+from pipeline.index.faiss_builder import import_faiss
 from pipeline.planning.heads import Heads
 from pipeline.progress import NoProgress, Progress
 from pipeline.request.head_options import HeadOptions
@@ -38,8 +39,7 @@ from store.base.preprocessing import Preprocessing
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import EngineCompiled
-from store.runtime.backends.base import import_library
-from store.runtime.load import ExecutionError
+from store.runtime.load import ExecutionError, RuntimeUnavailableError
 
 Floats = npt.NDArray[np.float32]
 
@@ -85,40 +85,54 @@ def fit_head(
         progress: Receives progress reports.
 
     Raises:
-        RequestError: The sample is too small for the head, or the head is too large.
+        RequestError: The sample is too small for the head, the head is too large, or a library is not installed.
         CompileError: The network cannot be run, or its operators are too old for a head.
         TileError: A tile changed since it was selected.
-        RuntimeUnavailableError: A library is not installed.
     """
     told, name, what = progress or NoProgress(), model.spec.name, "chunks" if shown.edges else "tiles"
-    if len(sample) <= options.dimensions:
-        raise _too_few_units(name, options, what, len(sample))
     channels = _channels(model.job)
-    if options.words * channels > _MOST_NUMBERS:
-        raise RequestError(
-            f"models.{name}.head.words: expected at most {_MOST_NUMBERS // channels} for features of {channels} numbers,"
-            f" found {options.words}",
-            hint="lower it",
-        )
-    if options.dimensions > options.words * channels:
-        raise RequestError(
-            f"models.{name}.head.dimensions: expected at most {options.words * channels}, words times features of"
-            f" {channels} numbers, found {options.dimensions}",
-            hint="lower it, or raise head.words",
-        )
+    _require_sizes(name, options, channels)
+    _require_units(name, options, what, len(sample))
     told.start(f"fit the head of {name}", total=min(WORD_UNITS, len(sample)) + len(sample), unit=what)
     rows = _run(model, lambda proto: add_flat_features(proto, model.job.output, channels), told)
     features = [_spread(row.reshape(-1, channels)) for row in rows(sample.take(slice(WORD_UNITS)), shown)]
     words = _fit_words(name, options, np.concatenate([np.zeros((0, channels), np.float32), *features]))
     rows = _run(model, lambda proto: add_vlad(proto, model.job.output, words, None), told)
     vectors = [*rows(sample, shown)]
-    if len(vectors) <= options.dimensions:
-        raise _too_few_units(name, options, what, len(vectors))
+    _require_units(name, options, what, len(vectors))
     projection = _fit_projection(np.stack(vectors), options.dimensions)
     told.finish()
     proto = _network(model.job)
     add_vlad(proto, model.job.output, words, projection)
     return _serialised(proto)
+
+
+def _require_sizes(name: str, options: HeadOptions, channels: int) -> None:
+    """Refuse a head that is too large, or has more dimensions than there are numbers to project."""
+    numbers = options.words * channels
+    if numbers > _MOST_NUMBERS:
+        raise RequestError(
+            f"models.{name}.head.words: expected at most {_MOST_NUMBERS // channels} for features of {channels} numbers,"
+            f" found {options.words}",
+            hint="lower it",
+        )
+    if options.dimensions > numbers:
+        raise RequestError(
+            f"models.{name}.head.dimensions: expected at most {numbers}, words times features of {channels} numbers,"
+            f" found {options.dimensions}",
+            hint="lower it, or raise head.words",
+        )
+
+
+def _require_units(name: str, options: HeadOptions, what: str, found: int) -> None:
+    """Refuse a head with as many dimensions as there are units to fit it on."""
+    if found <= options.dimensions:
+        lower = f"lower it to {found - 1}, " if found > 2 else ""
+        raise RequestError(
+            f"models.{name}.head.dimensions: expected less than the number of different {what} with texture in the"
+            f" sample of the area, {found}, found {options.dimensions}",
+            hint=f"{lower}widen the area{', or raise chunks.overlap' if what == 'chunks' else ''}",
+        )
 
 
 def _network(job: EngineJob) -> Proto:
@@ -173,6 +187,8 @@ def _as_bad_model(model: Model) -> Iterator[None]:
     """Translate the errors of running a network."""
     try:
         yield
+    except RuntimeUnavailableError as error:
+        raise RequestError(error.message, hint=error.hint, kind=ErrorKind.BACKEND_UNAVAILABLE) from error
     except ExecutionError as error:
         raise bad_model(
             f"expected ONNX Runtime to run the network, to fit its head, found: {error.message}",
@@ -252,18 +268,10 @@ def _fit_projection(vectors: Floats, dimensions: int) -> Projection:
 @contextmanager
 def _one_thread() -> Iterator[Any]:
     """Give faiss one thread: sums in another order have other last bits."""
-    faiss = import_library("faiss", "fitting a head")
+    faiss = import_faiss("fitting a head")
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
         yield faiss
     finally:
         faiss.omp_set_num_threads(before)
-
-
-def _too_few_units(name: str, options: HeadOptions, what: str, found: int) -> RequestError:
-    return RequestError(
-        f"models.{name}.head.dimensions: expected less than the number of different {what} with texture in the sample of"
-        f" the area, {found}, found {options.dimensions}",
-        hint=f"{f'lower it to {found - 1}, ' if found > 2 else ''}widen the area{', or raise chunks.overlap' if what == 'chunks' else ''}",
-    )

@@ -146,6 +146,7 @@ def test_asked_anew_it_is_fitted_where_the_sample_has_changed(built):
     text = run(built, "why", "engine/place").stdout
     assert "head.sample" in text
     assert "head.words" not in text
+    assert "network of engine place" in run(built, "why", built.network.sha256[:12]).stdout
 
 
 @pytest.mark.parametrize("change", [{"words": 9}, {"dimensions": 31}])
@@ -395,7 +396,7 @@ def test_a_network_that_disagrees_is_compared_again_from_the_records(site):
         ({"kind": "netvlad"}, 'one of "vlad"'),
         ({"fit": "later"}, 'one of "area", "anew"'),
         ({"word": 8}, "did you mean 'words'?"),
-        ({"dimensions": 289}, "lower it to 288"),
+        ({"words": 64, "dimensions": 289}, "lower it to 288"),
     ],
 )
 def test_a_head_that_cannot_be_fitted_is_refused_and_says_what_to_lower(site, head, told):
