@@ -310,6 +310,13 @@ def _require_local_features(spec: ModelSpec, output: TensorInfo) -> None:
     """Refuse a head on a network that gives no local features, or does not say how long they are."""
     shape = output.shape or ()
     rank, axis = len(shape), 1 if len(shape) == max(LOCAL_RANKS) else 2
+    if spec.layout is AxisOrder.NHWC and rank == max(LOCAL_RANKS):
+        raise RequestError(
+            f"models.{spec.name}.head: expected local features of float [N,T,C] below it, since the network has its"
+            f" channels last, found {output}",
+            hint="export the network with an output that has rows and columns as one axis",
+            subject=spec.name,
+        )
     if output.dtype != "float" or rank not in LOCAL_RANKS or not isinstance(shape[axis], int):
         raise RequestError(
             f"models.{spec.name}.head: expected local features of float [N,C,H,W] or [N,T,C] with a fixed C below it,"

@@ -450,6 +450,12 @@ def test_a_network_without_local_features_is_refused(site, network, options):
     assert "set output to the network's local features" in found.output
 
 
+def test_features_with_the_channels_last_are_not_mistaken(site):
+    with pytest.raises(RequestError, match=r"expected local features of float \[N,T,C\]") as caught:
+        site.provisioner().plan(site.request(model={"head": HEAD, "layout": "nhwc"}))
+    assert "rows and columns as one axis" in caught.value.hint
+
+
 def test_a_network_with_local_features_alone_says_that_it_needs_a_head(site):
     with pytest.raises(CompileError, match="expected a descriptor output") as caught:
         site.provisioner().plan(site.request(head=None))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.engines.models.network import inspect_models
+from pipeline.errors import ErrorKind, TileError
 from pipeline.planning.heads import SAMPLE, sample_of
 from pipeline.request.head_options import HeadOptions
 from pipeline.stages.fit_head import fit_head
@@ -63,6 +64,21 @@ def test_another_source_of_the_same_tiles_changes_no_byte(site):
 
 def test_another_sample_gives_other_bytes(site):
     assert fitted(site, units=lambda units: sample_of(units).take(slice(150))) != fitted(site)
+
+
+def test_a_tile_that_changes_meanwhile_ends_the_fit(site):
+    def change(units):
+        site.write("tiles/8/3/3.png", picture(1))
+        return sample_of(units)
+
+    with pytest.raises(TileError, match="the source changed") as caught:
+        fitted(site, units=change)
+    assert (caught.value.kind, caught.value.subject) == (ErrorKind.SOURCE_CHANGED, "8/3/3")
+
+
+def test_a_tile_that_cannot_be_decoded_is_left_out(site):
+    site.write("tiles/8/3/3.png", b"no picture")
+    assert fitted(site)
 
 
 def test_progress_counts_what_goes_through_the_network(site):
