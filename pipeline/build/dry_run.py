@@ -1,5 +1,7 @@
 """The dry run: say what a build would do, without writing and without a lock."""
 
+from typing import Any
+
 from pipeline.build.report import PlanReport
 from pipeline.build.up_to_date import find_up_to_date
 from pipeline.embed.reusable_rows import ReusableRows
@@ -65,6 +67,7 @@ def preview_build(
         chunks=inputs.selection.chunk_count,
         levels=inputs.level_documents(),
         bytes=estimate_build(layout, state, inputs, plan).total,
+        proof=_proof_document(inputs, plan),
         warnings=(*inputs.warnings, *(() if reused else _refusal_warning(state, inputs))),
     )
 
@@ -84,6 +87,22 @@ def usable_state(layout: Layout, keys: tuple[TrustedKey, ...], own_records: OwnR
     own = () if own_records is None else own_records.ranges(state.cache_id, chain_at)
     withdraw(state, find_unvouched_results(state, entries, keys, own_records=own))
     return history.state
+
+
+def _proof_document(inputs: Inputs, plan: BuildPlan) -> dict[str, Any] | None:
+    asked = inputs.request.proof
+    if asked is None or plan.proof is None:
+        return None
+    return {
+        "table": asked.pictures,
+        "pictures": plan.proof.photographs,
+        "within_m": asked.within_m,
+        "at": asked.at,
+        "min": asked.min,
+        "near_m": asked.near_m,
+        "decision": str(plan.proof.decision),
+        "why": plan.proof.why,
+    }
 
 
 def _embedding_seconds(layout: Layout, numbers: dict[str, int]) -> float | None:

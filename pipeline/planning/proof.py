@@ -17,7 +17,9 @@ from pipeline.request.proof_options import ProofOptions
 from pipeline.request.request import BuildRequest
 from store.base.camera import Camera
 from store.base.canonical_json import Document, digest
+from store.base.identity import proof_key
 from store.base.lattice import tile_side_m
+from store.domain.events import EngineCompiled, Index
 
 _MAX_TABLE_BYTES: Final = 16 << 20
 _MILLION: Final = 1_000_000
@@ -134,6 +136,28 @@ def proof_document(options: ProofOptions | None, table: TruthTable | None) -> Do
         "min_ppm": scale_to_int(options.min, _MILLION),
         **near,
     }
+
+
+def key_of_proof(
+    document: Document, networks: Sequence[tuple[str, int]], engines: Iterable[EngineCompiled], index: Index
+) -> str:
+    """Return the key of asking for the photographs of a build.
+
+    Args:
+        document: The inputs of the build.
+        networks: Vector space and weight of each descriptor network.
+        engines: The engine that embeds for each of them, in the same order.
+        index: The index that is searched.
+    """
+    return proof_key(
+        {
+            "engines": [engine.artifact.sha256 for engine in engines],
+            "index": index.artifact.sha256,
+            "blocks": index.blocks.sha256,
+            "networks": [list(network) for network in networks],
+            **{name: document[name] for name in ("bbox_e7", "calibration", "chunks", "proof")},
+        }
+    )
 
 
 def some_of(files: Sequence[str]) -> str:

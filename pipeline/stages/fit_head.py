@@ -17,9 +17,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.builtin_model.place import FEATURELESS_BELOW, texture_energy
+from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.embed.cells import Window
-from pipeline.embed.worker import MOST_BLANK, show_units
+from pipeline.embed.worker import Embedder
 from pipeline.embed.worker_messages import worker_request
 from pipeline.engines.models.model import Model
 from pipeline.engines.onnx.declaration import bad_model
@@ -29,17 +29,19 @@ from pipeline.engines.port import EngineJob
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.index.faiss_builder import import_faiss
 from pipeline.planning.heads import Heads
+from pipeline.processes.framing import Payload
 from pipeline.progress import NoProgress, Progress
 from pipeline.request.head_options import HeadOptions
 from pipeline.stages.reference import Reference
 from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT
-from store.base.preprocessing import Preprocessing
+from pipeline.tiles.tile_columns import TileColumns
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import EngineCompiled
-from store.runtime.load import ExecutionError, RuntimeUnavailableError
+from store.runtime.golden_vectors import Vectors
+from store.runtime.load import Engine, ExecutionError, RuntimeUnavailableError
 
 Floats = npt.NDArray[np.float32]
 
@@ -157,29 +159,45 @@ def _run(
 
     `change` changes the network, and returns the name of its output.
     """
-    job, preprocessing = model.job, model.preprocessing
-    if preprocessing is None:
+    if model.preprocessing is None:
         raise AssertionError("a descriptor network has an image contract")
-    proto = _network(job)
+    # What comes after the network belongs to descriptors.
+    preprocessing = replace(model.preprocessing, normalise=False)
+    proto = _network(model.job)
     output = change(proto)
     data = _serialised(proto)
     with tempfile.TemporaryDirectory(prefix="c10-") as folder, _as_bad_model(model):
         path = Path(folder) / "network.onnx"
         path.write_bytes(data)
         digest = hashlib.sha256(data).hexdigest()
-        reference = Reference(replace(job, onnx=path, onnx_sha256=digest, output=output))
+        reference = Reference(replace(model.job, onnx=path, onnx_sha256=digest, output=output))
+        executor = _ReferenceExecutor(reference, preprocessing.shape)
+    embedder = Embedder(Engine(executor, batch=reference.fixed_batch or 1), preprocessing)
 
     def answers(units: RetrievalUnits, shown: ShownTiles) -> Iterator[Floats]:
         for start in range(0, len(units), _UNITS_AT_ONCE):
             part = units.take(slice(start, start + _UNITS_AT_ONCE))
-            for picture in _pictures(part, shown, preprocessing):
-                with _as_bad_model(model):
-                    (row,) = reference.run(preprocessing.apply(picture)[None])
-                if np.isfinite(row).all():
-                    yield row
+            request, tiles = _request(part, shown)
+            with _as_bad_model(model):
+                found = embedder.describe(request)
+            _refuse_changed(found["bad_tiles"], tiles)
+            yield from found["vectors"][found["texture"] >= FEATURELESS_BELOW]
             progress.advance(len(part))
 
     return answers
+
+
+class _ReferenceExecutor:
+    """Runs a network as it does for parity, where an engine is expected."""
+
+    takes_any_batch = False
+
+    def __init__(self, reference: Reference, sample_shape: tuple[int, ...]) -> None:
+        self._reference, self.sample_shape = reference, sample_shape
+        self.dimensions = int(reference.run(np.zeros((1, *sample_shape), np.float32)).shape[1])
+
+    def execute(self, batch: Vectors) -> Vectors:
+        return self._reference.run(batch)
 
 
 @contextmanager
@@ -197,22 +215,15 @@ def _as_bad_model(model: Model) -> Iterator[None]:
         ) from error
 
 
-def _pictures(
-    units: RetrievalUnits, shown: ShownTiles, preprocessing: Preprocessing
-) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield the pictures of units with texture, uint8 [h, w, 3], in their order.
-
-    Raises:
-        TileError: A tile changed since it was selected.
-    """
-    tiles, bad = shown.under(units.ids), list[tuple[int, str, str]]()
+def _request(units: RetrievalUnits, shown: ShownTiles) -> tuple[Payload, TileColumns]:
+    """Return the request for the answers to units, and the tiles that these show."""
+    tiles = shown.under(units.ids)
     window = Window(number=0, cells=(), units=units, tiles=tiles, tile_edges=shown.edges)
-    request = worker_request(window, [list(tile.locator) for tile in tiles])
-    found = {
-        index: pixels
-        for index, pixels, blank in show_units(request, preprocessing.size, bad)
-        if blank <= MOST_BLANK and texture_energy(pixels) >= FEATURELESS_BELOW
-    }
+    return worker_request(window, [list(tile.locator) for tile in tiles]), tiles
+
+
+def _refuse_changed(bad: Sequence[tuple[int, str, str]], tiles: TileColumns) -> None:
+    """Raise `TileError` if a tile changed since it was selected; others that cannot be used are left out."""
     for index, kind, message in bad:
         if kind == ErrorKind.SOURCE_CHANGED:
             place = str(tiles[index].place)
@@ -222,9 +233,6 @@ def _pictures(
                 kind=ErrorKind.SOURCE_CHANGED,
                 subject=place,
             )
-    # Chunks come level by level.
-    for index in sorted(found):
-        yield found[index]
 
 
 def _spread(features: Floats) -> Floats:

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from pipeline.errors import CheckError, RequestError
-from pipeline.planning.proof import TruthTable, is_outside, require_camera, some_of
+from pipeline.planning.proof import TruthTable, is_outside, key_of_proof, require_camera, some_of
 from pipeline.progress import Progress
 from pipeline.proof.measure import MOST_CANDIDATES, Found, count_shares, found_for, prior
 from pipeline.proof.truth_table import Photograph
@@ -20,7 +20,6 @@ from pipeline.stages.checks import CheckSubject, load, load_stored_index
 from pipeline.stages.context import BuildContext
 from pipeline.tiles.photograph import decode_photograph, read_photograph
 from store.base.canonical_json import Document, encode
-from store.base.identity import proof_key
 from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts
@@ -224,7 +223,9 @@ def prove_build(run: BuildContext, index: Index) -> None:
     if table is None or build.tiles is None:
         return
     run.enter("check", SUBJECT)
-    key, artifacts = _key_of(run, index), run.store.artifacts
+    engines = {model.spec.name: run.embedder(model) for model in run.inputs.descriptors}
+    key = key_of_proof(run.inputs.document, run.inputs.networks, engines.values(), index)
+    artifacts = run.store.artifacts
     known = run.store.state.step_cache.passed.get((PROOF, key))
     if known is not None and artifacts.damage(answers_of(known)) is None:
         run.hashed.add(known.artifact)
@@ -233,7 +234,7 @@ def prove_build(run: BuildContext, index: Index) -> None:
     locator = locator_of(
         artifacts,
         run.inputs.document,
-        engines={model.spec.name: run.embedder(model) for model in run.inputs.descriptors},
+        engines=engines,
         index=index,
         tiles=build.tiles.table,
         calibration=run.inputs.calibration,
@@ -261,19 +262,6 @@ def prove_build(run: BuildContext, index: Index) -> None:
             " imagery, or lower proof.min",
             subject=SUBJECT,
         )
-
-
-def _key_of(run: BuildContext, index: Index) -> str:
-    document = run.inputs.document
-    return proof_key(
-        {
-            "engines": [run.embedder(model).artifact.sha256 for model in run.inputs.descriptors],
-            "index": index.artifact.sha256,
-            "blocks": index.blocks.sha256,
-            "networks": [list(network) for network in run.inputs.networks],
-            **{name: document[name] for name in ("bbox_e7", "calibration", "chunks", "proof")},
-        }
-    )
 
 
 def _shortfall(found: Sequence[Found], measured: Document) -> str:

@@ -30,7 +30,8 @@ class EventStore:
 
     Attributes:
         appended: How many transactions were committed through it.
-        on_folded: Called with the state, which it may change, whenever that took records from the journal.
+        on_folded: Called with the state, which it may change, whenever that took records from the journal; it returns
+            records that say what it changed, and that the next `append` puts before its own.
         before_append: Called with the number of the first record and the head that an append is about to make.
     """
 
@@ -38,10 +39,11 @@ class EventStore:
     clock: Clock
     journal: Journal
     appended: int = 0
-    on_folded: Callable[[State], None] | None = None
+    on_folded: Callable[[State], Sequence[Record]] | None = None
     before_append: Callable[[int, Head], None] | None = None
     _state: State = field(default_factory=State)
     _in_step: bool = False
+    _owed: Sequence[Record] = ()
 
     @classmethod
     def open(cls, layout: Layout, clock: Clock) -> Self:
@@ -91,10 +93,12 @@ class EventStore:
         """
         while True:
             try:
-                self.append_on(self.head, records)
+                # The head first: finding it may fold.
+                self.append_on(self.head, [*self._owed, *records])
             except HeadMovedError:
                 self.refresh()
             else:
+                self._owed = ()
                 return
 
     def append_on(
@@ -137,13 +141,13 @@ class EventStore:
         self.journal.close()
 
     def _reload(self) -> None:
-        state = State()
+        state, self._owed = State(), ()
         fold_entries(state, self.journal.entries())
         self._set_state(state)
 
     def _set_state(self, state: State) -> None:
         if self.on_folded is not None:
-            self.on_folded(state)
+            self._owed = (*self._owed, *self.on_folded(state))
         self._state, self._in_step = state, True
 
 

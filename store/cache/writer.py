@@ -46,7 +46,7 @@ from store.domain.events import (
 )
 from store.domain.index_files import refs_of
 from store.domain.manifest_projection import body_of, format_of, head_projections, render
-from store.domain.state import Build, Generation, State
+from store.domain.state import Build, Generation, State, checks_of
 from store.errors import (
     DamagedHistoryError,
     DiskFullError,
@@ -374,7 +374,7 @@ def _open_event_store(layout: Layout, clock: Clock) -> EventStore:
 
 
 def _require_still_valid(state: State, build: Build) -> None:
-    """Compare the engines and index of a build with the journal: another process may have recorded a failed check."""
+    """Compare engines, index and proof of a build with the journal: another process may have withdrawn them."""
     used = [*build.engines, *build.stand_ins]
     shown = [(state.step_cache.engines.get(event.key), event, name) for name, event in used]
     if build.index is not None:
@@ -384,6 +384,8 @@ def _require_still_valid(state: State, build: Build) -> None:
     for known, event, name in shown:
         if known is None or known.artifact != event.artifact:
             raise _withdrawn(f"engine {name}")
+    if build.proof is not None and build.proof not in checks_of(state, build):
+        raise _withdrawn("the proof by photographs")
 
 
 def _withdrawn(what: str) -> RequestRefusedError:

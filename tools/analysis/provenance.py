@@ -263,7 +263,7 @@ def _block_row(made: e.CellEmbedded, identifier: int, builds: BuildHistory) -> d
 
 
 def _tiles_under(identifier: int) -> list[int]:
-    """Return the ids of the tiles that a chunk shows, by row and column; none if there is no such chunk."""
+    """Return the ids of the tiles that a chunk shows, by column and row; none if there is no such chunk."""
     try:
         chunk_of(identifier)
     except ValueError:

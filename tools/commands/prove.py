@@ -9,7 +9,7 @@ import click
 
 from pipeline.errors import RequestError
 from pipeline.planning.proof import outside_warning, read_truth
-from pipeline.proof.measure import FIRST, RADII_M, Shares, count_shares
+from pipeline.proof.measure import Shares, count_shares
 from pipeline.stages.proof import Asked, ask_all, doubt_warning
 from store.cache.view import require_cache
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED
@@ -74,12 +74,7 @@ def _document(asked: Sequence[Asked], shares: Shares) -> dict[str, Any]:
     right, better = shares.better_half
     return {
         "pictures": shares.pictures,
-        "within": {
-            str(metres): {
-                str(first): round(shares.within[metres, first] / shares.pictures, 6) for first in FIRST
-            }
-            for metres in RADII_M
-        },
+        "within": proof.within_shares(shares),
         "median_m": None if shares.median_mm is None else shares.median_mm / 1000,
         "margin": {
             "better_half_right": round(right / better, 6) if better else None,
