@@ -47,7 +47,7 @@ def preview_build(
         StoreError, journal.JournalError: The cache cannot be read.
     """
     artifacts = Artifacts(layout)
-    state = _usable_state(layout, keys, own_records) if layout.exists() else State()
+    state = usable_state(layout, keys, own_records)
     plan = make_plan(state, inputs, sizes(artifacts, reusable_artifacts(state, inputs)))
     reused = find_up_to_date(layout, inputs.identity, key=key, keys=keys) is not None
     if not reused:
@@ -72,8 +72,10 @@ def preview_build(
     )
 
 
-def _usable_state(layout: Layout, keys: tuple[TrustedKey, ...], own_records: OwnRecords | None) -> State:
-    """Return the state without the results that no key vouches for."""
+def usable_state(layout: Layout, keys: tuple[TrustedKey, ...], own_records: OwnRecords | None) -> State:
+    """Return the state of a cache without the results that no key vouches for; an empty one if there is no cache."""
+    if not layout.exists():
+        return State()
     if not keys:
         return open_view(layout).state
     history = read_history(layout)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.engines.models.model import Model
+from pipeline.engines.models.network import HEAD
 from pipeline.index.plan import IndexPlan, can_extend, delta_limits, plan_index
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import BuildPlan, Decision, make_plan, reusable_artifacts
@@ -75,8 +76,9 @@ class Estimate:
 
 
 def engine_size(model: Model) -> int:
-    """Return the size of a network's engine in bytes, at most."""
-    return _ENGINE_FACTOR * model.size + PER_FILE
+    """Return the size of a network's engine in bytes, at most; and of the network, if it is stored as well."""
+    network = model.size + PER_FILE if HEAD in model.components else 0
+    return _ENGINE_FACTOR * model.size + PER_FILE + network
 
 
 def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str, int]) -> Estimate:

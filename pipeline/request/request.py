@@ -137,6 +137,11 @@ class BuildRequest(CheckedRecord):
             yield Problem("chunks.level", "expected either levels or altitude_m, found both; remove one")
 
     @property
+    def has_heads(self) -> bool:
+        """Whether a network has a head that is fitted on the area."""
+        return any(model.head is not None for model in self.models)
+
+    @property
     def cuts_chunks(self) -> bool:
         """Whether chunks of ground get the descriptors, and not tiles."""
         return self.altitude_m is not None or self.chunks is not None
