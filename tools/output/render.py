@@ -230,7 +230,7 @@ def plan_report(document: Mapping[str, Any]) -> list[str]:
         verb = "is" if missing == 1 else "are"
         lines += fields(("", f"{number(missing)} {verb} not in the source, or left out"))
     lines += fields(("chunks", number(document["chunks"]) if document["chunks"] else None))
-    lines += fields(("proof", planned_proof(document["proof"]) if document["proof"] else None))
+    lines += fields(("proof", planned_proof(document["proof"]) if document.get("proof") else None))
     if document["levels"]:
         header = ("level", "side", "overlap", "zoom", "chunks", "m/pixel asked", "available")
         levels_found = [
