@@ -22,6 +22,7 @@ from pipeline.engines.models.network_cache import NetworkCache
 from pipeline.errors import PipelineError, RequestError
 from pipeline.keys import MachineKeys
 from pipeline.lock import CacheLock
+from pipeline.planning.heads import Heads, reusable_engines
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.resolve_inputs import resolve_inputs
 from pipeline.ports import Ports
@@ -79,7 +80,7 @@ class CacheProvisioner:
         """
         began, keys, batcher = monotonic(), self._keys(), self.executor()
         try:
-            inputs: Inputs | PipelineError = self._resolve(request)
+            inputs: Inputs | PipelineError = self._resolve(request, keys)
         except RequestError as error:
             self._record_refusal(request, error, batcher)
             raise
@@ -115,7 +116,7 @@ class CacheProvisioner:
         refuse_symlinked_folders(self.layout)
         return preview_build(
             self.layout,
-            self._resolve(request),
+            self._resolve(request, keys),
             key=keys.own,
             keys=keys.reused,
             own_records=self._own_records(keys),
@@ -193,16 +194,18 @@ class CacheProvisioner:
             A report; failures are reported, not raised. The next build reuses the engines.
 
         Raises:
-            RequestError: The request names something that does not exist or makes no sense.
+            PipelineError: What the request names does not exist or makes no sense, or a head cannot be fitted.
             DiskFullError: The engines would not fit; nothing was written.
             StoreError, JournalError: The cache cannot be used at all.
         """
         from pipeline.build.engines_only import EngineRun
         from pipeline.planning.disk_space import require_space_for_engines
 
-        compiler = self.ports.compiler_for(request)
-        models = inspect_models(request, compiler, self.precision, networks=self._networks())
-        keys = self._keys()
+        compiler, keys = self.ports.compiler_for(request), self._keys()
+        # A head that no build fitted needs the tiles.
+        resolved = self._resolve(request, keys).models if request.has_heads else None
+        networks = NetworkCache(self.config.digest_cache_folder)
+        models = resolved or inspect_models(request, compiler, self.precision, networks=networks)
         run = EngineRun(
             layout=self.layout,
             compiler=compiler,
@@ -275,7 +278,7 @@ class CacheProvisioner:
             trusted_keys=self._keys(signing=False).trusted,
         )
 
-    def _resolve(self, request: BuildRequest) -> Inputs:
+    def _resolve(self, request: BuildRequest, keys: MachineKeys) -> Inputs:
         ports = self.ports
         return resolve_inputs(
             request,
@@ -285,8 +288,16 @@ class CacheProvisioner:
             today=datetime.fromtimestamp(recorded_wall_ns(ports.clock) / 1e9, tz=UTC).date(),
             precision=self.precision,
             stand_in=ports.stand_in,
-            networks=self._networks(),
+            networks=NetworkCache(self.config.digest_cache_folder),
+            heads=self._heads(keys) if request.has_heads else None,
         )
+
+    def _heads(self, keys: MachineKeys) -> Heads:
+        from pipeline.build.dry_run import usable_state
+        from pipeline.stages.fit_head import heads_of
+
+        state = usable_state(self.layout, keys.reused, self._own_records(keys))
+        return heads_of(reusable_engines(state), self.layout, self.ports.progress)
 
     def _own_records(self, keys: MachineKeys) -> "OwnRecords":
         from store.cache.own_records import OwnRecords
@@ -295,9 +306,6 @@ class CacheProvisioner:
 
     def _keys(self, *, signing: bool = True) -> MachineKeys:
         return MachineKeys.load(self.config, self.layout, signing=signing)
-
-    def _networks(self) -> NetworkCache:
-        return NetworkCache(self.config.digest_cache_folder)
 
     def _record_refusal(
         self, request: BuildRequest, error: RequestError, batcher: "Callable[[], DescriptorBatcher]"

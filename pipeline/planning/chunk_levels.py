@@ -85,6 +85,7 @@ class ChosenLevel:
     Attributes:
         described: The level.
         wanted_m: Side that was asked for, metres.
+        also_wanted_m: Further sides that were chosen by hand and are these very chunks on the lattice.
         asked: Metres per pixel of the network's input.
         available: Metres per pixel of the imagery.
     """
@@ -93,6 +94,7 @@ class ChosenLevel:
     wanted_m: float
     asked: float
     available: float
+    also_wanted_m: tuple[float, ...] = ()
 
     @property
     def chunks(self) -> ChunkLevel:
@@ -111,6 +113,12 @@ class ChosenLevel:
     def warnings(self, box: BoxE7, origin_latitude: float) -> Iterator[str]:
         """Yield what is allowed, but makes places harder to find."""
         number, side = self.described.number, self.described.side_m
+        if self.also_wanted_m:
+            wanted = ", ".join(f"{each:g}" for each in (self.wanted_m, *self.also_wanted_m))
+            yield (
+                f"level {number}: sides of {wanted} m are the same chunks, of {side:.0f} m; remove one from"
+                " [[chunks.level]], or raise its overlap"
+            )
         if self.available > 2 * self.asked:
             yield (
                 f"level {number}: the imagery has {self.available:.2f} m per pixel, less than half of the detail"
@@ -172,7 +180,7 @@ def choose_levels(
     ground = request.area_of_boxes() if area is None else area
     edges = {zoom: edge for zoom in _zooms(request) if (edge := _tile_edge(ground, source, zoom))}
     latitude = request.origin_e7[1] / E7
-    chosen: dict[Level, float] = {}
+    chosen: dict[Level, list[float]] = {}
     for side, overlap in wanted:
         try:
             level = choose_level(
@@ -189,14 +197,15 @@ def choose_levels(
                 hint="change zoom, bbox, tiles.source, or the side and overlap of chunks, so that they meet",
                 kind=ErrorKind.BAD_REQUEST if edges else ErrorKind.NO_TILES,
             ) from error
-        chosen.setdefault(level, side)
+        chosen.setdefault(level, []).append(side)
     found = []
     for number, level in enumerate(sorted(chosen, key=lambda each: side_m(each, latitude)), 1):
         chunks, side = ChunkLevel(level=level, tile_edge=edges[level.zoom]), side_m(level, latitude)
         found.append(
             ChosenLevel(
                 described=DescribedLevel(number=number, chunks=chunks, side_m=side),
-                wanted_m=chosen[level],
+                wanted_m=chosen[level][0],
+                also_wanted_m=tuple(chosen[level][1:]) if request.altitude_m is None else (),
                 asked=side / input_side_px,
                 available=metres_per_pixel(level.zoom, chunks.tile_edge, latitude),
             )

@@ -2,7 +2,7 @@
 
 from pipeline.engines.models.model import Model
 from pipeline.planning.chunk_levels import ChosenLevel
-from pipeline.planning.proof import TruthTable, outside_warning
+from pipeline.planning.proof import TruthTable
 from pipeline.request.area import Area
 from pipeline.request.geometry import E7
 from pipeline.request.options import ModelRole
@@ -56,8 +56,8 @@ class Inputs:
         latitude = self.request.origin_e7[1] / E7
         found = (line for level in self.levels for line in level.warnings(self.area.bbox_e7, latitude))
         no_levels = () if self.levels else (NO_LEVELS,)
-        outside = [] if self.proof is None else self.proof.outside(self.area)
-        missed = (f"proof: {outside_warning(outside)}",) if outside else ()
+        outside = None if self.proof is None else self.proof.outside_warning(self.area)
+        missed = () if outside is None else (f"proof: {outside}",)
         return (
             *self._origin_outside(),
             *self.request.warnings,

@@ -23,6 +23,7 @@ from pipeline.ports import Ports
 from pipeline.repair.artifact_repair import ArtifactRepair, record_repair
 from pipeline.repair.rebuild_artifacts import RebuildContext
 from pipeline.repair.report import RepairAction, RepairReport, preview_repair
+from pipeline.stages.fit_head import heads_of
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache.event_mapper import to_recorded_events
@@ -174,6 +175,8 @@ class Repair:
             seen: set[str] = set()
             for manifest, build in _kept_builds(store.state):
                 head = store.state.head
+                engines = [event for _, event in (*build.engines, *build.stand_ins)]
+                heads = heads_of(engines, self.layout, self.ports.progress, any_sample=True)
                 context = RebuildContext(
                     store=store,
                     history=history,
@@ -182,6 +185,7 @@ class Repair:
                         ports=self.ports,
                         trust_plugins=trust_plugins,
                         read_artifact=partial(_read_intact, store.artifacts),
+                        heads=heads,
                     ),
                     batcher=batcher,
                     scratch=Path(scratch),

@@ -162,6 +162,11 @@ class BuildRequest(CheckedRecord):
         return Area.of_boxes(self.bboxes_e7)
 
     @property
+    def has_heads(self) -> bool:
+        """Whether a network has a head that is fitted on the area."""
+        return any(model.head is not None for model in self.models)
+
+    @property
     def cuts_chunks(self) -> bool:
         """Whether chunks of ground get the descriptors, and not tiles."""
         return self.altitude_m is not None or self.chunks is not None

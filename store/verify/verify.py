@@ -22,6 +22,7 @@ from store.base.values import ArtifactRef
 from store.cache.view import HistoryView, View, open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
+from store.domain.attachments import NETWORK, attached
 from store.domain.manifest_projection import project
 from store.domain.proof import described, figures_of
 from store.domain.state import Generation, State
@@ -117,6 +118,7 @@ def _verify(view: View, options: _Options) -> VerifyReport:
         unreferenced = _find_unnamed_files(view, artifacts, check.named.keys(), findings)
         findings += _table_findings(head, reader.manifest, artifacts, check.damaged)
         reader.notes.extend(_stand_in_notes(view.state, head, artifacts))
+        reader.notes.extend(_fitted_network_notes(view.state, head, artifacts))
     reader.note_settings(options.trusted_keys)
     if all(finding.generation != head.number for finding in findings):
         reader.open(options.trusted_keys, load=full)
@@ -230,6 +232,14 @@ def _stand_in_notes(state: State, head: Generation, artifacts: Artifacts) -> Ite
     for _, event in state.builds[head.origin].stand_ins:
         if (wrong := artifacts.damage(event.artifact)) is not None:
             yield f"stand-in engine {event.model}: {wrong}; it does not fly, and c10 repair makes it again"
+
+
+def _fitted_network_notes(state: State, head: Generation, artifacts: Artifacts) -> Iterator[str]:
+    """Note a damaged file of a network with a fitted head: without it the next build fits anew."""
+    for name, event in state.builds[head.origin].engines:
+        ref = attached(event).get(NETWORK)
+        if ref is not None and (wrong := artifacts.damage(ref)) is not None:
+            yield f"network with fitted head {name}: {wrong}; it does not fly, and c10 repair fits it again"
 
 
 def _proof_note(state: State, head: Generation) -> str:

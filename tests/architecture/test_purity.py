@@ -40,6 +40,7 @@ PURE_ELSEWHERE = {
     "pipeline/tiles/tile_columns.py",
     "pipeline/tiles/wanted.py",
     "store/errors.py",
+    "tools/output/proof.py",
     "tools/output/render.py",
     "tools/output/sanitize.py",
 }
