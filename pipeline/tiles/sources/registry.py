@@ -56,7 +56,7 @@ SOURCES: Final[Mapping[str, SourceKind]] = {
     for row in (
         SourceKind(
             name="file",
-            written="DIR/{z}/{x}/{y}.EXT",
+            written="DIR, DIR/{z}/{x}/{y}.EXT",
             source="pipeline.tiles.sources.xyz:XYZFolder",
             reader="pipeline.tiles.sources.read_tile:read_tile_file",
             locator=(str,),
@@ -112,11 +112,15 @@ def open_source(
         TileError: when the archive is damaged, unsuitable or still being written.
     """
     kind = None if "://" in spec or spec.startswith("~") else kind_of(spec)
+    # A path that may not be examined is no error here.
+    if kind is None and "://" not in spec and os.path.isdir(base / spec):  # noqa: PTH112
+        spec = f"{spec.rstrip('/')}/{{z}}/{{x}}/{{y}}"
+        kind = SOURCES["file"]
     if kind is None:
         *others, last = (each.written for each in SOURCES.values())
         raise RequestError(
             f"tiles.source: expected {', '.join(others)} or {last}, found {spec!r}",
-            hint=_hint_for(spec, base),
+            hint=_hint_for(spec),
             subject=spec,
         )
     source = _import_named(kind.source)(
@@ -125,7 +129,7 @@ def open_source(
     return cast("TileMetadataStore", source)
 
 
-def _hint_for(spec: str, base: Path) -> str:
+def _hint_for(spec: str) -> str:
     """Return what to do with a source of no kind."""
     if "://" in spec:
         return "download the tiles first: C10 fetches nothing"
@@ -134,9 +138,9 @@ def _hint_for(spec: str, base: Path) -> str:
     if Path(spec).suffix.lower() in _RASTER_FILES:
         return f"cut it into tiles: gdal_translate -of MBTILES {spec} X.mbtiles; gdaladdo X.mbtiles"
     unpack = "unpack it and name what is inside; " if Path(spec).suffix.lower() in _PACKED else ""
-    # A path that may not be examined is no error here.
-    folder = spec.rstrip("/") if os.path.isdir(base / spec) else "DIR"  # noqa: PTH112
-    return f"{unpack}for a folder of tiles write the three braces out: {folder}/{{z}}/{{x}}/{{y}}.png"
+    return (
+        f"{unpack}for a folder of tiles write its path, or also how they are named: DIR/{{z}}/{{x}}/{{y}}.png"
+    )
 
 
 def _import_named(path: str) -> Callable[..., Any]:
