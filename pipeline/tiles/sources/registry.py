@@ -5,6 +5,7 @@ The request's `tiles.source`, messages, `c10 doctor` and `pipeline.tiles.sources
 
 import importlib
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,7 +42,10 @@ class SourceKind:
 
     def recognises(self, spec: str) -> bool:
         """Whether a request's `tiles.source` names a source of this kind."""
-        return Path(spec).suffix.lower() in self.suffixes if self.suffixes else "{" in spec
+        if not self.suffixes:
+            return "{" in spec
+        # A table may be named after the file.
+        return re.sub(r"(\.gpkg):[^/]+$", r"\1", spec.lower()).endswith(self.suffixes)
 
     def read(self, locator: Locator) -> bytes | None:
         """Return the bytes of a tile; None if its locator is malformed."""
@@ -78,13 +82,21 @@ SOURCES: Final[Mapping[str, SourceKind]] = {
             locator=(str, int, int),
             packages=("pmtiles",),
         ),
+        SourceKind(
+            name="gpkg",
+            written="X.gpkg",
+            suffixes=(".gpkg",),
+            source="pipeline.tiles.sources.geopackage:GeoPackageTiles",
+            reader="pipeline.tiles.sources.geopackage:read_tile_row",
+            locator=(str, str, int),
+        ),
     )
 }
 """Name to kind; if two recognise a source, the first is used."""
 
 
 _PACKED: Final = frozenset({".gz", ".zip", ".zst", ".xz", ".bz2", ".tar", ".tgz", ".7z"})
-_RASTER_FILES: Final = frozenset({".tif", ".tiff", ".vrt", ".jp2", ".gpkg"})
+_RASTER_FILES: Final = frozenset({".tif", ".tiff", ".vrt", ".jp2"})
 
 
 def kind_of(spec: str) -> SourceKind | None:
