@@ -139,7 +139,7 @@ def _rerun_input_resolution(inputs: RerunInputs) -> StepFailure | None:
     for role, name, read in (
         ("calibration", request.calibration, lambda: read_calibration(request)),
         ("network", networks, inspect),
-        ("source", request.tiles.source, select),
+        ("source", request.tiles.source_name, select),
     ):
         try:
             read()

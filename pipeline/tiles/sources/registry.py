@@ -6,8 +6,10 @@ The request's `tiles.source`, messages, `c10 doctor` and `pipeline.tiles.sources
 import importlib
 import os
 import re
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -30,6 +32,8 @@ class SourceKind:
             the name.
         locator: Types of those arguments: an absolute path, then what finds the tile in it.
         packages: Python distributions that only this kind needs, for `c10 doctor`.
+        versions: "module:name" of the function that returns the versions of libraries that decide the bytes of
+            its tiles, where any do.
     """
 
     name: str
@@ -39,6 +43,7 @@ class SourceKind:
     reader: str
     locator: tuple[type, ...]
     packages: tuple[str, ...] = ()
+    versions: str = ""
 
     def recognises(self, spec: str) -> bool:
         """Whether a request's `tiles.source` names a source of this kind."""
@@ -90,13 +95,23 @@ SOURCES: Final[Mapping[str, SourceKind]] = {
             reader="pipeline.tiles.sources.geopackage:read_tile_row",
             locator=(str, str, int),
         ),
+        SourceKind(
+            name="raster",
+            written="X.tif",
+            suffixes=(".tif", ".tiff"),
+            source="pipeline.tiles.sources.raster:RasterMosaic",
+            reader="pipeline.tiles.sources.raster:read_rendered",
+            locator=(str, int, int, int),
+            packages=("rasterio",),
+            versions="pipeline.tiles.sources.raster_file:library_versions",
+        ),
     )
 }
 """Name to kind; if two recognise a source, the first is used."""
 
 
 _PACKED: Final = frozenset({".gz", ".zip", ".zst", ".xz", ".bz2", ".tar", ".tgz", ".7z"})
-_RASTER_FILES: Final = frozenset({".tif", ".tiff", ".vrt", ".jp2"})
+_RASTER_FILES: Final = frozenset({".vrt", ".jp2", ".img", ".ecw", ".sid"})
 
 
 def kind_of(spec: str) -> SourceKind | None:
@@ -104,8 +119,17 @@ def kind_of(spec: str) -> SourceKind | None:
     return next((kind for kind in SOURCES.values() if kind.recognises(spec)), None)
 
 
+def library_versions() -> dict[str, str]:
+    """Return the versions of libraries that decide the bytes of tiles, of the kinds that this process has opened."""
+    return {
+        kind.name: _import_named(kind.versions)()
+        for kind in SOURCES.values()
+        if kind.versions.partition(":")[0] in sys.modules
+    }
+
+
 def open_source(
-    spec: str,
+    spec: str | Sequence[str],
     base: Path,
     *,
     digest_cache_folder: Path | None = None,
@@ -114,7 +138,7 @@ def open_source(
     """Open a tile source.
 
     Args:
-        spec: The source as a request names it: `SourceKind.written`.
+        spec: The source as a request names it: `SourceKind.written`, a folder, or a list of GeoTIFF files.
         base: Folder that a relative spec starts from.
         digest_cache_folder: Keeps tile digests between builds; None keeps none.
         now_ns: Wall clock in nanoseconds since 1970, the one that stamps files.
@@ -123,11 +147,28 @@ def open_source(
         RequestError: when the spec is of no kind, or the source is missing or not readable.
         TileError: when the archive is damaged, unsuitable or still being written.
     """
-    kind = None if "://" in spec or spec.startswith("~") else kind_of(spec)
-    # A path that may not be examined is no error here.
-    if kind is None and "://" not in spec and os.path.isdir(base / spec):  # noqa: PTH112
-        spec = f"{spec.rstrip('/')}/{{z}}/{{x}}/{{y}}"
-        kind = SOURCES["file"]
+    specs = (spec,) if isinstance(spec, str) else tuple(spec)
+    kinds = [_required_kind(each, base) for each in specs]
+    for each, kind in zip(specs, kinds, strict=True):
+        if len(specs) > 1 and kind is not SOURCES["raster"]:
+            raise RequestError(
+                f"tiles.source: expected only GeoTIFF files in a list, found {each!r}",
+                hint="name one archive or folder of tiles",
+                subject=each,
+            )
+    if kinds[0] is SOURCES["file"] and "{" not in specs[0]:
+        specs = (f"{specs[0].rstrip('/')}/{{z}}/{{x}}/{{y}}",)
+    source = _import_named(kinds[0].source)(
+        specs if len(specs) > 1 else specs[0],
+        base=base,
+        digest_cache_folder=digest_cache_folder,
+        now_ns=now_ns,
+    )
+    return cast("TileMetadataStore", source)
+
+
+def _required_kind(spec: str, base: Path) -> SourceKind:
+    kind = _kind_at(spec, base)
     if kind is None:
         *others, last = (each.written for each in SOURCES.values())
         raise RequestError(
@@ -135,10 +176,22 @@ def open_source(
             hint=_hint_for(spec),
             subject=spec,
         )
-    source = _import_named(kind.source)(
-        spec, base=base, digest_cache_folder=digest_cache_folder, now_ns=now_ns
-    )
-    return cast("TileMetadataStore", source)
+    return kind
+
+
+def _kind_at(spec: str, base: Path) -> SourceKind | None:
+    """Return the kind of source that a spec names; a folder by what is in it."""
+    if "://" in spec or spec.startswith("~"):
+        return None
+    kind = kind_of(spec)
+    # A path that may not be examined is no error here.
+    if kind is not None or not os.path.isdir(base / spec):  # noqa: PTH112
+        return kind
+    raster, names = SOURCES["raster"], list[str]()
+    with suppress(OSError):
+        names = os.listdir(base / spec)  # noqa: PTH208
+    has_tiles = any(name.isdecimal() for name in names)
+    return raster if not has_tiles and any(map(raster.recognises, names)) else SOURCES["file"]
 
 
 def _hint_for(spec: str) -> str:
@@ -148,7 +201,7 @@ def _hint_for(spec: str) -> str:
     if spec.startswith("~"):
         return "write the whole path of the folder or archive: ~ is not expanded"
     if Path(spec).suffix.lower() in _RASTER_FILES:
-        return f"cut it into tiles: gdal_translate -of MBTILES {spec} X.mbtiles; gdaladdo X.mbtiles"
+        return f"make a GeoTIFF of it: gdal_translate -of COG {spec} X.tif"
     unpack = "unpack it and name what is inside; " if Path(spec).suffix.lower() in _PACKED else ""
     return (
         f"{unpack}for a folder of tiles write its path, or also how they are named: DIR/{{z}}/{{x}}/{{y}}.png"

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import sys
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def _only_for(cache, sha256):
     [
         ("tiles", "write its path"),
         ("tiles.zip", "write its path"),
-        ("area.tif", "gdal_translate -of MBTILES area.tif X.mbtiles"),
+        ("area.vrt", "gdal_translate -of COG area.vrt X.tif"),
         ("https://tile.example.com/{z}/{x}/{y}.png", "C10 fetches nothing"),
         ("~/area.mbtiles", "~ is not expanded"),
         ("a/{z}/{x}/{y}.avif", "convert the avif tiles"),
@@ -155,7 +156,7 @@ def test_what_is_no_source(spec, hint, tmp_path):
         ("a.mbtiles", b"PMTiles\3" + bytes(200), "the ending .pmtiles"),
         ("a b.mbtiles", b"\x1f\x8b\x08", "gunzip -c 'a b.mbtiles'"),
         ("a.pmtiles", b"PK\3\4", "unzip a.pmtiles"),
-        ("a.mbtiles", b"II*\0", "gdal_translate -of MBTILES a.mbtiles"),
+        ("a.mbtiles", b"II*\0", "the ending .tif"),
         ("a.mbtiles", b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
         ("a.mbtiles", b"", "fetch or export the archive again"),
     ],
@@ -493,6 +494,18 @@ def test_how_the_tiles_of_a_folder_are_named_instead(archives, tmp_path):
     assert said("maps/sat/{z}/{x}/{y}.png") == ()
     (tmp_path / "empty").mkdir()
     assert said("empty/{z}/{x}/{y}.png") == ()
+
+
+def test_without_rasterio_one_line_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "a.tif").write_bytes(b"II*\0")
+    for name in ("raster", "raster_file"):
+        monkeypatch.delitem(sys.modules, f"pipeline.tiles.sources.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(RequestError) as caught:
+        open_source("a.tif", tmp_path)
+    assert "expected the package rasterio" in caught.value.message
+    assert "pip install 'c10[gdal]'" in caught.value.hint
+    assert "\n" not in str(caught.value)
 
 
 def test_locators_of_no_known_kind():
