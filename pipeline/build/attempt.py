@@ -205,6 +205,7 @@ class BuildAttempt:
 
     def _started_event(self, inputs: Inputs, own_records: Ranges = ()) -> BuildStarted:
         """Return the first event, before the calibration is stored."""
+        versions = library_versions(inputs.request.tiles.source, inputs.request.base)
         return BuildStarted(
             identity=inputs.identity,
             inputs=inputs.document,
@@ -213,7 +214,7 @@ class BuildAttempt:
             host={
                 **self.ports.host,
                 "source": inputs.request.tiles.source_name,
-                **({"imagery": versions} if (versions := library_versions()) else {}),
+                **({"imagery": versions} if versions else {}),
                 **({OWN_RECORDS: [list(found) for found in own_records]} if own_records else {}),
                 **request_record(inputs.request, self.precision),
             },

@@ -36,6 +36,7 @@ from pipeline.tiles.sources.raster_file import (
     Rgba,
     gdal,
     library_versions,
+    require_rasterio,
     tile_pixel_m,
 )
 from pipeline.tiles.sources.read_tile import keep_open, source_changed
@@ -110,6 +111,7 @@ class RasterMosaic(TileArchive):
         specs = (spec,) if isinstance(spec, str) else tuple(spec)
         super().__init__(specs[0], base=base, digest_cache_folder=digest_cache_folder, now_ns=now_ns)
         self.name = ", ".join(specs)
+        require_rasterio(specs[0])
         self._settings = f":{self.name}:{library_versions()}"
         paths = [path for each in specs for path in _expand(each, base)]
         self._facts = [_inspect(path) for path in dict.fromkeys(paths)]

@@ -29,19 +29,17 @@ try:
     from rasterio.transform import Affine
     from rasterio.vrt import WarpedVRT
     from rasterio.warp import transform
+
+    RASTER_ERRORS: tuple[type[Exception], ...] = (RasterioError, CRSError, CPLE_BaseError)
+    _COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    _MISSING = ""
 except ImportError as error:
-    raise RequestError(
-        f"tiles.source: expected the package rasterio for GeoTIFF, found none ({error})",
-        hint="pip install 'c10[gdal]', or cut it into tiles: gdal_translate -of MBTILES X.tif X.mbtiles",
-        kind=ErrorKind.SOURCE_UNREADABLE,
-    ) from error
+    RASTER_ERRORS = ()
+    _MISSING = str(error)
 
 TILE_PX: Final = 256
 WEB_MERCATOR: Final = "EPSG:3857"
 HALF_WORLD_M: Final = 20_037_508.342789244
-
-RASTER_ERRORS: Final = (RasterioError, CRSError, CPLE_BaseError)
-_COLOURS: Final = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
 Rgba = npt.NDArray[np.uint8]
 """Pixels, uint8 [256, 256, 4]; alpha is 0 or 255, and a pixel that is not there is 0 throughout."""
@@ -59,6 +57,17 @@ _MOST_REDUCTION = 2.02
 _MARGIN_PX = 4
 _GRID = 21
 """Points on each side of a file that are looked at to find what it covers."""
+
+
+def require_rasterio(path: str) -> None:
+    """Raise `RequestError` if the package that reads GeoTIFF is not installed."""
+    if _MISSING:
+        raise RequestError(
+            f"{path}: expected the package rasterio, which reads GeoTIFF, found none ({_MISSING})",
+            hint=f"pip install 'c10[gdal]', or cut it into tiles: gdal_translate -of MBTILES {quote(path)} X.mbtiles",
+            kind=ErrorKind.SOURCE_UNREADABLE,
+            subject=path,
+        )
 
 
 @contextmanager
@@ -187,7 +196,7 @@ class RasterFile:
         rgba[rgba[:, :, 3] == 0] = 0
         return rgba
 
-    def _covers(self, place: Affine) -> bool:
+    def _covers(self, place: "Affine") -> bool:
         """Whether all of a tile's pixels are made from pixels that the file has."""
         steps = np.linspace(0, TILE_PX, 9)
         along, across = np.concatenate([steps, steps]), np.repeat([0, TILE_PX], len(steps))

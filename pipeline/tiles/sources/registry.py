@@ -6,7 +6,6 @@ The request's `tiles.source`, messages, `c10 doctor` and `pipeline.tiles.sources
 import importlib
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -119,13 +118,10 @@ def kind_of(spec: str) -> SourceKind | None:
     return next((kind for kind in SOURCES.values() if kind.recognises(spec)), None)
 
 
-def library_versions() -> dict[str, str]:
-    """Return the versions of libraries that decide the bytes of tiles, of the kinds that this process has opened."""
-    return {
-        kind.name: _import_named(kind.versions)()
-        for kind in SOURCES.values()
-        if kind.versions.partition(":")[0] in sys.modules
-    }
+def library_versions(spec: str | Sequence[str], base: Path) -> str:
+    """Return the versions of the libraries that decide the bytes of a source's tiles; empty if none does."""
+    kind = _kind_at(spec if isinstance(spec, str) else spec[0], base)
+    return "" if kind is None or not kind.versions else str(_import_named(kind.versions)())
 
 
 def open_source(

@@ -146,7 +146,7 @@ def test_a_second_build_renders_nothing_and_the_library_is_recorded(both, monkey
     request = one.request(source=("ortho.tif",), **fields)
     assert one.provisioner(**ports).build_cache_artifacts(request).outcome is BuildOutcome.BUILT
     (build,) = one.state().builds.values()
-    assert "GDAL" in build.host["imagery"]["raster"]
+    assert "GDAL" in build.host["imagery"]
     assert build.host["source"] == "ortho.tif"
     assert one.provisioner(**ports).build_cache_artifacts(request).outcome is BuildOutcome.REUSED
 

@@ -1,6 +1,7 @@
 """The three kinds of source: what each finds, and what all of them have in common."""
 
 import hashlib
+import importlib
 import json
 import os
 import sqlite3
@@ -11,6 +12,7 @@ from pathlib import Path
 import msgpack
 import pytest
 
+import pipeline.tiles.sources as package
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.tiles.grid import TileRange, range_box_e7, wanted_tiles
 from pipeline.tiles.sources import read_tile as read_tile_module
@@ -498,9 +500,12 @@ def test_how_the_tiles_of_a_folder_are_named_instead(archives, tmp_path):
 
 def test_without_rasterio_one_line_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "a.tif").write_bytes(b"II*\0")
-    for name in ("raster", "raster_file"):
-        monkeypatch.delitem(sys.modules, f"pipeline.tiles.sources.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "rasterio", None)
+    for name in ("raster", "raster_file"):
+        module = importlib.import_module(f"pipeline.tiles.sources.{name}")
+        # Both are what they were after the test.
+        monkeypatch.setattr(package, name, module)
+        monkeypatch.delitem(sys.modules, module.__name__)
     with pytest.raises(RequestError) as caught:
         open_source("a.tif", tmp_path)
     assert "expected the package rasterio" in caught.value.message
