@@ -28,6 +28,7 @@ from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import request_record
 from pipeline.stages.context import BuildContext
+from pipeline.tiles.sources.registry import library_versions
 from store.base.valueclass import valueclass
 from store.cache.own_records import OwnRecords
 from store.cache.projections import require_may_sign
@@ -128,7 +129,7 @@ class BuildAttempt:
     def _record_early_failure(self, store: CacheWriter, number: int, error: PipelineError) -> BuildReport:
         started = BuildStarted(
             identity=None,
-            inputs={"flight_id": self.request.flight_id, "source": self.request.tiles.source},
+            inputs={"flight_id": self.request.flight_id, "source": self.request.tiles.source_name},
             calibration=None,
             again=False,
             host={**self.ports.host, **request_record(self.request, self.precision)},
@@ -208,6 +209,7 @@ class BuildAttempt:
 
     def _started_event(self, inputs: Inputs, own_records: Ranges = ()) -> BuildStarted:
         """Return the first event, before the calibration is stored."""
+        versions = library_versions(inputs.request.tiles.source, inputs.request.base)
         return BuildStarted(
             identity=inputs.identity,
             inputs=inputs.document,
@@ -215,7 +217,8 @@ class BuildAttempt:
             again=self.force,
             host={
                 **self.ports.host,
-                "source": inputs.request.tiles.source,
+                "source": inputs.request.tiles.source_name,
+                **({"imagery": versions} if versions else {}),
                 **({OWN_RECORDS: [list(found) for found in own_records]} if own_records else {}),
                 **request_record(inputs.request, self.precision),
             },

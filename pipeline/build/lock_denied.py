@@ -36,7 +36,7 @@ def denied_event(
         identity=inputs.identity if isinstance(inputs, Inputs) else "",
         holder=_journal_values(error.holder or {}),
         waited_ms=waited_ms,
-        inputs=_journal_values({"flight_id": request.flight_id, "source": request.tiles.source}),
+        inputs=_journal_values({"flight_id": request.flight_id, "source": request.tiles.source_name}),
         host=host,
     )
 

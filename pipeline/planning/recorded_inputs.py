@@ -185,7 +185,7 @@ class RecordedInputs:
         if found != expected:
             raise UnavailableError(
                 f"tiles: expected the set {expected[:12]}, found {found[:12]} with {len(selection.tiles)} tiles in"
-                f" {self.request.tiles.source}"
+                f" {self.request.tiles.source_name}"
             )
         return selection
 
@@ -195,7 +195,7 @@ class RecordedInputs:
         found = tiles.take(np.isin(tiles.ids, ids))
         if len(found) != len(ids):
             raise UnavailableError(
-                f"tiles: expected {len(ids)}, found {len(found)} of them in {self.request.tiles.source}"
+                f"tiles: expected {len(ids)}, found {len(found)} of them in {self.request.tiles.source_name}"
             )
         return found
 
@@ -208,7 +208,7 @@ class RecordedInputs:
         found = next((cell for cell in group_cells(self._selection.units) if cell.key == key), None)
         if found is None:
             raise UnavailableError(
-                f"tiles: expected those of cell {key}, found none in {self.request.tiles.source}"
+                f"tiles: expected those of cell {key}, found none in {self.request.tiles.source_name}"
             )
         units = digest_packed_tiles(found.units.packed())
         if cell_key(cell_components(space=space, tiles=units)) != step_key:

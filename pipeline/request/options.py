@@ -109,8 +109,8 @@ class TileOptions(CheckedRecord):
     """Where the tiles come from and how old they may be.
 
     Attributes:
-        source: Path such as "x.mbtiles", relative to the request's folder; `pipeline.tiles.sources.registry`
-            has the kinds.
+        source: Path such as "x.mbtiles", relative to the request's folder, or a list of paths;
+            `pipeline.tiles.sources.registry` has the kinds.
         on_bad: What to do with a tile that cannot be decoded.
         captured: Capture date of all tiles, or a CSV file with the columns z, x, y, captured.
         as_of: Day on which ages are computed; the day of the build when absent.
@@ -121,13 +121,20 @@ class TileOptions(CheckedRecord):
 
     table: ClassVar[str] = "tiles"
 
-    source: Annotated[str, rules.text()]
+    source: Annotated[str | tuple[str, ...], rules.tile_source]
     on_bad: Annotated[BadTilePolicy, rules.one_of(BadTilePolicy)] = BadTilePolicy.FAIL
     captured: Annotated[date | str | None, rules.capture_source] = None
     as_of: Annotated[date | None, rules.calendar_date] = None
     max_age_days: Annotated[int | None, rules.whole_number(1, 36_500)] = None
     too_old: Annotated[TooOldPolicy, rules.one_of(TooOldPolicy)] = TooOldPolicy.WARN
     unknown_age: Annotated[UnknownAgePolicy, rules.one_of(UnknownAgePolicy)] = UnknownAgePolicy.WARN
+
+    @property
+    def source_name(self) -> str:
+        """The source in messages and records: the path, or the first of a list and how many more there are."""
+        if isinstance(self.source, str):
+            return self.source
+        return self.source[0] + (f" and {len(self.source) - 1} more" if len(self.source) > 1 else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

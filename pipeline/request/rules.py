@@ -30,6 +30,7 @@ _Value = TypeVar("_Value")
 _Record = TypeVar("_Record", bound=CheckedRecord)
 
 _FILES = "a list of at most 16 different paths"
+_SOURCES = "a path, or a list of at most 10000 different paths"
 _SHAPE = "a list of 1 to 8 whole numbers from 1 to 2147483647"
 
 
@@ -181,6 +182,16 @@ def files(value: object) -> tuple[str, ...]:
     paths = _items(value, text(), range(17), _FILES)
     if len(set(paths)) != len(paths):
         raise InvalidValueError(_FILES, "name each library once")
+    return paths
+
+
+def tile_source(value: object) -> str | tuple[str, ...]:
+    """A path, or a list of paths, each once."""
+    if not isinstance(value, (list, tuple)):
+        return text()(value)
+    paths = _items(value, text(), range(1, 10_001), _SOURCES)
+    if len(set(paths)) != len(paths):
+        raise InvalidValueError(_SOURCES, "name each file once")
     return paths
 
 

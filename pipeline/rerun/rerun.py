@@ -141,7 +141,7 @@ def _rerun_input_resolution(inputs: RerunInputs) -> StepFailure | None:
     files: list[tuple[str, str, Callable[[], object]]] = [
         ("calibration", request.calibration, lambda: read_calibration(request)),
         ("network", networks, inspect),
-        ("source", request.tiles.source, select),
+        ("source", request.tiles.source_name, select),
     ]
     if request.area is not None:
         files.insert(1, ("area", request.area.file, lambda: read_area(request)))

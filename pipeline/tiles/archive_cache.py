@@ -108,6 +108,10 @@ class ArchiveCache:
             digests[known] = self._known.digests[at[known]]
         return digests, known
 
+    def listed(self, ids: Numbers) -> TileListing:
+        """Return those of some tiles that are known."""
+        return self._known.take(np.isin(self._known.ids, ids))
+
     def store(self, ranges: Sequence[TileRange], found: TileListing) -> None:
         """Add all tiles of some rectangles to the cache, unless the archive was just written."""
         if not self._settled or len(found.keys) > MAX_ROWS:

@@ -17,6 +17,7 @@ _KINDS = (
     (re.compile(rb"\s*<(?:\?xml|!|[a-z])", re.IGNORECASE), "an XML text, such as an error of a server"),
     (re.compile(rb"\s*[{\[]\s*[\"{]"), "a JSON text, such as an error of a server"),
     (re.compile(rb"version https://git-lfs"), "a pointer of Git LFS"),
+    (re.compile(rb"unreadable part of"), "a part of a GeoTIFF that cannot be read"),
     (re.compile(rb"\0{8}"), "zeros"),
 )
 

@@ -70,7 +70,7 @@ def test_doctor_the_machine_and_ray_know_the_row(toys, tmp_path):
     with_it = software()["c10"]
     del BACKENDS["reference"]
     assert software()["c10"] != with_it
-    with pytest.raises(RequestError, match=r"X\.pmtiles or X\.zip, found 'tiles'"):
+    with pytest.raises(RequestError, match=r"X\.tif or X\.zip, found 'tiles'"):
         open_source("tiles", tmp_path)
 
 

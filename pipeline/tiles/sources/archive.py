@@ -28,6 +28,8 @@ class TileArchive(ABC):
     """Name of the kind of source, the first part of locators."""
 
     _fingerprint: Fingerprint
+    _settings = ""
+    """What else decides the bytes of the tiles."""
 
     def __init__(
         self, spec: str, *, base: Path, digest_cache_folder: Path | None, now_ns: Callable[[], int]
@@ -39,10 +41,9 @@ class TileArchive(ABC):
 
     def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> TileColumns:
         """See `TileMetadataStore.query_by_bbox`."""
-        reliable = shows_changes(np.array([self._fingerprint]), lambda _: self._path).all()
         cache = ArchiveCache(
-            self._digest_cache_folder if reliable else None,
-            subject=f"{self.kind}:{self._path}",
+            self._digest_cache_folder if self._shows_changes() else None,
+            subject=f"{self.kind}:{self._path}{self._settings}",
             fingerprint=self._fingerprint,
             now_ns=self._now_ns,
         )
@@ -101,9 +102,17 @@ class TileArchive(ABC):
                 "make it again from the original tiles, and say there whether their rows are XYZ or TMS",
             )
 
+    def _shows_changes(self) -> bool:
+        """Whether a later change must show in the fingerprint."""
+        return bool(shows_changes(np.array([self._fingerprint]), lambda _: self._path).all())
+
+    def _fingerprint_now(self) -> Fingerprint:
+        """Return the fingerprint; raise `OSError` if the archive is gone."""
+        return Fingerprint.of(self._path.stat())
+
     def _require_unchanged(self) -> None:
         try:
-            now = Fingerprint.of(self._path.stat())
+            now = self._fingerprint_now()
         except OSError:
             now = None
         if now != self._fingerprint:
@@ -128,7 +137,7 @@ def foreign_file(path: str | Path, expected: str, start: bytes) -> TileError:
         "a zip file": f"unpack it: unzip {quote(name)}, and name what is inside in tiles.source",
         "an SQLite database, such as MBTiles": "give its name the ending .mbtiles, also in tiles.source",
         "a PMTiles archive": "give its name the ending .pmtiles, also in tiles.source",
-        "a TIFF image": f"cut it into tiles: gdal_translate -of MBTILES {quote(name)} X.mbtiles; gdaladdo X.mbtiles",
+        "a TIFF image": "give its name the ending .tif, also in tiles.source",
         "a web page": "look at it in a browser: a server sent it in place of the archive; then fetch the archive again",
         "a pointer of Git LFS": "fetch what it points to: git lfs pull",
     }

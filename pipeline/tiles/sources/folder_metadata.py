@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import mercantile
@@ -14,10 +15,12 @@ from store.files.regular_file import read_start
 
 TMS_FILE = "tilemapresource.xml"
 JSON_FILE = "metadata.json"
+_OTHER_IMAGES = frozenset({"avif", "jxl", "gif", "bmp", "tif", "tiff", "jp2"})
 _MAX_BYTES = 1 << 20
 _DEPTH = 2
 _NUMBER = r"-?[0-9]{1,9}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,2})?"
 _TMS_BOUNDS = re.compile(rf"""\b(min[xy]|max[xy])=["']({_NUMBER})["']""")
+_TMS_PROFILE = re.compile(r"""<TileSets\b[^>]*\bprofile=["'](geodetic|global-geodetic|raster|local)["']""")
 _MOST_METRES = 21e6
 """The Web Mercator projection is a little smaller."""
 
@@ -30,18 +33,24 @@ class FolderMetadata:
         box_e7: Bounds in 1e-7 degree, if known.
         file: Name of the file that says so, or that rows are counted from the south; else empty.
         from_south: Whether rows are said to be counted from the south (TMS).
+        is_sure: Whether that is what the file is for; programs copy a "scheme" from elsewhere.
+        grid: The grid of the tiles, if it is said and not that of Web Mercator; else empty.
     """
 
     box_e7: BoxE7 | None = None
     file: str = ""
     from_south: bool = False
+    is_sure: bool = False
+    grid: str = ""
 
 
 def read_metadata(root: str) -> FolderMetadata:
     """Return what is said of a folder of tiles; a file that cannot be read or understood says nothing."""
-    box = _tms_box(_read_text(f"{root}/{TMS_FILE}"))
-    if box is not None:
-        return FolderMetadata(box_e7=box, file=TMS_FILE)
+    text = _read_text(f"{root}/{TMS_FILE}")
+    box, is_map, profile = _tms_box(text), "<TileMap" in text, _TMS_PROFILE.search(text)
+    if box is not None or is_map:
+        grid = profile[1] if profile else ""
+        return FolderMetadata(box_e7=box, file=TMS_FILE, from_south=is_map, is_sure=is_map, grid=grid)
     try:
         said = json.loads(_read_text(f"{root}/{JSON_FILE}"))
     except (ValueError, RecursionError):
@@ -55,17 +64,25 @@ def read_metadata(root: str) -> FolderMetadata:
     )
 
 
-def other_names(root: str, suffix: str) -> tuple[str, ...]:
-    """Return what to write in a request, if the tiles of a folder have another ending or are in folders below."""
+def other_names(root: str, suffixes: Collection[str]) -> tuple[str, ...]:
+    """Return what to write in a request, if the tiles of a folder have another ending or are in folders below.
+
+    Args:
+        root: The folder.
+        suffixes: The endings that are written; none where any image will do.
+    """
     tile = _first_tile(Path(root), depth=_DEPTH)
     if tile is None:
         return ()
-    folder = tile.parents[2]
+    folder, ending = tile.parents[2], tile.suffix
+    if ending[1:].lower() not in IMAGE_EXTENSIONS:
+        return (f"the files in {folder} end in {ending}: convert them to jpg, png or webp",)
     if folder != Path(root):
         return (f"there are tiles in {folder}: write that folder in tiles.source",)
-    if tile.suffix == suffix:
+    if not suffixes or ending in suffixes:
         return ()
-    return (f"its tiles end in {tile.suffix}, not in {suffix}: write that in tiles.source",)
+    wanted = " or ".join(sorted(suffixes))
+    return (f"its tiles end in {ending}, not in {wanted}: write that in tiles.source",)
 
 
 def _first_tile(folder: Path, *, depth: int) -> Path | None:
@@ -76,7 +93,7 @@ def _first_tile(folder: Path, *, depth: int) -> Path | None:
         return None
     for zoom in (each for each in inside if each.name.isdecimal()):
         for tile in zoom.glob("[0-9]*/[0-9]*.*"):
-            if tile.stem.isdecimal() and tile.suffix[1:].lower() in IMAGE_EXTENSIONS:
+            if tile.stem.isdecimal() and tile.suffix[1:].lower() in IMAGE_EXTENSIONS | _OTHER_IMAGES:
                 return tile
     below = (each for each in inside if depth and not each.name.isdecimal())
     return next((found for each in below if (found := _first_tile(each, depth=depth - 1))), None)

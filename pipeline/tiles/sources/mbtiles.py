@@ -62,7 +62,7 @@ class MBTilesArchive(TileArchive):
         self, spec: str, *, base: Path, digest_cache_folder: Path | None, now_ns: Callable[[], int]
     ) -> None:
         super().__init__(spec, base=base, digest_cache_folder=digest_cache_folder, now_ns=now_ns)
-        self._fingerprint = _require_at_rest(self._path)
+        self._fingerprint = require_at_rest(self._path)
         with self._open() as database:
             _require_raster_tiles(database, self._path)
 
@@ -89,7 +89,7 @@ class MBTilesArchive(TileArchive):
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(open_database(self._path)) as database, _sqlite_errors_as_ours(self._path):
+        with closing(open_database(self._path)) as database, sqlite_errors_as_ours(self._path):
             yield database
 
     def _locator(self, listing: TileListing, row: int) -> Locator:
@@ -166,14 +166,18 @@ class MBTilesArchive(TileArchive):
         return Place(z, x, (1 << z) - 1 - tile_row)
 
 
-def open_database(path: str | Path) -> sqlite3.Connection:
-    """Open an MBTiles file for reading without writing a file beside it; the caller closes it.
+def open_database(path: str | Path, kind: str = "MBTiles") -> sqlite3.Connection:
+    """Open an SQLite archive for reading without writing a file beside it; the caller closes it.
+
+    Args:
+        path: The file.
+        kind: What it should be, for messages.
 
     Raises:
         TileError: when it is not there or is no database.
     """
     uri = "file:" + urllib.parse.quote(str(path)) + "?mode=ro&immutable=1"
-    with _sqlite_errors_as_ours(path):
+    with sqlite_errors_as_ours(path, kind):
         database = sqlite3.connect(uri, uri=True, check_same_thread=False)
         # The archive may be hostile: its views must not call functions, and its values must not fill the
         # memory.
@@ -220,7 +224,7 @@ def read_tile_blob(path: str, z: int, x: int, y: int, rowid: int) -> bytes:
         TileError: when the archive has no such tile.
     """
     archive = keep_open(path, _OpenArchive, _OpenArchive.close)
-    with _sqlite_errors_as_ours(path):
+    with sqlite_errors_as_ours(path):
         content = archive.tile(z, x, y, rowid)
     if content is None:
         raise source_changed(f"{z}/{x}/{y}", f"tile {z}/{x}/{y}: expected it in {path}, found none")
@@ -288,8 +292,8 @@ def _require_raster_tiles(database: sqlite3.Connection, path: Path) -> None:
     )
 
 
-def _require_at_rest(path: Path) -> Fingerprint:
-    """Return the fingerprint of an archive that nothing writes to.
+def require_at_rest(path: Path, kind: str = "MBTiles") -> Fingerprint:
+    """Return the fingerprint of an SQLite archive of some kind that nothing writes to.
 
     Raises:
         RequestError: when it cannot be read.
@@ -303,14 +307,14 @@ def _require_at_rest(path: Path) -> Fingerprint:
         finally:
             os.close(descriptor)
         if not start.startswith(_MAGIC):
-            raise foreign_file(path, "an SQLite database (MBTiles)", start)
+            raise foreign_file(path, f"an SQLite database ({kind})", start)
         waiting, settle = "", ""
         if _begins_with(f"{path}-journal", _HOT_JOURNAL):
             waiting, settle = f"{path}-journal", "SELECT count(*) FROM sqlite_master"
         if _begins_with(f"{path}-wal", b""):
             waiting, settle = f"{path}-wal", "PRAGMA wal_checkpoint(TRUNCATE)"
     except OSError as error:
-        raise unreadable_archive(path, "MBTiles", error) from error
+        raise unreadable_archive(path, kind, error) from error
     if waiting:
         raise source_changed(
             str(path),
@@ -330,8 +334,9 @@ def _begins_with(path: str, magic: bytes) -> bool:
 
 
 @contextmanager
-def _sqlite_errors_as_ours(path: str | Path) -> Iterator[None]:
+def sqlite_errors_as_ours(path: str | Path, kind: str = "MBTiles") -> Iterator[None]:
+    """Turn what SQLite says of an archive of some kind into `TileError`."""
     try:
         yield
     except sqlite3.Error as error:
-        raise bad_archive(path, "an MBTiles archive that SQLite can read", str(error)) from error
+        raise bad_archive(path, f"an archive ({kind}) that SQLite can read", str(error)) from error

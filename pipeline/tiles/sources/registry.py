@@ -5,8 +5,10 @@ The request's `tiles.source`, messages, `c10 doctor` and `pipeline.tiles.sources
 
 import importlib
 import os
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -29,6 +31,8 @@ class SourceKind:
             the name.
         locator: Types of those arguments: an absolute path, then what finds the tile in it.
         packages: Python distributions that only this kind needs, for `c10 doctor`.
+        versions: "module:name" of the function that returns the versions of libraries that decide the bytes of
+            its tiles, where any do.
     """
 
     name: str
@@ -38,10 +42,14 @@ class SourceKind:
     reader: str
     locator: tuple[type, ...]
     packages: tuple[str, ...] = ()
+    versions: str = ""
 
     def recognises(self, spec: str) -> bool:
         """Whether a request's `tiles.source` names a source of this kind."""
-        return Path(spec).suffix.lower() in self.suffixes if self.suffixes else "{" in spec
+        if not self.suffixes:
+            return "{" in spec
+        # A table may be named after the file.
+        return re.sub(r"(\.gpkg):[^/]+$", r"\1", spec.lower()).endswith(self.suffixes)
 
     def read(self, locator: Locator) -> bytes | None:
         """Return the bytes of a tile; None if its locator is malformed."""
@@ -56,7 +64,7 @@ SOURCES: Final[Mapping[str, SourceKind]] = {
     for row in (
         SourceKind(
             name="file",
-            written="DIR/{z}/{x}/{y}.EXT",
+            written="DIR, DIR/{z}/{x}/{y}.EXT",
             source="pipeline.tiles.sources.xyz:XYZFolder",
             reader="pipeline.tiles.sources.read_tile:read_tile_file",
             locator=(str,),
@@ -78,13 +86,31 @@ SOURCES: Final[Mapping[str, SourceKind]] = {
             locator=(str, int, int),
             packages=("pmtiles",),
         ),
+        SourceKind(
+            name="gpkg",
+            written="X.gpkg",
+            suffixes=(".gpkg",),
+            source="pipeline.tiles.sources.geopackage:GeoPackageTiles",
+            reader="pipeline.tiles.sources.geopackage:read_tile_row",
+            locator=(str, str, int),
+        ),
+        SourceKind(
+            name="raster",
+            written="X.tif",
+            suffixes=(".tif", ".tiff"),
+            source="pipeline.tiles.sources.raster:RasterMosaic",
+            reader="pipeline.tiles.sources.raster:read_rendered",
+            locator=(str, int, int, int),
+            packages=("rasterio",),
+            versions="pipeline.tiles.sources.raster_file:library_versions",
+        ),
     )
 }
 """Name to kind; if two recognise a source, the first is used."""
 
 
 _PACKED: Final = frozenset({".gz", ".zip", ".zst", ".xz", ".bz2", ".tar", ".tgz", ".7z"})
-_RASTER_FILES: Final = frozenset({".tif", ".tiff", ".vrt", ".jp2", ".gpkg"})
+_RASTER_FILES: Final = frozenset({".vrt", ".jp2", ".img", ".ecw", ".sid"})
 
 
 def kind_of(spec: str) -> SourceKind | None:
@@ -92,8 +118,14 @@ def kind_of(spec: str) -> SourceKind | None:
     return next((kind for kind in SOURCES.values() if kind.recognises(spec)), None)
 
 
+def library_versions(spec: str | Sequence[str], base: Path) -> str:
+    """Return the versions of the libraries that decide the bytes of a source's tiles; empty if none does."""
+    kind = _kind_at(spec if isinstance(spec, str) else spec[0], base)
+    return "" if kind is None or not kind.versions else str(_import_named(kind.versions)())
+
+
 def open_source(
-    spec: str,
+    spec: str | Sequence[str],
     base: Path,
     *,
     digest_cache_folder: Path | None = None,
@@ -102,7 +134,7 @@ def open_source(
     """Open a tile source.
 
     Args:
-        spec: The source as a request names it: `SourceKind.written`.
+        spec: The source as a request names it: `SourceKind.written`, a folder, or a list of GeoTIFF files.
         base: Folder that a relative spec starts from.
         digest_cache_folder: Keeps tile digests between builds; None keeps none.
         now_ns: Wall clock in nanoseconds since 1970, the one that stamps files.
@@ -111,32 +143,65 @@ def open_source(
         RequestError: when the spec is of no kind, or the source is missing or not readable.
         TileError: when the archive is damaged, unsuitable or still being written.
     """
-    kind = None if "://" in spec or spec.startswith("~") else kind_of(spec)
-    if kind is None:
-        *others, last = (each.written for each in SOURCES.values())
-        raise RequestError(
-            f"tiles.source: expected {', '.join(others)} or {last}, found {spec!r}",
-            hint=_hint_for(spec, base),
-            subject=spec,
-        )
-    source = _import_named(kind.source)(
-        spec, base=base, digest_cache_folder=digest_cache_folder, now_ns=now_ns
+    specs = (spec,) if isinstance(spec, str) else tuple(spec)
+    kinds = [_required_kind(each, base) for each in specs]
+    for each, kind in zip(specs, kinds, strict=True):
+        if len(specs) > 1 and kind is not SOURCES["raster"]:
+            raise RequestError(
+                f"tiles.source: expected only GeoTIFF files in a list, found {each!r}",
+                hint="name one archive or folder of tiles",
+                subject=each,
+            )
+    if kinds[0] is SOURCES["file"] and "{" not in specs[0]:
+        specs = (f"{specs[0].rstrip('/')}/{{z}}/{{x}}/{{y}}",)
+    source = _import_named(kinds[0].source)(
+        specs if len(specs) > 1 else specs[0],
+        base=base,
+        digest_cache_folder=digest_cache_folder,
+        now_ns=now_ns,
     )
     return cast("TileMetadataStore", source)
 
 
-def _hint_for(spec: str, base: Path) -> str:
+def _required_kind(spec: str, base: Path) -> SourceKind:
+    kind = _kind_at(spec, base)
+    if kind is None:
+        *others, last = (each.written for each in SOURCES.values())
+        raise RequestError(
+            f"tiles.source: expected {', '.join(others)} or {last}, found {spec!r}",
+            hint=_hint_for(spec),
+            subject=spec,
+        )
+    return kind
+
+
+def _kind_at(spec: str, base: Path) -> SourceKind | None:
+    """Return the kind of source that a spec names; a folder by what is in it."""
+    if "://" in spec or spec.startswith("~"):
+        return None
+    kind = kind_of(spec)
+    # A path that may not be examined is no error here.
+    if kind is not None or not os.path.isdir(base / spec):  # noqa: PTH112
+        return kind
+    raster, names = SOURCES["raster"], list[str]()
+    with suppress(OSError):
+        names = os.listdir(base / spec)  # noqa: PTH208
+    has_tiles = any(name.isdecimal() for name in names)
+    return raster if not has_tiles and any(map(raster.recognises, names)) else SOURCES["file"]
+
+
+def _hint_for(spec: str) -> str:
     """Return what to do with a source of no kind."""
     if "://" in spec:
         return "download the tiles first: C10 fetches nothing"
     if spec.startswith("~"):
         return "write the whole path of the folder or archive: ~ is not expanded"
     if Path(spec).suffix.lower() in _RASTER_FILES:
-        return f"cut it into tiles: gdal_translate -of MBTILES {spec} X.mbtiles; gdaladdo X.mbtiles"
+        return f"make a GeoTIFF of it: gdal_translate -of COG {spec} X.tif"
     unpack = "unpack it and name what is inside; " if Path(spec).suffix.lower() in _PACKED else ""
-    # A path that may not be examined is no error here.
-    folder = spec.rstrip("/") if os.path.isdir(base / spec) else "DIR"  # noqa: PTH112
-    return f"{unpack}for a folder of tiles write the three braces out: {folder}/{{z}}/{{x}}/{{y}}.png"
+    return (
+        f"{unpack}for a folder of tiles write its path, or also how they are named: DIR/{{z}}/{{x}}/{{y}}.png"
+    )
 
 
 def _import_named(path: str) -> Callable[..., Any]:

@@ -49,26 +49,35 @@ def bounds_warnings(name: str, announced: BoxE7 | None, places: npt.NDArray[np.i
 
 
 def misplaced_tiles(
-    wanted: Sequence[TileRange], holds: Callable[[Sequence[TileRange]], bool]
+    wanted: Sequence[TileRange], holds: Callable[[Sequence[TileRange]], bool], *, folder: str = ""
 ) -> tuple[str, ...]:
     """Return what mends a source that has none of the wanted tiles, but has them at places of another scheme.
 
     Args:
         wanted: The wanted tiles.
         holds: Says whether the source has any tile in some rectangles.
+        folder: Of a folder, what to write in its pattern if the rows are counted from the other end.
     """
     exchanged = [replace(part, x0=part.y0, x1=part.y1, y0=part.x0, y1=part.x1) for part in wanted]
-    from_north = "make it again with rows from the north (XYZ), for example gdal2tiles --xyz"
+    rows = (
+        f"write {folder}"
+        if folder
+        else "make it again with rows from the north (XYZ), for example gdal2tiles --xyz"
+    )
+    from_south = folder.startswith("{y}")
+    end = "the north (XYZ)" if from_south else "the south (TMS)"
+    axes = "exchange {x} and {y}" if folder else "make it again as z/x/y, the column first"
     for places, found in (
-        (mirrored(wanted), f"its rows are counted from the south (TMS): {from_north}"),
-        (exchanged, "its columns and rows are exchanged (z/y/x): make it again as z/x/y, the column first"),
+        (mirrored(wanted), f"its rows are counted from {end}: {rows}"),
+        (exchanged, f"its columns and rows are exchanged (z/y/x): {axes}"),
         (
-            mirrored(exchanged, columns=True),
-            f"its columns and rows are exchanged (z/y/x) and its rows are counted from the south (TMS): {from_north}",
+            mirrored(exchanged, columns=not from_south),
+            f"its columns and rows are exchanged (z/y/x) and its rows are counted from {end}: "
+            + (f"{axes}, and {rows}" if folder else rows),
         ),
     ):
         if holds(places):
-            return (f"tiles of the area are there, but {found}",)
+            return (f"tiles of the area are there, but {found}{' in tiles.source' if folder else ''}",)
     return ()
 
 

@@ -25,6 +25,7 @@ from pipeline.request.options import (
     TooOldPolicy,
 )
 from pipeline.request.request import BuildRequest
+from pipeline.request.to_toml import to_toml
 
 BOX = "bbox = [-118.3198, 36.5611, -118.2607, 36.5930]"
 MODEL = 'onnx = "builtin:place"'
@@ -120,6 +121,18 @@ def test_a_request_made_in_python_meets_the_same_rules(request_text):
     assert [problem.key for problem in caught.value.problems] == ["flight_id", "zoom"]
     with pytest.raises(RequestError, match=r"^tiles\.max_age_days: expected a whole number"):
         TileOptions(source="x.pmtiles", max_age_days=0)
+
+
+def test_the_imagery_is_a_path_or_a_list_of_paths(request_text):
+    text = request_text(('source = "whitney.pmtiles"', 'source = ["b.tif", "a.tif"]'))
+    request = BuildRequest.parse(text, base=Path("/somewhere"))
+    assert request.tiles.source == ("b.tif", "a.tif")
+    assert request.tiles.source_name == "b.tif and 1 more"
+    assert BuildRequest.parse(to_toml(request), base=Path("/somewhere")) == request
+    assert TileOptions(source=["one.tif"]).source_name == "one.tif"
+    for wrong in ([], ["a.tif", "a.tif"], [""], [7], 7, {"a": "b"}):
+        with pytest.raises(RequestError, match=r"^tiles\.source: expected"):
+            TileOptions(source=wrong)
 
 
 @pytest.mark.parametrize(
