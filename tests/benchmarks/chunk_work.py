@@ -29,6 +29,7 @@ from pipeline.embed import samples, worker
 from pipeline.embed.cells import Window, group_cells, plan_windows, shared_digests
 from pipeline.embed.worker_messages import worker_request
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
+from pipeline.request.area import Area
 from pipeline.tiles.chunks import ShownTiles, make_chunks
 from pipeline.tiles.sources.registry import open_source
 from store.base import mosaic
@@ -114,7 +115,7 @@ def planned(folder: Path, tiles: int) -> list[tuple[Window, object]]:
     found = open_source("{z}/{x}/{y}.jpg", folder).query_by_bbox(WORLD, (LEVEL.zoom, LEVEL.zoom))
     # West, south, east, north; at the equator a tile is as high as it is wide.
     near, far = (_degrees_e7(each) for each in (_RIM, side - _RIM))
-    made = make_chunks(ChunkLevel(level=LEVEL, tile_edge=EDGE), (near, -far, far, -near), found).made
+    made = make_chunks(ChunkLevel(level=LEVEL, tile_edge=EDGE), Area((near, -far, far, -near)), found).made
     cells = group_cells(made)
     windows = plan_windows(cells, shown=ShownTiles(found, {LEVEL.zoom: EDGE}), shared=shared_digests(cells))
     return [

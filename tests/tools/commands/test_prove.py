@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pipeline.planning.proof import read_truth
+from pipeline.request.area import Area
 from pipeline.request.proof_options import ProofOptions
 from store.base.distances import distance_m
 from store.base.lattice import tile_side_m
@@ -113,10 +114,10 @@ def test_outside_of_the_area_is_wrong_and_told(site, rows):
 
 def test_exchanged_columns_are_suspected_where_both_are_possible(site):
     table = read_truth(site.write("truth.csv", (HEADER + row("photos/one.png", (24.2, 10.1))).encode()))
-    here, there = (100_000_000, 240_000_000, 110_000_000, 250_000_000), (0, 0, 1, 1)
+    here, there = Area((100_000_000, 240_000_000, 110_000_000, 250_000_000)), Area((0, 0, 1, 1))
     assert table.outside_warning(here).endswith("no answer is right; lon and lat may be exchanged")
     assert table.outside_warning(there).endswith("no answer is right")
-    assert table.outside_warning((0, 0, 300_000_000, 300_000_000)) is None
+    assert table.outside_warning(Area((0, 0, 300_000_000, 300_000_000))) is None
 
 
 def test_a_table_of_windows_is_read(site, rows):
