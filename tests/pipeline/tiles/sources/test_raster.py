@@ -97,6 +97,27 @@ def test_a_cloud_optimised_geotiff(tmp_path):
     assert [(tile.place, tile.sha256) for tile in cog] == [(tile.place, tile.sha256) for tile in plain]
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.gpkg", {"driver": "GPKG", "TILING_SCHEME": "GoogleMapsCompatible", "TILE_FORMAT": "PNG"}),
+        ("a.mbtiles", {"driver": "MBTILES", "TILE_FORMAT": "PNG"}),
+    ],
+)
+def test_archives_that_gdal_makes_of_a_file_have_its_tiles(name, options, tmp_path):
+    write_geotiff(tmp_path / "a.tif")
+    with rasterio.open(tmp_path / "a.tif") as file:
+        rasterio.shutil.copy(file, tmp_path / name, **options)
+    made, rendered = tiles_of(name, tmp_path), tiles_of("a.tif", tmp_path)
+    assert [tile.place for tile in made] == [tile.place for tile in rendered]
+    assert off(at(made, (ZOOM, *CENTRE))) < 4
+    if name == "a.gpkg":
+        with rasterio.open(tmp_path / "a.tif") as file:
+            rasterio.shutil.copy(file, tmp_path / "b.gpkg", driver="GPKG")
+        with pytest.raises(TileError, match="Web Mercator grid"):
+            open_source("b.gpkg", tmp_path)
+
+
 @pytest.mark.parametrize("overviews", [(), (2, 4, 8, 16), (8,)])
 def test_low_zooms_come_from_overviews_or_from_the_tiles_below(overviews, tmp_path):
     write_geotiff(tmp_path / "a.tif", size=1200, pixel=PIXEL_M / 2, overviews=overviews)
