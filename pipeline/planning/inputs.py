@@ -1,5 +1,9 @@
 """Everything a build is defined by, as values. Pure."""
 
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
 from pipeline.engines.models.model import Model
 from pipeline.planning.chunk_levels import ChosenLevel
 from pipeline.planning.proof import TruthTable, outside_warning
@@ -7,9 +11,11 @@ from pipeline.request.geometry import E7
 from pipeline.request.options import ModelRole
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.selection import Selection
+from store.base.cache_warning import CacheWarning
 from store.base.canonical_json import Document
 from store.base.valueclass import valueclass
-from store.manifest.levels import NO_LEVELS
+from store.trust.readiness import Readiness, judge
+from store.trust.readiness_facts import AreaCounts, facts_of_inputs
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +27,7 @@ class Inputs:
         document: The identity is its digest.
         levels: The levels of chunks, by rising side; none where the tiles get the descriptors.
         proof: The photographs that must be found; None if none must.
+        today: The day on which they were read, UTC.
     """
 
     request: BuildRequest
@@ -31,6 +38,7 @@ class Inputs:
     identity: str
     levels: tuple[ChosenLevel, ...] = ()
     proof: TruthTable | None = None
+    today: date
 
     @property
     def descriptors(self) -> tuple[Model, ...]:
@@ -47,12 +55,27 @@ class Inputs:
         pairs = zip(self.levels, self.selection.levels, strict=True)
         return tuple(level.to_document(len(chunks.made)) for level, chunks in pairs)
 
+    def judge(self, counts: AreaCounts | None, proof: Mapping[str, Any] | None = None) -> Readiness:
+        """Judge the cache of a build with these inputs as it would be, or is, if it is committed today.
+
+        Args:
+            counts: What is there of its area, as far as it is known.
+            proof: What its photographs showed, likewise.
+        """
+        facts = facts_of_inputs(self.document, counts=counts, dates=self.selection.dates, proof=proof)
+        return judge(facts, today=self.today)
+
     @property
-    def warnings(self) -> tuple[str, ...]:
-        """Warnings for a person before the build starts."""
+    def warnings(self) -> tuple[CacheWarning, ...]:
+        """What is to be said before the build starts, but for its readiness."""
         latitude = self.request.origin_e7[1] / E7
         found = (line for level in self.levels for line in level.warnings(self.request.bbox_e7, latitude))
-        no_levels = () if self.levels else (NO_LEVELS,)
         outside = [] if self.proof is None else self.proof.outside(self.request.bbox_e7)
-        missed = (f"proof: {outside_warning(outside)}",) if outside else ()
-        return (*self.request.warnings, *no_levels, *found, *self.selection.warnings, *missed)
+        missed = [
+            CacheWarning(
+                kind="photographs-outside",
+                message=f"proof: {outside_warning(outside)}",
+                hint="take them out of the table, or widen bbox",
+            )
+        ]
+        return (*self.request.warnings, *found, *self.selection.warnings, *(missed if outside else ()))

@@ -17,7 +17,7 @@ from pipeline.request.proof_options import ProofOptions
 from pipeline.request.request import BuildRequest
 from store.base.camera import Camera
 from store.base.canonical_json import Document, digest
-from store.base.lattice import tile_side_m
+from store.base.level import tile_side_m
 
 _MAX_TABLE_BYTES: Final = 16 << 20
 _MILLION: Final = 1_000_000

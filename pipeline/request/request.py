@@ -17,15 +17,17 @@ from typing import Annotated, Self
 from pipeline.errors import Problem, RequestError
 from pipeline.request import options, rules
 from pipeline.request.files import base_folder, read_request_text
-from pipeline.request.geometry import BoxE7, contains, degrees_to_e7, metres_to_mm
+from pipeline.request.geometry import BoxE7, degrees_to_e7, metres_to_mm
 from pipeline.request.proof_options import ProofOptions
 from pipeline.request.validation import (
     CheckedRecord,
     InvalidValueError,
     check_fields,
+    ignored_option,
     records_from,
     request_error,
 )
+from store.base.cache_warning import CacheWarning
 
 
 def _models(value: object) -> tuple[options.ModelSpec, ...]:
@@ -147,18 +149,13 @@ class BuildRequest(CheckedRecord):
         return self.carry is not None and self.carry.tiles
 
     @property
-    def warnings(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[CacheWarning, ...]:
         """What is allowed, but probably a mistake."""
-        found = [line for model in self.models for line in model.warnings()]
+        found = [each for model in self.models for each in model.warnings()]
         found += self.engine.warnings()
         for model in () if self.engine.on_gpu else self.models:
             if model.profile is not None:
-                found.append(
-                    f"models.{model.name}.profile: it means nothing to the backend {self.engine.backend}; remove it"
-                )
-        if not contains(self.bbox_e7, *self.origin_e7):
-            origin, box = ([round(degrees, 7) for degrees in each] for each in (self.origin[:2], self.bbox))
-            found.insert(0, f"origin: {origin} lies outside the box {box}")
+                found.append(ignored_option(f"models.{model.name}.profile", self.engine.backend))
         return tuple(found)
 
     @property

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from store.base.lattice import metres_per_pixel
+from store.base.level import metres_per_pixel
 from store.base.preprocessing import Pixels
 from store.base.valueclass import valueclass
 from tools.demo.terrain import terrain
