@@ -7,6 +7,7 @@ from hashlib import sha256
 import pytest
 
 from pipeline.build.report import BuildOutcome
+from pipeline.errors import CheckError
 from pipeline.request.options import (
     CoverageOptions,
     EngineOptions,
@@ -258,6 +259,24 @@ def test_least_coverage_is_held_at_its_very_edge(site):
     refused = site.build(coverage=CoverageOptions(min_fraction=share + 1e-6))
     assert (refused.outcome, refused.error.kind) == (BuildOutcome.FAILED, "coverage-too-low")
     assert site.build(coverage=CoverageOptions(min_fraction=share)).outcome is BuildOutcome.BUILT
+
+
+def test_nine_tenths_of_the_area_are_wanted_unless_the_request_says_otherwise(site):
+    failed = site.build(coverage=CoverageOptions())
+    assert (failed.outcome, failed.error.kind, site.calls.made) == (
+        BuildOutcome.FAILED,
+        "coverage-too-low",
+        [],
+    )
+    with pytest.raises(CheckError, match=r"at least 0\.900"):
+        site.provisioner().plan(site.request(coverage=CoverageOptions()))
+    west, south, east, north = (edge / 1e7 for edge in tile_box_e7(Place(ZOOM, 8, 12)))
+    box = (west + 0.01, south + 0.01, east - 0.01, north - 0.01)
+    # What was built before it was so is another build, whose every result is reused.
+    before = site.build(bbox=box, coverage=CoverageOptions(min_fraction=0.0))
+    after = site.build(bbox=box, coverage=CoverageOptions())
+    assert after.identity != before.identity
+    assert (after.outcome, after.engines_compiled, after.tiles_embedded) == (BuildOutcome.BUILT, 0, 0)
 
 
 def test_a_box_across_the_antimeridian(site):
