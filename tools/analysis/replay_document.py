@@ -44,7 +44,7 @@ def replay(
     builds = BuildHistory(source=source, at=at)
     match builds.choose(word):
         case DeniedRun(record, event):
-            return _denied_document(builds.fold(), record, event)
+            return {**_denied_document(builds.fold(), record, event), "readiness": None}
         case number:
             return {
                 **_build_document(builds.fold(number), number),

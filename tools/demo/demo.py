@@ -373,9 +373,8 @@ def _verify(demo_run: _Demonstration) -> None:
     )
     result = verify(Layout(demo_run.cache), depth=Depth.FULL)
     said = [each.message for each in result.readiness(utc_day(SystemClock())).warnings]
-    files, size = result.hashed.files, result.hashed.size
-    demo_run.facts["verify"] = {"go": result.go, "files": files, "bytes": size, "warnings": len(said)}
-    hashed = f"{render.plural(files, 'file')}, {render.size(size)}"
+    demo_run.facts["verify"] = {"go": result.go, "files": result.hashed.files, "bytes": result.hashed.size}
+    hashed = f"{render.plural(result.hashed.files, 'file')}, {render.size(result.hashed.size)}"
     demo_run.print_fields((("hashed", hashed), *(("warning", each) for each in said)))
     demo_run.expect("GO: nothing is damaged", kept=result.go)
 
