@@ -12,8 +12,9 @@ from pipeline.request.proof_options import ProofOptions
 from store.base.level import tile_side_m
 from tests.ground import ALTITUDE_M, EDGE, GROUND, PLACES, ZOOM, GroundSite, chunk_middle, frame_at, place_at
 from tools.cli import cli
+from tools.command import Answer, write
 from tools.commands import status, verify
-from tools.output.colour import wants_colour
+from tools.output.colour import Coloured, wants_colour
 
 TODAY = datetime.now(tz=UTC).date()
 PROOF = ProofOptions(pictures="truth.csv", min=1, within_m=tile_side_m(ZOOM, 0) / 2)
@@ -189,3 +190,15 @@ def test_take_off_elsewhere_and_old_coarse_imagery_without_proof(site):
 )
 def test_where_there_are_colours(environ, terminal, colour):
     assert wants_colour(environ, terminal=terminal) is colour
+
+
+def test_a_colour_is_around_text_that_is_safe_to_print(capsys):
+    lines = [Coloured("GO  \x1b[2J", "green"), "plain"]
+    write(Answer(lines=lines), as_json=False, colour=True)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("\x1b[1;32mGO  ")
+    assert first.endswith("\x1b[0m")
+    assert "\x1b[2J" not in first
+    assert second == "plain"
+    write(Answer(lines=lines), as_json=False)
+    assert "\x1b" not in capsys.readouterr().out
