@@ -13,10 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from journal import JournalError
-from pipeline.build.build_warnings import STEP, refuse_warnings, warnings_of_build
+from pipeline.build.build_warnings import warnings_of_build
 from pipeline.build.failure_record import failed_event, failing_inputs, failure_of
 from pipeline.build.report import BuildOutcome, BuildReport, Failure
 from pipeline.build.steps import run_steps
+from pipeline.build.strict import STEP, refuse_warnings
 from pipeline.build.up_to_date import find_up_to_date, report_up_to_date
 from pipeline.config import C10ProvisionerConfig
 from pipeline.embed.batcher import DescriptorBatcher

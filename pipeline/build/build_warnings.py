@@ -1,9 +1,8 @@
-"""Collect what a build warns of, and refuse to commit it if warnings were forbidden."""
+"""Collect what a build warns of."""
 
 from collections.abc import Sequence
 
 from pipeline.build.report import counts_of
-from pipeline.errors import CheckError, ErrorKind
 from pipeline.stages.context import BuildContext
 from store.base.cache_warning import CacheWarning
 from store.domain import problem_lines
@@ -11,9 +10,6 @@ from store.domain.events import CoverageWalked
 from store.domain.proof import figures_of
 from store.domain.state import Generation
 from store.trust.signatures import TrustedKey
-
-STEP = "readiness"
-"""The step that fails where warnings are forbidden."""
 
 
 def warnings_of_build(run: BuildContext, before: Generation | None) -> tuple[CacheWarning, ...]:
@@ -67,20 +63,4 @@ def _foreign_files(area: CoverageWalked) -> tuple[CacheWarning, ...]:
             f" ({area.problems[0]:.120}): c10 verify --full calls that NO-GO",
             hint="c10 repair sets them aside",
         ),
-    )
-
-
-def refuse_warnings(found: Sequence[CacheWarning]) -> None:
-    """Raise `CheckError` if there is a warning."""
-    if found:
-        raise warnings_error(found)
-
-
-def warnings_error(found: Sequence[CacheWarning]) -> CheckError:
-    """Return the error of a build that must not commit what it warns of."""
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return CheckError(
-        f"expected nothing to warn of under --strict, found: {found[0].message}{more}",
-        hint=found[0].hint or "build without --strict",
-        kind=ErrorKind.WARNINGS,
     )

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from pipeline.build.build_warnings import STEP, refuse_warnings
+from pipeline.build.strict import STEP, refuse_warnings
 from pipeline.planning.plan import BuildPlan, make_plan, reusable_artifacts
 from pipeline.stages.compile import forget_changed_vectors, prepare_engines
 from pipeline.stages.context import BuildContext

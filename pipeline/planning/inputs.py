@@ -14,6 +14,7 @@ from pipeline.tiles.selection import Selection
 from store.base.cache_warning import CacheWarning
 from store.base.canonical_json import Document
 from store.base.valueclass import valueclass
+from store.formats.capture_dates import CaptureDates
 from store.trust.readiness import Readiness, judge
 from store.trust.readiness_facts import AreaCounts, facts_of_inputs
 
@@ -55,14 +56,23 @@ class Inputs:
         pairs = zip(self.levels, self.selection.levels, strict=True)
         return tuple(level.to_document(len(chunks.made)) for level, chunks in pairs)
 
-    def judge(self, counts: AreaCounts | None, proof: Mapping[str, Any] | None = None) -> Readiness:
+    def judge(
+        self,
+        counts: AreaCounts | None,
+        proof: Mapping[str, Any] | None = None,
+        *,
+        dates: CaptureDates | None = None,
+    ) -> Readiness:
         """Judge the cache of a build with these inputs as it would be, or is, if it is committed today.
 
         Args:
             counts: What is there of its area, as far as it is known.
             proof: What its photographs showed, likewise.
+            dates: When the tiles were captured that it shows; by default those of this request.
         """
-        facts = facts_of_inputs(self.document, counts=counts, dates=self.selection.dates, proof=proof)
+        facts = facts_of_inputs(
+            self.document, counts=counts, dates=dates or self.selection.dates, proof=proof
+        )
         return judge(facts, today=self.today)
 
     @property

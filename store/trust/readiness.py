@@ -18,6 +18,8 @@ MAX_AGE_DAYS: Final[Mapping[str, int]] = {"active_conflict": 180, "stable_rear":
 
 _E7: Final = 10_000_000
 _BUILD: Final = "then c10 build"
+_AGAIN: Final = "c10 build --again"
+"""Writes dates that were corrected: they are no part of a build's identity."""
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,7 @@ class Readiness:
         """Return the `readiness` of `--json`."""
         found = self.resolution
         return {
-            "coverage": self.coverage,
+            "coverage": None if self.coverage is None else round(self.coverage, 4),
             "holes": self.holes,
             "featureless": self.featureless,
             "oldest": None if self.oldest is None else self.oldest.isoformat(),
@@ -169,7 +171,7 @@ def area_warnings(counts: AreaCounts, *, chunks: bool) -> Iterator[CacheWarning]
         share = f"{skipped:,} tile{'s' if skipped > 1 else ''}"
         most = ""
         if not chunks:
-            share = f"{skipped:,} of {present:,} tiles ({max(1, round(100 * skipped / present))} %)"
+            share = f"{skipped:,} of {present:,} tiles ({max(1, round(100 * skipped / max(present, 1)))} %)"
             most = ": most of the area is not covered" if 2 * skipped > present else ""
         yield CacheWarning(
             kind="skipped-tiles",
@@ -198,19 +200,19 @@ def _age_warnings(facts: Facts, day: date, age: int | None, limit: int | None) -
             kind="imagery-old",
             message=f"the oldest imagery is of {dates.oldest}, {age:,} days old on {day}; the sector {facts.sector} "
             f"allows {limit}",
-            hint=f"fetch newer imagery, {_BUILD}",
+            hint=f"fetch newer imagery, {_BUILD}; if only tiles.captured was wrong, {_AGAIN}",
         )
     if dates.undated:
         yield CacheWarning(
             kind="imagery-undated",
             message=f"{dates.undated:,} tile{' is' if dates.undated == 1 else 's are'} of unknown age",
-            hint=f"set tiles.captured to a date or a CSV file, {_BUILD}",
+            hint=f"set tiles.captured to a date or a CSV file, then {_AGAIN}",
         )
     if dates.newest is not None and dates.newest > day:
         yield CacheWarning(
             kind="imagery-from-future",
             message=f"the newest imagery is of {dates.newest}, after {day}",
-            hint=f"correct tiles.captured or the clock of this machine, {_BUILD}",
+            hint=f"correct the clock of this machine, or tiles.captured, then {_AGAIN}",
         )
 
 
@@ -315,4 +317,5 @@ def _is_inside(box: tuple[int, int, int, int], point: tuple[int, int]) -> bool:
 
 
 def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %"
+    share = 100 * part / max(whole, 1)
+    return f"{share:.1f} %" if share >= 0.1 else "less than 0.1 %"

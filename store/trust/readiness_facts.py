@@ -129,7 +129,7 @@ class Facts:
             return None
         # The skipped tiles of chunks are no steps of ground.
         skipped = 0 if self.chunks else counts.skipped
-        return round((counts.present - counts.featureless - skipped) / counts.wanted, 4)
+        return (counts.present - counts.featureless - skipped) / counts.wanted
 
 
 def facts_of_inputs(

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from pipeline import BuildRequest
-from pipeline.build.build_warnings import refuse_warnings
+from pipeline.build.strict import refuse_warnings
 from pipeline.errors import PipelineError
 from store.errors import Category, ManifestCoverageError
 from tools.command import Answer, Call, shared_options

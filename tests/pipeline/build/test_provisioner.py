@@ -99,7 +99,10 @@ def test_capture_dates_enter_the_tile_table_and_not_the_identity(site):
     second = build(new)
     assert (second.outcome, second.identity, second.writes) == (BuildOutcome.REUSED, first.identity, 0)
     assert days() == {old}, "the table says what the build knew that made it"
-    assert "imagery-old" not in {each.kind for each in second.warnings}, "by the dates of this request"
+    assert "imagery-old" in {each.kind for each in second.warnings}, "as verify says of the same cache"
+    third = build(new, force=True)
+    assert (third.identity, third.tiles_embedded, days()) == (first.identity, 0, {new})
+    assert "imagery-old" not in {each.kind for each in third.warnings}
     assert build(new, flight_id="f2").tiles_embedded == 0
     assert days() == {new}
     refused = build(old, flight_id="f2", tiles={"too_old": "exclude"})

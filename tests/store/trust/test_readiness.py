@@ -72,6 +72,17 @@ class TestArea:
         assert (tiles.coverage, tiles.holes) == (0.75, 50)
         assert tiles.warnings[0].message == "50 of 200 wanted tiles are missing from the source or left out"
 
+    def test_however_small_a_part_is_it_is_not_nothing(self):
+        counts = some_counts(wanted=100_000, present=99_999)
+        assert the_warning(make_facts(counts=counts)).message.startswith("less than 0.1 % of the area")
+        found = judge(make_facts(counts=counts), today=TODAY)
+        assert found.shortfalls(min_coverage=1, max_age_days=None, min_proof=None)
+
+    def test_numbers_that_no_build_records_are_no_crash(self):
+        for chunks in (True, False):
+            counts = some_counts(wanted=0, present=0, featureless=1, skipped=1)
+            assert kinds(make_facts(counts=counts, chunks=chunks))[:2] == ["skipped-tiles", "featureless"]
+
     @pytest.mark.parametrize(
         ("skipped", "chunks", "said", "coverage"),
         [

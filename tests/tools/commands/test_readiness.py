@@ -166,7 +166,7 @@ def test_ages_are_those_of_the_day_of_the_question(site, monkeypatch):
             assert found["readiness"]["age_days"] == max(days, 30)
 
 
-def test_take_off_elsewhere_and_old_coarse_imagery_without_proof(site):
+def test_old_imagery_and_a_take_off_elsewhere_are_no_plain_go(site):
     """What made a plain GO once: nearly nothing was there, and nobody was told."""
     site.build_it(tiles={"captured": date(2020, 1, 1)}, origin=(30.03, 44.99, 10.0))
     expected = ["imagery-old", "origin-outside", "no-proof"]
