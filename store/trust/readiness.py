@@ -101,13 +101,15 @@ class Readiness:
             )
         if max_age_days is not None and (self.undated or self.age_days is None):
             found.append("imagery: expected a capture date for every tile, found tiles without")
-        if min_proof is not None:
-            right = None if self.proof is None else f"{self.proof['right']} of {self.proof['pictures']}"
-            if self.proof is None or self.proof["right"] < min_proof * self.proof["pictures"]:
-                found.append(
-                    f"proof: expected at least {min_proof:g} of its photographs to be found, "
-                    f"found {right or 'that there is no proof'}"
-                )
+        if min_proof is None:
+            return tuple(found)
+        if self.proof is None:
+            found.append("proof: expected one by photographs of known places, found none")
+        elif self.proof["right"] < min_proof * self.proof["pictures"]:
+            found.append(
+                f"proof: expected at least {min_proof:g} of its photographs to be found, "
+                f"found {self.proof['right']} of {self.proof['pictures']}"
+            )
         return tuple(found)
 
 

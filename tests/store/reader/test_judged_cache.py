@@ -161,7 +161,7 @@ def test_a_cache_without_holes_proof_or_dates(tmp_path):
         assert {"holes", "imagery-undated", "no-proof"} <= set(kinds(found))
     for demands, said in (
         ({"min_coverage": 0.999}, "at least 0.999 of the area, found 0.9"),
-        ({"proof": True}, "there is no proof"),
+        ({"proof": True}, "known places, found none"),
         ({"max_age_days": 10_000}, "tiles without"),
     ):
         with pytest.raises(NoGoError, match=said):

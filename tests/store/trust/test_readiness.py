@@ -238,7 +238,7 @@ class TestDemands:
         (short,) = self.shortfalls(make_facts(), min_proof=0.9)
         assert "at least 0.9" in short
         assert "14 of 16" in short
-        assert "there is no proof" in self.shortfalls(make_facts(proof=None), min_proof=0)[0]
+        assert "found none" in self.shortfalls(make_facts(proof=None), min_proof=0)[0]
 
 
 class TestDates:
