@@ -21,6 +21,7 @@ from pipeline.engines.models.network_cache import NetworkCache
 from pipeline.errors import PipelineError, RequestError
 from pipeline.keys import MachineKeys
 from pipeline.lock import CacheLock
+from pipeline.planning.heads import Heads, reusable_engines
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.resolve_inputs import resolve_inputs
 from pipeline.ports import Ports
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from pipeline.repair.report import RepairReport
     from store.cache.own_records import OwnRecords
     from store.cache.writer import CacheWriter
-    from store.domain.state import Generation, State
     from store.maintenance.collect_garbage import CollectionResult
     from store.maintenance.rebuild_journal import RebuildResult
     from store.maintenance.sign import SignResult
@@ -81,7 +81,7 @@ class CacheProvisioner:
         """
         began, keys, batcher = monotonic(), self._keys(), self.executor()
         try:
-            inputs: Inputs | PipelineError = self._resolve(request)
+            inputs: Inputs | PipelineError = self._resolve(request, keys)
         except RequestError as error:
             self._record_refusal(request, error, batcher)
             raise
@@ -118,7 +118,7 @@ class CacheProvisioner:
         refuse_symlinked_folders(self.layout)
         return preview_build(
             self.layout,
-            self._resolve(request),
+            self._resolve(request, keys),
             key=keys.own,
             keys=keys.reused,
             own_records=self._own_records(keys),
@@ -147,9 +147,8 @@ class CacheProvisioner:
         if not self.layout.exists():
             open_view(self.layout)
         with self.lock, self._open(create=False, signer=keys.signer) as store:
-            before = _require_head(store.state)
             planned = rollback.plan(store.state, to=to, why=why)
-            after = before
+            before = after = store.state.generations[len(store.state.generations)]
             if planned is not None:
                 if keys.signer is not None:
                     require_may_sign(store.state, keys.signer, keys.reused)
@@ -196,16 +195,18 @@ class CacheProvisioner:
             A report; failures are reported, not raised. The next build reuses the engines.
 
         Raises:
-            RequestError: The request names something that does not exist or makes no sense.
+            PipelineError: What the request names does not exist or makes no sense, or a head cannot be fitted.
             DiskFullError: The engines would not fit; nothing was written.
             StoreError, JournalError: The cache cannot be used at all.
         """
         from pipeline.build.engines_only import EngineRun
         from pipeline.planning.disk_space import require_space_for_engines
 
-        compiler = self.ports.compiler_for(request)
-        models = inspect_models(request, compiler, self.precision, networks=self._networks())
-        keys = self._keys()
+        compiler, keys = self.ports.compiler_for(request), self._keys()
+        # A head that no build fitted needs the tiles.
+        resolved = self._resolve(request, keys).models if request.has_heads else None
+        networks = NetworkCache(self.config.digest_cache_folder)
+        models = resolved or inspect_models(request, compiler, self.precision, networks=networks)
         run = EngineRun(
             layout=self.layout,
             compiler=compiler,
@@ -278,7 +279,7 @@ class CacheProvisioner:
             trusted_keys=self._keys(signing=False).trusted,
         )
 
-    def _resolve(self, request: BuildRequest) -> Inputs:
+    def _resolve(self, request: BuildRequest, keys: MachineKeys) -> Inputs:
         ports = self.ports
         return resolve_inputs(
             request,
@@ -288,8 +289,16 @@ class CacheProvisioner:
             today=utc_day(ports.clock),
             precision=self.precision,
             stand_in=ports.stand_in,
-            networks=self._networks(),
+            networks=NetworkCache(self.config.digest_cache_folder),
+            heads=self._heads(keys) if request.has_heads else None,
         )
+
+    def _heads(self, keys: MachineKeys) -> Heads:
+        from pipeline.build.dry_run import usable_state
+        from pipeline.stages.fit_head import heads_of
+
+        state = usable_state(self.layout, keys.reused, self._own_records(keys))
+        return heads_of(reusable_engines(state), self.layout, self.ports.progress)
 
     def _own_records(self, keys: MachineKeys) -> "OwnRecords":
         from store.cache.own_records import OwnRecords
@@ -298,9 +307,6 @@ class CacheProvisioner:
 
     def _keys(self, *, signing: bool = True) -> MachineKeys:
         return MachineKeys.load(self.config, self.layout, signing=signing)
-
-    def _networks(self) -> NetworkCache:
-        return NetworkCache(self.config.digest_cache_folder)
 
     def _record_refusal(
         self, request: BuildRequest, error: RequestError, batcher: "Callable[[], DescriptorBatcher]"
@@ -386,13 +392,3 @@ class CacheProvisioner:
                 kind=ErrorKind.TARGET_DAMAGED,
                 hint="c10 repair (makes them again), or c10 rollback --to GENERATION, with another one",
             )
-
-
-def _require_head(state: "State") -> "Generation":
-    if state.head is None:
-        raise RequestRefusedError(
-            "expected a committed generation to roll back from, found none",
-            kind=ErrorKind.NO_GENERATION,
-            hint="c10 log",
-        )
-    return state.head

@@ -65,7 +65,8 @@ class GroundSite(Site):
     def __init__(self, root, *, column=COLUMN, **options):
         super().__init__(root, **options)
         self.column = column
-        self.write("camera.json", CAMERA)
+        if (self.root / "camera.json").read_bytes() != CAMERA:
+            self.write("camera.json", CAMERA)
         self.write_ground(GROUND)
 
     def write_ground(self, ground, tiles=None):

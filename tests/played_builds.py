@@ -18,16 +18,17 @@ from store.cache.writer import CacheWriter
 from store.domain import events
 from store.domain.index_files import whole_of, whole_rows
 from store.domain.manifest_projection import body_of, render
+from store.domain.proof import PROOF, SUBJECT, answers_of
 from store.domain.state import FLIGHT, Generation
-from store.formats import index_delta
+from store.formats import carried_tiles, index_delta
 from store.formats.index_delta import Rows
-from store.formats.tables import BlockRow, encode_blocks, encode_tiles
+from store.formats.tables import BlockRow, encode_blocks, encode_packs, encode_tiles
 from store.manifest.manifest import Envelope, parse
 from store.verify.coverage import named_by, referenced_by, walk
 
 Event = TypeVar("Event")
 
-STEPS = ("start", "tiles", "engine", "check", "cells", "index", "coverage", "commit")
+STEPS = ("start", "tiles", "engine", "check", "cells", "index", "proof", "packs", "coverage", "commit")
 """Where `play` can fail or die."""
 
 PREPROCESSING: Mapping[str, object] = {
@@ -38,6 +39,9 @@ PREPROCESSING: Mapping[str, object] = {
     "std": ["1", "1", "1"],
     "resampler": "none",
 }
+PHOTOGRAPHS, LEAST = 4, 3
+"""How many photographs a proof asks for, and how many of them must be found."""
+
 _RECIPE = 1
 """The recipe of embedding with which the golden caches were written."""
 
@@ -58,6 +62,8 @@ class Scenario:
         target: Device the engine is for.
         extend: Whether its index extends the index of the head.
         chunks: Whether chunks have the descriptors, one at each tile, and not the tiles.
+        carry: Whether the tiles are carried.
+        proof: With chunks, how many of `PHOTOGRAPHS` are found; with fewer than `LEAST` the build fails. None for no proof.
         fail_at: Step at which it raises; empty for none.
         die_at: Step at which it dies; empty for none.
     """
@@ -71,6 +77,8 @@ class Scenario:
     target: str = "cpu"
     extend: bool = False
     chunks: bool = False
+    carry: bool = False
+    proof: int | None = None
     fail_at: str = ""
     die_at: str = ""
 
@@ -96,8 +104,22 @@ class Scenario:
             index={"kind": "flat"},
             checks={},
             chunks={"levels": [{"zoom": 6, "k": 1, "m": 3, "tile_edge": 8}]} if self.chunks else None,
+            carry={"tiles": True} if self.carry else None,
+            proof={"photographs": _sha(f"{self.proof} are found"), "count": PHOTOGRAPHS}
+            if self.proves
+            else None,
         )
         return {**inputs, "recipes": {**identity.RECIPES, "cell": _RECIPE}}
+
+    @property
+    def proves(self) -> bool:
+        """Whether it asks for a proof."""
+        return self.chunks and self.proof is not None
+
+    @property
+    def fails_its_proof(self) -> bool:
+        """Whether too few photographs are found."""
+        return self.chunks and self.proof is not None and self.proof < LEAST
 
     def rows(self) -> list[tuple[int, str]]:
         """Return the tiles as (descriptor id, digest)."""
@@ -115,15 +137,17 @@ class Scenario:
 
 @dataclass(slots=True)
 class Work:
-    """The work that a played build did not reuse: engines compiled, tiles embedded, indexes built."""
+    """The work that a played build did not reuse: engines, embedded tiles, indexes, proofs asked for, packs."""
 
     compiled: int = 0
     embedded: int = 0
     indexed: int = 0
+    asked: int = 0
+    packed: int = 0
 
 
 def play(store: CacheWriter, scenario: Scenario) -> tuple[Generation | None, Work]:
-    """Play a build; return its generation, or None if it failed as requested, and the work it did.
+    """Play a build; return its generation, or None if it failed as requested or by its proof, and the work it did.
 
     Raises:
         StopDeadError: The scenario dies; the build stays open in the journal.
@@ -141,13 +165,13 @@ def play(store: CacheWriter, scenario: Scenario) -> tuple[Generation | None, Wor
         _fail_or_die_at(scenario, "commit")
     except RuntimeError as error:
         failed = events.BuildFailed(
-            step=scenario.fail_at,
+            step=scenario.fail_at or "proof",
             kind="test",
             subject="",
             message=str(error),
             hint="",
             traceback="",
-            inputs={"step": scenario.fail_at},
+            inputs={"step": scenario.fail_at or "proof"},
         )
         store.append(failed, build=number)
         return None, work
@@ -175,6 +199,10 @@ def _play_steps(store: CacheWriter, scenario: Scenario, number: int, work: Work)
     _fail_or_die_at(scenario, "cells")
     _play_index(store, number, space, blocks, work, rows=len(scenario.tiles), extend=scenario.extend)
     _fail_or_die_at(scenario, "index")
+    _play_proof(store, scenario, number, work)
+    _fail_or_die_at(scenario, "proof")
+    _play_packs(store, scenario, number, work)
+    _fail_or_die_at(scenario, "packs")
     _play_coverage(store, number)
     _fail_or_die_at(scenario, "coverage")
 
@@ -315,6 +343,61 @@ def _play_index(
         elapsed_ms=1,
     )
     store.append(built, build=number)
+
+
+def _play_proof(store: CacheWriter, scenario: Scenario, number: int, work: Work) -> None:
+    index = store.state.builds[number].index
+    if not scenario.proves or index is None:
+        return
+    key = identity.proof_key({"index": index.artifact.sha256, "proof": scenario.inputs()["proof"]})
+    known = store.state.step_cache.passed.get((PROOF, key))
+    if known is not None and store.artifacts.present(answers_of(known)):
+        store.append(events.StepReused(kind=PROOF, count=1, keys={SUBJECT: key}), build=number)
+        return
+    work.asked += 1
+    answers = store.artifacts.put(f"{scenario.proof} are found in {index.artifact.sha256}".encode())
+    measured = {
+        "pictures": PHOTOGRAPHS,
+        "right": scenario.proof,
+        "within_mm": 50_000,
+        "at": 1,
+        "min_ppm": 1_000_000 * LEAST // PHOTOGRAPHS,
+        "better_half_right_ppm": None,
+        "size": answers.size,
+    }
+    told = {"check": PROOF, "subject": SUBJECT, "key": key, "artifact": answers.sha256, "measured": measured}
+    if scenario.fails_its_proof:
+        store.append(events.CheckFailed(**told, why="too few"), build=number)
+        raise RuntimeError("too few photographs are found")
+    store.append(events.CheckPassed(**told), build=number)
+
+
+def _play_packs(store: CacheWriter, scenario: Scenario, number: int, work: Work) -> None:
+    if not scenario.carry:
+        return
+    cells: dict[tuple[int, int], dict[int, bytes]] = {}
+    for (x, y), text in scenario.tiles.items():
+        cells.setdefault((x >> 4, y >> 4), {})[identity.descriptor_id(6, x, y)] = text.encode()
+    rows = []
+    for (cell_x, cell_y), images in sorted(cells.items()):
+        digests = sorted((each, _sha(image)) for each, image in images.items())
+        key = identity.pack_key(identity.digest_tile_set(digests))
+        known = store.state.step_cache.packs.get(key)
+        if known is None or not store.artifacts.present(known.pack):
+            work.packed += 1
+            known = events.TilesPacked(
+                zoom=6,
+                cell_x=cell_x,
+                cell_y=cell_y,
+                key=key,
+                pack=store.artifacts.put(carried_tiles.encode(images)),
+                tiles=len(images),
+            )
+            store.append(known, build=number)
+        rows.append(BlockRow(zoom=6, cell_x=cell_x, cell_y=cell_y, rows=len(images), ref=known.pack))
+    size = sum(len(text.encode()) for text in scenario.tiles.values())
+    table = store.artifacts.put(encode_packs(rows))
+    store.append(events.TilesCarried(table=table, tiles=len(scenario.tiles), size=size), build=number)
 
 
 def _encode_delta(seed: str, *, added: int) -> bytes:

@@ -62,6 +62,40 @@ def tiny_network(*, seed=0, batch=BATCH, unit=True, size=32, drift=0.0, bias=0.0
     return model.SerializeToString()
 
 
+def local_network(*, seed=0, channels=8, size=32, rank=4, opset=17, flat=False, batch="n"):
+    """Random filters: images [n, 3, 32, 32] to local features `local`, [n, channels, 8, 8] or [n, 64, channels].
+
+    `flat` also gives their mean, as `descriptor`.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(seed)
+    filters = rng.standard_normal((channels, 3, 4, 4)).astype(np.float32)
+    filters -= filters.mean(axis=(2, 3), keepdims=True)
+    cells = size // 4
+    local = [batch, channels, cells, cells] if rank == 4 else [batch, cells * cells, channels]
+    nodes = [
+        helper.make_node("Conv", ["input", "filters"], ["conv"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Tanh", ["conv"], ["local" if rank == 4 else "map"]),
+    ]
+    tables = [numpy_helper.from_array(filters / 200, "filters")]
+    if rank == 3:
+        tables.append(numpy_helper.from_array(np.array([0, channels, -1], np.int64), "sizes"))
+        nodes.append(helper.make_node("Reshape", ["map", "sizes"], ["columns"]))
+        nodes.append(helper.make_node("Transpose", ["columns"], ["local"], perm=[0, 2, 1]))
+    outputs = [helper.make_tensor_value_info("local", TensorProto.FLOAT, local)]
+    if flat:
+        nodes.append(helper.make_node("GlobalAveragePool", ["local"], ["pooled"]))
+        nodes.append(helper.make_node("Flatten", ["pooled"], ["descriptor"]))
+        outputs.append(helper.make_tensor_value_info("descriptor", TensorProto.FLOAT, [batch, channels]))
+    given = helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, size, size])
+    graph = helper.make_graph(nodes, "local", [given], outputs, tables)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
 def picture(seed, encoding="png"):
     """An encoded tile of 32 x 32 pixels of noise, another one for each seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from journal import JournalError
@@ -170,6 +171,7 @@ class BuildAttempt:
                 keys=self.keys,
                 machine_warnings=self.machine_warnings,
                 own_records=own_records,
+                own_records_now=partial(self.own_records.ranges_now, cache_id, event_store.chain_at),
             )
             started, before = self._started_event(inputs, own_records), store.state.head
             generation, committed, failure = None, None, None

@@ -1,5 +1,7 @@
 """The dry run: say what a build would do, without writing and without a lock."""
 
+from typing import Any
+
 from pipeline.build.report import PlanReport
 from pipeline.build.up_to_date import find_up_to_date, report_up_to_date
 from pipeline.embed.reusable_rows import ReusableRows
@@ -46,7 +48,7 @@ def preview_build(
         StoreError, journal.JournalError: The cache cannot be read.
     """
     artifacts = Artifacts(layout)
-    state = _usable_state(layout, keys, own_records) if layout.exists() else State()
+    state = usable_state(layout, keys, own_records)
     plan = make_plan(state, inputs, sizes(artifacts, reusable_artifacts(state, inputs)))
     found = find_up_to_date(layout, inputs.identity, key=key, keys=keys)
     if found is None:
@@ -73,12 +75,15 @@ def preview_build(
         chunks=inputs.selection.chunk_count,
         levels=inputs.level_documents(),
         bytes=estimate_build(layout, state, inputs, plan).total,
+        proof=_proof_document(inputs, plan),
         warnings=warnings,
     )
 
 
-def _usable_state(layout: Layout, keys: tuple[TrustedKey, ...], own_records: OwnRecords | None) -> State:
-    """Return the state without the results that no key vouches for."""
+def usable_state(layout: Layout, keys: tuple[TrustedKey, ...], own_records: OwnRecords | None) -> State:
+    """Return the state of a cache without the results that no key vouches for; an empty one if there is no cache."""
+    if not layout.exists():
+        return State()
     if not keys:
         return open_view(layout).state
     history = read_history(layout)
@@ -90,6 +95,22 @@ def _usable_state(layout: Layout, keys: tuple[TrustedKey, ...], own_records: Own
     own = () if own_records is None else own_records.ranges(state.cache_id, chain_at)
     withdraw(state, find_unvouched_results(state, entries, keys, own_records=own))
     return history.state
+
+
+def _proof_document(inputs: Inputs, plan: BuildPlan) -> dict[str, Any] | None:
+    asked = inputs.request.proof
+    if asked is None or plan.proof is None:
+        return None
+    return {
+        "table": asked.pictures,
+        "pictures": plan.proof.photographs,
+        "within_m": asked.within_m,
+        "at": asked.at,
+        "min": asked.min,
+        "near_m": asked.near_m,
+        "decision": str(plan.proof.decision),
+        "why": plan.proof.why,
+    }
 
 
 def _embedding_seconds(layout: Layout, numbers: dict[str, int]) -> float | None:

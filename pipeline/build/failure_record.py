@@ -211,7 +211,7 @@ class _FailedStep:
             self.attached["network"] = data
         names = ("onnx", "backend", "version", "target", "precision", "batch")
         components = {name: model.components[name] for name in names if name in model.components}
-        file = None if model.spec.builtin else str(model.job.onnx)
+        file = None if model.spec.builtin or model.fitted else str(model.job.onnx)
         return {
             "network": {
                 **components,
@@ -306,7 +306,7 @@ def _small_network(model: Model) -> bytes | None:
     if model.spec.builtin is not None or model.size > MAX_BYTES:
         return None
     try:
-        data = model.job.onnx.read_bytes()
+        data = model.fitted or model.job.onnx.read_bytes()
     except OSError:
         return None
     return data if len(data) == model.size else None

@@ -123,9 +123,11 @@ class PlanReport:
         wanted: Tiles that the area wants.
         to_embed: Digests of tiles or chunks that will go through the network.
         chunks: Chunks of ground, for all levels; 0 where the tiles get the descriptors.
-        levels: The levels of chunks as `docs/commands.md` lists them.
+        levels: The levels of chunks (`ChosenLevel.to_document`).
         seconds: How long embedding will take, at the rate of an earlier build here; None if there was none.
         bytes: Bytes to write, at most.
+        proof: The photographs that must be found, as the request asks for them, and whether the answers of an
+            earlier build hold; None if none must.
         warnings: Warnings for a person.
     """
 
@@ -139,6 +141,7 @@ class PlanReport:
     levels: tuple[Mapping[str, Any], ...] = ()
     seconds: float | None = None
     bytes: int = 0
+    proof: Mapping[str, Any] | None = None
     warnings: tuple[CacheWarning, ...] = ()
 
     def to_document(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from journal import Record
 from pipeline.build.strict import STEP, refuse_warnings
 from pipeline.planning.plan import BuildPlan, make_plan, reusable_artifacts
 from pipeline.stages.compile import forget_changed_vectors, prepare_engines
@@ -73,14 +74,26 @@ def _made_again(run: BuildContext, plan: BuildPlan, unvouched: Unvouched) -> lis
     cells = sum(name in unvouched.cells for name in names)
     head = run.store.state.head_build
     index = head is not None and head.index is not None and head.index.key in keys
-    return [*engines, *([f"{cells} cells of tiles"] if cells else []), *(["the index"] if index else [])]
+    proof = head is not None and head.proof is not None and head.proof.key in keys
+    units = "chunks" if run.inputs.levels else "tiles"
+    return [
+        *engines,
+        *([f"{cells} cells of {units}"] if cells else []),
+        *(["the index"] if index else []),
+        *(["the proof by photographs"] if proof else []),
+    ]
 
 
-def _withdraw_again(run: BuildContext, state: State) -> None:
+def _withdraw_again(run: BuildContext, state: State) -> list[Record]:
+    """Withdraw what others appended meanwhile; return the records of that, without which no manifest would follow."""
+    if state.open_build != run.number:
+        return []
+    store = run.store.event_store
     found = find_unvouched_results(
-        state, run.store.journal.entries(), run.keys, own=run.number, own_records=run.own_records
+        state, store.journal.entries(), run.keys, own=run.number, own_records=run.own_records_now()
     )
-    withdraw(state, found.without_results_of(state, run.number))
+    withdraw(state, found)
+    return [store.record(event, build=run.number) for event in found.withdrawals]
 
 
 def _plan(run: BuildContext) -> BuildPlan:

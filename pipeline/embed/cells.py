@@ -28,7 +28,7 @@ WINDOW_UNITS: Final = 512
 """About how many tiles a window has: a few seconds of work with the built-in network, one journal record."""
 
 WINDOW_CHUNKS: Final = 1024
-"""About how many chunks a window has: more, since each window decodes all the tiles under its chunks."""
+"""About how many chunks a window has: more, since each needs all the tiles under its chunks."""
 
 Vectors = NDArray[np.float32]
 

@@ -2,7 +2,7 @@
 
 The bytes that are hashed are the bytes that are decoded, so that no other image gets a known digest when a
 source changes during a build. A bad tile does not affect what shows other ground. Where the units are chunks,
-each tile of a window is decoded once.
+each tile of a window is decoded once, or not at all if it was under an earlier one.
 """
 
 import hashlib
@@ -13,17 +13,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.builtin_model.place import FEATURELESS_BELOW, blank_share, texture_energy
+from pipeline.builtin_model.place import FEATURELESS_BELOW
+from pipeline.embed.samples import KeptTiles, Samples, ShownTile, Unit, levels_by_zoom
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Handler, Progress, serve
 from pipeline.tiles.decode import Picture, decode_picture
 from pipeline.tiles.sources.read_tile import read_tile
-from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT, tile_of
-from store.base.lattice import chunk_of, tile_span
-from store.base.level import Level
-from store.base.mosaic import render_chunks
-from store.base.preprocessing import Pixels, Preprocessing
+from store.base.identity import tile_of
+from store.base.preprocessing import Preprocessing
 from store.runtime.load import Engine, load_engine
 
 BLANK_TILE: Final = (
@@ -42,7 +40,8 @@ class Embedder:
     def __init__(self, engine: Engine, preprocessing: Preprocessing) -> None:
         self._engine = engine
         self._preprocessing = preprocessing
-        self._samples: NDArray[np.float32] = np.empty((engine.portion, *engine.sample_shape), np.float32)
+        self._samples, self._kept = Samples(preprocessing), KeptTiles()
+        self._batch: NDArray[np.float32] = np.empty((engine.portion, *engine.sample_shape), np.float32)
 
     def embed(self, request: Message, progress: Progress) -> Payload:
         """Embed one window, as a worker's handler; no progress is reported, since a window is short."""
@@ -64,32 +63,54 @@ class Embedder:
             `bad_vectors`: the same of each unit whose descriptor cannot be used.
         """
         bad: list[tuple[int, str, str]] = []
-        tiles = _readable(request["tiles"], dict(request["tile_edges"]), bad)
         if request["chunks"] is None:
-            answer = self._describe((index, picture.pixels, _blank_part(picture)) for index, picture in tiles)
+            units = self._samples.of_tiles(_readable(enumerate(request["tiles"]), {}, bad))
         else:
-            decoded = {request["tiles"][index][0]: picture for index, picture in tiles}
-            answer = self._describe(_cut_chunks(request["chunks"], decoded, self._preprocessing.size))
-        return {**answer, "bad_tiles": [list(each) for each in bad]}
+            units = self._samples.of_chunks(request["chunks"], self._shown_tiles(request, bad))
+        return {**self._describe(units), "bad_tiles": [list(each) for each in bad]}
 
-    def _describe(self, pictures: Iterable[tuple[int, Pixels, float]]) -> dict[str, Any]:
-        """Return the answer for units, given as index, picture and which part of that is blank."""
+    def _shown_tiles(self, request: Message, bad: list[tuple[int, str, str]]) -> dict[int, ShownTile]:
+        """Return the tiles under the chunks of a window that can be used, by descriptor id; add others to `bad`."""
+        edges: dict[int, int] = dict(request["tile_edges"])
+        levels = levels_by_zoom(request["chunks"])
+        shown: dict[int, ShownTile] = {}
+        new: list[tuple[int, Message]] = []
+        keys = []
+        for index, (identifier, sha256, _) in enumerate(request["tiles"]):
+            zoom = tile_of(identifier)[0]
+            # Equal bytes are equal pixels: what is kept needs not be read again.
+            keys.append((sha256, edges[zoom], levels[zoom]))
+            if (kept := self._kept.get(keys[index])) is not None:
+                shown[identifier] = kept
+            else:
+                new.append((index, request["tiles"][index]))
+        for index, picture in _readable(new, edges, bad):
+            tile = self._samples.shown_tile(picture, keys[index][2])
+            shown[request["tiles"][index][0]] = tile
+            self._kept.keep(keys[index], tile)
+        return shown
+
+    def _describe(self, units: Iterable[Unit]) -> dict[str, Any]:
+        """Return the answer for some units."""
         numbers: list[int] = []
         textures: list[float] = []
         vectors = [np.empty((0, self._engine.dimensions), np.float32)]
         filled = 0
-        for number, pixels, blank in pictures:
-            self._preprocessing.apply(pixels, out=self._samples[filled])
+        for number, write, blank in units:
+            texture = write(self._batch[filled])
             numbers.append(number)
-            textures.append(texture_energy(pixels) if blank <= MOST_BLANK else 0.0)
+            textures.append(texture if blank <= MOST_BLANK else 0.0)
             filled += 1
-            if filled == len(self._samples):
-                vectors.append(self._engine.run(self._samples))
+            if filled == len(self._batch):
+                vectors.append(self._engine.run(self._batch))
                 filled = 0
         if filled:
-            vectors.append(self._engine.run(self._samples[:filled]))
+            vectors.append(self._engine.run(self._batch[:filled]))
         found = self._preprocessing.finish(np.concatenate(vectors))
-        return _answer(found, np.array(textures, np.float32), np.array(numbers, np.int64))
+        order = np.argsort(numbers)
+        return _answer(
+            found[order], np.array(textures, np.float32)[order], np.array(numbers, np.int64)[order]
+        )
 
 
 def start(first: Message) -> Handler:
@@ -157,10 +178,10 @@ def read_picture(sha256: str, source: list[str | int] | bytes) -> Picture:
 
 
 def _readable(
-    tiles: Message, edges: Mapping[int, int], bad: list[tuple[int, str, str]]
+    tiles: Iterable[tuple[int, Message]], edges: Mapping[int, int], bad: list[tuple[int, str, str]]
 ) -> Iterator[tuple[int, Picture]]:
-    """Yield index and picture of each tile that can be used; add the others to `bad`."""
-    for index, (identifier, sha256, content) in enumerate(tiles):
+    """Yield index and picture of each tile that can be used, given with its index; add the others to `bad`."""
+    for index, (identifier, sha256, content) in tiles:
         if isinstance(content, dict):
             bad.append((index, content["kind"], content["message"]))
             continue
@@ -177,68 +198,6 @@ def _require_edge(picture: Picture, edge: int | None) -> None:
     found = len(picture.pixels)
     if edge is not None and found != edge:
         raise TileError(f"expected a tile of {edge} pixels, as others of its zoom are, found {found}")
-
-
-def _cut_chunks(
-    ids: NDArray[np.int64], tiles: Mapping[int, Picture], size: tuple[int, int]
-) -> Iterator[tuple[int, Pixels, float]]:
-    """Yield index, picture and blank part of each chunk of which all tiles are there; `tiles` by descriptor id."""
-    blanks = {identifier: _blank_part(picture) for identifier, picture in tiles.items()}
-    # The fields above column and row name the level.
-    levels = ids >> VIEW_SHIFT
-    for field in np.unique(levels).tolist():
-        numbers = np.flatnonzero(levels == field)
-        level, _, _ = chunk_of(int(ids[numbers[0]]))
-        xs, ys = (ids[numbers] >> X_SHIFT) & AXIS_MASK, ids[numbers] & AXIS_MASK
-        whole, blank = _ground_under(level, xs, ys, blanks)
-        numbers, blank = numbers[whole], blank[whole]
-        places = zip(xs[whole].tolist(), ys[whole].tolist(), strict=True)
-        pixels = {
-            (x, y): tiles[identifier].pixels
-            for identifier in tiles
-            for zoom, x, y, _ in (tile_of(identifier),)
-            if zoom == level.zoom
-        }
-        images = render_chunks(level, places, pixels, size)
-        yield from zip(numbers.tolist(), images, blank.tolist(), strict=True)
-
-
-def _ground_under(
-    level: Level, xs: NDArray[np.int64], ys: NDArray[np.int64], blanks: Mapping[int, float]
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Return of each chunk whether all of its tiles are there, and which part of its ground is blank.
-
-    `blanks` says by descriptor id which part of a tile is blank.
-    """
-    if not blanks:
-        return np.zeros(len(xs), np.bool_), np.zeros(len(xs))
-    known = np.array(sorted(blanks), np.int64)
-    parts = np.array([blanks[each] for each in known.tolist()])
-    x0, nx, y0, ny = tile_span(level, xs, ys)
-    whole, blank = np.ones(len(xs), np.bool_), np.zeros(len(xs))
-    for column in range(int(nx.max())):
-        for row in range(int(ny.max())):
-            # Steps of the chunk on this tile; none beyond its last one.
-            across = _steps_on(level, xs, column) * _steps_on(level, ys, row)
-            under = level.zoom << ZOOM_SHIFT | (x0 + column) % (1 << level.zoom) << X_SHIFT | (y0 + row)
-            at = np.minimum(np.searchsorted(known, under), len(known) - 1)
-            whole &= (across == 0) | (known[at] == under)
-            blank += across * parts[at]
-    return whole, blank / level.m**2
-
-
-def _steps_on(level: Level, first: NDArray[np.int64], tile: int) -> NDArray[np.int64]:
-    """Return how many steps of chunks lie on the tile of a number from their first, along one axis."""
-    begin = tile * level.steps_per_tile - (first & level.steps_per_tile - 1)
-    steps: NDArray[np.int64] = np.clip(
-        np.minimum(begin + level.steps_per_tile, level.m) - np.maximum(begin, 0), 0, None
-    )
-    return steps
-
-
-def _blank_part(picture: Picture) -> float:
-    """Return which part of a tile is transparent, or in a black or white collar, 0 to 1 or more."""
-    return picture.transparent + blank_share(picture.pixels)
 
 
 def _answer(

@@ -90,7 +90,7 @@ class FaissIndexBuilder:
                 few rows to train, or the library failed.
             OSError: The file cannot be written.
         """
-        faiss = _import_faiss()
+        faiss = import_faiss("building the index")
         on_gpu = gpu_can_build(plan) and self._on_gpu()
         try:
             index = _empty_index(faiss, dimensions, plan)
@@ -218,6 +218,11 @@ def _installed_faiss() -> FaissDistribution:
         raise RequestError(error.message, hint=error.hint, kind=ErrorKind.BACKEND_UNAVAILABLE) from error
 
 
-def _import_faiss() -> ModuleType:
+def import_faiss(purpose: str) -> ModuleType:
+    """Import faiss, which `purpose` needs.
+
+    Raises:
+        RequestError: It is not installed, or more than once.
+    """
     _installed_faiss()
-    return import_library("faiss", "building the index")
+    return import_library("faiss", purpose)

@@ -79,6 +79,7 @@ class ChosenLevel:
     Attributes:
         described: The level.
         wanted_m: Side that was asked for, metres.
+        also_wanted_m: Further sides that were chosen by hand and are these very chunks on the lattice.
         asked: Metres per pixel of the network's input.
         available: Metres per pixel of the imagery.
     """
@@ -87,6 +88,7 @@ class ChosenLevel:
     wanted_m: float
     asked: float
     available: float
+    also_wanted_m: tuple[float, ...] = ()
 
     @property
     def chunks(self) -> ChunkLevel:
@@ -105,6 +107,13 @@ class ChosenLevel:
     def warnings(self, box: BoxE7, origin_latitude: float) -> Iterator[CacheWarning]:
         """Yield what is allowed, but makes places harder to find; that imagery is too coarse says its readiness."""
         number, side = self.described.number, self.described.side_m
+        if self.also_wanted_m:
+            wanted = ", ".join(f"{each:g}" for each in (self.wanted_m, *self.also_wanted_m))
+            yield CacheWarning(
+                kind="same-chunks",
+                message=f"level {number}: sides of {wanted} m are the same chunks, of {side:.0f} m",
+                hint="remove one from [[chunks.level]], or raise its overlap",
+            )
         sides = [side_m(self.chunks.level, latitude / E7) for latitude in (box[1], box[3])]
         furthest = max(sides, key=lambda each: abs(each - side))
         if abs(furthest / side - 1) > _LARGEST_DIFFERENCE:
@@ -156,7 +165,7 @@ def choose_levels(
         )
     edges = {zoom: edge for zoom in _zooms(request) if (edge := _tile_edge(request, source, zoom))}
     latitude = request.origin_e7[1] / E7
-    chosen: dict[Level, float] = {}
+    chosen: dict[Level, list[float]] = {}
     for side, overlap in wanted:
         try:
             level = choose_level(
@@ -173,14 +182,15 @@ def choose_levels(
                 hint="change zoom, bbox, tiles.source, or the side and overlap of chunks, so that they meet",
                 kind=ErrorKind.BAD_REQUEST if edges else ErrorKind.NO_TILES,
             ) from error
-        chosen.setdefault(level, side)
+        chosen.setdefault(level, []).append(side)
     found = []
     for number, level in enumerate(sorted(chosen, key=lambda each: side_m(each, latitude)), 1):
         chunks, side = ChunkLevel(level=level, tile_edge=edges[level.zoom]), side_m(level, latitude)
         found.append(
             ChosenLevel(
                 described=DescribedLevel(number=number, chunks=chunks, side_m=side),
-                wanted_m=chosen[level],
+                wanted_m=chosen[level][0],
+                also_wanted_m=tuple(chosen[level][1:]) if request.altitude_m is None else (),
                 asked=side / input_side_px,
                 available=metres_per_pixel(level.zoom, chunks.tile_edge, latitude),
             )

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.engines.models.model import Model
+from pipeline.engines.models.network import HEAD
 from pipeline.index.plan import IndexPlan, can_extend, delta_limits, plan_index
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import BuildPlan, Decision, make_plan, reusable_artifacts
@@ -41,6 +42,8 @@ _CELL_ROW = 56
 _PACK_ROW = 16
 _LINK_LEVELS = 1.1
 _LINK = 4
+_ANSWER = 1200
+"""Bytes of the answer for a photograph with ten candidates, beside its name."""
 _FIXED = 1 << 18
 """Manifest, segment head, geographic report, pages that LMDB rewrites."""
 
@@ -73,8 +76,9 @@ class Estimate:
 
 
 def engine_size(model: Model) -> int:
-    """Return the size of a network's engine in bytes, at most."""
-    return _ENGINE_FACTOR * model.size + PER_FILE
+    """Return the size of a network's engine in bytes, at most; and of the network, if it is stored as well."""
+    network = model.size + PER_FILE if HEAD in model.components else 0
+    return _ENGINE_FACTOR * model.size + PER_FILE + network
 
 
 def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str, int]) -> Estimate:
@@ -112,13 +116,19 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
         ),
         index=index,
         tables=len(inputs.selection.tiles) * _TILE_ROW + cells * _CELL_ROW + 2 * PER_FILE,
-        other=len(inputs.calibration) + _FIXED,
+        other=len(inputs.calibration) + _answers_size(inputs, plan) + _FIXED,
         packs=sum(
             each.size + each.tiles * _PACK_ROW + _CELL_ROW + PER_FILE
             for each in plan.packs
             if each.decision is Decision.RUN
         ),
     )
+
+
+def _answers_size(inputs: Inputs, plan: BuildPlan) -> int:
+    if inputs.proof is None or plan.proof is None or plan.proof.decision is Decision.REUSE:
+        return 0
+    return sum(_ANSWER + len(row.file.encode()) for row in inputs.proof.photographs)
 
 
 def flown_size(inputs: Inputs) -> int:

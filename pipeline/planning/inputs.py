@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.engines.models.model import Model
 from pipeline.planning.chunk_levels import ChosenLevel
-from pipeline.planning.proof import TruthTable, outside_warning
+from pipeline.planning.proof import TruthTable
 from pipeline.request.geometry import E7
 from pipeline.request.options import ModelRole
 from pipeline.request.request import BuildRequest
@@ -80,12 +80,10 @@ class Inputs:
         """What is to be said before the build starts, but for its readiness."""
         latitude = self.request.origin_e7[1] / E7
         found = (line for level in self.levels for line in level.warnings(self.request.bbox_e7, latitude))
-        outside = [] if self.proof is None else self.proof.outside(self.request.bbox_e7)
-        missed = [
-            CacheWarning(
-                kind="photographs-outside",
-                message=f"proof: {outside_warning(outside)}",
-                hint="take them out of the table, or widen bbox",
-            )
-        ]
-        return (*self.request.warnings, *found, *self.selection.warnings, *(missed if outside else ()))
+        outside = None if self.proof is None else self.proof.outside_warning(self.request.bbox_e7)
+        missed = CacheWarning(
+            kind="photographs-outside",
+            message=f"proof: {outside}",
+            hint="take them out of the table, or widen bbox",
+        )
+        return (*self.request.warnings, *found, *self.selection.warnings, *((missed,) if outside else ()))

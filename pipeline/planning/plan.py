@@ -14,6 +14,7 @@ from pipeline.embed.cells import Cell, group_cells
 from pipeline.engines.models.model import Model
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.planning.inputs import Inputs
+from pipeline.planning.proof import key_of_proof
 from pipeline.planning.tile_packs import carried_cells
 from pipeline.request.options import BadTilePolicy
 from store.base.canonical_json import Document
@@ -21,8 +22,9 @@ from store.base.identity import cell_components, cell_key, difference, digest_pa
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.domain.attachments import GOLDEN, attached
-from store.domain.events import CellEmbedded, EngineCompiled
+from store.domain.events import CellEmbedded, CheckPassed, EngineCompiled
 from store.domain.index_files import named, refs_of
+from store.domain.proof import PROOF, SUBJECT, answers_of
 from store.domain.state import State
 
 _BILLION = 1_000_000_000
@@ -89,6 +91,15 @@ class PackPlan:
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
+class ProofPlan:
+    """The photographs that must be found: asked for, or the answers of an earlier build reused."""
+
+    decision: Decision
+    why: str
+    photographs: int
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildPlan:
     """The plan before work starts; the index follows from the blocks and is decided after them.
 
@@ -100,6 +111,7 @@ class BuildPlan:
     stand_ins: tuple[EnginePlan, ...] = ()
     index_why: str = ""
     packs: tuple[PackPlan, ...] = ()
+    proof: ProofPlan | None = None
 
     @property
     def stale(self) -> tuple[CellPlan, ...]:
@@ -132,7 +144,18 @@ class BuildPlan:
             "why": "cells change" if self.stale else self.index_why or "follows from the blocks",
             "count": 1,
         }
-        return (*engines, *cells, index, *packs)
+        return (*engines, *cells, index, *self._proof_summary(), *packs)
+
+    def _proof_summary(self) -> Iterator[Document]:
+        if self.proof is not None:
+            yield {
+                "kind": PROOF,
+                "subject": SUBJECT,
+                "key": "",
+                "decision": str(self.proof.decision),
+                "why": self.proof.why,
+                "count": self.proof.photographs,
+            }
 
 
 def _counted(kind: str, plans: Iterable[tuple[str, CellPlan | PackPlan]]) -> list[Document]:
@@ -163,7 +186,8 @@ def reusable_artifacts(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
     ]
     head = state.head_build
     index = refs_of(head.index) if head is not None and head.index is not None else ()
-    return (*engines, *index, *(event.block for event in blocks if event is not None))
+    answers = [answers_of(event) for event in _known_proofs(state, inputs)]
+    return (*engines, *index, *(event.block for event in blocks if event is not None), *answers)
 
 
 def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
@@ -177,7 +201,7 @@ def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
     known = {name[0] for name in state.step_cache.blocks}
     cells = group_cells(inputs.selection.units)
     whole_only = inputs.request.tiles.on_bad is BadTilePolicy.FAIL
-    return BuildPlan(
+    plan = BuildPlan(
         engines=tuple(_plan_engine(state, model, present) for model in inputs.models),
         cells=tuple(
             _plan_cell(state, model, space, cell, present=present, why_new=why_new, whole_only=whole_only)
@@ -189,6 +213,43 @@ def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
         index_why=_index_why(state, inputs, present),
         packs=tuple(_plan_packs(state, inputs)),
     )
+    return replace(plan, proof=_plan_proof(state, inputs, present, plan))
+
+
+def _plan_proof(state: State, inputs: Inputs, present: Present, plan: BuildPlan) -> ProofPlan | None:
+    if inputs.proof is None:
+        return None
+    embedders = {model.embedder.key for model in inputs.descriptors}
+    compiled = {each.model.key for each in (*plan.engines, *plan.stand_ins) if each.decision is Decision.RUN}
+    known = _known_proofs(state, inputs)
+    decision = Decision.RUN
+    if plan.stale or not embedders.isdisjoint(compiled):
+        why = "cells or engines change"
+    elif not known:
+        why = "not asked for yet with this engine and index"
+    elif not any(_is_present(answers_of(event), present) for event in known):
+        why = "its answers are missing or damaged"
+    else:
+        decision, why = Decision.REUSE, "same engine, index and photographs"
+    return ProofPlan(decision=decision, why=why, photographs=len(inputs.proof.photographs))
+
+
+def _known_proofs(state: State, inputs: Inputs) -> list[CheckPassed]:
+    """Return the passed proofs of builds with these tiles and index options, hence, with these engines, this index."""
+    engines = [state.step_cache.engines.get(model.embedder.key) for model in inputs.descriptors]
+    known = [engine for engine in engines if engine is not None]
+    if inputs.proof is None or len(known) < len(engines):
+        return []
+    return [
+        proof
+        for build in state.builds.values()
+        if build.proof is not None
+        and build.index is not None
+        and all(build.inputs[name] == inputs.document[name] for name in ("tiles", "index"))
+        for key in (key_of_proof(inputs.document, inputs.networks, known, build.index),)
+        for proof in (state.step_cache.passed.get((PROOF, key)),)
+        if proof is not None
+    ]
 
 
 def _plan_packs(state: State, inputs: Inputs) -> Iterator[PackPlan]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,7 +18,9 @@ from pipeline.request.proof_options import ProofOptions
 from pipeline.request.request import BuildRequest
 from store.base.camera import Camera
 from store.base.canonical_json import Document, digest
+from store.base.identity import proof_key
 from store.base.level import tile_side_m
+from store.domain.events import EngineCompiled, Index
 
 _MAX_TABLE_BYTES: Final = 16 << 20
 _MILLION: Final = 1_000_000
@@ -33,12 +36,14 @@ class TruthTable:
         photographs: Its rows.
         sha256: Digest of its text.
         digests: Digest of each photograph's file, 32 bytes, in the order of the rows.
+        sizes: Width and height of each photograph, pixels.
     """
 
     folder: Path
     photographs: tuple[Photograph, ...]
     sha256: str
     digests: tuple[bytes, ...]
+    sizes: tuple[tuple[int, int], ...]
 
     def to_document(self) -> Document:
         """Return what the identity of a build names of it, however many photographs there are."""
@@ -51,9 +56,15 @@ class TruthTable:
             "count": len(digests),
         }
 
-    def outside(self, area: BoxE7) -> list[str]:
-        """Return the photographs whose true place lies outside of an area."""
-        return [row.file for row in self.photographs if is_outside(row, area)]
+    def outside_warning(self, area: BoxE7) -> str | None:
+        """Return the warning of photographs whose true place lies outside of an area; None if all lie in it."""
+        outside = [row for row in self.photographs if is_outside(row, area)]
+        if not outside:
+            return None
+        exchanged = all(contains(area, *map(degrees_to_e7, reversed(row.place))) for row in outside)
+        why = "; lon and lat may be exchanged" if exchanged else ""
+        files = some_of([row.file for row in outside])
+        return f"{files}: outside of the area of the cache, so that no answer is right{why}"
 
 
 def is_outside(row: Photograph, area: BoxE7) -> bool:
@@ -66,37 +77,57 @@ def read_truth(path: Path) -> TruthTable:
     """Read a table of true places, and each photograph once.
 
     Raises:
-        RequestError: The table is empty or wrong, or a photograph cannot be read.
+        RequestError: The table is empty or wrong, or a photograph cannot be read, occurs twice or is no picture.
     """
     # Loads Pillow, which most requests do not need.
-    from pipeline.tiles.photograph import read_photograph  # noqa: PLC0415
+    from pipeline.tiles.photograph import photograph_size, read_photograph  # noqa: PLC0415
 
     text = read_request_text(path, what="a table of true places", limit=_MAX_TABLE_BYTES)
     folder, rows = base_folder(path), parse_truth(text, path.name)
+    digests, sizes, names = list[bytes](), list[tuple[int, int]](), dict[str, str]()
+    for row in rows:
+        place = folder / row.file
+        first = names.setdefault(os.path.normpath(place), row.file)
+        if first != row.file:
+            raise RequestError(
+                f"{path.name}: expected each photograph once, found {first} again as {row.file}",
+                hint="remove one of the rows",
+            )
+        data = read_photograph(place)
+        digests.append(sha256(data).digest())
+        sizes.append(photograph_size(data, place))
     return TruthTable(
         folder=folder,
         photographs=rows,
         sha256=sha256(text.encode()).hexdigest(),
-        digests=tuple(sha256(read_photograph(folder / row.file)).digest() for row in rows),
+        digests=tuple(digests),
+        sizes=tuple(sizes),
     )
 
 
-def require_camera(rows: Iterable[Photograph], calibration: Mapping[str, Any]) -> None:
-    """Refuse altitudes if a calibration has no camera.
+def require_camera(table: TruthTable, calibration: Mapping[str, Any]) -> None:
+    """Refuse altitudes if a calibration has no camera, and photographs of another aspect than its.
 
     Raises:
-        RequestError: It has none; the message names a photograph.
+        RequestError: That is so; the message names a photograph.
     """
-    row = next((each for each in rows if each.altitude_m is not None), None)
-    if row is None:
-        return
+    row = next((each for each in table.photographs if each.altitude_m is not None), None)
     try:
-        Camera.from_document(calibration)
+        camera = Camera.from_document(calibration)
     except ValueError as error:
+        if row is None:
+            return
         raise RequestError(
             f"{row.file}: expected a camera in the calibration of the cache for altitude_m, found: {error}",
             hint="give gsd_m instead, or build with a calibration with width, height, fx, fy, cx and cy of this camera",
         ) from error
+    for each, size in zip(table.photographs, table.sizes, strict=True):
+        try:
+            camera.scaled_to(*size)
+        except ValueError as error:
+            raise RequestError(
+                f"{each.file}: {error}", hint="name photographs of this camera, as it took them"
+            ) from error
 
 
 def read_proof(request: BuildRequest, calibration: bytes, levels: Sequence[ChosenLevel]) -> TruthTable | None:
@@ -109,7 +140,7 @@ def read_proof(request: BuildRequest, calibration: bytes, levels: Sequence[Chose
     if options is None:
         return None
     table = read_truth(request.resolve(options.pictures))
-    require_camera(table.photographs, json.loads(calibration))
+    require_camera(table, json.loads(calibration))
     latitude = request.origin_e7[1] / E7
     steps = (tile_side_m(each.chunks.level.lattice_zoom, latitude) for each in levels)
     least = min(steps) / math.sqrt(2)
@@ -136,12 +167,29 @@ def proof_document(options: ProofOptions | None, table: TruthTable | None) -> Do
     }
 
 
+def key_of_proof(
+    document: Document, networks: Sequence[tuple[str, int]], engines: Iterable[EngineCompiled], index: Index
+) -> str:
+    """Return the key of asking for the photographs of a build.
+
+    Args:
+        document: The inputs of the build.
+        networks: Vector space and weight of each descriptor network.
+        engines: The engine that embeds for each of them, in the same order.
+        index: The index that is searched.
+    """
+    return proof_key(
+        {
+            "engines": [engine.artifact.sha256 for engine in engines],
+            "index": index.artifact.sha256,
+            "blocks": index.blocks.sha256,
+            "networks": [list(network) for network in networks],
+            **{name: document[name] for name in ("bbox_e7", "calibration", "chunks", "proof")},
+        }
+    )
+
+
 def some_of(files: Sequence[str]) -> str:
     """Return the first names, and how many more there are."""
     more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
     return ", ".join(files[:_SHOWN]) + more
-
-
-def outside_warning(files: Sequence[str]) -> str:
-    """Return the warning of photographs outside of the area."""
-    return f"{some_of(files)}: outside of the area of the cache, so that no answer is right"

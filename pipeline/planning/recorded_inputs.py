@@ -19,6 +19,7 @@ from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import inspect_models
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError
+from pipeline.planning.heads import Heads, put_heads
 from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
@@ -67,11 +68,13 @@ class RecordedInputs:
         build: The build, from the journal.
         ports: The parts that read the inputs.
         trust_plugins: Whether libraries that the recorded request names may be loaded.
+        heads: The heads that the build had, where its networks are wanted.
     """
 
     build: Build
     ports: Ports
     trust_plugins: bool = False
+    heads: Heads | None = None
 
     @property
     def day(self) -> date:
@@ -192,9 +195,11 @@ class RecordedInputs:
     def _models(self) -> tuple[Model, ...]:
         request, precision = self.request_and_precision
         self.refuse_plugins()
+        compiler, stand_in = self.ports.compiler_for(request), self.ports.stand_in
         try:
-            return inspect_models(
-                request, self.ports.compiler_for(request), precision, stand_in=self.ports.stand_in
+            models = inspect_models(request, compiler, precision, stand_in=stand_in)
+            return put_heads(
+                models, self.heads, lambda: self._selection, request, compiler, stand_in=stand_in
             )
         except PipelineError as error:
             raise UnavailableError(error.message) from error

@@ -19,6 +19,7 @@ from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.index.plan import chosen_kind, graph_recipe
 from pipeline.planning.chunk_levels import ChosenLevel, choose_levels, levels_document
 from pipeline.planning.disk_space import flown_size
+from pipeline.planning.heads import Heads, put_heads
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.proof import TruthTable, proof_document, read_proof
 from pipeline.planning.tile_packs import require_flown_estimate
@@ -69,6 +70,7 @@ def resolve_inputs(
     precision: str | None = None,
     stand_in: EngineCompiler | None = None,
     networks: NetworkCache | None = None,
+    heads: Heads | None = None,
 ) -> Inputs:
     """Read everything a request names.
 
@@ -81,6 +83,7 @@ def resolve_inputs(
         precision: Replaces the request's precision, if given.
         stand_in: As for `inspect_models`.
         networks: As for `inspect_models`.
+        heads: Where the heads of networks come from, if some have one.
 
     Raises:
         PipelineError: Something it names is missing, damaged or unusable.
@@ -89,6 +92,9 @@ def resolve_inputs(
     models = inspect_models(request, compiler, precision, stand_in=stand_in, networks=networks)
     levels = choose_levels(request, calibration, source, input_side_px=_input_side(models))
     selection = select_tiles(request, source, today=today, levels=[each.chunks for each in levels])
+    models = put_heads(
+        models, heads, lambda: selection, request, compiler, stand_in=stand_in, networks=networks
+    )
     proof = read_proof(request, calibration, levels)
     document = _identity_document(
         request, calibration, models, selection, levels, proof=proof, compiler=compiler, index=index

@@ -14,6 +14,14 @@ from store.base.valueclass import valueclass
 MAX_PHOTOGRAPHS = 10_000
 _REQUIRED = ("file", "lon", "lat")
 _SCALES = ("altitude_m", "gsd_m")
+_FULL_TURN = 360.0
+_HINTS = {
+    "lon": "write it in degrees, with a decimal point",
+    "lat": "write it in degrees, with a decimal point",
+    "altitude_m": "write the metres above ground, with a decimal point",
+    "gsd_m": "write the metres of ground per pixel, with a decimal point",
+    "heading_deg": "write degrees clockwise from true north, with a decimal point; leave it empty if it is unknown",
+}
 _SHAPE = "the columns are file, lon, lat, altitude_m or gsd_m, and heading_deg"
 
 
@@ -70,7 +78,11 @@ def _require_columns(header: Sequence[str], name: str) -> None:
         missing.append(" or ".join(_SCALES))
     if missing:
         columns = f"the column {missing[0]}" if len(missing) == 1 else f"the columns {', '.join(missing)}"
-        raise _wrong(f"{name}: expected {columns}, found {', '.join(header) or 'nothing'}"[:500], _SHAPE)
+        whole = len(header) == 1 and any(mark in header[0] for mark in ";\t")
+        raise _wrong(
+            f"{name}: expected {columns}, found {', '.join(header) or 'nothing'}"[:500],
+            "separate the columns with commas, and write decimal points" if whole else _SHAPE,
+        )
     for title in (*_REQUIRED, *_SCALES, "heading_deg"):
         if header.count(title) > 1:
             raise _wrong(f"{name}: expected the column {title} once, found it twice", "remove one of them")
@@ -93,13 +105,13 @@ def _parse_row(header: Sequence[str], cells: Sequence[str], where: str) -> Photo
         )
     for title, value in (("altitude_m", altitude), ("gsd_m", pixel)):
         if value is not None and value <= 0:
-            raise _wrong(f"{where}: expected {title} above 0, found {value:g}", "write it in metres")
+            raise _wrong(f"{where}: expected {title} above 0, found {value:g}", _HINTS[title])
     return Photograph(
         file=file,
         place=(lon, lat),
         altitude_m=altitude,
         metres_per_pixel=pixel,
-        heading_deg=_number(row, "heading_deg", where),
+        heading_deg=_number(row, "heading_deg", where, _FULL_TURN),
     )
 
 
@@ -115,9 +127,10 @@ def _number(row: Mapping[str, str], title: str, where: str, most: float = math.i
     if math.isfinite(value) and abs(value) <= most:
         return value
     limits = f" from {-most:g} to {most:g}" if most < math.inf else ""
-    raise _wrong(
-        f"{where}: expected {title} as a number{limits}, found {text!r:.60}", "write it with a decimal point"
+    hint = (
+        "look whether lon and lat are exchanged" if math.isfinite(value) and title == "lat" else _HINTS[title]
     )
+    raise _wrong(f"{where}: expected {title} as a number{limits}, found {text!r:.60}", hint)
 
 
 def _wrong(message: str, hint: str) -> RequestError:

@@ -20,7 +20,7 @@ from pipeline.repair.report import RepairAction, repair_hint
 from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
 from store.disk.quarantine import move_to_quarantine
-from store.domain.attachments import GOLDEN, attached
+from store.domain.attachments import GOLDEN, NETWORK, attached
 from store.domain.events import (
     CellEmbedded,
     EngineCompiled,
@@ -83,6 +83,7 @@ class ArtifactRepair:
             "tile table", manifest.tiles, lambda: rebuild_artifacts.rebuild_tile_table(inputs)
         )
         for name, event in inputs.build.engines:
+            yield from self._repair_fitted_network(name, event)
             yield from self._repair(
                 f"engine {name}", event.artifact, partial(rebuild_artifacts.rebuild_engine, context, event)
             )
@@ -113,6 +114,14 @@ class ArtifactRepair:
             yield from self._repair(DELTA, index.artifact, delta)
         whole = partial(rebuild_index.rebuild_file, self.context, index)
         yield from self._repair(WHOLE, whole_of(index), whole)
+
+    def _repair_fitted_network(self, name: str, event: EngineCompiled) -> Iterator[RepairAction]:
+        """Repair the file of a network whose head was fitted on the area; its engine is made from it."""
+        ref = attached(event).get(NETWORK)
+        if ref is not None:
+            self._check((ref,))
+            rebuild = partial(rebuild_artifacts.rebuild_fitted_network, self.context, event)
+            yield from self._repair(f"network with fitted head {name}", ref, rebuild)
 
     def _repair_stand_in(self, name: str, event: EngineCompiled) -> Iterator[RepairAction]:
         """Repair a stand-in engine and its golden answers."""

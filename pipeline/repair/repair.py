@@ -22,6 +22,7 @@ from pipeline.ports import Ports
 from pipeline.repair.artifact_repair import ArtifactRepair, record_repair
 from pipeline.repair.rebuild_artifacts import RebuildContext
 from pipeline.repair.report import RepairAction, RepairReport, preview_repair
+from pipeline.stages.fit_head import heads_of
 from store.base.valueclass import valueclass
 from store.cache.event_mapper import to_recorded_events
 from store.cache.journal_consistency import require_consistent_journal
@@ -172,10 +173,14 @@ class Repair:
             seen: set[str] = set()
             for manifest, build in _kept_builds(store.state):
                 head = store.state.head
+                engines = [event for _, event in (*build.engines, *build.stand_ins)]
+                heads = heads_of(engines, self.layout, self.ports.progress, any_sample=True)
                 context = RebuildContext(
                     store=store,
                     history=history,
-                    inputs=RecordedInputs(build=build, ports=self.ports, trust_plugins=trust_plugins),
+                    inputs=RecordedInputs(
+                        build=build, ports=self.ports, trust_plugins=trust_plugins, heads=heads
+                    ),
                     batcher=batcher,
                     scratch=Path(scratch),
                 )

@@ -8,13 +8,8 @@ from typing import Annotated, ClassVar
 
 from pipeline.errors import Problem, RequestError
 from pipeline.request import rules
-from pipeline.request.validation import (
-    CheckedRecord,
-    InvalidValueError,
-    format_value,
-    ignored_option,
-    record_from,
-)
+from pipeline.request.head_options import HeadOptions
+from pipeline.request.validation import CheckedRecord, InvalidValueError, format_value, record_from
 from store.base.cache_warning import CacheWarning
 from store.manifest.levels import MAX_LEVELS
 from store.runtime.backends.registry import BACKENDS, DEFAULT_BACKEND
@@ -148,10 +143,12 @@ class ChunkLevelOptions(CheckedRecord):
 
 def _chunk_levels(value: object) -> tuple[ChunkLevelOptions, ...]:
     described = f"1 to {MAX_LEVELS} tables {{side_m = ..., overlap = ...}}"
-    if not isinstance(value, (list, tuple)) or len(value) > MAX_LEVELS:
+    if not isinstance(value, (list, tuple)):
         raise InvalidValueError(described)
+    if len(value) > MAX_LEVELS:
+        raise InvalidValueError(described, found=f"{len(value)}; build another cache for the other sizes")
     try:
-        return tuple(
+        levels = tuple(
             item
             if isinstance(item, ChunkLevelOptions)
             else record_from(ChunkLevelOptions, item, f"level[{number}]")
@@ -159,6 +156,9 @@ def _chunk_levels(value: object) -> tuple[ChunkLevelOptions, ...]:
         )
     except RequestError as error:
         raise InvalidValueError(described, found=f"one with {error.problems[0]}") from None
+    if len(set(levels)) < len(levels):
+        raise InvalidValueError(f"{described} that differ", found="the same twice; remove one")
+    return levels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +230,7 @@ class EngineOptions(CheckedRecord):
         """Yield a warning for each option that the backend ignores."""
         given = {"workspace_mb": self.workspace_mb is not None, "tf32": self.tf32}
         for name in () if self.on_gpu else (name for name, is_given in given.items() if is_given):
-            yield ignored_option(f"engine.{name}", self.backend)
+            yield rules.ignored_option(f"engine.{name}", self.backend)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,20 +253,6 @@ class ShapeProfile(CheckedRecord):
             yield Problem("min", f"expected min <= opt <= max with equally many axes, found {shown}")
 
 
-def _profile(value: object) -> ShapeProfile:
-    if isinstance(value, ShapeProfile):
-        return value
-    if not isinstance(value, dict):
-        raise InvalidValueError("a table {min = [...], opt = [...], max = [...]}")
-    try:
-        return record_from(ShapeProfile, value, "profile")
-    except RequestError as error:
-        problem = error.problems[0]
-        raise InvalidValueError(
-            "a table {min = [...], opt = [...], max = [...]}", found=f"one with {problem}"
-        ) from None
-
-
 _NAME = rules.matching(
     r"[a-z0-9][a-z0-9._-]{0,63}",
     "1 to 64 of a-z, 0-9, dot, underscore and hyphen, the first a letter or digit",
@@ -276,6 +262,8 @@ _CHANNELS = "three finite numbers, one for each colour channel, on the scale 0 t
 _MEAN = rules.sequence_of(rules.number(-1e6, 1e6), 3, _CHANNELS)
 _STD = rules.sequence_of(rules.number(1e-6, 1e6), 3, _CHANNELS)
 _WEIGHT = rules.number(1e-6, 1e6)
+_PROFILE = rules.table_of(ShapeProfile, "profile", "a table {min = [...], opt = [...], max = [...]}")
+_HEAD = rules.table_of(HeadOptions, "head", 'a table {kind = "vlad", words = ..., dimensions = ...}')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,6 +287,7 @@ class ModelSpec(CheckedRecord):
         profile: Shapes of a dynamic input.
         weight: How much the descriptors count among those of several networks.
         normalise: Whether descriptors get length 1 here, for a network that does not end in an L2 normalisation.
+        head: What is fitted on the area to turn local features into descriptors; `output` names the features.
     """
 
     table: ClassVar[str] = "models"
@@ -313,9 +302,10 @@ class ModelSpec(CheckedRecord):
     std: Annotated[tuple[float, float, float] | None, _STD] = None
     colour: Annotated[Colour, rules.one_of(Colour)] = Colour.RGB
     layout: Annotated[AxisOrder, rules.one_of(AxisOrder)] = AxisOrder.NCHW
-    profile: Annotated[ShapeProfile | None, _profile] = None
+    profile: Annotated[ShapeProfile | None, _PROFILE] = None
     weight: Annotated[float, _WEIGHT] = 1.0
     normalise: Annotated[bool, rules.boolean] = False
+    head: Annotated[HeadOptions | None, _HEAD] = None
 
     @property
     def weight_ppm(self) -> int:
@@ -331,8 +321,10 @@ class ModelSpec(CheckedRecord):
         """Require a name of a builtin."""
         if self.builtin == "":
             yield Problem("onnx", f'expected "{BUILTIN}NAME" or a path, found {self.onnx!r}')
+        if self.builtin and self.head is not None:
+            yield Problem("head", f"expected none, since {self.onnx} gives descriptors; remove it")
         if self.role is not ModelRole.DESCRIPTOR:
-            for name, default in (("weight", 1.0), ("normalise", False)):
+            for name, default in (("weight", 1.0), ("normalise", False), ("head", None)):
                 if getattr(self, name) != default:
                     yield Problem(
                         name, 'expected role = "descriptor" beside it, found "auxiliary"; remove it'

@@ -23,7 +23,6 @@ from pipeline.request.validation import (
     CheckedRecord,
     InvalidValueError,
     check_fields,
-    ignored_option,
     records_from,
     request_error,
 )
@@ -139,6 +138,11 @@ class BuildRequest(CheckedRecord):
             yield Problem("chunks.level", "expected either levels or altitude_m, found both; remove one")
 
     @property
+    def has_heads(self) -> bool:
+        """Whether a network has a head that is fitted on the area."""
+        return any(model.head is not None for model in self.models)
+
+    @property
     def cuts_chunks(self) -> bool:
         """Whether chunks of ground get the descriptors, and not tiles."""
         return self.altitude_m is not None or self.chunks is not None
@@ -155,7 +159,7 @@ class BuildRequest(CheckedRecord):
         found += self.engine.warnings()
         for model in () if self.engine.on_gpu else self.models:
             if model.profile is not None:
-                found.append(ignored_option(f"models.{model.name}.profile", self.engine.backend))
+                found.append(rules.ignored_option(f"models.{model.name}.profile", self.engine.backend))
         return tuple(found)
 
     @property

@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
+from pipeline.errors import RequestError
 from pipeline.request.geometry import (
     FULL_TURN_E7,
     HALF_TURN_E7,
@@ -20,7 +21,8 @@ from pipeline.request.geometry import (
     MERCATOR_LIMIT_E7,
     degrees_to_e7,
 )
-from pipeline.request.validation import CheckedRecord, InvalidValueError, suggest_known
+from pipeline.request.validation import CheckedRecord, InvalidValueError, record_from, suggest_known
+from store.base.cache_warning import CacheWarning
 
 MAX_ZOOM = 25
 
@@ -93,7 +95,8 @@ def number(low: float, high: float) -> Callable[[object], float]:
             or not isinstance(value, (int, float, Decimal))
             # Comparing a Decimal NaN raises an error. An int is finite, and may be too large for `isfinite`.
             or (not isinstance(value, int) and not math.isfinite(value))
-            or not low <= value <= high
+            # A decimal 0.97 is a little more than the float, which is a bound.
+            or not low <= (value if isinstance(value, int) else float(value)) <= high
         ):
             raise InvalidValueError(f"a finite number from {low:g} to {high:g}")
         return float(value)
@@ -138,6 +141,22 @@ def record(kind: type[_Record]) -> Callable[[object], _Record]:
         if not isinstance(value, kind):
             raise InvalidValueError(f"a {kind.__name__}")
         return value
+
+    return rule
+
+
+def table_of(kind: type[_Record], name: str, described: str) -> Callable[[object], _Record]:
+    """An instance of a record, or a table with its fields; `name` is its key, for messages."""
+
+    def rule(value: object) -> _Record:
+        if isinstance(value, kind):
+            return value
+        if not isinstance(value, dict):
+            raise InvalidValueError(described)
+        try:
+            return record_from(kind, value, name)
+        except RequestError as error:
+            raise InvalidValueError(described, found=f"one with {error.problems[0]}") from None
 
     return rule
 
@@ -242,3 +261,10 @@ def _items(
         return tuple(rule(item) for item in value)
     except InvalidValueError:
         raise InvalidValueError(described) from None
+
+
+def ignored_option(key: str, backend: str) -> CacheWarning:
+    """Return the warning of an option that a backend ignores."""
+    return CacheWarning(
+        kind="ignored-option", message=f"{key}: it means nothing to the backend {backend}", hint="remove it"
+    )

@@ -17,7 +17,6 @@ from pathlib import PurePath
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from pipeline.errors import Problem, RequestError
-from store.base.cache_warning import CacheWarning
 
 Rule = Callable[[object], object]
 
@@ -193,10 +192,3 @@ def record_from(kind: type[_Record], value: object, where: str) -> _Record:
         raise request_error(
             Problem(where + problem.key.removeprefix(kind.table), problem.text) for problem in error.problems
         ) from None
-
-
-def ignored_option(key: str, backend: str) -> CacheWarning:
-    """Return the warning of an option that a backend ignores."""
-    return CacheWarning(
-        kind="ignored-option", message=f"{key}: it means nothing to the backend {backend}", hint="remove it"
-    )

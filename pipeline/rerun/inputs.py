@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.engines.models.model import Model
-from pipeline.engines.models.network import inspect_models
+from pipeline.engines.models.network import HEAD, inspect_models, with_recorded_head
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CompileError, ErrorKind, PipelineError
@@ -28,7 +28,7 @@ from store.base.identity import difference
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.domain.attachments import attached_to_failure
+from store.domain.attachments import NETWORK, attached, attached_to_failure
 from store.domain.events import BuildFailed, EngineCompiled
 from store.domain.state import STAND_IN, Build
 from store.errors import StoreError
@@ -171,6 +171,8 @@ class RerunInputs:
         if spec is None:
             raise UnavailableError(f"expected network {name} in the recorded request, found none")
         found = self._inspect(request, precision, self._with_file(request, spec))
+        if spec.head is not None:
+            found = with_recorded_head(found, self.model_document(name)["engine"][HEAD])
         if purpose == STAND_IN or (found.stand_in is not None and self.build.stand_in_of(name) is not None):
             if found.stand_in is None:
                 raise UnavailableError(f"expected a stand-in of {name}, found that its engine runs here")
@@ -188,6 +190,9 @@ class RerunInputs:
             return spec
         expected = self.model_document(spec.name)["engine"]["onnx"]
         kept = self.attached("network") if self.failure_input("network").get("model") == spec.name else None
+        if spec.head is not None:
+            # What the request names is the network below the head.
+            kept, spec = kept or self._fitted(expected), replace(spec, output=None, head=None)
         if kept is not None:
             path, status = self.write("network.onnx", kept), InputStatus.KEPT
         else:
@@ -204,6 +209,16 @@ class RerunInputs:
             )
         self.note("network", spec.name, expected, status)
         return replace(spec, onnx=str(path))
+
+    def _fitted(self, sha256: str) -> bytes | None:
+        """Return the file of a network with a fitted head, if it lies with the records."""
+        refs = (
+            attached(entry.event).get(NETWORK)
+            for entry in self.record.history
+            if isinstance(entry.event, EngineCompiled)
+        )
+        ref = next((each for each in refs if each is not None and each.sha256 == sha256), None)
+        return None if ref is None else self.record.artifacts.read(ref)
 
     def _inspect(self, request: BuildRequest, precision: str | None, spec: ModelSpec) -> Model:
         models: tuple[ModelSpec, ...] = (spec,)

@@ -156,6 +156,10 @@ def _rerun_input_resolution(inputs: RerunInputs) -> StepFailure | None:
     gone = [each for each in inputs.findings.inputs if each.status is InputStatus.GONE]
     if gone and not same_kind:
         raise UnavailableError(gone[0].found)
+    if request.has_heads and not found:
+        raise UnavailableError(
+            "what the request names can be read; whether its head can be fitted, c10 plan shows"
+        )
     return next(iter((*same_kind, *found)), None)
 
 

@@ -373,6 +373,12 @@ def require_coverage(area: AreaReport, least: float) -> None:
     skipped = 0 if area.levels else len(area.skipped)
     missing, blind = area.wanted - area.present, area.featureless_count + skipped
     what = "the ground to be under chunks" if area.levels else "the wanted tiles to be present"
+    if area.levels and area.present <= 0:
+        raise CheckError(
+            "expected chunks of ground, found none: tiles are missing under every one of a level",
+            hint="take imagery that reaches half a chunk beyond the area, or smaller chunks (a lower altitude_m or side_m)",
+            kind=ErrorKind.COVERAGE_TOO_LOW,
+        )
     if area.localisable <= 0:
         raise CheckError(
             "expected at least one tile that can be localised, found that all are featureless, repeated or skipped",

@@ -1,13 +1,14 @@
 """The engine stage: compile the networks that the plan names, and check each engine once."""
 
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
 from pipeline.engines.models.model import Model
-from pipeline.engines.models.network import job_with_file
+from pipeline.engines.models.network import HEAD, job_with_file
 from pipeline.engines.port import EngineCompiler, EngineSignature, OnProgress
 from pipeline.planning.plan import BuildPlan, Decision
 from pipeline.stages.check_network import require_usable
@@ -17,7 +18,7 @@ from pipeline.stages.context import BuildContext
 from store.base.canonical_json import Document
 from store.base.valueclass import valueclass
 from store.disk.artifacts import Artifacts, ref_of
-from store.domain.attachments import TIMING_CACHE, attached, with_attached
+from store.domain.attachments import NETWORK, TIMING_CACHE, attached, with_attached
 from store.domain.events import CheckFailed, EngineCompiled, StepStarted
 from store.domain.state import FLIGHT, State
 from store.errors import StoreError, TranslateOSErrors
@@ -29,16 +30,16 @@ _SAME_KERNELS = ("backend", "version", "target")
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class CompiledNetwork:
-    """The event that records a compiled network, the engine, and the timing cache, if there is one."""
+    """The event that records a compiled network, the engine, and what is attached to it, by name."""
 
     event: EngineCompiled
     engine: bytes
-    timing_cache: bytes | None
+    attachments: Mapping[str, bytes]
 
     @property
     def contents(self) -> tuple[bytes, ...]:
         """The bytes of the artifacts that the event names."""
-        return (self.engine,) if self.timing_cache is None else (self.engine, self.timing_cache)
+        return (self.engine, *self.attachments.values())
 
 
 def compile_network(
@@ -72,7 +73,9 @@ def compile_network(
         elapsed_ms = round((monotonic() - began) * 1000)
         with TranslateOSErrors(f"engine of {model.spec.name}"):
             engine = compiled.path.read_bytes()
-    timing_cache = compiled.timing_cache
+            network = job.onnx.read_bytes() if HEAD in model.components else None
+    found = {TIMING_CACHE: compiled.timing_cache, NETWORK: network}
+    attachments = {name: data for name, data in found.items() if data is not None}
     event = EngineCompiled(
         model=model.spec.name,
         purpose=purpose,
@@ -81,13 +84,13 @@ def compile_network(
         artifact=ref_of(engine),
         signature=with_attached(
             _signature_document(compiled.signature),
-            {} if timing_cache is None else {TIMING_CACHE: ref_of(timing_cache)},
+            {name: ref_of(data) for name, data in attachments.items()},
         ),
         elapsed_ms=elapsed_ms,
         log=compiled.log[-_LOG_LIMIT:],
         host=host or {},
     )
-    return CompiledNetwork(event=event, engine=engine, timing_cache=timing_cache)
+    return CompiledNetwork(event=event, engine=engine, attachments=attachments)
 
 
 def _signature_document(signature: EngineSignature) -> Document:
@@ -128,6 +131,9 @@ def prepare_engines(run: BuildContext, plan: BuildPlan) -> None:
         if engine.decision is Decision.REUSE and known is not None:
             run.engines[name] = known
             reused[name] = key
+            if engine.model.fitted:
+                # The file was lost, and was made again to the same bytes: the key names them.
+                run.put(engine.model.fitted)
         else:
             run.engines[name] = compile_engine(run, engine.model, compiler)
             run.append(run.engines[name])

@@ -1,6 +1,6 @@
 """The state of one running build, which its stages share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +42,7 @@ class BuildContext:
         refuses_warnings: Whether a warning stops the build before its commit.
         keys: Keys whose builds' results may be reused; without any, all results may be.
         own_records: Records whose results may be reused as well, since this machine appended them with its key.
+        own_records_now: Returns them as another process of this machine has added to them since.
         engines: Model name to its engine, of those that exist so far.
         stand_ins: Model name to what embeds in place of a descriptor engine that does not run here.
         embedding: Name of the network that embeds now.
@@ -67,6 +68,7 @@ class BuildContext:
     machine_warnings: tuple[CacheWarning, ...] = ()
     keys: tuple[TrustedKey, ...] = ()
     own_records: Ranges = ()
+    own_records_now: Callable[[], Ranges] = tuple
     engines: dict[str, EngineCompiled] = field(default_factory=dict)
     stand_ins: dict[str, EngineCompiled] = field(default_factory=dict)
     embedding: str = ""

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from pipeline.errors import CheckError, RequestError
-from pipeline.planning.proof import TruthTable, is_outside, require_camera, some_of
+from pipeline.planning.proof import TruthTable, is_outside, key_of_proof, require_camera, some_of
 from pipeline.progress import Progress
 from pipeline.proof.measure import MOST_CANDIDATES, Found, count_shares, found_for, prior
 from pipeline.proof.truth_table import Photograph
@@ -20,7 +20,6 @@ from pipeline.stages.checks import CheckSubject, load, load_stored_index
 from pipeline.stages.context import BuildContext
 from pipeline.tiles.photograph import decode_photograph, read_photograph
 from store.base.canonical_json import Document, encode
-from store.base.identity import proof_key
 from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts
@@ -75,7 +74,7 @@ def ask_all(
         RequestError: A photograph was changed, cannot be decoded or is not of the cache's camera.
         store.runtime.ExecutionError: The network did not run.
     """
-    require_camera(table.photographs, locator.calibration)
+    require_camera(table, locator.calibration)
     progress.start("prove", total=len(table.photographs), unit="photographs")
     asked = []
     for row, digest in zip(table.photographs, table.digests, strict=True):
@@ -224,7 +223,9 @@ def prove_build(run: BuildContext, index: Index) -> None:
     if table is None or build.tiles is None:
         return
     run.enter("check", SUBJECT)
-    key, artifacts = _key_of(run, index), run.store.artifacts
+    engines = {model.spec.name: run.embedder(model) for model in run.inputs.descriptors}
+    key = key_of_proof(run.inputs.document, run.inputs.networks, engines.values(), index)
+    artifacts = run.store.artifacts
     known = run.store.state.step_cache.passed.get((PROOF, key))
     if known is not None and artifacts.damage(answers_of(known)) is None:
         run.hashed.add(known.artifact)
@@ -233,7 +234,7 @@ def prove_build(run: BuildContext, index: Index) -> None:
     locator = locator_of(
         artifacts,
         run.inputs.document,
-        engines={model.spec.name: run.embedder(model) for model in run.inputs.descriptors},
+        engines=engines,
         index=index,
         tiles=build.tiles.table,
         calibration=run.inputs.calibration,
@@ -251,7 +252,9 @@ def prove_build(run: BuildContext, index: Index) -> None:
     measured = measured_of(found, ref.size, run.inputs.document["proof"])
     verdict = CheckSubject(PROOF, SUBJECT, key, ref.sha256).result(measured, _shortfall(found, measured))
     run.append(verdict)
-    for line in (f"proof: {described(figures_of(verdict))}", *_told(found, measured), doubt_warning(asked)):
+    failed = isinstance(verdict, CheckFailed)
+    told = _told(found, measured, all_of_them=failed)
+    for line in (f"proof: {described(figures_of(verdict))}", *told, doubt_warning(asked)):
         if line is not None:
             run.ports.progress.say(line)
     if isinstance(verdict, CheckFailed):
@@ -261,19 +264,6 @@ def prove_build(run: BuildContext, index: Index) -> None:
             " imagery, or lower proof.min",
             subject=SUBJECT,
         )
-
-
-def _key_of(run: BuildContext, index: Index) -> str:
-    document = run.inputs.document
-    return proof_key(
-        {
-            "engines": [run.embedder(model).artifact.sha256 for model in run.inputs.descriptors],
-            "index": index.artifact.sha256,
-            "blocks": index.blocks.sha256,
-            "networks": [list(network) for network in run.inputs.networks],
-            **{name: document[name] for name in ("bbox_e7", "calibration", "chunks", "proof")},
-        }
-    )
 
 
 def _shortfall(found: Sequence[Found], measured: Document) -> str:
@@ -289,13 +279,17 @@ def _shortfall(found: Sequence[Found], measured: Document) -> str:
     )
 
 
-def _told(found: Sequence[Found], measured: Document) -> Iterator[str]:
-    """Yield a line for each photograph that is not found, worst first; of very many the first ones."""
+def _told(found: Sequence[Found], measured: Document, *, all_of_them: bool) -> Iterator[str]:
+    """Yield a line for each photograph, worst first; else for those that are not found, of very many the first."""
     wrong = _wrong(found, measured)
-    for each in wrong[:_MOST_TOLD]:
+    files = {each.file for each in wrong}
+    told = (
+        [*wrong, *(each for each in found if each.file not in files)] if all_of_them else wrong[:_MOST_TOLD]
+    )
+    for each in told:
         yield f"{each.file}: {_off(each)}"
-    if len(wrong) > _MOST_TOLD:
-        yield f"and {len(wrong) - _MOST_TOLD} more"
+    if len(told) < len(wrong):
+        yield f"and {len(wrong) - len(told)} more"
 
 
 def _off(found: Found) -> str:

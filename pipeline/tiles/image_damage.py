@@ -44,6 +44,7 @@ _WEBP_SPARE = 16
 _WEBP_ZEROS = re.compile(rb"\0{256,}")
 """Shorter runs occur in tables, and in pictures of fractals (measured: 208)."""
 
+_FEWEST_ZEROS = bytes(16)
 _JPEG_ZEROS = re.compile(rb"\0{16,}")
 _JPEG_SCAN = b"\xff\xda"
 _JPEG_END = b"\xff\xd9"
@@ -218,6 +219,9 @@ def jpeg_damage(data: bytes, pixels: npt.NDArray[np.uint8]) -> str | None:
     colours alone, and nothing is said.
     """
     data = without_jpeg_padding(data)
+    # A plain search takes a thirtieth of the pattern's time, which was a quarter of decoding.
+    if _FEWEST_ZEROS not in data:
+        return None
     start, end = data.find(_JPEG_SCAN), data.rfind(_JPEG_END)
     longest = max((len(run) for run in _JPEG_ZEROS.findall(data, start, end)), default=0)
     if longest == 0 or data.count(_JPEG_SCAN, start) != 1:

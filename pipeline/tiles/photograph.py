@@ -5,6 +5,7 @@ from typing import Final
 
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.tiles.decode import PIXEL_CEILING, decode
+from pipeline.tiles.image_header import read_header
 from store.base.preprocessing import Pixels
 from store.files.regular_file import read_start
 
@@ -32,6 +33,19 @@ def read_photograph(path: Path) -> bytes:
             f"expected a picture of at most {_MAX_BYTES} bytes, found more in {path}", hint="shrink it"
         )
     return data
+
+
+def photograph_size(data: bytes, path: Path) -> tuple[int, int]:
+    """Return width and height of a picture in pixels, from its header alone; the path is for messages.
+
+    Raises:
+        RequestError: It does not begin as a JPEG, PNG or WebP picture does.
+    """
+    header = read_header(data)
+    if header is None:
+        found = "an empty file" if not data else "something else, or a damaged header"
+        raise RequestError(f"{path}: expected a JPEG, PNG or WebP image, found {found}", hint=_HINT)
+    return header.width, header.height
 
 
 def decode_photograph(data: bytes, path: Path) -> Pixels:

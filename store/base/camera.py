@@ -6,22 +6,15 @@ OpenCV's: the middle of the upper left one is (0, 0).
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from store.base.preprocessing import Pixels
+from store.base.sampling import MAX_SHRINK, Floats, sample
 from store.base.valueclass import valueclass
 
-Floats: TypeAlias = npt.NDArray[np.float32]
-Sixteenths: TypeAlias = npt.NDArray[np.int32]
-Packed: TypeAlias = npt.NDArray[np.uint32]
-"""Colours as red | green << 8 | blue << 16."""
-
 MAX_SIDE_PX: Final = 65_535
-MAX_SHRINK: Final = 256
-"""Most rows of bytes of which 16 bits hold the sum."""
 WIDEST: Final = 1.35
 """Largest side of the wanted square, in smaller sides of the ground seen: the rest of it is mirrored."""
 LEVEL_RATIO: Final = 1.25
@@ -29,11 +22,6 @@ LEVEL_RATIO: Final = 1.25
 LAST_RATIO: Final = 1.12
 """Largest ratio of the side wanted at the highest altitude to that of the last level."""
 
-_AT_ONCE: Final = 16_384
-"""Pixels that are interpolated together: intermediate values stay in the processor's cache."""
-_SUMS_AT_ONCE: Final = 1 << 17
-"""Sums of rows that are held at once: the system takes its time to give larger arrays."""
-_RED_BLUE, _GREEN = np.uint32(0xFF00FF), np.uint32(0xFF00)
 _COEFFICIENTS: Final[Mapping[str, tuple[int, ...]]] = {"opencv": (4, 5, 8), "fisheye": (4,)}
 
 
@@ -158,7 +146,7 @@ class Camera:
             ValueError: The frame has another aspect than the camera's.
         """
         camera = self.scaled_to(frame.shape[1], frame.shape[0])
-        return frame if self.distortion is None else _sample(frame, *camera.undistort_map(), 1)
+        return frame if self.distortion is None else sample(frame, *camera.undistort_map(), 1)
 
 
 def level_sides_m(lowest_altitude_m: float, highest_altitude_m: float, camera: Camera) -> list[float]:
@@ -235,98 +223,7 @@ def cut_square(
             for row, column in ((x_row, x_column), (y_row, y_column))
         )
     shrink = max(1, min(round(side_m * across / max(size)), MAX_SHRINK, height, width))
-    return _sample(frame, *lens.distort(x, y), shrink)
-
-
-def _sample(frame: Pixels, x: Floats, y: Floats, shrink: int) -> Pixels:
-    """Return the colours of a frame at columns x and rows y, float32 [h or 1, w] and [h, w or 1]: uint8 [h, w, 3].
-
-    The frame is mirrored at its edges. Squares of `shrink` pixels are averaged, and the averages interpolated
-    bilinearly, in sixteenths of their distance.
-    """
-    height, width = frame.shape[:2]
-    x, y = _mirror(x, width), _mirror(y, height)
-    left, top = (
-        max(0, min(int(axis.min()) // shrink, count // shrink) - 1) * shrink
-        for axis, count in ((x, width), (y, height))
-    )
-    right, bottom = (int(axis.max()) + 2 * shrink for axis in (x, y))
-    packed = _shrink(frame[top:bottom, left:right], shrink)
-    last_column, last_row = (16 * (count - 1) for count in (packed.shape[1], packed.shape[0]))
-    packed = np.pad(packed, (0, 1), mode="edge")  # what lies beside the last pixels, with a weight of 0
-    colours = np.empty((len(y), x.shape[1], 3), np.uint8)
-    lines = max(1, _AT_ONCE // x.shape[1])
-    for first in range(0, len(y), lines):
-        part = slice(first, first + lines)
-        columns, rows = (
-            np.clip(((axis - start) * np.float32(16 / shrink) - 7.5).astype(np.int32), 0, last)
-            for axis, start, last in (
-                (x[part] if len(x) > 1 else x, left, last_column),
-                (y[part], top, last_row),
-            )
-        )
-        mixed = _interpolate(packed, columns, rows).astype("<u4", copy=False)
-        colours[part] = mixed.view(np.uint8).reshape(*mixed.shape, 4)[..., :3]
-    return colours
-
-
-def _mirror(axis: Floats, count: int) -> Floats:
-    """Fold coordinates, of which 0 is the middle of the first pixel, to 0 and `count`: the frame's edges."""
-    folded: Floats = np.abs(axis + np.float32(0.5))
-    if folded.max() > count:
-        folded -= np.floor(folded * np.float32(0.5 / count)) * np.float32(2 * count)
-        np.minimum(folded, np.float32(2 * count) - folded, out=folded)
-        np.maximum(folded, np.float32(0), out=folded)  # the rounding of the line before last may be downwards
-    return folded
-
-
-def _shrink(frame: Pixels, by: int) -> Packed:
-    """Return the averages of squares of pixels; a rest at the end is left out."""
-    rows, columns = (side // by for side in frame.shape[:2])
-    frame = frame[: rows * by, : columns * by]
-    packed = np.empty((rows, columns), np.uint32)
-    lines = max(1, _SUMS_AT_ONCE // (3 * columns * by))
-    for first in range(0, rows, lines):
-        packed[first : first + lines] = _average(frame[first * by : (first + lines) * by], by)
-    return packed
-
-
-def _average(frame: Pixels, by: int) -> Packed:
-    """Return the averages of squares of pixels, of which the frame is a whole number."""
-    from PIL import Image  # noqa: PLC0415 - the ground seen needs no images
-
-    if by > 1:
-        # Rows are added here: less work is left to Pillow, which would take twice as long for all of it.
-        total = frame[::by] + np.uint16(by // 2)
-        for row in range(1, by):
-            total += frame[row::by]
-        total //= np.uint16(by)
-        frame = total.astype(np.uint8)
-    picture = Image.fromarray(np.ascontiguousarray(frame)).reduce((by, 1))
-    packed: Packed = np.frombuffer(picture.tobytes("raw", "RGBX"), "<u4").reshape(
-        picture.height, picture.width
-    )
-    return packed
-
-
-def _interpolate(packed: Packed, x16: Sixteenths, y16: Sixteenths) -> Packed:
-    """Interpolate bilinearly at sixteenths of a pixel, all of them before the last row and column."""
-    columns = packed.shape[1]
-    at = ((y16 >> 4) * columns + (x16 >> 4)).astype(np.intp)
-    u, v = (x16 & 15).astype(np.uint32), (y16 & 15).astype(np.uint32)
-    both = u * v
-    # Weights add up to 256, so that red and blue fit side by side into one number, and green into another.
-    red_blue, green = np.full(at.shape, 0x800080, np.uint32), np.full(at.shape, 0x80, np.uint32)
-    for index, weight in (
-        (at, (16 - u) * (16 - v)),
-        (at + 1, 16 * u - both),
-        (at + columns, 16 * v - both),
-        (at + columns + 1, both),
-    ):
-        colour = packed.ravel().take(index)
-        red_blue += (colour & _RED_BLUE) * weight
-        green += (colour >> 8 & 0xFF) * weight
-    return red_blue >> np.uint32(8) & _RED_BLUE | green & _GREEN
+    return sample(frame, *lens.distort(x, y), shrink)
 
 
 def _pixels(document: Mapping[str, Any], key: str) -> int:

@@ -14,6 +14,9 @@ EARTH_RADIUS_M: Final = 6_371_008.8
 
 Floats = npt.NDArray[np.float64]
 
+_ROUNDING: Final = 1e-14
+"""More than the cosine of two places can be off by rounding."""
+
 
 def points_of(places: Floats) -> Floats:
     """Return places on the sphere of radius 1, float64 [n, 3], for longitude and latitude in degrees, [n, 2].
@@ -34,8 +37,9 @@ def within(points: Floats, point: Floats, radius_m: float) -> npt.NDArray[np.int
     """
     # Straight through the sphere a distance of r is 2 R sin(r / 2 R).
     chord = 2 * math.sin(min(radius_m / (2 * EARTH_RADIUS_M), math.pi / 2))
-    # No part of a distance is longer than the whole; that alone leaves few of many points.
-    found = np.flatnonzero(np.abs(points[:, 2] - point[2]) <= chord)
+    # A cosine is soon computed, but that of places close to each other has lost most of its digits: it tells
+    # which few of many points to measure.
+    found = np.flatnonzero(points @ point >= 1 - chord * chord / 2 - _ROUNDING)
     apart = points[found] - point
     inside: npt.NDArray[np.int64] = found[np.einsum("nd,nd->n", apart, apart) <= chord * chord]
     return inside

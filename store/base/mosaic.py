@@ -14,8 +14,10 @@ The second scaling takes whole pixels because it is done for every chunk, wherea
 many, is scaled once.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -23,8 +25,14 @@ from store.base.lattice import Integers, tile_span
 from store.base.level import Level
 from store.base.preprocessing import Pixels, resample
 
-_Runs: TypeAlias = list[tuple[slice, slice]]
-"""Slices of tile pixels, and of picture pixels that they are copied to."""
+Runs: TypeAlias = list[tuple[slice, slice]]
+"""Slices of pixels, and of picture pixels that they are copied to."""
+
+Parts: TypeAlias = list[tuple[int, Runs]]
+"""The rows of a picture: a row, and runs of rows that are counted from there."""
+
+_CHUNKS_AT_ONCE: Final = 64
+"""How many chunks of a column share pixels: more would fill the memory where chunks hardly overlap."""
 
 
 def full_size(level: Level, tile_edge: int) -> tuple[int, int]:
@@ -62,6 +70,46 @@ def render_chunks(
     return (mosaic.render(x, y) for x, y in places)
 
 
+def only_cut(level: Level, tile_edge: int, size: tuple[int, int]) -> bool:
+    """Return whether pictures of a size are cut out of scaled tiles, and not scaled again."""
+    down, across = _step_pixels(level, tile_edge, size)
+    return down * level.m >= size[0] and across * level.m >= size[1]
+
+
+def scaled_tile(level: Level, tile: Pixels, size: tuple[int, int]) -> Pixels:
+    """Return a tile as it is scaled for chunks of some size: pictures of both are the same.
+
+    Where a step would not be square, it is the tile itself.
+    """
+    down, across = (step << level.k for step in _step_pixels(level, len(tile), size))
+    return resample(tile, (down, across)) if down == across > 0 else tile
+
+
+def cut_columns(
+    level: Level,
+    places: Iterable[tuple[int, int]],
+    tiles: Mapping[tuple[int, int], Pixels],
+    size: tuple[int, int],
+) -> Iterator[tuple[Pixels, list[Parts]]]:
+    """Yield what the pictures of chunks are cut out of, where `only_cut` holds; as for `render_chunks`.
+
+    Chunks that follow each other and begin at one x have most rows in common. What is computed of each row
+    alone can so be computed once.
+
+    Yields:
+        Pixels uint8 [rows, width, 3], RGB, and for each of the next chunks which of these rows are which rows
+        of the picture that `render_chunks` gives: all of them, in order.
+
+    Raises:
+        KeyError, ValueError: As for `render_chunks`.
+    """
+    mosaic = _Mosaic(level, tiles, size)
+    for x, alike in groupby(places, itemgetter(0)):
+        ys = [y for _, y in alike]
+        for first in range(0, len(ys), _CHUNKS_AT_ONCE):
+            yield mosaic.column(x, ys[first : first + _CHUNKS_AT_ONCE])
+
+
 class _Mosaic:
     """Tiles scaled for one level and size, and the strips of one column of chunks."""
 
@@ -73,7 +121,7 @@ class _Mosaic:
         self._edge = 0
         self._step = (0, 0)
         self._cut = (0, 0)
-        self._runs: dict[tuple[int, int], list[_Runs]] = {}
+        self._runs: dict[tuple[int, int], list[Runs]] = {}
 
     def render(self, x: int, y: int) -> Pixels:
         """Return the picture of a chunk, uint8 [*size, 3]."""
@@ -86,6 +134,18 @@ class _Mosaic:
             for source, target in runs:
                 picture[target] = strip[source]
         return resample(picture, self._size)
+
+    def column(self, x: int, ys: Sequence[int]) -> tuple[Pixels, list[Parts]]:
+        """Return the rows of tiles under chunks that begin at x, cut to their columns, and the rows of each."""
+        spans = [tile_span(self._level, x, y) for y in ys]
+        under = sorted({row for _, _, y0, ny in spans for row in range(y0, y0 + ny)})
+        self._x, self._strips = x, {}
+        pixels = np.concatenate([self._strip(x, row) for row in under])
+        tops = {row: at * (self._step[0] << self._level.k) for at, row in enumerate(under)}
+        return pixels, [
+            [(tops[row], runs) for row, runs in enumerate(self._runs_of(0, y), y0)]
+            for y, (_, _, y0, _) in zip(ys, spans, strict=True)
+        ]
 
     def _strip(self, x: int, row: int) -> Pixels:
         """Return a row of tiles, cut to the columns of the chunks that begin at x."""
@@ -117,12 +177,11 @@ class _Mosaic:
                 f"found {list(shape)} beside an edge of {edge}"
             )
         self._edge = edge
-        height, width = (-(-side // self._level.m) for side in self._size)
-        self._step = min(height, edge >> self._level.k), min(width, edge >> self._level.k)
+        self._step = _step_pixels(self._level, edge, self._size)
         down, across = (step * self._level.m for step in self._step)
         self._cut = min(self._size[0], down), min(self._size[1], across)
 
-    def _runs_of(self, axis: int, first: int) -> list[_Runs]:
+    def _runs_of(self, axis: int, first: int) -> list[Runs]:
         """Return what is copied from each tile under a chunk that begins at a step, along one axis."""
         inside = first & self._level.steps_per_tile - 1
         if (axis, inside) not in self._runs:
@@ -130,7 +189,13 @@ class _Mosaic:
         return self._runs[axis, inside]
 
 
-def _runs(level: Level, inside: int, step: int, wanted: int) -> list[_Runs]:
+def _step_pixels(level: Level, tile_edge: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of a step in pixels of the scaled tiles."""
+    height, width = (-(-side // level.m) for side in size)
+    return min(height, tile_edge >> level.k), min(width, tile_edge >> level.k)
+
+
+def _runs(level: Level, inside: int, step: int, wanted: int) -> list[Runs]:
     """Return runs of neighbouring pixels, by tile.
 
     Args:
@@ -142,7 +207,7 @@ def _runs(level: Level, inside: int, step: int, wanted: int) -> list[_Runs]:
     # Middles of the wanted pixels, rounded down: (at + 1/2) * pixels / wanted.
     kept: Integers = (2 * np.arange(wanted) + 1) * (level.m * step) // (2 * wanted) + inside * step
     edge = step << level.k
-    found: list[_Runs] = [[] for _ in range(-(-(inside + level.m) // level.steps_per_tile))]
+    found: list[Runs] = [[] for _ in range(-(-(inside + level.m) // level.steps_per_tile))]
     starts = np.flatnonzero((np.diff(kept, prepend=-2) != 1) | (kept % edge == 0)).tolist()
     for start, end in zip(starts, [*starts[1:], wanted], strict=True):
         tile, pixel = divmod(int(kept[start]), edge)

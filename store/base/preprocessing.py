@@ -121,18 +121,26 @@ class Preprocessing:
             )
         height, width = self.size
         resized = resample(middle_square(image) if height == width else image, self.size)
-        ordered = resized[:, :, ::-1] if self.colour == "bgr" else resized
-        mean, std = np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
-        if self.layout == "nchw":
-            ordered = ordered.transpose(2, 0, 1)
-            mean, std = mean[:, None, None], std[:, None, None]
-        np.copyto(sample, ordered)
-        # Values that change nothing are passed over: an image is 200,000 numbers.
-        if mean.any():
-            sample -= mean
-        if (std != 1).any():
-            sample /= std
+        np.copyto(sample, self.ordered(resized))
+        self.scale(sample)
         return sample
+
+    def ordered(self, image: Pixels) -> Pixels:
+        """Return a view of pixels uint8 [rows, columns, 3], RGB, with channels and axes in the network's order."""
+        ordered = image[:, :, ::-1] if self.colour == "bgr" else image
+        return ordered.transpose(2, 0, 1) if self.layout == "nchw" else ordered
+
+    def scale(self, sample: Sample) -> None:
+        """Turn the values p of a sample, float32 of `shape`, into (p - mean) / std."""
+        # Values that change nothing are passed over: an image is 200,000 numbers.
+        if any(self.mean):
+            sample -= self._by_channel(self.mean)
+        if self.std != (1.0, 1.0, 1.0):
+            sample /= self._by_channel(self.std)
+
+    def _by_channel(self, values: _Triple) -> Sample:
+        found = np.array(values, np.float32)
+        return found[:, None, None] if self.layout == "nchw" else found
 
     def finish(self, vectors: Sample) -> Sample:
         """Return descriptors from what the network gave, float32 [n, d]; what has no length stays as it is."""

@@ -20,6 +20,7 @@ from store.disk.layout import Layout
 from store.domain.events import Event
 from store.domain.fold import fold_into
 from store.domain.state import State
+from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
 
 _NONE: Mapping[bytes, bytes] = MappingProxyType({})
 
@@ -30,7 +31,8 @@ class EventStore:
 
     Attributes:
         appended: How many transactions were committed through it.
-        on_folded: Called with the state, which it may change, whenever that took records from the journal.
+        on_folded: Called with the state, which it may change, whenever that took records from the journal; it returns
+            records that say what it changed, and that the next `append` puts before its own.
         before_append: Called with the number of the first record and the head that an append is about to make.
     """
 
@@ -38,10 +40,11 @@ class EventStore:
     clock: Clock
     journal: Journal
     appended: int = 0
-    on_folded: Callable[[State], None] | None = None
+    on_folded: Callable[[State], Sequence[Record]] | None = None
     before_append: Callable[[int, Head], None] | None = None
     _state: State = field(default_factory=State)
     _in_step: bool = False
+    _owed: Sequence[Record] = ()
 
     @classmethod
     def open(cls, layout: Layout, clock: Clock) -> Self:
@@ -87,14 +90,21 @@ class EventStore:
 
         Raises:
             DamagedHistoryError: They cannot follow what is there; nothing was appended.
+            RequestRefusedError: Nor can they follow what folding changed, on which they rely.
             journal.JournalError: They could not be made durable.
         """
         while True:
             try:
-                self.append_on(self.head, records)
+                # The head first: finding it may fold.
+                self.append_on(self.head, [*self._owed, *records])
             except HeadMovedError:
                 self.refresh()
+            except DamagedHistoryError as error:
+                if not self._owed:
+                    raise
+                raise withdrawn("what is reused") from error
             else:
+                self._owed = ()
                 return
 
     def append_on(
@@ -137,14 +147,23 @@ class EventStore:
         self.journal.close()
 
     def _reload(self) -> None:
-        state = State()
+        state, self._owed = State(), ()
         fold_entries(state, self.journal.entries())
         self._set_state(state)
 
     def _set_state(self, state: State) -> None:
         if self.on_folded is not None:
-            self.on_folded(state)
+            self._owed = (*self._owed, *self.on_folded(state))
         self._state, self._in_step = state, True
+
+
+def withdrawn(what: str) -> RequestRefusedError:
+    """Return the error of a build that used what another process has withdrawn or replaced."""
+    return RequestRefusedError(
+        f"expected {what} to be what it was when the build used it, found it withdrawn or replaced meanwhile",
+        kind=ErrorKind.WITHDRAWN,
+        hint="c10 build (runs what is missing)",
+    )
 
 
 RETRYABLE = (JournalFullError, JournalIOError, JournalClosedError)

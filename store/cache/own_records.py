@@ -59,6 +59,10 @@ class OwnRecords:
                 found.append((first, last))
         return merged(found)
 
+    def ranges_now(self, cache_id: str, chain_at: Callable[[int], str | None]) -> Ranges:
+        """Return `ranges` by the notes that there are now; `forget` leaves those that others made meanwhile."""
+        return OwnRecords(self._folder, self._signer).ranges(cache_id, chain_at)
+
     def note(self, cache_id: str) -> Callable[[int, Head], None]:
         """Return what notes an append, given its first record number and the head after it. Best effort."""
 

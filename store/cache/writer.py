@@ -25,7 +25,7 @@ from store.base.clock import Clock, recorded_wall_ns
 from store.base.values import Position
 from store.cache import journal_consistency
 from store.cache.create import ensure_cache
-from store.cache.event_store import RETRYABLE, EventStore
+from store.cache.event_store import RETRYABLE, EventStore, withdrawn
 from store.cache.projections import Projections, is_whole, set_head_projections
 from store.cache.view import list_cache_files, require_cache
 from store.disk.artifacts import Artifacts
@@ -46,12 +46,11 @@ from store.domain.events import (
 )
 from store.domain.index_files import refs_of
 from store.domain.manifest_projection import body_of, format_of, head_projections, render
-from store.domain.state import Build, Generation, State
+from store.domain.state import Build, Generation, State, checks_of
 from store.errors import (
     DamagedHistoryError,
     DiskFullError,
     ErrorKind,
-    RequestRefusedError,
     StoreError,
     TranslateOSErrors,
     UnprojectedError,
@@ -180,6 +179,7 @@ class CacheWriter:
 
         Raises:
             DamagedHistoryError: They cannot follow what is there; none of them was appended.
+            RequestRefusedError: They rely on what was withdrawn meanwhile; none of them was appended.
             journal.JournalError: They could not be made durable; none of them is.
         """
         self.event_store.append([self.event_store.record(event, build=build) for event in events])
@@ -374,21 +374,15 @@ def _open_event_store(layout: Layout, clock: Clock) -> EventStore:
 
 
 def _require_still_valid(state: State, build: Build) -> None:
-    """Compare the engines and index of a build with the journal: another process may have recorded a failed check."""
+    """Compare engines, index and proof of a build with the journal: another process may have withdrawn them."""
     used = [*build.engines, *build.stand_ins]
     shown = [(state.step_cache.engines.get(event.key), event, name) for name, event in used]
     if build.index is not None:
         index = state.step_cache.indexes.get(build.index.key)
         if index is None or refs_of(index) != refs_of(build.index):
-            raise _withdrawn("the index")
+            raise withdrawn("the index")
     for known, event, name in shown:
         if known is None or known.artifact != event.artifact:
-            raise _withdrawn(f"engine {name}")
-
-
-def _withdrawn(what: str) -> RequestRefusedError:
-    return RequestRefusedError(
-        f"expected {what} to be what it was when the build used it, found it withdrawn or replaced meanwhile",
-        kind=ErrorKind.WITHDRAWN,
-        hint="c10 build (runs what is missing)",
-    )
+            raise withdrawn(f"engine {name}")
+    if build.proof is not None and build.proof not in checks_of(state, build):
+        raise withdrawn("the proof by photographs")

@@ -1,10 +1,11 @@
 """Artifacts that belong to an engine or to a failure, and are named in its event. Pure.
 
-`signature["attached"]` maps a name to a reference. Two names are known. "golden" are the answers of a stand-in to the
+`signature["attached"]` maps a name to a reference. Three names are known. "golden" are the answers of a stand-in to the
 golden vectors (`store.runtime.golden_vectors`): the engine for flight must agree with them on board. "timing_cache" is
-what a compiler learned about its kernels: it makes the next compile faster and does not affect the result. Garbage
-collection keeps an attachment as long as its engine, under any name. `inputs["attached"]` of a failed build names in
-the same form the bytes that its step failed on; they are kept as long as the other inputs of that build.
+what a compiler learned about its kernels: it makes the next compile faster and does not affect the result. "network" is
+the file of a network whose head was fitted on the area: later builds keep that head. Garbage collection keeps an
+attachment as long as its engine, under any name. `inputs["attached"]` of a failed build names in the same form the bytes
+that its step failed on; they are kept as long as the other inputs of that build.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from store.errors import DamagedHistoryError, ErrorKind
 
 ATTACHED = "attached"
 GOLDEN = "golden"
+NETWORK = "network"
 TIMING_CACHE = "timing_cache"
 
 

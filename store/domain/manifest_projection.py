@@ -15,8 +15,8 @@ from store.domain.state import Build, BuildStatus, Generation, State, checks_of
 from store.errors import DamagedHistoryError, ErrorKind
 from store.manifest.index_entry import EXTENDED, PLAIN, artifact_document
 from store.manifest.levels import CHUNKS
-from store.manifest.manifest import FORMATS, Envelope
-from store.manifest.networks import descriptors_of, joins_networks
+from store.manifest.manifest import Envelope
+from store.manifest.networks import COLUMNS, descriptors_of, joins_networks, with_columns
 
 
 def project(state: State, generation: Generation) -> bytes:
@@ -34,7 +34,9 @@ def project(state: State, generation: Generation) -> bytes:
 def render(body: Document, envelope: Envelope) -> bytes:
     """Return the manifest file of this body and envelope."""
     document: Document = {
-        "format": _number_of(body["inputs"], extended="delta" in body["index"]),
+        "format": CHUNKS
+        if COLUMNS in body
+        else _number_of(body["inputs"], extended="delta" in body["index"]),
         "body": body,
         "envelope": {
             "cache_id": envelope.cache_id,
@@ -127,7 +129,15 @@ def _plain_body(state: State, build: Build) -> Document:
     }
 
 
-_BODIES: Mapping[int, Callable[[State, Build], Document]] = dict.fromkeys(FORMATS, _plain_body)
+def _body_of_chunks(state: State, build: Build) -> Document:
+    return with_columns(_plain_body(state, build))
+
+
+_BODIES: Mapping[int, Callable[[State, Build], Document]] = {
+    PLAIN: _plain_body,
+    EXTENDED: _plain_body,
+    CHUNKS: _body_of_chunks,
+}
 """How a body is written, by format. A body that was committed must be written the same way for ever."""
 
 

@@ -2,15 +2,16 @@
 
 A manifest file is one line of canonical JSON and a newline, `{"body": ..., "envelope": ..., "format": 1}`.
 The format is 2 if the index has a delta (`store.manifest.index_entry`), 3 if chunks of ground have the
-descriptors (`store.manifest.levels`), several networks describe (`store.manifest.networks`) or it carries tiles. The *body* says what the cache
-contains and what it was built from; generations of one origin have the same body, byte for byte. The
-*envelope* says which generation this is: cache id, generation, origin, the position in the journal just
-before its commit, and the time of the commit. `body_sha256` is the digest of the body's canonical form. The
-journal keeps the digest of the whole file, `manifest_sha256`.
+descriptors (`store.manifest.levels`), several networks describe (`store.manifest.networks`) or it carries tiles. The
+*body* says what the cache contains and what it was built from; generations of one origin have the same body,
+byte for byte. The *envelope* says which generation this is: cache id, generation, origin, the position in the
+journal just before its commit, and the time of the commit. `body_sha256` is the digest of the body's
+canonical form. The journal keeps the digest of the whole file, `manifest_sha256`.
 
 A manifest names artifacts by digest alone, so it cannot name files elsewhere. It stays below
 `MAX_MANIFEST_BYTES` for any number of tiles, because tile table, block table and geographic report are
-artifacts.
+artifacts, and in format 3 for the most networks that a request may have, because many are written in columns
+(`store.manifest.columns`).
 """
 
 import re
@@ -26,7 +27,13 @@ from store.manifest import index_entry
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.manifest.index_entry import IndexEntry
 from store.manifest.levels import CHUNKS, ChunkLevel, parse_levels
-from store.manifest.networks import descriptors_of, joins_networks, weight_of
+from store.manifest.networks import (
+    descriptors_of,
+    joins_networks,
+    weight_of,
+    with_columns,
+    without_columns,
+)
 from store.manifest.roles import DELTA, PACKS, PROOF, TABLE, WHOLE, golden_role
 
 FORMATS = (index_entry.PLAIN, index_entry.EXTENDED, CHUNKS)
@@ -103,6 +110,7 @@ class Manifest:
 
     Attributes:
         raw: Its exact bytes.
+        body: Its body, with every network written out.
         stand_ins: Model name to what embedded in place of its engine.
         weights: The weight of each descriptor network in units of 1e-6, in the order of their names.
     """
@@ -216,7 +224,10 @@ def _parse_envelope(document: Document) -> Envelope:
     )
 
 
-def _parse_body(raw: bytes, body: Document, envelope: Envelope, number: int) -> Manifest:
+def _parse_body(raw: bytes, written: Document, envelope: Envelope, number: int) -> Manifest:
+    body = without_columns(written)
+    if (with_columns(body) if number == CHUNKS else body) != written:
+        raise ValueError("the networks are not written as format 3 has them")
     inputs, index, tiles = body["inputs"], body["index"], body["tiles"]
     if body["identity"] != build_identity(inputs):
         raise ValueError("the identity is not that of the inputs")
@@ -236,7 +247,7 @@ def _parse_body(raw: bytes, body: Document, envelope: Envelope, number: int) -> 
     return Manifest(
         raw=raw,
         body=body,
-        body_sha256=body_digest(body),
+        body_sha256=body_digest(written),
         envelope=envelope,
         identity=validators.digest(body["identity"]),
         inputs=inputs,

@@ -9,7 +9,6 @@ itself with its key (`store.cache.own_records`), and those of which a signed bui
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import replace
 from operator import itemgetter
 from typing import TypeAlias
 
@@ -100,19 +99,6 @@ class Unvouched:
     cells: frozenset[tuple[CellName, str]] = frozenset()
     checks: frozenset[tuple[str, str]] = frozenset()
     why: tuple[str, ...] = ()
-
-    def without_results_of(self, state: State, build: int) -> "Unvouched":
-        """Return this without the withdrawals of engines and indexes that this build recorded last."""
-        steps = state.step_cache
-        own = {
-            key
-            for results in (steps.engines, steps.indexes)
-            for key, result in results.items()
-            if (made := steps.made.get(result.artifact.sha256)) is not None and made.build == build
-        }
-        proof = state.builds[build].proof if build in state.builds else None
-        own |= {proof.key} if proof is not None else set()
-        return replace(self, withdrawals=tuple(event for event in self.withdrawals if event.key not in own))
 
 
 def find_unvouched(state: State, facts: Iterable[RecordedEvent], vouching: Vouching) -> Unvouched:

@@ -24,6 +24,7 @@ from store.cache.view import HistoryView, View, open_view
 from store.disk.artifacts import Artifacts
 from store.disk.capture_dates import stored_capture_dates
 from store.disk.layout import Layout
+from store.domain.attachments import NETWORK, attached
 from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
 from store.errors import UNREADABLE, ArtifactError, CacheUnusableError, ErrorKind, NoGoError, is_shortage
@@ -158,6 +159,7 @@ def _verify(view: View, options: _Options) -> VerifyReport:
         warnings=(
             *reader.group_writable(),
             *(_stand_in_warnings(view.state, head, artifacts) if full else ()),
+            *(_fitted_network_warnings(view.state, head, artifacts) if full else ()),
             *_newer_events(view.state),
         ),
     )
@@ -260,6 +262,18 @@ def _newer_events(state: State) -> Iterator[CacheWarning]:
             message=f"the journal holds events of a newer version: {state.unknown[0]}",
             hint="use the newer C10 that wrote them",
         )
+
+
+def _fitted_network_warnings(state: State, head: Generation, artifacts: Artifacts) -> Iterator[CacheWarning]:
+    """Warn of a damaged file of a network with a fitted head: without it the next build fits anew."""
+    for name, event in state.builds[head.origin].engines:
+        ref = attached(event).get(NETWORK)
+        if ref is not None and (wrong := artifacts.damage(ref)) is not None:
+            yield CacheWarning(
+                kind="fitted-network-damaged",
+                message=f"network with fitted head {name}, which does not fly: {wrong}",
+                hint="c10 repair fits it again",
+            )
 
 
 def _state_notes(state: State) -> Iterator[str]:

@@ -45,6 +45,7 @@ PURE_ELSEWHERE = {
     "pipeline/tiles/retrieval_units.py",
     "pipeline/tiles/tile_columns.py",
     "store/errors.py",
+    "tools/output/proof.py",
     "tools/output/render.py",
     "tools/output/sanitize.py",
 }

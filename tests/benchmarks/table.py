@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from tests.benchmarks import rows_commands, rows_history, rows_reading, rows_scale, rows_work
+from tests.benchmarks import chunk_work, rows_commands, rows_history, rows_reading, rows_scale, rows_work
 from tests.benchmarks.measuring import Row, Settings, machine
 
 GROUPS: Final[Mapping[str, Callable[[Settings], Iterator[Row]]]] = {
@@ -35,6 +35,7 @@ GROUPS: Final[Mapping[str, Callable[[Settings], Iterator[Row]]]] = {
     "rollback": rows_work.rollback,
     "verify": rows_reading.verification,
     "embed": rows_work.embedding,
+    "embed-chunks": chunk_work.embedding_chunks,
     "cold": rows_work.cold_build,
     "index": rows_work.index,
     "memory": rows_scale.memory,

@@ -7,6 +7,7 @@ from tests.crash.rigs import rig
 pytestmark = pytest.mark.deep
 
 TRIALS = 700
+PROVEN_TRIALS = 300
 BESIDE_S = 6
 STORM_S = 8
 OPERATIONS = 60
@@ -23,6 +24,15 @@ def test_damage_is_named_or_changes_nothing():
     harmless = sum(outcomes.get("unchanged, identical", 0) for outcomes in found["outcomes"].values())
     assert total == TRIALS
     assert harmless < total / 3, "the damages had no effect"
+
+
+def test_damage_to_chunks_proof_and_carried_tiles_is_named_or_changes_nothing():
+    found = rig("damage.trials", "--proven", "--trials", PROVEN_TRIALS)
+    assert found["trials"] == PROVEN_TRIALS
+    assert found["deaths"] == 0
+    assert {"block", "block table", "pack", "pack table", "proof", "tile table"} <= set(found["outcomes"])
+    for stratum in ("pack", "pack table", "proof"):
+        assert any("no-go" in outcome for outcome in found["outcomes"][stratum]), f"no {stratum} of the head"
 
 
 def test_nothing_is_wrong_beside_live_builds():

@@ -27,10 +27,12 @@ PLANS = [
     Plan(driver="build", actions=OTHERS, calls=("open", "link", "write", "pwrite"), most=1, seed=SEED),
     *(
         Plan(driver=name, actions=FEW, most=1, seed=SEED)
-        for name in ("birth", "rollback", "recovery-commit", "gc")
+        for name in ("birth", "rollback", "recovery-commit", "gc", "proven")
     ),
     Plan(driver="rebuild", actions=("EIO",), most=1, seed=SEED),
     Plan(driver="provision", actions=FEW, most=1, seed=SEED),
+    Plan(driver="prove", actions=("ENOSPC",), most=1, seed=SEED),
+    Plan(driver="import", actions=("ENOSPC",), most=1, seed=SEED),
     *(
         Plan(driver=name, actions=("ENOSPC",), most=1, seed=SEED)
         for name in ("provision-repair", "provision-engines")

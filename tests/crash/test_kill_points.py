@@ -17,13 +17,16 @@ SEED = 1
 NESTED = 1
 """Kills of the next build after each kill of the first."""
 
-LEAST_POINTS = 700
+LEAST_POINTS = 1000
 """All plans together."""
+
+LEFT_OUT = ("build", "prove-birth", "prove-rollback")
+"""The first is below; the others do in parts what writers do that are quicker, and are in the long run."""
 
 READERS = [("birth", "looks"), ("rollback", "keeps"), ("gc", "looks")]
 
 PLANS = [
-    *(Plan(driver=name, actions=("kill",), most=1, seed=SEED) for name in DRIVERS if name != "build"),
+    *(Plan(driver=name, actions=("kill",), most=1, seed=SEED) for name in DRIVERS if name not in LEFT_OUT),
     Plan(driver="build", actions=("kill",), most=1, nested=NESTED, seed=SEED),
     *(
         Plan(driver=name, actions=("torn",), most=2, seed=SEED)

@@ -1,4 +1,7 @@
-"""Compare the store with a plain model: builds, failures, deaths, rollbacks, lost projections and lost journals.
+"""Compare the store with a plain model: builds, failures, deaths, rollbacks, collections, lost projections and journals.
+
+Builds make tiles or chunks of ground findable, may ask for photographs, too few of which are found at times, and may
+carry their tiles.
 
 `SOAK` is the number of histories. Twelve keep the file quick; for a longer run set the environment variable
 `C10_STORE_MACHINE` to a larger number of histories.
@@ -29,14 +32,16 @@ from store.domain.events import GenerationAccepted
 from store.domain.manifest_projection import project
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError, RequestRefusedError
+from store.maintenance.collect_garbage import collect
 from store.maintenance.rebuild_journal import rebuild
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.policy.recovery import Project
+from store.policy.retention import KeepPolicy, kept_origins
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
 from store.verify.coverage import named_by
-from tests.played_builds import STEPS, Scenario, StopDeadError, make, play
+from tests.played_builds import LEAST, PHOTOGRAPHS, STEPS, Scenario, StopDeadError, Work, make, play
 from tests.store_caches import InterruptingClock
 
 SOAK = int(os.environ.get("C10_STORE_MACHINE", "12"))
@@ -52,7 +57,10 @@ scenarios = st.builds(
     tiles=st.dictionaries(positions, st.sampled_from("ab"), min_size=1, max_size=4),
     version=st.just(VERSION),
     chunks=st.booleans(),
+    carry=st.booleans(),
+    proof=st.none() | st.sampled_from([LEAST - 1, PHOTOGRAPHS]),
 )
+AFTER_PROOF = STEPS[STEPS.index("proof") :]
 steps = st.sampled_from(STEPS)
 
 
@@ -92,6 +100,9 @@ class Model:
     engines: set[str] = field(default_factory=set)
     cells: dict[tuple[str, int, int, int], list[dict]] = field(default_factory=dict)
     indexes: set[tuple] = field(default_factory=set)
+    proofs: set[tuple] = field(default_factory=set)
+    packs: set[tuple] = field(default_factory=set)
+    collected: set[int] = field(default_factory=set)
     accepted: set[int] = field(default_factory=set)
 
     @property
@@ -101,11 +112,11 @@ class Model:
     def cost(self, scenario, until=""):
         """Play the build and return its cost. `until` is where it ends early."""
         reached = STEPS.index(until) if until else len(STEPS)
-        compiled = embedded = indexed = 0
+        cost = Work()
         if scenario.engine not in self.engines:
             if reached <= STEPS.index("engine"):
-                return compiled, embedded, indexed
-            compiled = 1
+                return cost
+            cost.compiled = 1
             self.engines.add(scenario.engine)
         if reached > STEPS.index("check"):
             wanted = {}
@@ -116,13 +127,34 @@ class Model:
             for cell, tiles in wanted.items():
                 known = self.cells.setdefault(cell, [])
                 if tiles not in known:
-                    embedded += len(tiles)
+                    cost.embedded += len(tiles)
                     known.append(tiles)
+        index = (scenario.engine, scenario.chunks, *sorted(scenario.tiles.items()))
         if reached > STEPS.index("cells"):
-            index = (scenario.engine, scenario.chunks, *sorted(scenario.tiles.items()))
-            indexed = index not in self.indexes
+            cost.indexed = int(index not in self.indexes)
             self.indexes.add(index)
-        return compiled, embedded, indexed
+        if reached > STEPS.index("index") and scenario.proves:
+            cost.asked = int((index, scenario.proof) not in self.proofs)
+            if scenario.fails_its_proof:
+                return cost
+            self.proofs.add((index, scenario.proof))
+        if reached > STEPS.index("proof") and scenario.carry:
+            cells = {}
+            for (x, y), content in sorted(scenario.tiles.items()):
+                cells.setdefault((x >> 4, y >> 4), []).append((x, y, content))
+            wanted = set(map(tuple, cells.values()))
+            cost.packed = len(wanted - self.packs)
+            self.packs |= wanted
+        return cost
+
+    def collect(self, kept, scenarios):
+        """Forget what none of some builds needs."""
+        needed = Model()
+        for number in kept:
+            needed.cost(scenarios[self.builds[number - 1].identity])
+        self.engines, self.cells, self.indexes = needed.engines, needed.cells, needed.indexes
+        self.proofs, self.packs = needed.proofs, needed.packs
+        self.collected |= {origin for origin, _ in self.generations} - set(kept)
 
     def ancestors(self, build):
         found = []
@@ -131,8 +163,10 @@ class Model:
         return found
 
     def ends_early(self, scenario, step):
-        """Return whether a build that is to end at this step gets there: a reused engine is not compiled."""
-        return step if step != "engine" or scenario.engine not in self.engines else ""
+        """Return whether a build that is to end at this step gets there: it reuses its engine, or fails its proof."""
+        if step == "engine" and scenario.engine in self.engines:
+            return ""
+        return "" if scenario.fails_its_proof and step in AFTER_PROOF else step
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -174,6 +208,11 @@ class StoreMachine(RuleBasedStateMachine):
         if segment:
             self.durable = self.recovered
 
+    def ended(self, number, build):
+        """Note a build that ran to its end."""
+        if build.status == "committed":
+            self.committed(number, build.parent)
+
     def started(self, scenario):
         identity = build_identity(scenario.inputs())
         self.scenarios[identity] = scenario
@@ -181,13 +220,19 @@ class StoreMachine(RuleBasedStateMachine):
         return len(self.model.builds), self.model.builds[-1]
 
     def build(self, store, scenario):
-        """Run a build that succeeds."""
+        """Run a build that succeeds, unless it fails its proof."""
         number, build = self.started(scenario)
         expected = self.model.cost(scenario)
+        shown, work = play(store, scenario)
+        assert work == expected
+        if scenario.fails_its_proof:
+            build.status = "failed"
+            assert shown is None
+            failed = store.state.builds[number]
+            assert (failed.failure.step, failed.proof) == ("proof", None)
+            return number, build
         build.parent = self.model.head[0] if self.model.head else None
         build.status = "committed"
-        shown, work = play(store, scenario)
-        assert (work.compiled, work.embedded, work.indexed) == expected
         assert (shown.origin, shown.parent) == (number, build.parent)
         return number, build
 
@@ -196,8 +241,8 @@ class StoreMachine(RuleBasedStateMachine):
         with self.opened() as store:
             number, build = self.build(store, scenario)
             self.state = store.state.copy()
-        self.committed(number, build.parent)
-        assert build.identity not in self.state.undone
+        self.ended(number, build)
+        assert build.status == "failed" or build.identity not in self.state.undone
 
     @precondition(lambda self: self.model.generations)
     @rule(scenario=scenarios, reads=st.integers(1, 16))
@@ -214,18 +259,18 @@ class StoreMachine(RuleBasedStateMachine):
             number, build = self.build(store, scenario)
             self.clock.due = None
             self.state = store.state.copy()
-        self.committed(number, build.parent)
+        self.ended(number, build)
 
     @precondition(lambda self: self.model.generations)
     @rule()
     def builds_what_is_shown(self):
         """Building what is shown repeats no work, however it came to be shown."""
         identity = self.model.builds[self.model.head[0] - 1].identity
-        assert copy.deepcopy(self.model).cost(self.scenarios[identity]) == (0, 0, 0)
+        assert copy.deepcopy(self.model).cost(self.scenarios[identity]) == Work()
         with self.opened() as store:
             number, build = self.build(store, self.scenarios[identity])
             self.state = store.state.copy()
-        self.committed(number, build.parent)
+        self.ended(number, build)
 
     @precondition(lambda self: self.scenarios)
     @rule(data=st.data())
@@ -235,8 +280,8 @@ class StoreMachine(RuleBasedStateMachine):
         with self.opened() as store:
             number, build = self.build(store, self.scenarios[identity])
             self.state = store.state.copy()
-        self.committed(number, build.parent)
-        assert identity not in self.state.undone
+        self.ended(number, build)
+        assert build.status == "failed" or identity not in self.state.undone
 
     @rule(scenario=scenarios, step=steps)
     def fails(self, scenario, step):
@@ -249,7 +294,7 @@ class StoreMachine(RuleBasedStateMachine):
             expected = self.model.cost(scenario, at)
             shown, work = play(store, replace(scenario, fail_at=step))
             assert shown is None
-            assert (work.compiled, work.embedded, work.indexed) == expected
+            assert work == expected
             self.state = store.state.copy()
         build.status = "failed"
         last = self.state.builds[len(self.model.builds)]
@@ -258,7 +303,7 @@ class StoreMachine(RuleBasedStateMachine):
     def builds_inside(self, store, scenario):
         number, build = self.build(store, scenario)
         self.state = store.state.copy()
-        self.committed(number, build.parent)
+        self.ended(number, build)
 
     @rule(scenario=scenarios, step=steps)
     def dies_and_is_built_again(self, scenario, step):
@@ -271,7 +316,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert left.open_build in {action.build for action in store.recovered if hasattr(action, "build")}
             number, build = self.build(store, scenario)
             self.state = store.state.copy()
-        self.committed(number, build.parent)
+        self.ended(number, build)
 
     @rule(scenario=scenarios, step=steps)
     def is_left_dead(self, scenario, step):
@@ -295,6 +340,10 @@ class StoreMachine(RuleBasedStateMachine):
     def dies_after_the_commit(self, scenario, lives):
         """Commit a generation of which nothing, or only its segment, is on disk."""
         number, build = len(self.model.builds) + 1, None
+        if scenario.fails_its_proof:
+            with self.opened() as store:
+                self.builds_inside(store, scenario)
+            return
         with self.opened(DyingStore) as store:
             DyingStore.lives = lives
             _, build = self.started(scenario)
@@ -319,6 +368,8 @@ class StoreMachine(RuleBasedStateMachine):
             refusal = ErrorKind.UNKNOWN_GENERATION
         else:
             target = self.model.generations[to - 1][0]
+        if refusal is None and target in self.model.collected:
+            refusal = ErrorKind.COLLECTED
         changes = refusal is None and target != origin
         with self.opened(DyingStore) as store:
             if refusal is not None:
@@ -341,6 +392,24 @@ class StoreMachine(RuleBasedStateMachine):
             shows = self.model.builds[target - 1].identity
             if origin not in self.model.ancestors(target):  # going forward leaves nothing behind
                 assert (left in self.state.undone) == (left != shows)
+
+    @precondition(lambda self: self.model.generations)
+    @rule(keep=st.integers(1, 2))
+    def collects_and_builds_what_is_shown(self, keep):
+        """The build makes the collection durable: a journal that is lost comes back without what follows a commit."""
+        policy = KeepPolicy(keep=keep, unfinished=False)
+        with self.opened() as store:
+            kept = kept_origins(store.state, policy)
+            assert self.model.head[0] in kept
+        with CacheWriter.open(
+            self.layout, clock=self.clock, reserve_bytes=1 << 12, exclusive_within_s=1.0
+        ) as store:
+            collect(store, policy)
+            assert collect(store, policy).empty
+        self.model.collect(kept, self.scenarios)
+        for number in set(self.manifests) - set(self.layout.manifest_files()):
+            assert self.model.generations[number - 1][0] in self.model.collected
+        self.builds_what_is_shown()
 
     @precondition(lambda self: self.model.generations)
     @rule()
@@ -469,6 +538,14 @@ class StoreMachine(RuleBasedStateMachine):
         with FlightCache.open(self.layout.root, trusted_keys=ALLOW_UNSIGNED) as cache:
             assert cache.manifest.envelope.generation == max(visible)
             assert cache.verify().files >= 6
+            scenario = self.scenarios[cache.manifest.identity]
+            assert (cache.manifest.proof is not None) == scenario.proves
+            for (x, y), text in scenario.tiles.items():
+                if scenario.carry:
+                    assert cache.tile_bytes(6, x, y) == text.encode()
+                else:
+                    with pytest.raises(RequestRefusedError):
+                        cache.tile_bytes(6, x, y)
 
 
 TestStore = StoreMachine.TestCase

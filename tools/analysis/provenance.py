@@ -14,7 +14,7 @@ from store.base.level import side_m
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.domain import events as e
-from store.domain.attachments import attached_to_failure
+from store.domain.attachments import attached, attached_to_failure
 from store.domain.index_files import delta_of, whole_of
 from store.domain.proof import answers_of, is_proof
 from store.domain.state import Build
@@ -61,6 +61,7 @@ def _artifacts_in(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
     match event:
         case e.EngineCompiled():
             yield f"engine {event.model}", event.artifact
+            yield from ((f"{name} of engine {event.model}", ref) for name, ref in attached(event).items())
         case e.CellEmbedded():
             yield f"block {event.zoom}/{event.cell_x}/{event.cell_y}", event.block
         case e.IndexBuilt():
@@ -263,7 +264,7 @@ def _block_row(made: e.CellEmbedded, identifier: int, builds: BuildHistory) -> d
 
 
 def _tiles_under(identifier: int) -> list[int]:
-    """Return the ids of the tiles that a chunk shows, by row and column; none if there is no such chunk."""
+    """Return the ids of the tiles that a chunk shows, by column and row; none if there is no such chunk."""
     try:
         chunk_of(identifier)
     except ValueError:

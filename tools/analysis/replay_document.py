@@ -17,6 +17,7 @@ from tools.forensics.cost import Rates, cost_of, duration, normal_ms
 from tools.forensics.failure import cells_at_fault, denial_document, failure_document
 from tools.forensics.findings import findings_of, make_finding
 from tools.forensics.history import BuildHistory, DeniedRun, Source
+from tools.forensics.proof import proof_document
 from tools.forensics.records import DecodedRecord
 from tools.forensics.root_cause import cause_of_denial
 from tools.forensics.step_keys import explain_keys, spaces_of
@@ -106,6 +107,7 @@ def _build_document(builds: BuildHistory, number: int) -> dict[str, Any]:
         "checks": list(_checks(facts)),
         "keys": explain_keys(builds.state, number) if facts.build is not None else [],
         "area": area,
+        "proof": proof_document(timeline, facts.build, source.artifacts),
         "cost": cost_of(timeline),
         "state": state_document(builds),
         "compare": _compare_with_last_good(builds, number),
@@ -140,6 +142,7 @@ def _denied_document(builds: BuildHistory, record: DecodedRecord, event: e.Build
         "checks": [],
         "keys": [],
         "area": None,
+        "proof": None,
         "cost": {},
         "state": state_document(builds),
         "compare": None,

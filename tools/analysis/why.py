@@ -1,6 +1,7 @@
 """Explain why a step ran, which step made an artifact, and what a descriptor was made from. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Final
 
 from store.domain import events as e
@@ -22,6 +23,9 @@ _STEPS: Final = ("build", "engine", "stand-in", "cells", "index", "tiles")
 _LEAST_DIGITS: Final = 8
 _HEX: Final = frozenset("0123456789abcdef")
 _SHOWN: Final = 200
+_MOST_TILES: Final = 4
+"""Tiles under a chunk that are all listed in the text; of more, the first ones."""
+_TILES_SHOWN: Final = 3
 
 
 def why(source: Source, subject: str, *, number: int | None = None) -> dict[str, Any]:
@@ -192,6 +196,26 @@ def _artifact_lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _chain_lines(links: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    for is_tile, found in groupby(links, key=lambda link: link["what"] == "tile"):
+        some = list(found)
+        shown = some[:_TILES_SHOWN] if is_tile and len(some) > _MOST_TILES else some
+        if shown != some:
+            yield _tiles_line(some)
+        yield from _link_lines(shown)
+        if shown != some:
+            yield f"and {len(some) - len(shown)} more tiles; --json has them"
+
+
+def _tiles_line(tiles: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many tiles a chunk shows, from which to which, and how old they are."""
+    days = sorted({each["facts"].get("captured") or "" for each in tiles})
+    known = [day for day in days if day]
+    age = " to ".join(dict.fromkeys((known[0], known[-1]))) if known else "at no known date"
+    others = ", others at no known date" if known and "" in days else ""
+    return f"{len(tiles)} tiles, from {tiles[0]['name']} to {tiles[-1]['name']}, captured {age}{others}"
+
+
+def _link_lines(links: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for link in links:
         digest = f" {link['sha256']}" if link["sha256"] else ""
         where = f" (record {link['seq']}, build {link['build']})" if link["seq"] else ""

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from pipeline.errors import RequestError
-from pipeline.planning.proof import outside_warning, read_truth
-from pipeline.proof.measure import FIRST, RADII_M, Shares, count_shares
+from pipeline.planning.proof import read_truth
+from pipeline.proof.measure import Shares, count_shares
 from pipeline.stages.proof import Asked, ask_all, doubt_warning
 from store.cache.view import require_cache
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED
@@ -60,8 +60,7 @@ def prove(
                 near_m=near,
                 progress=progress,
             )
-    outside = table.outside(area)
-    for warning in (outside_warning(outside) if outside else None, doubt_warning(asked)):
+    for warning in (table.outside_warning(area), doubt_warning(asked)):
         if warning is not None:
             print_message(f"c10: warning: {warning}")
     shares = count_shares([each.found for each in asked])
@@ -74,12 +73,7 @@ def _document(asked: Sequence[Asked], shares: Shares) -> dict[str, Any]:
     right, better = shares.better_half
     return {
         "pictures": shares.pictures,
-        "within": {
-            str(metres): {
-                str(first): round(shares.within[metres, first] / shares.pictures, 6) for first in FIRST
-            }
-            for metres in RADII_M
-        },
+        "within": proof.within_shares(shares),
         "median_m": None if shares.median_mm is None else shares.median_mm / 1000,
         "margin": {
             "better_half_right": round(right / better, 6) if better else None,

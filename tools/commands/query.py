@@ -28,6 +28,7 @@ from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from tools.command import PATH, Answer, Call, print_message, shared_options, trust_options
 from tools.output import places, render
 
+_FULL_TURN = 360
 _MAX_CALIBRATION = 1 << 20
 
 
@@ -139,6 +140,11 @@ def _question(
                 f"expected {name} above 0, found {value:g}",
                 hint=f"pass the metres to {name} as a number above 0",
             )
+    if heading is not None and not abs(heading) <= _FULL_TURN:
+        raise RequestError(
+            f"expected --heading from -360 to 360, found {heading:g}",
+            hint="pass degrees clockwise from true north",
+        )
     return parse_question(
         altitude_m=altitude,
         metres_per_pixel=gsd,

@@ -9,6 +9,7 @@ from typing import assert_never
 
 from store.base.values import ArtifactRef
 from store.domain import events as e
+from store.domain.proof import PROOF
 from store.domain.state import STAND_IN
 from tools.forensics.records import DecodedRecord
 
@@ -205,6 +206,8 @@ class StepReconstructor:
             case e.EngineCompiled() | e.IndexBuilt() | e.IndexExtended():
                 return "check"
             case e.CheckPassed(subject="index") | e.StepReused(kind="index"):
+                return "coverage"
+            case e.CheckPassed(check=kind) | e.StepReused(kind=kind) if kind == PROOF:
                 return "coverage"
             case e.CellEmbedded() | e.StepReused(kind="cells"):
                 return "index"

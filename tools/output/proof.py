@@ -9,6 +9,14 @@ from tools.output import render
 _MOST_ROWS: Final = 40
 
 
+def within_shares(shares: Shares) -> dict[str, dict[str, float]]:
+    """Return for programs which fraction of the photographs is found within how many metres, among how many first."""
+    return {
+        str(metres): {str(first): round(shares.within[metres, first] / shares.pictures, 6) for first in FIRST}
+        for metres in RADII_M
+    }
+
+
 def lines(answers: Sequence[Found], shares: Shares) -> list[str]:
     """Return a row for each photograph, worst first, and the shares."""
     worst = sorted(answers, key=lambda each: (-each.errors_mm[0] if each.errors_mm else 1, each.file))

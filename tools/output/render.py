@@ -240,6 +240,7 @@ def plan_report(document: Mapping[str, Any]) -> list[str]:
         verb = "is" if missing == 1 else "are"
         lines += fields(("", f"{number(missing)} {verb} not in the source, or left out"))
     lines += fields(("chunks", number(document["chunks"]) if document["chunks"] else None))
+    lines += fields(("proof", planned_proof(document["proof"]) if document.get("proof") else None))
     if document["levels"]:
         header = ("level", "side", "overlap", "zoom", "chunks", "m/pixel asked", "available")
         levels_found = [
@@ -261,6 +262,17 @@ def plan_report(document: Mapping[str, Any]) -> list[str]:
     ]
     lines += ["", *table(("step", "subject", "count", "decision", "why"), rows, right="  r")]
     return lines + warning_lines(document["warnings"])
+
+
+def planned_proof(asked: Mapping[str, Any]) -> str:
+    """Return which photographs a build must find, from a plan's JSON document, in a line."""
+    near = "" if asked["near_m"] is None else f", searched within {asked['near_m']:g} m of a guess"
+    among = "" if asked["at"] == 1 else f" by one of the first {asked['at']} candidates"
+    again = "earlier answers hold" if asked["decision"] == "reuse" else "all are asked for"
+    return (
+        f"{plural(asked['pictures'], 'photograph')} of {asked['table']}, at least {asked['min']:g} of them to be found"
+        f" within {asked['within_m']:g} m{among}{near}; {again}"
+    )
 
 
 def rollback_report(document: Mapping[str, Any]) -> list[str]:

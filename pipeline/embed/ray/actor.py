@@ -27,6 +27,7 @@ _DESCRIPTOR_MODULES: Final = (
     "pipeline.tiles.image_header",
     "pipeline.builtin_model.place",
     "pipeline.embed.ray.actor",
+    "pipeline.embed.samples",
     "pipeline.embed.worker",
     "store.base.lattice",
     "store.base.mosaic",

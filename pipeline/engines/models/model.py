@@ -25,6 +25,7 @@ class Model:
         runs_here: Whether this machine executes the engine.
         stand_in: Where the engine does not run here: the same network, compiled for this machine to embed the
             tiles.
+        fitted: The network's file, if its head was fitted just now; else it lies where `job` says.
     """
 
     spec: ModelSpec
@@ -36,6 +37,7 @@ class Model:
     dimensions: int | None
     runs_here: bool = True
     stand_in: "Model | None" = None
+    fitted: bytes = b""
 
     @property
     def document(self) -> Document:

@@ -10,16 +10,20 @@ from pathlib import Path
 from pipeline.builtin_model import place
 from pipeline.engines.models.model import Model
 from pipeline.engines.models.network_cache import NetworkCache, NetworkFile
-from pipeline.engines.onnx.declaration import CHANNELS, Size
+from pipeline.engines.onnx.declaration import CHANNELS, LOCAL_RANKS, Size, TensorInfo
 from pipeline.engines.onnx.file import onnx_digest, parse_declaration
 from pipeline.engines.port import DEFAULT_BATCH, EngineCompiler, EngineJob, ShapeRange
 from pipeline.errors import CompileError, RequestError
 from pipeline.request.files import read_named_file
 from pipeline.request.options import AxisOrder, Colour, ModelRole, ModelSpec
 from pipeline.request.request import BuildRequest
+from store.base.canonical_json import Document
 from store.base.identity import engine_key
 from store.base.preprocessing import Preprocessing
 from store.base.valueclass import valueclass
+
+HEAD = "head"
+"""What the components of an engine have if a head was fitted for its network."""
 
 _MAX_ONNX = 1 << 31
 _MAX_PLUGIN = 1 << 30
@@ -61,12 +65,59 @@ def inspect_models(
 
 
 def job_with_file(model: Model, scratch: Path) -> EngineJob:
-    """Return a network's job with a file to compile; the built-in network is written to `scratch`."""
-    if model.spec.builtin is None:
+    """Return a network's job with a file to compile; one that lies nowhere yet is written to `scratch`."""
+    if not model.fitted and model.spec.builtin is None:
         return model.job
-    path = scratch / f"{model.spec.builtin}.onnx"
-    path.write_bytes(place.place_model())
+    path = scratch / "network.onnx"
+    path.write_bytes(model.fitted or place.place_model())
     return replace(model.job, onnx=path)
+
+
+def put_head(
+    model: Model,
+    head: Document,
+    *,
+    request: BuildRequest,
+    compiler: EngineCompiler,
+    path: Path | None = None,
+    fitted: bytes = b"",
+    stand_in: EngineCompiler | None = None,
+    networks: NetworkCache | None = None,
+) -> Model:
+    """Return a network with its head, given as it was inspected without.
+
+    Args:
+        model: The network below the head.
+        head: What the head depends on; it enters the engine's key.
+        request: The request.
+        compiler: The backend that will compile it.
+        path: The file of network and head.
+        fitted: The same as bytes, if there is no file yet.
+        stand_in: The backend of its stand-in, if it has one.
+        networks: The cache of network files.
+
+    Raises:
+        RequestError, CompileError: As for `inspect_models`.
+    """
+    spec = replace(model.spec, head=None, output=None)
+    if path is None:
+        network = _read_bytes(fitted, spec)
+    else:
+        found = path
+        network = (networks or NetworkCache(None)).get_or_read(path, lambda: _read_network(found, spec))
+    whole = _model_of(
+        request,
+        spec,
+        _file_facts(path or model.job.onnx, spec, network),
+        compiler=compiler,
+        target=model.job.target,
+        precision=model.job.precision,
+        head=head,
+    )
+    whole = replace(whole, spec=model.spec, fitted=fitted)
+    return replace(
+        whole, stand_in=None if model.stand_in is None or stand_in is None else _stand_in(whole, stand_in)
+    )
 
 
 def _inspect_model(
@@ -81,7 +132,21 @@ def _inspect_model(
     if spec.builtin is not None:
         facts = _builtin_facts(spec)
     else:
-        facts = _file_facts(request.resolve(spec.onnx), spec, networks)
+        path = request.resolve(spec.onnx)
+        facts = _file_facts(path, spec, networks.get_or_read(path, lambda: _read_network(path, spec)))
+    return _model_of(request, spec, facts, compiler=compiler, target=target, precision=precision)
+
+
+def _model_of(
+    request: BuildRequest,
+    spec: ModelSpec,
+    facts: "_NetworkFacts",
+    *,
+    compiler: EngineCompiler,
+    target: str,
+    precision: str,
+    head: Document | None = None,
+) -> Model:
     descriptor = spec.role is ModelRole.DESCRIPTOR
     preprocessing = _preprocessing(spec, facts.size) if descriptor else None
     batch = request.engine.batch or facts.batch or DEFAULT_BATCH
@@ -107,7 +172,7 @@ def _inspect_model(
         least_cosine=request.checks.parity,
         plugins=_plugins(request),
     )
-    components = compiler.key_components(job)
+    components = _with_head(compiler.key_components(job), head)
     return Model(
         spec=spec,
         job=job,
@@ -137,7 +202,7 @@ def _stand_in(model: Model, compiler: EngineCompiler) -> Model:
             profile=None,
             plugins=(),
         )
-        components = compiler.key_components(job)
+        components = _with_head(compiler.key_components(job), model.components.get(HEAD))
     except CompileError as error:
         raise CompileError(
             f"models.{model.spec.name}: its engine for {target!r} does not run here, so that tiles are embedded by a"
@@ -147,6 +212,17 @@ def _stand_in(model: Model, compiler: EngineCompiler) -> Model:
             subject=model.spec.name,
         ) from error
     return replace(model, job=job, components=components, key=engine_key(components), runs_here=True)
+
+
+def with_recorded_head(model: Model, head: Document) -> Model:
+    """Return a network whose file already has its head, with what that depends on in its key."""
+    components = _with_head(model.components, head)
+    stand_in = None if model.stand_in is None else with_recorded_head(model.stand_in, head)
+    return replace(model, components=components, key=engine_key(components), stand_in=stand_in)
+
+
+def _with_head(components: Document, head: Document | None) -> Document:
+    return components if head is None else {**components, HEAD: head}
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -195,14 +271,16 @@ def _builtin_facts(spec: ModelSpec) -> _NetworkFacts:
     )
 
 
-def _file_facts(path: Path, spec: ModelSpec, networks: NetworkCache) -> _NetworkFacts:
-    network = networks.get_or_read(path, lambda: _read_network(path, spec))
+def _file_facts(path: Path, spec: ModelSpec, network: NetworkFile) -> _NetworkFacts:
     signature = network.declared.signature(
         role="descriptor" if spec.role is ModelRole.DESCRIPTOR else "auxiliary",
         input=spec.input,
         output=spec.output,
         subject=spec.name,
+        headless=spec.head is not None,
     )
+    if spec.head is not None:
+        _require_local_features(spec, signature.output)
     shape = signature.input.shape or ()
     _require_layout(spec, shape)
     spatial = shape[2:4] if spec.layout == "nchw" else shape[1:3]
@@ -228,6 +306,26 @@ def _file_facts(path: Path, spec: ModelSpec, networks: NetworkCache) -> _Network
     )
 
 
+def _require_local_features(spec: ModelSpec, output: TensorInfo) -> None:
+    """Refuse a head on a network that gives no local features, or does not say how long they are."""
+    shape = output.shape or ()
+    rank, axis = len(shape), 1 if len(shape) == max(LOCAL_RANKS) else 2
+    if spec.layout is AxisOrder.NHWC and rank == max(LOCAL_RANKS):
+        raise RequestError(
+            f"models.{spec.name}.head: expected local features of float [N,T,C] below it, since the network has its"
+            f" channels last, found {output}",
+            hint="export the network with an output that has rows and columns as one axis",
+            subject=spec.name,
+        )
+    if output.dtype != "float" or rank not in LOCAL_RANKS or not isinstance(shape[axis], int):
+        raise RequestError(
+            f"models.{spec.name}.head: expected local features of float [N,C,H,W] or [N,T,C] with a fixed C below it,"
+            f" found {output}",
+            hint="set output to the network's local features, export it with them as an output, or remove head",
+            subject=spec.name,
+        )
+
+
 def _require_layout(spec: ModelSpec, shape: tuple[Size, ...]) -> None:
     """Refuse a layout that has the channels where the network has another size."""
     axis, other = (1, AxisOrder.NHWC) if spec.layout is AxisOrder.NCHW else (3, AxisOrder.NCHW)
@@ -237,6 +335,11 @@ def _require_layout(spec: ModelSpec, shape: tuple[Size, ...]) -> None:
             f" [{', '.join(str(each or '?') for each in shape)}], found {spec.layout.value!r}",
             hint=f'set layout = "{other.value}"',
         )
+
+
+def _read_bytes(data: bytes, spec: ModelSpec) -> NetworkFile:
+    declared = parse_declaration(data, subject=spec.name)
+    return NetworkFile(declared=declared, sha256=sha256(data).hexdigest(), size=len(data))
 
 
 def _read_network(path: Path, spec: ModelSpec) -> NetworkFile:

@@ -12,6 +12,9 @@ from store.base.valueclass import valueclass
 CHANNELS: Final = 3
 _IMAGE_RANK: Final = 4
 EXPORT_HINT: Final = "export the network with one float32 image input [N,3,H,W] and one output [N,D]"
+_HEAD: Final = 'head = {kind = "vlad"}'
+LOCAL_RANKS: Final = (3, 4)
+"""Ranks of local features: [N, T, C] and [N, C, H, W]."""
 
 Size = int | str | None
 """A dimension: fixed, named, or unknown."""
@@ -77,6 +80,7 @@ class Declaration:
         input: str | None = None,  # noqa: A002 - the word of the request
         output: str | None = None,
         subject: str = "",
+        headless: bool = False,
     ) -> ModelSignature:
         """Return the engine's input and output, after checking that an engine of this role can be made.
 
@@ -85,6 +89,7 @@ class Declaration:
             input: Which input takes the image; a descriptor network may have no other.
             output: Which output is the descriptor; needed only when there are several.
             subject: Name of the model, for messages.
+            headless: Whether its output may have any shape, since a head will be put on it.
 
         Raises:
             CompileError: BAD_MODEL, with what was expected and found.
@@ -96,7 +101,9 @@ class Declaration:
             output=_choose("output", self.outputs, output, role, subject),
         )
         if role == "descriptor":
-            _check_descriptor(signature, subject)
+            _check_image(signature.input, subject)
+            if not headless:
+                _check_descriptor(signature.output, subject)
         return signature
 
 
@@ -112,8 +119,7 @@ def _refuse_inputs(inputs: tuple[TensorInfo, ...], image: str | None, subject: s
     )
 
 
-def _check_descriptor(signature: ModelSignature, subject: str) -> None:
-    image, vector = signature.input, signature.output
+def _check_image(image: TensorInfo, subject: str) -> None:
     if image.dtype != "float" or image.shape is None or len(image.shape) != _IMAGE_RANK:
         raise bad_model(
             f"expected an image input of float [N,3,H,W] or [N,H,W,3], found {image}", EXPORT_HINT, subject
@@ -121,9 +127,17 @@ def _check_descriptor(signature: ModelSignature, subject: str) -> None:
     channels = (image.shape[1], image.shape[3])
     if CHANNELS not in channels and all(isinstance(size, int) for size in channels):
         raise bad_model(f"expected an image input with 3 channels, found {image}", EXPORT_HINT, subject)
+
+
+def _check_descriptor(vector: TensorInfo, subject: str) -> None:
     # A model may leave its output's rank undeclared; then the compiled engine is checked instead.
     if vector.dtype != "float" or (vector.shape is not None and len(vector.shape) != 2):
-        raise bad_model(f"expected a descriptor output of float [N,D], found {vector}", EXPORT_HINT, subject)
+        local = vector.shape is not None and len(vector.shape) in LOCAL_RANKS
+        raise bad_model(
+            f"expected a descriptor output of float [N,D], found {vector}",
+            f"{EXPORT_HINT}; or make descriptors of local features: {_HEAD}" if local else EXPORT_HINT,
+            subject,
+        )
 
 
 def _choose(

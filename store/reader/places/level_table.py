@@ -1,7 +1,8 @@
 """The chunks of one level: where they are, their vectors, and the search among them.
 
-All vectors are compared with the frame's, so that scores and margin are exact in every kind of index. A graph
-or a quantiser would find most of the best chunks sooner, and could not say which of the others is the best.
+The vectors themselves are compared with the frame's, so that scores and margin are exact in every kind of index.
+A graph would find most of the best chunks sooner, and could not say which of the others is the best;
+`store.runtime.rounded_vectors` bounds what the others can be.
 """
 
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class LevelTable:
         few = rows is not None and _FEW * len(rows) <= len(self)
         vectors = self.vectors[rows] if few else self.vectors
         # A product with one vector is a third faster than one with a matrix of one row.
-        found = np.stack([vectors @ query for query in queries]) if len(queries) == 1 else queries @ vectors.T
+        found = (vectors @ queries[0])[None] if len(queries) == 1 else queries @ vectors.T
         return found if rows is None or few else found[:, rows]
 
     def margin(self, scores: Vectors, rows: Rows | None, best: int) -> float | None:
@@ -104,14 +105,10 @@ class LevelTable:
             rows: The searched rows; None for all.
             best: Place of the best score in `scores`.
         """
-        number = best if rows is None else int(rows[best])
+        points, number = (self.points, best) if rows is None else (self.points[rows], int(rows[best]))
         side = side_m(self.level, float(self.middles[number, 1]))
-        around = within(self.points, self.points[number], side)
         far = scores.copy()
-        if rows is None:
-            far[around] = -np.inf
-        else:
-            far[np.isin(rows, around, assume_unique=True)] = -np.inf
+        far[within(points, points[best], side)] = -np.inf
         score = float(far.max())
         return float(scores[best]) - score if score > -np.inf else None
 

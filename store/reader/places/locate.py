@@ -24,6 +24,7 @@ from store.reader.places.descriptor_networks import DescriptorNetwork, query_vec
 from store.reader.places.level_table import LevelTable, Rows, best_first
 from store.reader.places.question import Question, require_frame
 from store.runtime.backends.base import Vectors
+from store.runtime.rounded_vectors import RoundedVectors
 from store.trust.readiness import MAX_AGE_DAYS
 
 _FAR_FROM_LEVEL: Final = 1.25
@@ -32,6 +33,10 @@ _SURFACE_M: Final = 5.0
 """How high what a camera sees stands above ground, metres: roofs and crowns. Measured over a town: `docs/locate.md`."""
 _LEAST_OF_ALTITUDE: Final = 0.9
 """Low above ground the camera is taken to see at least this part of its altitude."""
+_MANY_CHUNKS: Final = 4096
+"""From so many chunks on, a search of rounded vectors comes first."""
+_FEW_CHUNKS: Final = 256
+"""At least so many of them are then compared exactly."""
 _MOST_FRAMES: Final = 64
 """A square of more frames' widths, or of less than a pixel, shows nothing of a place."""
 
@@ -61,6 +66,7 @@ class Locator:
         calibration: The camera calibration: one without a camera serves frames whose scale is told.
         tables: The chunks of each level, by rising side.
         threads: Threads within one run of the network.
+        rounded: Rounded vectors by number of the level, of levels with many chunks; `run_once` makes them.
     """
 
     sector: str | None
@@ -69,6 +75,15 @@ class Locator:
     calibration: Mapping[str, Any]
     tables: Sequence[LevelTable]
     threads: int = 1
+    rounded: dict[int, RoundedVectors] = field(default_factory=dict)
+    _camera: Camera | ValueError = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Read the camera, once for all frames; a frame that needs one is told what is wrong with it."""
+        try:
+            self._camera = Camera.from_document(self.calibration)
+        except ValueError as error:
+            self._camera = error.with_traceback(None)
 
     def locate(self, frame: Pixels, question: Question) -> Answer:
         """Return the places that a frame may show; see `store.reader.flight_cache.FlightCache.locate`."""
@@ -101,6 +116,8 @@ class Locator:
             picture = cut_square(black, metres_per_pixel=side / 2, side_m=side, heading_deg=0.0, size=size)
             network.run(network.preprocessing.apply(picture)[None])
         for table in self.tables:
+            if len(table) >= _MANY_CHUNKS:
+                self.rounded[table.number] = RoundedVectors(table.vectors)
             self._search(table, np.zeros((1, table.vectors.shape[1]), np.float32), None, 1)
 
     def _lens(self, frame: Pixels, question: Question, warnings: list[str]) -> "_Lens":
@@ -112,8 +129,10 @@ class Locator:
                     f"and above {_TILTED_DEG} degrees places are wrong"
                 )
         height, width = frame.shape[:2]
+        if isinstance(self._camera, ValueError):
+            return _without_camera(frame, question, self.calibration, self._camera, warnings)
         try:
-            camera = Camera.from_document(self.calibration).scaled_to(width, height)
+            camera = self._camera.scaled_to(width, height)
         except ValueError as error:
             return _without_camera(frame, question, self.calibration, error, warnings)
         if question.metres_per_pixel is not None:
@@ -163,7 +182,9 @@ class Locator:
                         if (size, heading) not in cuts:
                             cuts[size, heading] = lens.cut(side, heading, size)
                 with watch.time("cut"):
-                    samples = np.stack([contract.apply(cuts[turn]) for turn in turns])
+                    samples = np.empty((len(turns), *contract.shape), np.float32)
+                    for sample, turn in zip(samples, turns, strict=True):
+                        contract.apply(cuts[turn], out=sample)
                 with watch.time("network"):
                     found.append(network.run(samples))
             parts.append(np.concatenate(found))
@@ -173,20 +194,21 @@ class Locator:
         self, table: LevelTable, queries: Vectors, rows: Rows | None, k: int
     ) -> tuple[int, tuple[Candidate, ...], float | None]:
         """Return the query with the highest score, its candidates and its margin."""
-        scores = table.scores(queries, rows)
-        if not scores.size:
-            return 0, (), None
-        turn = int(scores.max(axis=1).argmax())
-        places = best_first(scores[turn], k)
-        found = tuple(
-            self._candidate(table, row, score)
-            for row, score in zip(
-                (places if rows is None else rows[places]).tolist(),
-                scores[turn][places].tolist(),
-                strict=True,
-            )
-        )
-        return turn, found, table.margin(scores[turn], rows, int(places[0]))
+        found = self._rank_few(table, queries, k) if rows is None and len(queries) == 1 else None
+        if found is None:
+            found = _rank(table, queries, rows, k)
+        pairs = zip(found.rows.tolist(), found.scores.tolist(), strict=True)
+        return found.turn, tuple(self._candidate(table, *pair) for pair in pairs), found.margin
+
+    def _rank_few(self, table: LevelTable, query: Vectors, k: int) -> "_Ranking | None":
+        """Compare a query with the chunks that rounded vectors find; None if others may change the outcome."""
+        # The margin needs a chunk more than a side away from the best: about 3 m * m are not.
+        count = min(max(_FEW_CHUNKS, 4 * table.level.m**2), len(table))
+        if table.number not in self.rounded or k > count:
+            return None
+        rows, ceiling = self.rounded[table.number].best(query[0], count)
+        found = _rank(table, query, rows, k)
+        return found if found.holds(k, ceiling) else None
 
     def _candidate(self, table: LevelTable, row: int, score: float) -> Candidate:
         level, identifier = table.level, int(table.ids[row])
@@ -209,6 +231,33 @@ class Locator:
     def _today(self) -> int:
         """Return the day since 1970-01-01; a clock that was reset is behind the cache."""
         return max(self.built_ns // _DAY_NS, time.time_ns() // _DAY_NS)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ranking:
+    """The query with the highest score, the best rows and their scores, and the margin."""
+
+    turn: int
+    rows: Rows
+    scores: Vectors
+    margin: float | None
+
+    def holds(self, k: int, ceiling: float) -> bool:
+        """Return whether it stays as it is if rows are added whose scores are at most `ceiling`."""
+        if self.margin is None or len(self.scores) < k:
+            return False
+        return bool(self.scores[-1] > ceiling and self.scores[0] - self.margin > ceiling)
+
+
+def _rank(table: LevelTable, queries: Vectors, rows: Rows | None, k: int) -> _Ranking:
+    """Compare queries with all or some rows of a level."""
+    scores = table.scores(queries, rows)
+    if not scores.size:
+        return _Ranking(0, np.zeros(0, np.int64), np.zeros(0, np.float32), None)
+    turn = int(scores.max(axis=1).argmax())
+    places = best_first(scores[turn], k)
+    margin = table.margin(scores[turn], rows, int(places[0]))
+    return _Ranking(turn, places if rows is None else rows[places], scores[turn][places], margin)
 
 
 _DAY_NS: Final = 86_400_000_000_000

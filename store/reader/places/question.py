@@ -98,33 +98,34 @@ def _circle(near: object) -> tuple[float, float, float]:
     parts = list(islice(near, 4)) if isinstance(near, Iterable) and not isinstance(near, (str, bytes)) else []
     if len(parts) != 3:
         raise ArgumentError(f"expected {wanted}, found {near!r:.60}", hint=_NEAR)
-    lon, lat = _number("the longitude of near", parts[0]), _number("the latitude of near", parts[1])
+    lon = _number("the longitude of near", parts[0], hint=_NEAR)
+    lat = _number("the latitude of near", parts[1], hint=_NEAR)
     if not (-180 <= lon <= 180 and -90 <= lat <= 90):
         raise ArgumentError(
             f"expected a longitude from -180 to 180 and a latitude from -90 to 90 in near, "
             f"found {lon:g} and {lat:g}",
             hint=_NEAR,
         )
-    return lon, lat, _number("the radius of near", parts[2], above_0=True)
+    return lon, lat, _number("the radius of near", parts[2], above_0=True, hint=_NEAR)
 
 
 def _optional(name: str, value: object, *, above_0: bool = False) -> float | None:
     return None if value is None else _number(name, value, above_0=above_0)
 
 
-def _number(name: str, value: object, *, above_0: bool = False) -> float:
+def _number(name: str, value: object, *, above_0: bool = False, hint: str = "") -> float:
     """Return a finite number, of numpy too; a truth value is none."""
     wanted = f"expected {name} as a number{' above 0' if above_0 else ''}"
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ArgumentError(f"{wanted}, found {value!r:.60}")
+        raise ArgumentError(f"{wanted}, found {value!r:.60}", hint=hint)
     try:
         found = float(value)
     except OverflowError:
         found = math.inf
     if not math.isfinite(found) or (above_0 and found <= 0):
-        raise ArgumentError(f"{wanted}, found {value!r:.60}")
+        raise ArgumentError(f"{wanted}, found {value!r:.60}", hint=hint)
     return found
 
 

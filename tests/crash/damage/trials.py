@@ -1,10 +1,11 @@
 """Damage one file of a sound cache after another, and ask ground and aircraft about it.
 
-    python -m tests.crash.damage.trials --trials 20000
+    python -m tests.crash.damage.trials --trials 20000 [--proven]
 
 After each damage: verification in full names every file that is not as it was, the generations that it touches and a
 command that mends it, or the cache is what it was before, to the last record; the aircraft refuses, or hands out the
-very same bytes. Nobody dies, nobody hangs. Prints one JSON object.
+very same bytes, and the very same pixels and places if nobody asked it to verify first. Nobody dies, nobody hangs.
+`--proven` damages a cache of chunks with a proof and carried tiles. Prints one JSON object.
 """
 
 import argparse
@@ -15,7 +16,11 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from journal import JournalError
 from journal.storage import integrity
@@ -24,18 +29,23 @@ from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import DamagedHistoryError, NoGoError
+from store.formats import descriptor_block
+from store.formats.tables import decode_blocks
 from store.manifest import manifest as manifests
 from store.reader import FlightCache
 from store.verify.coverage import named_by
 from store.verify.report import Depth
 from store.verify.verify import verify
 from tests.crash.damage.damages import Cache, dice_for
-from tests.crash.damage.signed import grown
+from tests.crash.damage.signed import grown, grown_proven
 from tests.crash.powercut.farm import attempt, run, until_told
+from tests.ground import ALTITUDE_M
+from tests.proven_builds import frames
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 LIMIT_S = 60
-BLOCK = "block "
+BY_CELL = {"block": "block table", "pack": "pack table"}
+"""Kinds of files by cell, and the table that lists them."""
 
 
 class HungError(Exception):
@@ -45,8 +55,8 @@ class HungError(Exception):
 class Known:
     """A sound cache and everything that is true of it."""
 
-    def __init__(self, top):
-        self.site = grown(top)
+    def __init__(self, top, *, proven=False):
+        self.site = (grown_proven if proven else grown)(top)
         self.layout = Layout(self.site.cache)
         view = open_view(self.layout)
         self.head, self.state = view.head, view.state
@@ -55,7 +65,8 @@ class Known:
             shown = manifests.parse(project(view.state, generation))
             for digest, (role, _) in named_by(shown, Artifacts(self.layout)).items():
                 path = f"artifacts/{digest[:2]}/{digest}"
-                self.roles[path] = "block" if role.startswith(BLOCK) and role != "block table" else role
+                kind = role.partition(" ")[0]
+                self.roles[path] = kind if kind in BY_CELL and role != BY_CELL[kind] else role
                 self.generations[path].add(number)
             for path in (self.layout.manifest_name(number), self.layout.manifest_name(number)[:-5] + ".sig"):
                 self.generations[f"manifests/{path}"] = {number}
@@ -63,6 +74,9 @@ class Known:
         self.cache = Cache(self.layout.root)
         self.cache.learn(self._stratum)
         self.aboard = handed_out(self)
+        self.asked = questions(self) if proven else {}
+        self.answers = answered(self) if proven else {}
+        assert self.answers.keys() == self.asked.keys()
         assert self.verified().go
 
     def verified(self):
@@ -88,6 +102,36 @@ def handed_out(known):
             bytes(cache._files.view("index", cache.manifest.index.artifact)),
             cache.calibration(),
         )
+
+
+def questions(known):
+    """What the aircraft asks of a cache that finds places and carries tiles, by name: a function of the cache each."""
+    artifacts = Artifacts(known.layout)
+    rows = decode_blocks(artifacts.read(known.state.head_build.index.blocks))
+    ids = descriptor_block.decode(artifacts.read(rows[0].ref)).ids
+    scale = {"altitude_m": ALTITUDE_M, "heading_deg": 0}
+    tiles = {
+        f"tile {z}/{x}/{y}": partial(FlightCache.tile_image, z=z, x=x, y=y)
+        for z, x, y in known.site.carried()
+    }
+    chunks = {
+        f"chunk {each}": partial(FlightCache.chunk_image, descriptor_id=int(each), size=(32, 32))
+        for each in ids[:: len(ids) // 3]
+    }
+    found = enumerate(frame for frame, _ in frames())
+    places = {f"frame {number}": partial(FlightCache.locate, frame=frame, **scale) for number, frame in found}
+    return tiles | chunks | places
+
+
+def answered(known):
+    """The answers without verifying first, by name: bytes of pixels, or candidates; without those that are refused."""
+    keys, found = known.site.trusted_keys, {}
+    with FlightCache.open(known.layout.root, trusted_keys=keys, floor=known.state.head.number) as cache:
+        for name, question in known.asked.items():
+            with suppress(NoGoError):
+                answer = question(cache)
+                found[name] = answer.tobytes() if isinstance(answer, np.ndarray) else answer.candidates
+    return found
 
 
 def trial(known, stratum, dice):
@@ -125,11 +169,11 @@ def on_the_ground(known, changed):
         return "unchanged"
     for problem in found.problems:
         assert problem.fix, f"no way out is told: {problem}"
-    # The blocks that a broken table lists were not looked at, and the result says so.
+    # The blocks or packs that a broken table lists were not looked at, and the result says so.
     partly = any("were not looked at" in note for note in found.notes)
     for path in changed:
         said = any(path in (problem.path, problem.subject) for problem in found.problems)
-        excused = path == "journal.mdb" or (partly and known.roles.get(path) == "block")
+        excused = path == "journal.mdb" or (partly and known.roles.get(path) in BY_CELL)
         assert said or excused, f"{path} is not named: {[str(each) for each in found.problems][:4]}"
     touched = {number for problem in found.problems for number in problem.generations}
     expected = set().union(*(known.generations.get(path, ()) for path in changed))
@@ -147,6 +191,12 @@ def _blamed(path, error):
 
 def in_the_air(known, changed):
     """The aircraft refuses, or has the very same content."""
+    if known.asked:
+        with suppress(NoGoError):
+            answers = answered(known)
+            wrong = [name for name, answer in answers.items() if answer != known.answers[name]]
+            assert not wrong, f"another answer to {wrong}"
+            assert changed or answers == known.answers, "an answer is refused, and nothing is damaged"
     try:
         found = handed_out(known)
     except NoGoError as error:
@@ -167,7 +217,7 @@ def work(options):
         signal.signal(signal.SIGALRM, hung)
         integrity._IDLE_S = 0.0
         with tempfile.TemporaryDirectory(dir=MEMORY, prefix="c10-damage-") as folder:
-            known = Known(Path(folder) / "site")
+            known = Known(Path(folder) / "site", proven=options.proven)
             strata = sorted(known.cache.strata)
             # The journal is the hardest, and manifests decide most.
             strata += ["journal"] * 6 + [".json"] * 2
@@ -183,6 +233,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--proven", action="store_true", help="a cache with a proof and carried tiles")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args(arguments)
     began, failed, outcomes, trials = time.monotonic(), [], collections.defaultdict(collections.Counter), 0

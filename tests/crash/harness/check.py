@@ -14,7 +14,15 @@ from store.cache.view import HistoryView, open_view, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import KNOWN_ENTRIES, Layout
 from store.disk.scratch import RESERVE_NAME
-from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, IndexExtended
+from store.domain.events import (
+    CellEmbedded,
+    CheckPassed,
+    EngineCompiled,
+    IndexBuilt,
+    IndexExtended,
+    TilesPacked,
+)
+from store.domain.proof import PROOF
 from store.domain.state import State
 from store.errors import ErrorKind, NoGoError, RequestRefusedError
 from store.files.regular_file import read_regular
@@ -88,6 +96,7 @@ class Judge:
             with self.trying("next mirror"):
                 self.driver.build(self.bench, "next")
                 self._fly(self.before.visible + self.driver.commits)
+                self._holds()
             return self.problems
         state = None
         if self.driver.mends:
@@ -97,11 +106,16 @@ class Judge:
             state = self._journal()
         with self.trying("next build"):
             self.driver.build(self.bench, "next")
+            self._holds()
             self._whole(state)
         with self.trying("acknowledged"):
             if self.layout.journal.exists():
                 self._kept(read_history(self.layout))
         return self.problems
+
+    def _holds(self) -> None:
+        if self.driver.holds is not None:
+            self.driver.holds(self.bench)
 
     def _locks(self) -> None:
         assert lock_holder(self.layout.build_lock) is None, "the build lock is held by nobody alive"
@@ -260,6 +274,8 @@ class Judge:
             IndexBuilt: set(memo.indexes),
             IndexExtended: set(memo.indexes),
             CellEmbedded: {event.key for name in memo.blocks for event in memo.blocks_of(name)},
+            TilesPacked: set(memo.packs),
+            CheckPassed: {key for check, key in memo.passed if check == PROOF},
         }
         if self.driver.damaged:
             return

@@ -7,6 +7,7 @@ of `pipeline.testing`; both write to the cache exactly as the product does, from
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,12 +25,15 @@ from store.maintenance.rebuild_journal import rebuild
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
+from store.transfer.export import export
+from store.transfer.import_bundle import import_bundle
 from store.transfer.mirror import mirror
 from store.trust.signatures import Signer
 from store.verify.coverage import named_by
+from tests.crash.harness import proven
 from tests.crash.harness.bench import LOCK_TIMEOUT_S, Bench
 from tests.damaging import flip
-from tests.played_builds import Scenario, StopDeadError, make, play
+from tests.played_builds import LEAST, PHOTOGRAPHS, Scenario, StopDeadError, make, play
 from tools.exit_codes import CODES, ExitCode
 
 
@@ -50,6 +54,7 @@ class Driver:
         collects: Whether generations and artifacts may go.
         mends: Whether a journal may be missing or damaged until `act` is done once more, as every command then says.
         signer: Signs what is committed.
+        holds: Asks more of the newest generation after the next build, or the next mirror.
         copies: Whether it writes a mirror of a cache elsewhere, which has no journal, and shows the old head or the new.
     """
 
@@ -66,6 +71,7 @@ class Driver:
     mends: bool = False
     signer: Signer | None = None
     copies: bool = False
+    holds: Callable[[Bench], None] | None = None
 
 
 # Light: through the store.
@@ -73,6 +79,8 @@ class Driver:
 TILES = {(0, 0): "a", (1, 0): "b", (20, 3): "c"}
 SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 CHANGED = TILES | {(1, 0): "other", (40, 3): "d"}
+PROVEN = {"chunks": True, "proof": PHOTOGRAPHS, "carry": True}
+"""What a build with everything that a manifest of format 3 names is played with."""
 
 
 def scenario(**fields: object) -> Scenario:
@@ -88,22 +96,36 @@ def play_build(bench: Bench, **fields: object) -> int:
     return ExitCode.DONE if generation else ExitCode.BUILD_FAILED
 
 
-def build_light(bench: Bench, flight: str) -> None:
+def build_light(bench: Bench, flight: str, **fields: object) -> None:
     """The build that must always work."""
     with bench.store(create=True) as store:
-        generation, _ = play(store, scenario(flight=flight, tiles=CHANGED, extend=True))
+        generation, _ = play(store, scenario(flight=flight, tiles=CHANGED, extend=True, **fields))
     assert generation is not None
 
 
-def one_generation(bench: Bench) -> None:
+def one_generation(bench: Bench, **fields: object) -> None:
     """A cache with one generation."""
-    assert play_build(bench, flight="f1") == ExitCode.DONE
+    assert play_build(bench, flight="f1", **fields) == ExitCode.DONE
 
 
-def two_generations(bench: Bench) -> None:
+def two_generations(bench: Bench, **fields: object) -> None:
     """A cache with two generations of different builds."""
-    one_generation(bench)
-    assert play_build(bench, flight="f2", tiles=CHANGED, extend=True) == ExitCode.DONE
+    one_generation(bench, **fields)
+    assert play_build(bench, flight="f2", tiles=CHANGED, extend=True, **fields) == ExitCode.DONE
+
+
+def carries_and_proves(bench: Bench) -> None:
+    """The aircraft sees the tiles and the answers of `CHANGED`."""
+    with bench.fly() as cache:
+        for (x, y), text in CHANGED.items():
+            assert cache.tile_bytes(6, x, y) == text.encode(), f"tile {x}/{y} is another"
+        proof = cache.manifest.proof
+        assert proof is not None
+        answers = bench.layout.artifact(proof.sha256).read_bytes()
+        index = cache.manifest.index.artifact if cache.manifest.index.delta is None else None
+        assert answers.startswith(
+            f"{PHOTOGRAPHS} are found in {'' if index is None else index.sha256}".encode()
+        )
 
 
 def left_open(bench: Bench) -> None:
@@ -169,11 +191,12 @@ def engine_beside(bench: Bench) -> None:
         found.append(lambda state: [] if event.key in state.step_cache.engines else [event])
 
 
-def much_to_collect(bench: Bench) -> None:
+def much_to_collect(bench: Bench, **fields: object) -> None:
     """A cache with four generations, of which the first is accepted, and an artifact that nothing names."""
-    two_generations(bench)
+    two_generations(bench, **fields)
     for flight, tile in (("f3", "x"), ("f4", "y")):
-        assert play_build(bench, flight=flight, engine=flight, tiles=TILES | {(1, 0): tile}) == ExitCode.DONE
+        changed = {"engine": flight, "tiles": TILES | {(1, 0): tile}} | fields
+        assert play_build(bench, flight=flight, **changed) == ExitCode.DONE
     accept_light(bench)
     with bench.store() as store:
         store.artifacts.put(b"left by a kill")
@@ -206,21 +229,45 @@ def origin_of(bench: Bench) -> Bench:
     return Bench(bench.root / "origin", signer=bench.signer, clock=bench.clock)
 
 
-def two_to_mirror(bench: Bench) -> None:
+def two_to_mirror(bench: Bench, **fields: object) -> None:
     """A cache with two generations, and no copy of it."""
     origin = origin_of(bench)
     origin.root.mkdir()
-    two_generations(origin)
+    two_generations(origin, **fields)
 
 
-def one_mirrored(bench: Bench) -> None:
+def one_mirrored(bench: Bench, **fields: object) -> None:
     """A cache with two generations, and a copy of the first, with something in its scratch folder."""
     origin = origin_of(bench)
     origin.root.mkdir()
-    one_generation(origin)
+    one_generation(origin, **fields)
     assert mirror_light(bench) == ExitCode.DONE
     (bench.layout.scratch / "draft-1-left").write_bytes(b"half")
-    assert play_build(origin, flight="f2", tiles=CHANGED) == ExitCode.DONE
+    assert play_build(origin, flight="f2", tiles=CHANGED, **fields) == ExitCode.DONE
+
+
+def two_to_import(bench: Bench) -> None:
+    """A bundle of a cache with two generations, and no cache to import it."""
+    two_to_mirror(bench, **PROVEN)
+    export(origin_of(bench).layout, bench.root / "bundle")
+
+
+def import_light(bench: Bench) -> int:
+    """Import the bundle: all its records and artifacts, if they are not there."""
+    bench.layout.make_root()
+    trusted = [bench.signer.public] if bench.signer else []
+    with BuildLock(bench.layout.build_lock, timeout_s=LOCK_TIMEOUT_S):
+        import_bundle(bench.layout, bench.root / "bundle", clock=bench.clock, host={}, trusted_keys=trusted)
+    return ExitCode.DONE
+
+
+def import_again(bench: Bench, flight: str) -> None:
+    """The import that must always work, and a build after it, which makes nothing again."""
+    import_light(bench)
+    before = open_view(bench.layout).state
+    build_light(bench, flight, **PROVEN)
+    assert len(before.generations) >= 2, "the import is not whole"
+    assert open_view(bench.layout).state.step_cache.packs.keys() == before.step_cache.packs.keys()
 
 
 def mirror_light(bench: Bench) -> int:
@@ -394,6 +441,22 @@ def repair_heavy(bench: Bench) -> int:
 
 
 _LIGHT = Driver(name="build", prepare=one_generation, act=lambda bench: 0, build=build_light)
+_PROVEN = replace(
+    _LIGHT,
+    name="proven",
+    prepare=partial(one_generation, **PROVEN),
+    act=lambda bench: play_build(bench, flight="f2", tiles=CHANGED, **PROVEN),
+    build=partial(build_light, **PROVEN),
+    holds=carries_and_proves,
+)
+_PROVE = Driver(
+    name="prove",
+    prepare=proven.one_proven,
+    act=lambda bench: proven.prove(bench, proven.ACTED, flight_id="f2"),
+    build=proven.prove_next,
+    heavy=True,
+    holds=proven.holds,
+)
 _HEAVY = Driver(name="provision", prepare=one_heavy, act=lambda bench: 0, build=build_heavy, heavy=True)
 _GC = replace(_LIGHT, name="gc", prepare=much_to_collect, act=collect_light, commits=0, collects=True)
 
@@ -417,9 +480,38 @@ DRIVERS = {
         ),
         replace(_LIGHT, name="build", act=lambda bench: play_build(bench, flight="f2", tiles=CHANGED)),
         replace(
-            _LIGHT,
+            _PROVEN,
             name="chunks",
-            act=lambda bench: play_build(bench, flight="f2", tiles=CHANGED, chunks=True),
+            prepare=one_generation,
+            act=lambda bench: play_build(bench, flight="f2", tiles=CHANGED, **PROVEN),
+        ),
+        _PROVEN,
+        replace(
+            _PROVEN,
+            name="proof-failed",
+            act=lambda bench: play_build(bench, flight="f2", tiles=CHANGED, **PROVEN | {"proof": LEAST - 1}),
+            commits=0,
+        ),
+        replace(
+            _PROVEN, name="proven-rollback", prepare=partial(two_generations, **PROVEN), act=roll_back_light
+        ),
+        replace(
+            _PROVEN,
+            name="proven-gc",
+            prepare=partial(much_to_collect, **PROVEN),
+            act=collect_light,
+            commits=0,
+            collects=True,
+            signer=SIGNER,
+        ),
+        replace(
+            _PROVEN,
+            name="import",
+            prepare=two_to_import,
+            act=import_light,
+            build=import_again,
+            commits=2,
+            signer=SIGNER,
         ),
         replace(
             _LIGHT,
@@ -452,6 +544,32 @@ DRIVERS = {
         ),
         _MIRROR,
         replace(_MIRROR, name="mirror-birth", prepare=two_to_mirror, commits=2),
+        replace(
+            _MIRROR, name="proven-mirror", prepare=partial(one_mirrored, **PROVEN), holds=carries_and_proves
+        ),
+        replace(_PROVE, name="prove-birth", prepare=proven.nothing_yet, act=proven.prove),
+        _PROVE,
+        replace(_PROVE, name="prove-failed", act=proven.prove_and_fail, commits=0),
+        replace(_PROVE, name="prove-rollback", prepare=proven.two_proven, act=proven.roll_back),
+        replace(
+            _PROVE,
+            name="prove-damaged",
+            prepare=proven.one_damaged,
+            act=lambda bench: proven.prove(bench, flight_id="f2"),
+            damaged=True,
+            evidence=True,
+            holds=proven.mended,
+        ),
+        replace(
+            _PROVE,
+            name="prove-repair",
+            prepare=proven.one_damaged,
+            act=proven.repair,
+            commits=0,
+            damaged=True,
+            evidence=True,
+            holds=proven.mended,
+        ),
         replace(_HEAVY, name="provision-birth", prepare=lambda bench: None, act=provision),
         replace(_HEAVY, name="provision", act=lambda bench: provision(bench, changed=True, flight_id="f2")),
         replace(

@@ -59,7 +59,9 @@ def prepare(kind: str) -> None:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
 
-        import tests.small_builds  # noqa: F401
+        import pipeline.build.steps  # noqa: F401
+        import store.cache.own_records  # noqa: F401
+        import tests.proven_builds  # noqa: F401
     salvage_in_forks()
     # A look at a quiet journal needs no pause for writers.
     pauses = [

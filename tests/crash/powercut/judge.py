@@ -11,7 +11,7 @@ from store.reader import FlightCache
 from store.testing import FakeClock
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
-from tests.crash.powercut.writer import RESERVE, SIGNER, TRUSTED, CacheWriter, scenario
+from tests.crash.powercut.writer import RESERVE, SIGNER, TRUSTED, CacheWriter, proven_site, scenario
 from tests.played_builds import play
 
 FAKE = {"engine place", "descriptor index"}
@@ -74,6 +74,8 @@ def judge(top, promise, past, *, build=True, thorough=False):
 
 def _site(top):
     """The site around a cache that the pipeline built, or nothing for one that was played."""
+    if (top.parent / "ground").exists():
+        return proven_site(top)
     if not (top / "net.onnx").exists():
         return None
     from tests.crash.damage.signed import SignedSite
@@ -148,7 +150,8 @@ def _builds_really(site, seen, *, build):
     from tests.small_builds import words
 
     if build:
-        site.tiles[6, 0, 24] = words(815)
+        if hasattr(site, "tiles"):
+            site.tiles[6, 0, 24] = words(815)
         report = site.build(flight_id="next")
         assert (report.outcome, report.generation) == ("built", seen + 1), f"next build: {report.error}"
     else:

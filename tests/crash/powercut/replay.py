@@ -24,8 +24,16 @@ from tests.crash.powercut.model import Recording
 from tests.crash.powercut.states import Cuts, fingerprint, materialise
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-WEIGHTS = {"generations": 6, "births": 2, "recovers": 2, "collects": 3, "pipeline": 1}
-"""Histories and their share of the states; a state of the last one takes longest."""
+WEIGHTS = {
+    "generations": 6,
+    "births": 2,
+    "recovers": 2,
+    "collects": 3,
+    "carries": 3,
+    "pipeline": 1,
+    "proves": 1,
+}
+"""Histories and their share of the states; a state of the last two takes longest."""
 
 ROUNDS_WITHOUT_NEWS = 70
 APART = 7

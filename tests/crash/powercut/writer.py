@@ -25,7 +25,7 @@ from store.runtime.capabilities import libraries
 from store.testing import FakeClock
 from store.trust.signatures import Signer
 from tests.crash.powercut.model import Promise
-from tests.played_builds import Scenario, StopDeadError, play
+from tests.played_builds import LEAST, PHOTOGRAPHS, Scenario, StopDeadError, play
 
 SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 TRUSTED = (SIGNER.public,)
@@ -115,6 +115,42 @@ def pipeline(top, promises):
     promises.generation(site.provisioner().rollback().generation)
 
 
+def carries(top, promises):
+    """Builds with chunks, a proof and carried tiles, one whose proof fails, one without them, a rollback, a collection."""
+    clock, proven = FakeClock(), {"chunks": True, "proof": PHOTOGRAPHS, "carry": True}
+    with opened(top, clock) as store:
+        promises.generation(play(store, scenario(**proven))[0].number)
+        promises.generation(play(store, scenario("f2", tiles={(1, 0): "B"}, **proven))[0].number)
+        assert play(store, scenario("f3", tiles={(5, 5): "d"}, **proven | {"proof": LEAST - 1}))[0] is None
+        promises.generation(play(store, scenario("f4", tiles={(5, 5): "d"}))[0].number)
+        promises.generation(store.roll_back(rollback.plan(store.state, to=None, why="test")).number)
+    with opened(top, clock, create=False, exclusive_within_s=1.0) as store:
+        assert collect(store, KeepPolicy(keep=1)).files
+    with opened(top, clock) as store:
+        promises.generation(play(store, scenario("f5", tiles={(5, 5): "d"}, **proven))[0].number)
+
+
+def proven_site(top):
+    """The site whose cache lies in a folder, with its tiles and photographs beside that."""
+    from tests.crash.damage.signed import SignedProvenSite
+
+    return SignedProvenSite(top.parent / "ground", cache=top / "cache")
+
+
+def proves(top, promises):
+    """Real builds with a proof and carried tiles, one of which finds too few photographs, and a rollback."""
+    from tests.proven_builds import write_truth
+
+    site = proven_site(top)
+    promises.generation(site.build().generation)
+    site.change_ground(3)
+    promises.generation(site.build(flight_id="f2").generation)
+    write_truth(site, ("one.png", "two.png"))
+    assert site.build(flight_id="f3").generation is None
+    promises.generation(site.provisioner().rollback().generation)
+    write_truth(site)
+
+
 def serves(top, promises):
     """Builds, rolls back and collects, until it is killed."""
     clock, number = FakeClock(), 0
@@ -158,6 +194,11 @@ def prepare_recovers(top):
     return Promise(1, head.seq, head.chain.hex())
 
 
+def prepare_proves(top):
+    proven_site(top)
+    return Promise()
+
+
 def prepare_pipeline(top):
     from tests.crash.damage.signed import SignedSite
 
@@ -165,8 +206,11 @@ def prepare_pipeline(top):
     return Promise()
 
 
-HISTORIES = {kind.__name__: kind for kind in (births, generations, recovers, collects, pipeline, serves)}
-PREPARE = {"recovers": prepare_recovers, "pipeline": prepare_pipeline}
+HISTORIES = {
+    kind.__name__: kind
+    for kind in (births, generations, recovers, collects, carries, pipeline, proves, serves)
+}
+PREPARE = {"recovers": prepare_recovers, "pipeline": prepare_pipeline, "proves": prepare_proves}
 
 
 def main(history, top, promises, bug=""):

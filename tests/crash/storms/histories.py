@@ -2,9 +2,9 @@
 
     python -m tests.crash.storms.histories --operations 2000
 
-Each operation runs in a process of its own: a build, a build that fails, a rollback, an acceptance, one more signature,
-a collection. Two in
-five are killed at a random moment. Afterwards the cache must be what it was before the operation or what it is after
+Each operation runs in a process of its own: a build (of tiles or chunks, some with a proof, which may fail, some with
+carried tiles), a build that fails, a rollback, an acceptance, one more signature, a collection. Two in five are killed
+at a random moment. Afterwards the cache must be what it was before the operation or what it is after
 it; nothing that was ever committed may look otherwise than then. Prints one JSON object.
 """
 
@@ -44,6 +44,7 @@ from store.verify.verify import verify
 from tests.crash.powercut.farm import until_told
 from tests.crash.powercut.judge import FAKE
 from tests.crash.powercut.writer import TRUSTED, FakeClock, opened, play, scenario
+from tests.played_builds import LEAST, PHOTOGRAPHS, STEPS, Work
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 KILLED = 0.4
@@ -55,7 +56,8 @@ SIGNERS = [Signer.of(Ed25519PrivateKey.from_private_bytes(bytes([number] * 32)))
 """Who signs what others have signed."""
 
 VERIFIED_EVERY = 10
-STEPS = ("start", "tiles", "engine", "check", "cells", "index", "coverage", "commit")
+PROOFS = (None, LEAST - 1, PHOTOGRAPHS, PHOTOGRAPHS)
+"""How many photographs a build finds that must find `LEAST`; None if it asks for none."""
 
 
 @dataclass
@@ -97,8 +99,9 @@ def build(top, dice):
         (dice.randrange(40), dice.randrange(40)): dice.choice("abcdef") for _ in range(dice.randrange(1, 5))
     }
     step = dice.choice(STEPS) if dice.random() < 0.2 else ""
+    kind = {"chunks": dice.random() < 0.5, "carry": dice.random() < 0.5, "proof": dice.choice(PROOFS)}
     chosen = scenario(
-        f"f{dice.randrange(4)}", tiles=tiles, engine=dice.choice(("net", "other")), fail_at=step
+        f"f{dice.randrange(4)}", tiles=tiles, engine=dice.choice(("net", "other")), fail_at=step, **kind
     )
     with opened(top) as store:
         generation, _ = play(store, chosen)
@@ -262,10 +265,10 @@ def live(folder, dice, length, counted):
         except (AssertionError, NoGoError, StoreError, JournalError) as error:
             return [{"failed": f"{type(error).__name__}: {error}"[:700], "history": done[-6:]}]
     with opened(folder) as store:
-        chosen = scenario("last", tiles={(3, 3): "z"})
+        chosen = scenario("last", tiles={(3, 3): "z"}, chunks=True, carry=True, proof=PHOTOGRAPHS)
         play(store, chosen)
         _, work = play(store, chosen)
-        if (work.compiled, work.embedded, work.indexed) != (0, 0, 0):
+        if work != Work():
             return [{"failed": f"a second build of the same does {work}", "history": done[-6:]}]
     return []
 

@@ -178,6 +178,11 @@ REFUSED = {
     "no table": (lambda site: (site.root / "truth.csv").unlink(), "truth.csv"),
     "an empty table": (lambda site: site.write("truth.csv", b""), "column"),
     "no photograph": (lambda site: (site.root / "two.png").unlink(), "two.png"),
+    "no picture": (lambda site: site.write("two.png", b"none"), "two.png: expected a JPEG, PNG or WebP"),
+    "another shape": (
+        lambda site: Image.new("RGB", (64, 64)).save(site.root / "two.png"),
+        "two.png: expected a frame of the camera's aspect",
+    ),
     "no camera": (lambda site: site.write("camera.json", b'{"focal": 35}'), "camera"),
 }
 
@@ -214,6 +219,16 @@ class TestFailure:
         assert told[1].endswith(".png: 19,546 m off")
         assert told[2:] == ["and 1 more"]
 
+    def test_a_proof_that_fails_tells_every_photograph(self, site, monkeypatch):
+        monkeypatch.setattr(proof, "_MOST_TOLD", 1)
+        write_truth(site, wrong=("two.png", "three.png"))
+        progress = RecordingProgress()
+        report = site.provisioner(progress=progress).build_cache_artifacts(site.request(proof=WITHIN))
+        assert report.error is not None
+        told = [line for line in progress.said if ".png: " in line]
+        assert sorted(line.split(":")[0] for line in told) == sorted(PLACES)
+        assert told[-1] == "one.png: 0 m off"
+
     def test_a_photograph_outside_counts_as_wrong_and_is_told(self, site):
         write_truth(site, PLACES | {"edge.png": (1, 7)})
         report = site.build(proof=WITHIN)
@@ -241,8 +256,8 @@ class TestFailure:
             site.build(proof=WITHIN)
         assert caught.value.hint
 
-    def test_what_is_no_picture_is_found_by_the_check(self, site):
-        site.write("two.png", b"none")
+    def test_a_picture_cut_short_is_found_by_the_check(self, site):
+        site.write("two.png", (site.root / "two.png").read_bytes()[:-100])
         report = site.build(proof=WITHIN)
         assert report.error.category is Category.REFUSED
         assert "two.png" in report.error.message

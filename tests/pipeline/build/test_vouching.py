@@ -10,6 +10,7 @@ from pipeline.request.options import ModelRole, ModelSpec
 from store.cache.view import read_history
 from store.cache.writer import CacheWriter
 from store.domain.events import BuildAbandoned, BuildStarted, CheckPassed, GenerationSigned
+from store.domain.manifest_projection import project
 from store.errors import ErrorKind, NoGoError, RequestRefusedError
 from store.formats import descriptor_block
 from store.manifest.manifest import parse
@@ -167,6 +168,50 @@ def test_unsigned_results_stay_away_if_others_append_meanwhile(site, keys, what)
     assert not forged & named
     assert b"forged" not in raw
     assert verify(site.layout, depth=Depth.FULL, trusted_keys=[ground.public_bytes]).go
+
+
+CHECKS = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from store.cache.optimistic_append import open_for_append
+from store.disk.layout import Layout
+from store.testing import FakeClock
+with open_for_append(Layout(Path(sys.argv[1])), clock=FakeClock()) as store:
+    *_, known = (check for check in store.state.step_cache.passed.values() if check.check == "engine")
+    event = replace(known, check=sys.argv[2], measured={**known.measured, "forged": True})
+    before = store.state.position
+    store.append(lambda state: [event] if state.position == before else ())
+"""
+
+
+def test_another_check_that_others_append_meanwhile_gets_into_no_manifest(site, keys):
+    """What a build forgets meanwhile it also records as withdrawn, so that the journal gives the very manifest."""
+    ground = keys["ground"]
+    build(site, ground, flight="f1")
+    site.write("other.onnx", tiny_network(seed=7))
+    site.calls.faults["compile other"] = lambda: run_python(CHECKS, site.cache, "another")
+    descriptor = ModelSpec(name="place", role=ModelRole.DESCRIPTOR, onnx="net.onnx")
+    other = ModelSpec(name="other", role=ModelRole.AUXILIARY, onnx="other.onnx")
+    request = site.request(flight_id="f2", models=(other, descriptor))
+    report = site.provisioner(signing_key=ground.private).build_cache_artifacts(request)
+    assert report.outcome is BuildOutcome.BUILT, report.error
+    assert b"forged" not in site.head_bytes()
+    assert project(site.state(), site.state().head) == site.head_bytes()
+
+
+def test_a_check_of_its_own_engine_that_others_append_meanwhile_ends_a_build(site, keys):
+    ground = keys["ground"]
+    build(site, ground, flight="f1")
+    site.write("net.onnx", tiny_network(seed=7))
+    site.calls.faults["index"] = lambda: run_python(CHECKS, site.cache, "engine")
+    report = build(site, ground, flight="f2")
+    assert (report.outcome, report.error.kind) == (BuildOutcome.FAILED, "withdrawn")
+    assert site.state().head.number == 1
+    del site.calls.faults["index"]
+    assert build(site, ground, flight="f2").outcome is BuildOutcome.BUILT
+    assert b"forged" not in site.head_bytes()
+    assert project(site.state(), site.state().head) == site.head_bytes()
 
 
 def test_the_first_signature_takes_over_what_nobody_signed(site, keys):

@@ -296,6 +296,23 @@ def test_importing_needs_neither_onnx_nor_a_runtime():
     assert done.stdout.strip() == "[]"
 
 
+def plain_texture(rgb):
+    """The texture as it is defined, mean by mean and cell by cell."""
+    height, width = rgb.shape[:2]
+    down, across = -(-height // 64), -(-width // 64)
+    rows = np.arange(64 * down) * height // (64 * down)
+    columns = np.arange(64 * across) * width // (64 * across)
+    grey = rgb[rows][:, columns].astype(np.int64) @ [1, 2, 1]
+    sums = grey.reshape(64, down, 64, across).sum((1, 3)).astype(np.float32)
+    means = sums / np.float32(4 * down * across)
+    deviations = []
+    for y in range(0, 64, 8):
+        for x in range(0, 64, 8):
+            cell = sorted(means[y : y + 8, x : x + 8].ravel())
+            deviations += [abs(each - cell[32]) for each in cell]
+    return float(sorted(deviations)[round(64 * 64 * (1 - place.TEXTURED_GROUND))]) / 1.53
+
+
 class TestTexture:
     @pytest.mark.parametrize("level", [0, 77, 255])
     def test_a_uniform_tile_has_none(self, level):
@@ -339,6 +356,18 @@ class TestTexture:
     def test_any_picture_gives_a_finite_score(self, picture):
         score = place.texture_energy(picture)
         assert 0 <= score <= 255
+
+    @pytest.mark.parametrize("size", [(256, 256), (64, 192), (70, 300), (9, 30), (513, 640)])
+    @pytest.mark.parametrize("darkest", [0, 250])
+    def test_it_is_what_its_definition_says_also_from_the_sums_of_rows(self, size, darkest):
+        picture = np.random.default_rng(4).integers(darkest, 256, (*size, 3), dtype=np.uint8)
+        expected = plain_texture(picture)
+        assert expected > 0
+        assert place.texture_energy(picture) == expected
+        rows = picture.astype(place.sums_type(*size))
+        sums = np.concatenate([place.grey_sums(rows[at : at + 1]) for at in range(len(rows))])
+        assert sums.shape == (size[0], 64)
+        assert place.texture_of_sums(sums, size[1]) == expected
 
     def test_a_strided_view_scores_like_its_copy(self, mosaic):
         cut = mosaic[10:266, 30:286]

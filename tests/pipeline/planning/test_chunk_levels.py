@@ -95,7 +95,17 @@ def test_the_usual_edge_counts_and_not_that_of_one_tile(site):
 
 def test_sides_that_fall_on_the_same_lattice_are_one_level(site):
     sides = ChunkOptions(level=tuple(ChunkLevelOptions(side_m=side) for side in (120, 121, 200)))
-    assert len(choose(site, around(19), zoom=(19, 19), chunks=sides)) == 2
+    found = choose(site, around(19), zoom=(19, 19), chunks=sides)
+    assert [(level.wanted_m, level.also_wanted_m) for level in found] == [(120, (121,)), (200, ())]
+    first, second = (list(level.warnings((0, 0, 1000, 1000), 0.0)) for level in found)
+    assert "sides of 120, 121 m are the same chunks" in first[0].message
+    assert "[[chunks.level]]" in first[0].hint
+    assert second == []
+
+
+def test_sides_that_follow_from_heights_are_no_warning(site):
+    levels = choose(site, around(19), camera=CAMERA, zoom=(19, 19), altitude_m=(20.0, 60.0))
+    assert {level.also_wanted_m for level in levels} == {()}
 
 
 @pytest.mark.parametrize("camera", [{}, {**CAMERA, "fx": 0}, {**CAMERA, "fx": None}, {"width": 3}])

@@ -55,7 +55,10 @@ WRONG = {
     "a decimal comma": (HEADER + 'a,"1,5",2,3,,\n', "expected lon as a number"),
     "lon too large": (HEADER + "a,180.1,2,3,,\n", "found '180.1'"),
     "lat too small": (HEADER + "a,1,-90.1,3,,\n", "lat as a number from -90 to 90"),
-    "a heading of nan": (HEADER + "a,1,2,3,,nan\n", "heading_deg as a number, found 'nan'"),
+    "a heading of nan": (HEADER + "a,1,2,3,,nan\n", "heading_deg as a number from -360 to 360, found 'nan'"),
+    "more than a turn": (HEADER + "a,1,2,3,,400\n", "heading_deg as a number from -360 to 360, found '400'"),
+    "less than a turn": (HEADER + "a,1,2,3,,-360.5\n", "heading_deg as a number from -360 to 360"),
+    "tabs": (HEADER.replace(",", "\t") + "a\t1\t2\t3\t\t\n", "the columns file, lon, lat"),
     "no end of altitude": (HEADER + "a,1,2,inf,,\n", "altitude_m as a number, found"),
     "both scales": (HEADER + "a,1,2,3,4,\n", "exactly one of altitude_m and gsd_m, found both"),
     "neither scale": (HEADER + "a,1,2,,,5\n", "exactly one of altitude_m and gsd_m, found neither"),
@@ -73,6 +76,29 @@ def test_what_is_wrong_is_named_with_how_to_mend_it(name):
     assert said in caught.value.message
     assert caught.value.message.startswith("truth.csv")
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "mends"),
+    [
+        ("file;lon;lat;altitude_m\n", "separate the columns with commas"),
+        ("file\tlon\tlat\taltitude_m\n", "separate the columns with commas"),
+        ("file,lon,lat\n", "the columns are file"),
+        (HEADER + "a,24.2,120.7,3,,\n", "whether lon and lat are exchanged"),
+        (HEADER + "a,24.2,north,3,,\n", "in degrees, with a decimal point"),
+        (HEADER + "a,1,2,3,,south\n", "clockwise from true north"),
+    ],
+)
+def test_the_hint_fits_what_is_wrong(text, mends):
+    with pytest.raises(RequestError) as caught:
+        parse_truth(text, "truth.csv")
+    assert mends in caught.value.hint
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_ends_of_lines_do_not_matter(end):
+    text = HEADER + "a.jpg,1,2,3,,360\n"
+    assert parse_truth(text.replace("\n", end), "t") == parse_truth(text, "t")
 
 
 def test_too_many_photographs(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.base import camera as module
+from store.base import sampling as module
 from store.base.camera import Camera, Distortion, cut_square, level_sides_m
 
 DOCUMENT = {"width": 1000, "height": 562, "fx": 755.9, "fy": 755.9, "cx": 500, "cy": 281.0}

@@ -46,6 +46,18 @@ def test_a_radius_around_the_globe_holds_everything():
     assert within(points[:0], points[0], 1e9).tolist() == []
 
 
+@given(st.tuples(LONGITUDES, LATITUDES), st.floats(0, 4e7), st.integers(0, 1 << 32))
+def test_of_many_points_those_are_within_whose_chord_is(place, radius_m, seed):
+    rng = np.random.default_rng(seed)
+    spread = min(radius_m, 2 * QUARTER_M) * np.sqrt(rng.uniform(0, 4, 50))
+    places = [moved(place, float(metres), float(rng.uniform(0, 7))) for metres in spread]
+    point, points = points_of(np.array([place], np.float64))[0], points_of(np.array(places))
+    chord = 2 * np.sin(min(radius_m / (2 * EARTH_RADIUS_M), np.pi / 2))
+    apart = np.linalg.norm(points - point, axis=1)
+    found = set(within(points, point, radius_m).tolist())
+    assert set(np.flatnonzero(apart <= chord - 1e-14)) <= found <= set(np.flatnonzero(apart <= chord + 1e-14))
+
+
 @given(st.tuples(LONGITUDES, LATITUDES), st.floats(0, 1e6), st.floats(0, 2 * np.pi))
 def test_a_moved_place_is_so_far_away(place, metres, bearing):
     lon, lat = moved(place, metres, bearing)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from store.base.lattice import tile_span
 from store.base.level import Level
-from store.base.mosaic import full_size, render_chunks
+from store.base.mosaic import cut_columns, full_size, only_cut, render_chunks, scaled_tile
 from store.base.preprocessing import resample
 
 
@@ -85,6 +85,64 @@ def test_pictures_follow_the_rule_and_depend_on_no_neighbour(case):
         assert picture.flags.c_contiguous
         assert (picture == expected).all()
         assert (one(level, place, Tiles(edge), size) == picture).all()
+
+
+@given(chunks())
+def test_a_tile_that_is_scaled_already_gives_the_same_pictures(case):
+    level, places, edge, size = case
+    tiles = Tiles(edge)
+    scaled = {
+        (x, y): scaled_tile(level, tiles[x, y], size)
+        for x in range(1 << level.zoom)
+        for y in range(1 << level.zoom)
+    }
+    assert only_cut(level, edge, size) == only_cut(level, len(scaled[0, 0]), size)
+    pairs = zip(
+        render_chunks(level, places, scaled, size), render_chunks(level, places, tiles, size), strict=True
+    )
+    assert all((found == expected).all() for found, expected in pairs)
+
+
+def joined(level, places, tiles, size):
+    """Put pictures together from what they are cut out of."""
+    for pixels, chunks in cut_columns(level, places, tiles, size):
+        for parts in chunks:
+            picture = np.full((*size, 3), 77, np.uint8)
+            for top, runs in parts:
+                for source, target in runs:
+                    picture[target] = pixels[top:][source]
+            yield picture
+
+
+@given(chunks())
+def test_pictures_can_be_cut_out_of_columns(case):
+    level, places, edge, size = case
+    tiles = Tiles(edge)
+    if not only_cut(level, edge, size):
+        size = full_size(level, edge)
+    found = list(joined(level, places, tiles, size))
+    expected = list(render_chunks(level, places, tiles, size))
+    assert len(found) == len(expected)
+    assert all((one == other).all() for one, other in zip(found, expected, strict=True))
+
+
+def test_a_column_is_cut_in_portions_and_may_have_gaps():
+    level, size = Level(6, 1, 3), (10, 10)
+    places = [(5, y) for y in range(124) if not 40 <= y < 50] + [(6, 0)]
+    under = {(column, row) for column in range(2, 5) for row in range(64) if not 22 <= row < 24}
+    noise = Tiles(8)
+    tiles = {place: noise[place] for place in under}
+    columns = [len(chunks) for _, chunks in cut_columns(level, places, tiles, size)]
+    assert sum(columns) == len(places)
+    assert len(columns) > 2
+    pairs = zip(joined(level, places, tiles, size), render_chunks(level, places, tiles, size), strict=True)
+    assert all((found == expected).all() for found, expected in pairs)
+
+
+def test_columns_with_a_missing_tile_are_not_cut():
+    level, tiles = Level(3, 1, 3), {(x, y): np.zeros((8, 8, 3), np.uint8) for x in (1, 2) for y in (1, 2)}
+    with pytest.raises(KeyError, match=r"3, 1"):
+        list(cut_columns(level, [(2, 2), (4, 2)], tiles, (6, 6)))
 
 
 def test_pictures_depend_on_the_offset_in_the_first_tile_alone():

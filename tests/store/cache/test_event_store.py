@@ -39,7 +39,7 @@ def test_what_others_append_is_folded_before_the_next_append(layout):
     accept = [store.record(make(GenerationAccepted, generation=number), build=None) for number in (1, 2, 3)]
     before, noted, folded = store.head, [], []
     store.before_append = lambda *note: noted.append(note)
-    store.on_folded = lambda state: folded.append(state.position.seq)
+    store.on_folded = lambda state: folded.append(state.position.seq) or ()
     store.journal.append(accept[:1])  # as another process does
     store.refresh()
     assert (store.state.accepted, folded) == ({1}, [before.seq + 1])
@@ -56,6 +56,28 @@ def test_what_others_append_is_folded_before_the_next_append(layout):
     store.append_on(store.head, [], {b"name": b"value"})
     assert len(noted) == 2
     store.close()
+
+
+def test_what_folding_changed_is_recorded_before_the_next_append(layout):
+    """Others fold the journal to the same state, of which a commit says the digest of its manifest."""
+    store = EventStore.open(layout, FakeClock())
+    accept = [store.record(make(GenerationAccepted, generation=number), build=None) for number in (1, 2, 3)]
+
+    def change(state):
+        """Accept generation 2, once: the journal is folded to its end, and then once more."""
+        if 2 in state.accepted:
+            return ()
+        state.accepted |= {2}
+        return accept[1:2]
+
+    store.on_folded = change
+    store.journal.append(accept[:1])
+    before = store.journal.head.seq
+    for records in (accept[2:], []):
+        store.append(records)
+        assert store.journal.head.seq == before + 2
+        assert store.state.accepted == {1, 2, 3}
+    assert open_view(layout).state == store.state
 
 
 def entries_of(*raws):

@@ -122,13 +122,6 @@ def test_what_was_withdrawn_and_made_again_stays():
     assert (found.withdrawals, found.cells, found.checks) == ((), frozenset(), frozenset())
 
 
-def test_what_a_build_made_itself_meanwhile_is_not_withdrawn_again():
-    facts, state = history((), (engine(b"1"), index(b"1"), engine(b"2", "other")), (engine(b"3", "other"),))
-    found = find_unvouched(state, facts, Vouching(builds=frozenset(), unsigned_until=1))
-    assert {event.key for event in found.withdrawals} == {"k", "i", "other"}
-    assert {event.key for event in found.without_results_of(state, 2).withdrawals} == {"other"}
-
-
 def test_merged_ranges_are_in_order_and_apart():
     assert merged([(8, 9), (1, 2), (3, 4), (6, 6), (8, 8)]) == ((1, 4), (6, 6), (8, 9))
     assert merged([(1, 9), (3, 4), (6, 7), (9, 10)]) == ((1, 10),)

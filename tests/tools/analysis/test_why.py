@@ -339,3 +339,41 @@ def test_a_long_timeline_is_cut_unless_all_is_wanted():
         "   …  22 records (--all shows them)"
     ]
     assert len(whole) == len(short) + 21
+
+
+class TestChunk:
+    """A chunk of 3 by 3 tiles, half a tile to the east and to the south: (7, 2 * 17 + 1, 2 * 3 + 1)."""
+
+    def lines(self, days, *, m=4):
+        places = [(6, x, y) for y in range(3, 6) for x in range(17, 20)]
+        table = encode_tiles(
+            (identifier(place), ref_of(repr(place).encode()).sha256, day)
+            for place, day in sorted(zip(places, days, strict=True))
+        )
+        levels = [{"zoom": 6, "k": 1, "m": 4, "tile_edge": 32}]
+        inputs = {
+            "chunks": {"levels": levels},
+            "bbox_e7": [-840_000_000, 820_000_000, -700_000_000, 830_000_000],
+        }
+        story = Story().genesis().add(make(e.BuildStarted, calibration=CAMERA_REF, inputs=inputs))
+        story.add(make(e.TilesSelected, table=ref_of(table), count=9))
+        found = why(story.source(CAMERA, table), f"7/35/7/{1 << 5 | m}")
+        assert len([link for link in found["chain"] if link["what"] == "tile"]) == (9 if m == 4 else 4)
+        return [line for line in found["text"] if "tile" in line]
+
+    def test_many_tiles_are_told_in_short(self):
+        days = [dt.date(2026, 6, 1), dt.date(2026, 5, 3), *[None] * 6, dt.date(2026, 5, 9)]
+        lines = self.lines(days)
+        assert lines[0] == (
+            "9 tiles, from 6/17/3 to 6/19/5, captured 2026-05-03 to 2026-06-01, others at no known date"
+        )
+        assert [line.split()[1] for line in lines[1:-1]] == ["6/17/3", "6/17/4", "6/17/5"]
+        assert lines[-1] == "and 6 more tiles; --json has them"
+
+    def test_ages_that_are_equal_or_unknown(self):
+        assert self.lines([dt.date(2026, 6, 1)] * 9)[0].endswith("to 6/19/5, captured 2026-06-01")
+        assert self.lines([None] * 9)[0].endswith("captured at no known date")
+
+    def test_few_tiles_are_all_told(self):
+        lines = self.lines([None] * 9, m=2)
+        assert [line.split()[1] for line in lines] == ["6/17/3", "6/17/4", "6/18/3", "6/18/4"]

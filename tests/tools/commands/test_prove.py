@@ -41,6 +41,10 @@ def site(tmp_path_factory):
     for name, place in PLACES.items():
         (site.root / "photos").mkdir(exist_ok=True)
         Image.fromarray(frame_at(*chunk_middle(*place))).save(site.root / "photos" / name)
+    whole = (site.root / "photos" / "one.png").read_bytes()
+    site.write("photos/cut.png", whole[: len(whole) // 2])
+    site.write("photos/empty.png", b"")
+    Image.new("RGB", (80, 64)).save(site.root / "photos" / "one.gif")
     return site
 
 
@@ -107,6 +111,20 @@ def test_outside_of_the_area_is_wrong_and_told(site, rows):
     assert "outside of the area" in shown.stdout
 
 
+def test_exchanged_columns_are_suspected_where_both_are_possible(site):
+    table = read_truth(site.write("truth.csv", (HEADER + row("photos/one.png", (24.2, 10.1))).encode()))
+    here, there = (100_000_000, 240_000_000, 110_000_000, 250_000_000), (0, 0, 1, 1)
+    assert table.outside_warning(here).endswith("no answer is right; lon and lat may be exchanged")
+    assert table.outside_warning(there).endswith("no answer is right")
+    assert table.outside_warning((0, 0, 300_000_000, 300_000_000)) is None
+
+
+def test_a_table_of_windows_is_read(site, rows):
+    text = HEADER + "".join(rows)
+    plain = document(site, text)
+    assert document(site, ("\ufeff" + text.replace("\n", "\r\n")).encode()) == plain
+
+
 def test_near_a_guess_those_around_it_alone(site, rows):
     radius = 3 * tile_side_m(ZOOM, 0)
     found = document(site, HEADER + "".join(rows), "--near", radius)
@@ -166,6 +184,25 @@ REFUSED = {
     "a name with a null": (HEADER + "pho\0to,0,0,3,,\n", "expected"),
     "no picture": (HEADER + f"camera.json,0,0,{ALTITUDE_M},,\n", "camera.json: expected a JPEG, PNG or WebP"),
     "not UTF-8": (b"\xff\xfe", "UTF-8"),
+    "an empty picture": (
+        HEADER + f"photos/empty.png,0,0,{ALTITUDE_M},,\n",
+        "empty.png: expected a JPEG, PNG or WebP",
+    ),
+    "another format": (
+        HEADER + f"photos/one.gif,0,0,{ALTITUDE_M},,\n",
+        "one.gif: expected a JPEG, PNG or WebP",
+    ),
+    "a picture cut short": (
+        HEADER + f"photos/cut.png,0,0,{ALTITUDE_M},,\n",
+        "photos/cut.png: expected a whole",
+    ),
+    "one twice": (
+        HEADER + f"photos/one.png,0,0,{ALTITUDE_M},,\nphotos/../photos/one.png,0,0,{ALTITUDE_M},,\n",
+        "expected each photograph once",
+    ),
+    "semicolons": (HEADER.replace(",", ";"), "found file;lon;lat"),
+    "more than a turn": (HEADER + "photos/one.png,0,0,3,,400\n", "from -360 to 360, found '400'"),
+    "lon and lat exchanged": (HEADER + "photos/one.png,0,120.7,3,,\n", "lat as a number from -90 to 90"),
 }
 
 
@@ -194,6 +231,7 @@ def test_a_photograph_of_another_camera_is_named(site):
     Image.fromarray(GROUND[:64, :64]).save(site.root / "photos" / "square.png")
     result = prove(site, HEADER + row("photos/square.png", (0, 0)), code=2)
     assert "photos/square.png: expected a frame of the camera" in result.stderr
+    assert "\n  -> " in result.stderr
 
 
 def test_a_photograph_of_nothing_is_named(site):

@@ -87,6 +87,7 @@ REFUSED = {
         for name in ("--altitude", "--gsd")
         for value in ("0", "-1", "nan", "inf", "high")
     },
+    "more than a turn": (("--gsd", 300, "--heading", 400), "--heading from -360 to 360, found 400"),
     "heading nan": (("--gsd", 300, "--heading", "nan"), "heading"),
     **{
         f"near {value}": (("--gsd", 300, "--near", value), "near")
@@ -103,6 +104,8 @@ def test_what_is_refused_says_how_to_mend_it(chunks, name):
     assert result.exit_code == 2, result.output
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+    if "near" in name or "turn" in name:
+        assert "\n  -> " in result.stderr
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"width": 80}'])

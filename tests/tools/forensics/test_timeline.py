@@ -118,6 +118,8 @@ def test_a_build_that_ends_without_a_word_leaves_its_steps_cut():
         (make(e.TilesCarried), "coverage"),
         (make(e.IndexBuilt), "check"),
         (make(e.CheckPassed, subject="index"), "coverage"),
+        (make(e.CheckPassed, check="proof", subject="photographs"), "coverage"),
+        (make(e.StepReused, kind="proof", count=1), "coverage"),
         (make(e.StepReused, kind="cells", count=3), "index"),
         (make(e.BuildPlanned), "plan"),
         (make(e.CheckPassed, subject="net"), "cells"),

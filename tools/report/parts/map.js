@@ -67,6 +67,7 @@ class AreaMap {
     this.failedAt = failure ? failure.seq : null;
     this.changes = changes;
     this.showChanges = false;
+    this.photographs = null;
     this.seq = Infinity;
     this.cursor = null;
     this.box = this.boxOf(area.bbox_e7);
@@ -314,6 +315,7 @@ class AreaMap {
 
   /** What stands out at any scale: failing tiles, the origin, the cell under the cursor. */
   marks(pen) {
+    this.photographs?.draw(pen);
     const level = this.byLevel.get(this.zoom), n = 2 ** this.zoom;
     const both = (draw, wide, thin, colour) => { for (const [style, width] of [[this.colours.halo, wide], [colour, thin]]) { pen.strokeStyle = style; pen.lineWidth = width; draw(); } };
     const failing = [...(level?.rows.get("failing") || [])].flatMap(([y, runs]) => runs.map(([first, last]) => [first, last, y]));

@@ -106,7 +106,7 @@ function checksPanel(told, replay) {
   if (!checks.length) return null;
   const rows = checks.map((each) => [
     each.passed ? tag("✓ passed", "good") : tag("✕ failed", "bad"), [each.check, each.subject].filter((word, place) => word && !(place && word === each.check)).join(" · "),
-    [each.why ? el("p", {}, each.why) : "", Object.entries(each.measured || {}).map(([name, value]) => measured(name, value).join(" ")).join(", ")],
+    [each.why ? el("p", {}, each.why) : "", Object.entries(each.measured || {}).filter(([, value]) => !Array.isArray(value)).map(([name, value]) => measured(name, value).join(" ")).join(", ")],
     el("button", { type: "button", class: "goto", on: { click: () => replay.goTo(each.seq) } }, `record ${count(each.seq)}`),
   ]);
   return panel("checks", "Checks", `${checks.filter((each) => each.passed).length} of ${checks.length} passed`, table(["", "Check", "Measured", ""], rows));
@@ -180,9 +180,9 @@ function cachePanel(told) {
 
 function drawPanels(told, replay) {
   const pair = (left, right) => (left && right ? el("div", { class: "pair" }, left, right) : left || right);
-  const made = [findingsPanel(told, replay), inputsPanel(told), checksPanel(told, replay), recordsPanel(told, replay), comparePanel(told), keysPanel(told), pair(costPanel(told), hostPanel(told)), cachePanel(told)];
+  const made = [findingsPanel(told, replay), proofPanel(told, replay), inputsPanel(told), checksPanel(told, replay), recordsPanel(told, replay), comparePanel(told), keysPanel(told), pair(costPanel(told), hostPanel(told)), cachePanel(told)];
   byId("panels").replaceChildren(...made.filter(Boolean));
-  const names = [["replay", "Replay"], ["findings", "Findings", list(told.findings).length], ["inputs", "Inputs"], ["checks", "Checks", list(told.checks).length], ["records", "Records"], ["compare", "Compare"], ["keys", "Keys"], ["cost", "Cost"], ["host", "Machine"], ["cache", "Cache"]];
+  const names = [["replay", "Replay"], ["findings", "Findings", list(told.findings).length], ["proof", "Photographs", told.proof && told.proof.pictures], ["inputs", "Inputs"], ["checks", "Checks", list(told.checks).length], ["records", "Records"], ["compare", "Compare"], ["keys", "Keys"], ["cost", "Cost"], ["host", "Machine"], ["cache", "Cache"]];
   byId("contents").replaceChildren(...names.filter(([id]) => byId(id)).map(([id, name, number]) => el("a", { href: `#${id}` }, name, number ? el("sup", {}, String(number)) : "")));
   const source = told.source || {};
   byId("footer").replaceChildren(`Drawn from ${count(source.records)} records of the ${source.kind} ${source.path}, up to record ${count(source.seq)}, chain ${short(source.chain)}. This page holds all of its data and asks for nothing from any network.`);

@@ -17,6 +17,7 @@ class Replay {
     this.severity = new Map();
     for (const finding of list(told.findings)) if (finding.seq !== null && finding.severity !== "note" && !this.severity.has(finding.seq)) this.severity.set(finding.seq, finding.severity);
     this.map = told.area ? new AreaMap(byId("map"), told.area, told.failure, told.compare && told.compare.tiles && told.compare.tiles.runs) : null;
+    if (this.map && told.proof && list(told.proof.answers).length) this.map.photographs = new Photographs(this.map, told.proof);
   }
 
   /** Milliseconds that the bars span. Whoever finds a dead build may come days later, and would squeeze it to nothing. */
@@ -193,6 +194,8 @@ class Replay {
   }
 
   hover(x, y) {
+    const photograph = this.map.photographs?.at(x, y);
+    if (photograph) return this.tip(x, y, this.map.photographs.about(photograph));
     const found = this.map.at(x, y), layers = found ? found.layers.filter((name) => name !== "present") : [];
     if (!found || (!found.cell && !layers.length)) { byId("tip").hidden = true; return; }
     const lines = [];
@@ -225,14 +228,17 @@ class Replay {
     const used = STATUS.filter((name) => name !== "failing" || tally.failing.cells || map.faulty.size);
     const body = used.map((name, place) => line(name, STATUS_NAMES[name], known ? tally[name].tiles : tally[name].cells, known ? "tiles" : "cells", place === used.length - 1 ? "space" : ""));
     const layers = Object.keys(LAYER_NAMES).filter((name) => counts[name] && (name !== "failing" || counts.failing));
-    body.push(...layers.map((name, place) => line(name === "failing" ? "ring" : name, LAYER_NAMES[name], counts[name], "tiles", place ? "" : "line")));
+    body.push(...layers.map((name, place) => line(name === "failing" ? "ring" : name, LAYER_NAMES[name], counts[name], "tiles", `${place ? "" : "line"} ${place === layers.length - 1 ? "space" : ""}`)));
+    if (map.photographs) body.push(...map.photographs.legend(this));
     const spoken = used.filter((name) => tally[name].cells).map((name) => `${plural(tally[name].cells, "cell")} ${STATUS_NAMES[name]}`).join(", ");
     map.canvas.setAttribute("aria-label", `Map of zoom level ${map.zoom}: ${spoken || "no cells"}`);
     const changed = ["added", "removed", "changed"].filter((name) => counts[name]).map((name) => `${count(counts[name])} ${name === "added" ? "new" : name === "removed" ? "gone" : name}`);
     const box = el("input", { type: "checkbox", checked: map.showChanges, on: { change: (event) => { map.showChanges = event.target.checked; map.stale = true; map.draw(); } } });
+    const hide = map.photographs ? el("input", { type: "checkbox", checked: map.photographs.shown, on: { change: (event) => { map.photographs.shown = event.target.checked; map.draw(); this.drawLegend(); } } }) : null;
     byId("legend").replaceChildren(
       el("table", { "aria-label": "What became of the tiles" }, el("tbody", {}, el("tr", {}, el("td", { colspan: 2, class: "soft" }, `Zoom level ${map.zoom}`), el("td", { class: "num soft" }, known ? "tiles" : "cells")), body)),
       changed.length ? el("label", {}, box, el("span", {}, `outline tiles that differ from build ${this.told.compare.a.build}: ${changed.join(", ")}`)) : "",
+      hide ? el("label", {}, hide, el("span", {}, "show photographs: a line from the true place to a square, the answer")) : "",
       this.told.area.report || !known ? "" : el("p", { class: "soft" }, "No geographic report: holes follow from the box alone."),
       known ? "" : el("p", { class: "soft" }, "The tile table cannot be read here: whole cells are shown."),
     );
@@ -247,7 +253,8 @@ class Replay {
       pen.scale(unit, unit);
       pen.strokeStyle = colours.failing; pen.lineWidth = 2;
       pen.beginPath(); pen.arc(9, 9, 6.5, 0, 7); pen.moveTo(6.5, 6.5); pen.lineTo(11.5, 11.5); pen.moveTo(11.5, 6.5); pen.lineTo(6.5, 11.5); pen.stroke();
-    } else if (!["embedded", "reused"].includes(name)) { pen.fillStyle = pattern(pen, name, colours, unit); pen.fillRect(0, 0, made.width, made.height); }
+    } else if (name === "hit" || name === "miss") { pen.scale(unit, unit); drawPhotograph(pen, colours, name === "hit", [9, 9], null, false); }
+    else if (!["embedded", "reused"].includes(name)) { pen.fillStyle = pattern(pen, name, colours, unit); pen.fillRect(0, 0, made.width, made.height); }
     made.setAttribute("aria-hidden", "true");
     return made;
   }

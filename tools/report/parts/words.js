@@ -100,6 +100,7 @@ const stepName = (step) => [STEP_NAMES[step.kind] || step.kind, few(step.subject
 function measured(name, value) {
   if (typeof value === "number" && name.endsWith("_ppb")) return [name.slice(0, -4).replaceAll("_", " "), (value / 1e9).toFixed(6)];
   if (typeof value === "number" && name.endsWith("_ppm")) return [name.slice(0, -4).replaceAll("_", " "), (value / 1e6).toFixed(4)];
+  if (typeof value === "number" && name.endsWith("_mm")) return [name.slice(0, -3).replaceAll("_", " "), `${value / 1000} m`];
   if (typeof value === "number" && name.endsWith("_ms")) return [name.slice(0, -3).replaceAll("_", " "), duration(value)];
   return [name.replaceAll("_", " "), said(value)];
 }

@@ -4,15 +4,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from pipeline.engines.backends.registry import engine_compiler
+from pipeline.engines.onnx.vlad import Projection, add_vlad
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import encode
 from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.backends.openvino_library import library
 from store.runtime.golden_vectors import batch_invariance, golden_inputs, parity
 from tests.engine_jobs import SAMPLE, job_of, load_compiled, reference
+from tests.small_builds import local_network
 from tests.toy_networks import DIMENSIONS, toy_network
 
 STEPS = {"onnxruntime": [0, 1, 2, 3], "openvino": [0, 1, 2, 3, 4]}
@@ -44,6 +47,22 @@ def test_an_engine_is_compiled_runs_and_agrees_with_its_network(compiler, job, t
     inputs = golden_inputs((11, *SAMPLE))
     assert parity(run, reference(job), inputs) > 0.999999
     assert batch_invariance(run, inputs) == 0
+
+
+@pytest.mark.parametrize("rank", [3, 4])
+def test_a_network_with_a_head_agrees_with_itself(compiler, rank, tmp_path):
+    network = onnx.load_from_string(local_network(rank=rank))
+    rng = np.random.default_rng(0)
+    words, axes = rng.standard_normal((6, 8)) / 3, np.linalg.qr(rng.standard_normal((48, DIMENSIONS)))[0].T
+    projection = Projection(mean=np.full(48, 0.01, np.float32), axes=axes.astype(np.float32))
+    output = add_vlad(network, "local", words.astype(np.float32), projection)
+    target = compiler.target(None)
+    job = job_of(tmp_path, network, output=output, sample_shape=(3, 32, 32), target=target)
+    engine = compiler.compile(job, scratch=tmp_path)
+    assert engine.signature.output_shape == (8, DIMENSIONS)
+    run = load_compiled(compiler, engine.path.read_bytes(), output=output).run
+    inputs = golden_inputs((11, 3, 32, 32))
+    assert parity(run, reference(job), inputs) > 0.999999
 
 
 def test_an_auxiliary_network_is_compiled_as_it_is(compiler, tmp_path):

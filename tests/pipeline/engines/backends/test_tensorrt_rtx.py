@@ -5,12 +5,15 @@ import struct
 from hashlib import sha256
 from time import monotonic
 
+import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from pipeline.build.report import BuildOutcome
 from pipeline.builtin_model import place
 from pipeline.engines.backends.tensorrt import TENSORRT_RTX, TensorRtCompiler
+from pipeline.engines.onnx.vlad import Projection, add_vlad
 from pipeline.engines.port import ShapeRange
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.request.options import EngineOptions, ModelRole, ModelSpec, ShapeProfile
@@ -24,7 +27,7 @@ from store.verify.verify import Depth, verify
 from tests import engine_jobs
 from tests.engine_jobs import SAMPLE
 from tests.networks import checked, mobilenet, quantised, resnet50, unsupported, vit_b14, with_open_size
-from tests.small_builds import Site, spread, tiny_network
+from tests.small_builds import Site, local_network, spread, tiny_network
 from tests.toy_networks import toy_network
 
 pytest.importorskip("tensorrt_rtx", reason="needs TensorRT for RTX: pip install 'c10[rtx]'")
@@ -65,6 +68,17 @@ def test_the_embedded_descriptor_compiles(tmp_path):
     assert engine_version(engine.path.read_bytes()) == COMPILER.version
     assert engine.timing_cache is None
     assert len(COMPILER.version.split(".")) == 4
+
+
+@pytest.mark.parametrize("rank", [3, 4])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_network_with_a_head_compiles(tmp_path, rank, precision):
+    network = onnx.load_from_string(local_network(rank=rank))
+    words, axes = np.eye(6, 8, dtype=np.float32), np.eye(16, 48, dtype=np.float32)
+    output = add_vlad(network, "local", words, Projection(mean=np.zeros(48, np.float32), axes=axes))
+    shape = (3, 32, 32)
+    engine = compiled(tmp_path, network, output=output, sample_shape=shape, precision=precision)
+    assert engine.signature.output_shape == (8, 16)
 
 
 @pytest.mark.deep

@@ -25,6 +25,7 @@ from store.formats.tables import decode_blocks, decode_tiles, encode_tiles
 from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, Answer, FlightCache
 from store.reader.loading import level_tables
+from store.reader.places.level_table import LevelTable
 from store.reader.places.question import parse_question
 from store.runtime import ExecutionError
 from store.trust.readiness import MAX_AGE_DAYS
@@ -201,6 +202,57 @@ class TestAnswer:
         timings = cache.locate(frame_at(X, Y), altitude_m=ALTITUDE_M).timings
         assert timings.decode == timings.undistortion == 0
         assert min(timings.cut, timings.network, timings.search) > 0
+
+    def test_the_camera_is_read_once_for_all_frames(self, cache, monkeypatch):
+        first = cache.locate(frame_at(X, Y), altitude_m=ALTITUDE_M)
+        monkeypatch.setattr(Camera, "from_document", lambda document: pytest.fail("read again"))
+        assert cache.locate(frame_at(X, Y), altitude_m=ALTITUDE_M, threads=1).margin == first.margin
+
+    @pytest.mark.parametrize("number", range(1, 1 + len(KINDS)))
+    @pytest.mark.parametrize("k", [1, 10, 60, 1000])
+    def test_a_search_of_rounded_vectors_first_changes_no_answer(self, kinds, number, k, monkeypatch):
+        monkeypatch.setattr("store.reader.places.locate._MANY_CHUNKS", 17 * 17)
+        monkeypatch.setattr("store.reader.places.locate._FEW_CHUNKS", 100)
+        searched, compare = [], LevelTable.scores
+
+        def scores(table, queries, rows):
+            searched.append(len(table) if rows is None else len(rows))
+            return compare(table, queries, rows)
+
+        with FlightCache.open(kinds[0].cache, trusted_keys=ALLOW_UNSIGNED, generation=number) as cache:
+            asked = {"altitude_m": ALTITUDE_M, "heading_deg": 0, "k": k}
+            frames = [frame_at(X + 5 * at, Y - 3 * at) for at in range(-3, 4)]
+            plain = [cache.locate(frame, **asked) for frame in frames]
+            cache.load_all()
+            monkeypatch.setattr(LevelTable, "scores", scores)
+            for frame, wanted in zip(frames, plain, strict=True):
+                found = cache.locate(frame, **asked)
+                assert (found.candidates, found.margin) == (wanted.candidates, wanted.margin)
+                assert found.searched == 17 * 17
+        # Where the few do not settle it, all are compared after them.
+        assert set(searched) <= {100, 17 * 17}
+        assert searched.count(17 * 17) == (len(frames) if k == 1000 else 0)
+
+    @pytest.mark.parametrize("k", [1, 3])
+    def test_few_chunks_settle_it_or_all_are_compared(self, kinds, k, monkeypatch):
+        monkeypatch.setattr("store.reader.places.locate._MANY_CHUNKS", 1)
+        dropped, frame = [0], frame_at(X + 5, Y - 3)
+        asked = {"altitude_m": ALTITUDE_M, "heading_deg": 0, "k": k}
+        with FlightCache.open(kinds[0].cache, trusted_keys=ALLOW_UNSIGNED, generation=1) as cache:
+            plain = cache.locate(frame, **asked)
+            (table,) = cache.locator().tables
+
+            def best(_, query, count):
+                scores = table.vectors @ query
+                lost = np.argsort(-scores)[dropped]
+                return np.delete(np.arange(len(scores)), lost), float(scores[lost].max())
+
+            monkeypatch.setattr("store.runtime.rounded_vectors.RoundedVectors.best", best)
+            cache.load_all()
+            for rank in range(60):
+                dropped[:] = [rank, 17 * 17 - 1]
+                found = cache.locate(frame, **asked)
+                assert (found.candidates, found.margin) == (plain.candidates, plain.margin), rank
 
     def test_the_scale_may_be_told_instead_of_the_altitude(self, cache):
         one = cache.locate(frame_at(X, Y), altitude_m=ALTITUDE_M, heading_deg=0)
