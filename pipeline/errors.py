@@ -42,6 +42,7 @@ class ErrorKind(StrEnum):
 
     CHECK_FAILED = "check-failed"
     COVERAGE_TOO_LOW = "coverage-too-low"
+    WARNINGS = "warnings"
 
 
 class Problem(NamedTuple):

@@ -3,6 +3,7 @@
 from typing import Self
 
 from pipeline.config import C10ProvisionerConfig
+from store.base.cache_warning import CacheWarning
 from store.base.valueclass import valueclass
 from store.disk.layout import Layout
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
@@ -41,13 +42,19 @@ class MachineKeys:
         return (*(() if self.own is None else (self.own,)), *self._trusted())
 
     @property
-    def warnings(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[CacheWarning, ...]:
         """A warning if the ground commands of this machine refuse what its key signs."""
         own, trusted = self.own, {key.public for key in self._trusted()}
         if own is None or not trusted or own.public in trusted:
             return ()
-        found = f"signing_key: expected {own.key_id} among trusted_keys, found other ones"
-        return (f"{found}: c10 verify refuses what it signs",)
+        return (
+            CacheWarning(
+                kind="signing-key-untrusted",
+                message=f"signing_key: expected {own.key_id} among trusted_keys, found other ones: "
+                "c10 verify refuses what it signs",
+                hint="add its .pub to trusted_keys in c10.toml",
+            ),
+        )
 
     def _trusted(self) -> tuple[TrustedKey, ...]:
         return () if self.trusted is ALLOW_UNSIGNED else parse_trusted_keys(self.trusted)

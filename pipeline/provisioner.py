@@ -9,13 +9,12 @@ builds find nothing to do and must be fast.
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from journal import BuildLockHeldError, JournalError
 from pipeline.build.report import BuildReport, PlanReport, RollbackReport
-from pipeline.build.up_to_date import find_up_to_date, report_up_to_date
+from pipeline.build.up_to_date import find_up_to_date, refused_if_reused, report_up_to_date
 from pipeline.config import C10ProvisionerConfig
 from pipeline.engines.models.network import inspect_models
 from pipeline.engines.models.network_cache import NetworkCache
@@ -27,7 +26,7 @@ from pipeline.planning.inputs import Inputs
 from pipeline.planning.resolve_inputs import resolve_inputs
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
-from store.base.clock import recorded_wall_ns
+from store.base.clock import utc_day
 from store.cache.view import open_view
 from store.disk.folder_integrity import refuse_symlinked_folders, refuse_unfit_folder
 from store.disk.layout import Layout
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from pipeline.repair.report import RepairReport
     from store.cache.own_records import OwnRecords
     from store.cache.writer import CacheWriter
-    from store.domain.state import Generation, State
     from store.maintenance.collect_garbage import CollectionResult
     from store.maintenance.rebuild_journal import RebuildResult
     from store.maintenance.sign import SignResult
@@ -60,13 +58,16 @@ class CacheProvisioner:
     executor: "Callable[[], Callable[[], DescriptorBatcher]]"
     precision: str | None
 
-    def build_cache_artifacts(self, request: BuildRequest, *, force: bool = False) -> BuildReport:
+    def build_cache_artifacts(
+        self, request: BuildRequest, *, force: bool = False, strict: bool = False
+    ) -> BuildReport:
         """Build the flight cache that `request` describes, or find that it exists already.
 
         Args:
             request: The request.
             force: Build even if this identity exists or was rolled back from: every part is read, and a
                 damaged one is made anew.
+            strict: Fail before the commit if there is anything to warn of.
 
         Returns:
             A report; a failed step is reported and recorded in the journal, not raised.
@@ -89,7 +90,7 @@ class CacheProvisioner:
         waiting_since = monotonic()
         try:
             with self.lock:
-                report = self._build(request, inputs, batcher, force=force, keys=keys)
+                report = self._build(request, inputs, batcher, force=force, strict=strict, keys=keys)
         except BuildLockHeldError as error:
             from pipeline.build.lock_denied import denied_event, record_denied
 
@@ -97,8 +98,9 @@ class CacheProvisioner:
             denied = denied_event(error, inputs, request, waited_ms=waited_ms, host=self.ports.host)
             record_denied(denied, self.layout, clock=self.ports.clock)
             raise
-        warnings = (*report.warnings, *keys.warnings)
-        return replace(report, seconds=monotonic() - began, warnings=warnings)
+        warnings = tuple(dict.fromkeys((*report.warnings, *keys.warnings)))
+        report = replace(report, seconds=monotonic() - began, warnings=warnings)
+        return refused_if_reused(report) if strict else report
 
     def plan(self, request: BuildRequest) -> PlanReport:
         """Return what a build would do; writes nothing and takes no lock.
@@ -137,7 +139,7 @@ class CacheProvisioner:
             NoGoError: A key would sign a build that no trusted key signed; nothing was changed.
             StoreError: Artifacts of the target are missing or damaged; nothing was changed.
         """
-        from pipeline.build.attempt import warn_if_unsigned
+        from pipeline.build.build_warnings import warn_if_unsigned
         from store.cache.projections import require_may_sign, require_vouched
         from store.policy import rollback
 
@@ -145,9 +147,8 @@ class CacheProvisioner:
         if not self.layout.exists():
             open_view(self.layout)
         with self.lock, self._open(create=False, signer=keys.signer) as store:
-            before = _require_head(store.state)
             planned = rollback.plan(store.state, to=to, why=why)
-            after = before
+            before = after = store.state.generations[len(store.state.generations)]
             if planned is not None:
                 if keys.signer is not None:
                     require_may_sign(store.state, keys.signer, keys.reused)
@@ -161,7 +162,7 @@ class CacheProvisioner:
                 changed=planned is not None,
                 manifest_sha256=after.manifest_sha256,
                 body_sha256=after.body_sha256,
-                warnings=warn_if_unsigned(before, after, keys.reused),
+                warnings=warn_if_unsigned(before, after.number, keys.reused, signed=bool(after.signatures)),
             )
 
     def sign(self, generation: int | None = None) -> "SignResult":
@@ -285,7 +286,7 @@ class CacheProvisioner:
             source=ports.source_for(request),
             compiler=ports.compiler_for(request),
             index=ports.index,
-            today=datetime.fromtimestamp(recorded_wall_ns(ports.clock) / 1e9, tz=UTC).date(),
+            today=utc_day(ports.clock),
             precision=self.precision,
             stand_in=ports.stand_in,
             networks=NetworkCache(self.config.digest_cache_folder),
@@ -327,6 +328,7 @@ class CacheProvisioner:
         batcher: "Callable[[], DescriptorBatcher]",
         *,
         force: bool,
+        strict: bool = False,
         keys: MachineKeys,
     ) -> BuildReport:
         """Find the cache up to date, or attempt to build it; the caller holds the build lock."""
@@ -341,6 +343,7 @@ class CacheProvisioner:
             request=request,
             inputs=inputs,
             force=force,
+            strict=strict,
             key=keys.own,
             keys=keys.reused,
             own_records=self._own_records(keys),
@@ -351,6 +354,7 @@ class CacheProvisioner:
             ports=self.ports,
             settings=self.config,
             precision=self.precision,
+            machine_warnings=keys.warnings,
         )
         return attempt.run()
 
@@ -388,13 +392,3 @@ class CacheProvisioner:
                 kind=ErrorKind.TARGET_DAMAGED,
                 hint="c10 repair (makes them again), or c10 rollback --to GENERATION, with another one",
             )
-
-
-def _require_head(state: "State") -> "Generation":
-    if state.head is None:
-        raise RequestRefusedError(
-            "expected a committed generation to roll back from, found none",
-            kind=ErrorKind.NO_GENERATION,
-            hint="c10 log",
-        )
-    return state.head

@@ -77,6 +77,7 @@ class ErrorKind(StrEnum):
     INDEX_SEARCH = "index-search"
     OWN_HISTORY = "own-history"
     ARGUMENT = "argument"
+    READINESS = "readiness"
 
 
 class StoreError(Exception):

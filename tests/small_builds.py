@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import C10ProvisionerConfig, build_cache_provisioner
-from pipeline.request.options import ModelRole, ModelSpec, TileOptions
+from pipeline.request.options import CoverageOptions, ModelRole, ModelSpec, TileOptions
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import to_toml
 from pipeline.testing import Calls, FakeBatcher, FakeCompiler, FakeIndexBuilder, FakeTiles, RecordingProgress
@@ -163,6 +163,8 @@ class Site:
             "calibration": "camera.json",
             "tiles": TileOptions(source=source, **(tiles or {})),
             "models": (descriptor,),
+            # Its few tiles are far apart.
+            "coverage": CoverageOptions(min_fraction=0.0),
             "base": self.root,
         } | fields
         return BuildRequest(**settings)

@@ -20,6 +20,7 @@ from store.base.valueclass import valueclass
 from store.errors import TranslateShortages, import_takes
 from tools import command, error_report
 from tools.exit_codes import MEANINGS, ExitCode
+from tools.output.colour import wants_colour
 
 WITHOUT_NUMPY: Final = frozenset({"accept", "doctor", "keygen", "log", "manifest", "show", "status"})
 """Commands whose modules do not import NumPy, and so start also where there is no room for it."""
@@ -74,7 +75,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
         ),
         "rollback": _Entry(
             "Go back to an earlier build, as a new generation.",
-            _keys("generation build previous_build changed manifest_sha256 body_sha256"),
+            _keys("generation build previous_build changed manifest_sha256 body_sha256 warnings"),
         ),
         "engines": _Entry("Compile the networks only; do not wait for a build.", {"engines": []}),
     },
@@ -94,7 +95,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             _keys(
                 "generation build identity manifest_sha256 body_sha256 chain seq open_build flight_id sector "
                 "tiles zoom levels wanted localisable featureless skipped index carried_bytes proof committed "
-                "rolled_back signed_by lately"
+                "rolled_back signed_by lately readiness warnings"
             ),
         ),
         "log": _Entry("List every build and rollback, newest first.", _keys("entries")),
@@ -130,7 +131,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
     "Check (never writes)": {
         "verify": _Entry(
             "Check the cache: GO or NO-GO, and everything that is wrong.",
-            _keys("go depth generation build identity problems"),
+            _keys("go depth generation build identity problems warnings readiness"),
         ),
         "prove": _Entry(
             "Find photographs of known places; say how often that is right.",
@@ -254,7 +255,9 @@ class _C10(click.Group):
                 self.make_context("c10", [*words], obj=dict(os.environ)) as context,
             ):
                 answer = self.invoke(context)
-                code = command.write_or_warn(answer, as_json=as_json)
+                terminal = sys.stdout is not None and sys.stdout.isatty()
+                colour = wants_colour(os.environ, terminal=terminal)
+                code = command.write_or_warn(answer, as_json=as_json, colour=colour)
         except click.exceptions.Exit as leaving:
             code = ExitCode(leaving.exit_code)
         except BaseException as error:  # noqa: BLE001 - the last place that can report it

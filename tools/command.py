@@ -25,6 +25,7 @@ from store.disk.layout import Layout
 from store.errors import ErrorKind, RequestRefusedError
 from tools.exit_codes import ExitCode, HungUpError, TerminatedError
 from tools.output import render
+from tools.output.colour import paint
 from tools.output.sanitize import encodable
 
 if TYPE_CHECKING:
@@ -276,8 +277,8 @@ def print_error(message: str, hint: str) -> None:
         print_message(f"  -> {one_line(hint)}")
 
 
-def write(answer: Answer, *, as_json: bool) -> None:
-    """Print an answer to standard output.
+def write(answer: Answer, *, as_json: bool, colour: bool = False) -> None:
+    """Print an answer to standard output, in colour if wanted.
 
     Raises:
         BrokenPipeError: The reader went away.
@@ -296,10 +297,11 @@ def write(answer: Answer, *, as_json: bool) -> None:
         click.echo(json.dumps(encodable(answer.document)) if "\\udc" in text else text)
     else:
         for line in answer.lines:
-            click.echo(render.plain(line))
+            text = render.plain(line)
+            click.echo(paint(line, text) if colour else text, color=colour)
 
 
-def write_or_warn(answer: Answer, *, as_json: bool) -> ExitCode:
+def write_or_warn(answer: Answer, *, as_json: bool, colour: bool = False) -> ExitCode:
     """Print an answer and return its exit code: that of what was done, whoever can read it.
 
     A reader that went away is no error: it has read what it wanted.
@@ -308,7 +310,7 @@ def write_or_warn(answer: Answer, *, as_json: bool) -> ExitCode:
         OSError: The answer cannot be printed, and it was all that the command was for.
     """
     try:
-        write(answer, as_json=as_json)
+        write(answer, as_json=as_json, colour=colour)
     except BrokenPipeError:
         discard_output()  # a reader that has seen enough, such as `head`, makes no NO-GO a GO
     except OSError as error:

@@ -7,17 +7,19 @@ traceback, and the head does not move. `pipeline.build.steps` runs the steps of 
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from journal import JournalError
+from pipeline.build.build_warnings import warnings_of_build
 from pipeline.build.failure_record import failed_event, failing_inputs, failure_of
 from pipeline.build.report import BuildOutcome, BuildReport, Failure
 from pipeline.build.steps import run_steps
-from pipeline.build.up_to_date import area_warnings, find_up_to_date, report_up_to_date
+from pipeline.build.strict import STEP, refuse_warnings
+from pipeline.build.up_to_date import find_up_to_date, report_up_to_date
 from pipeline.config import C10ProvisionerConfig
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.errors import PipelineError
@@ -29,14 +31,14 @@ from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import request_record
 from pipeline.stages.context import BuildContext
 from pipeline.tiles.sources.registry import library_versions
+from store.base.cache_warning import CacheWarning
 from store.base.valueclass import valueclass
 from store.cache.own_records import OwnRecords
 from store.cache.projections import require_may_sign
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
-from store.domain import problem_lines
-from store.domain.events import BuildRefused, BuildStarted, CoverageWalked
-from store.domain.state import Generation, State
+from store.domain.events import BuildRefused, BuildStarted
+from store.domain.state import State
 from store.errors import DiskFullError, ErrorKind, RequestRefusedError, UnprojectedError
 from store.policy.vouching import OWN_RECORDS, Ranges
 from store.trust.signatures import TrustedKey
@@ -49,17 +51,20 @@ class BuildAttempt:
     Attributes:
         inputs: What the request names; or the error of reading it, which is recorded.
         force: Whether to build even if this identity was rolled back from.
+        strict: Whether a warning makes the build fail before the commit.
         key: The key that signs the generation, if any.
         keys: That key and the trusted ones: results of builds that others signed are not reused.
         own_records: What this machine remembers of its own appends with `key`.
         open_store: Opens the cache for writing, and creates it if there is none.
         batcher: Creates the port that embeds tiles.
         precision: Replaces the request's precision, if given.
+        machine_warnings: What the settings of this machine give rise to.
     """
 
     request: BuildRequest
     inputs: Inputs | PipelineError
     force: bool
+    strict: bool
     key: TrustedKey | None
     keys: tuple[TrustedKey, ...]
     own_records: OwnRecords
@@ -70,6 +75,7 @@ class BuildAttempt:
     ports: Ports
     settings: C10ProvisionerConfig
     precision: str | None
+    machine_warnings: tuple[CacheWarning, ...] = ()
 
     def run(self) -> BuildReport:
         """Build the cache, or recover it and find it up to date; the caller holds the build lock.
@@ -162,7 +168,9 @@ class BuildAttempt:
                 number=number,
                 scratch=Path(scratch),
                 strict=self.settings.coverage_strict,
+                refuses_warnings=self.strict,
                 keys=self.keys,
+                machine_warnings=self.machine_warnings,
                 own_records=own_records,
                 own_records_now=partial(self.own_records.ranges_now, cache_id, event_store.chain_at),
             )
@@ -173,6 +181,9 @@ class BuildAttempt:
                     run.put(inputs.area.encoded)
                 run.append(replace(started, calibration=run.put(inputs.calibration)))
                 run_steps(run)
+                if self.strict:
+                    run.enter(STEP, "warnings")
+                    refuse_warnings(warnings_of_build(run, before))
                 run.enter("commit")
                 generation = store.commit(number)
                 committed = generation.number
@@ -199,12 +210,7 @@ class BuildAttempt:
             files_checked=run.counts.checked,
             writes=store.writes,
             error=failure,
-            warnings=(
-                *run.warnings,
-                *area_warnings(area, chunks=bool(inputs.levels)),
-                *_foreign_file_warnings(area),
-                *warn_if_unsigned(before, generation, self.keys),
-            ),
+            warnings=warnings_of_build(run, before),
         )
 
     def _started_event(self, inputs: Inputs, own_records: Ranges = ()) -> BuildStarted:
@@ -240,7 +246,7 @@ def _failed_report(inputs: Inputs, failure: Failure) -> BuildReport:
         tiles=len(inputs.selection.tiles),
         wanted=inputs.selection.wanted,
         error=failure,
-        warnings=inputs.warnings,
+        warnings=(*inputs.warnings, *inputs.judge(None).warnings),
     )
 
 
@@ -263,31 +269,3 @@ def _record_failure(run: BuildContext, error: BaseException, started: BuildStart
 def _generation_without_files(error: Exception) -> int | None:
     """Return the generation that the journal committed but whose files could not be written."""
     return error.generation if isinstance(error, UnprojectedError) else None
-
-
-def warn_if_unsigned(
-    before: Generation | None, after: Generation | None, keys: Sequence[TrustedKey] = ()
-) -> tuple[str, ...]:
-    """Return a warning if a generation is unsigned although keys are trusted, or the one before it was signed."""
-    if after is None or after.signatures:
-        return ()
-    if keys:
-        wanted, number = " or ".join(key.key_id for key in keys), after.number
-        found = f"expected generation {number} to be signed by {wanted}, found no signing_key"
-        return (f"{found}: c10 verify refuses it until c10 sign {number}",)
-    if before is None or not before.signatures:
-        return ()
-    found = f"expected generation {after.number} to be signed as {before.number} is, found no signing_key"
-    return (f"{found}: where a signature is wanted, it will be refused",)
-
-
-def _foreign_file_warnings(area: CoverageWalked | None) -> tuple[str, ...]:
-    """Return a sentence about the foreign files that a build which is not strict went on with."""
-    if area is None or not area.problems:
-        return ()
-    number = problem_lines.count(area.problems)
-    sentence = (
-        f"{number} {'files' if number > 1 else 'file'} among the artifacts that C10 did not make"
-        f" ({area.problems[0]:.120}): c10 verify --full calls that NO-GO, c10 repair sets them aside"
-    )
-    return (sentence,)

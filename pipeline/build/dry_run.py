@@ -3,13 +3,14 @@
 from typing import Any
 
 from pipeline.build.report import PlanReport
-from pipeline.build.up_to_date import find_up_to_date
+from pipeline.build.up_to_date import find_up_to_date, report_up_to_date
 from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.planning.disk_space import estimate_build
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import BuildPlan, make_plan, reusable_artifacts
 from pipeline.stages.checks import require_coverage
 from pipeline.stages.survey import survey_selection
+from store.base.cache_warning import CacheWarning
 from store.cache.own_records import OwnRecords
 from store.cache.projections import find_unvouched_results
 from store.cache.view import open_view, read_history
@@ -49,16 +50,23 @@ def preview_build(
     artifacts = Artifacts(layout)
     state = usable_state(layout, keys, own_records)
     plan = make_plan(state, inputs, sizes(artifacts, reusable_artifacts(state, inputs)))
-    reused = find_up_to_date(layout, inputs.identity, key=key, keys=keys) is not None
-    if not reused:
+    found = find_up_to_date(layout, inputs.identity, key=key, keys=keys)
+    if found is None:
         if strict and layout.exists():
             refuse_foreign_files(find_foreign_files(artifacts))
         present = survey_selection(inputs.selection, None, artifacts)
         require_coverage(present, inputs.request.coverage.min_fraction)
+        warnings = (
+            *inputs.warnings,
+            *inputs.judge(present.counts).warnings,
+            *_refusal_warning(state, inputs),
+        )
+    else:
+        warnings = report_up_to_date(found, inputs).warnings
     to_embed = _to_embed(artifacts, state, plan)
     return PlanReport(
         identity=inputs.identity,
-        decision="reused" if reused else "build",
+        decision="reused" if found else "build",
         steps=plan.summary(),
         tiles=len(inputs.selection.tiles),
         wanted=inputs.selection.wanted,
@@ -68,7 +76,7 @@ def preview_build(
         levels=inputs.level_documents(),
         bytes=estimate_build(layout, state, inputs, plan).total,
         proof=_proof_document(inputs, plan),
-        warnings=(*inputs.warnings, *(() if reused else _refusal_warning(state, inputs))),
+        warnings=warnings,
     )
 
 
@@ -135,11 +143,17 @@ def _embedding_rates(layout: Layout) -> dict[str, float]:
     return rates
 
 
-def _refusal_warning(state: State, inputs: Inputs) -> tuple[str, ...]:
+def _refusal_warning(state: State, inputs: Inputs) -> tuple[CacheWarning, ...]:
     origin = state.undone.get(inputs.identity)
     if origin is None:
         return ()
-    return (f"this is build {origin}, which was rolled back from: it is refused without c10 build --again",)
+    return (
+        CacheWarning(
+            kind="rolled-back-from",
+            message=f"this is build {origin}, which was rolled back from: it is refused",
+            hint="c10 build --again, if it is meant to come back",
+        ),
+    )
 
 
 def _to_embed(artifacts: Artifacts, state: State, plan: BuildPlan) -> dict[str, int]:

@@ -5,8 +5,10 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
+from store.base.cache_warning import CacheWarning
 from store.domain.events import CoverageWalked
 from store.errors import Category
+from store.trust.readiness_facts import AreaCounts
 
 
 class BuildOutcome(StrEnum):
@@ -83,7 +85,7 @@ class BuildReport:
     writes: int = 0
     seconds: float = 0.0
     error: Failure | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[CacheWarning, ...] = ()
 
     @property
     def holes(self) -> int | None:
@@ -100,7 +102,7 @@ class BuildReport:
             "outcome": str(self.outcome),
             "seconds": round(self.seconds, 3),
             "error": self.error.to_document() if self.error else None,
-            "warnings": list(self.warnings),
+            "warnings": [each.to_document() for each in self.warnings],
             "missing": self.wanted - self.tiles,
             "holes": self.holes,
             "localisable": self.area.localisable(chunks=bool(self.chunks)) if self.area else None,
@@ -140,7 +142,7 @@ class PlanReport:
     seconds: float | None = None
     bytes: int = 0
     proof: Mapping[str, Any] | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[CacheWarning, ...] = ()
 
     def to_document(self) -> dict[str, Any]:
         """Return the JSON report."""
@@ -149,7 +151,7 @@ class PlanReport:
             **document,
             "steps": [dict(step) for step in self.steps],
             "levels": [dict(level) for level in self.levels],
-            "warnings": list(self.warnings),
+            "warnings": [each.to_document() for each in self.warnings],
         }
 
 
@@ -163,7 +165,7 @@ class RollbackReport:
     changed: bool
     manifest_sha256: str
     body_sha256: str
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[CacheWarning, ...] = ()
 
     def to_document(self) -> dict[str, Any]:
         """Return the JSON report."""
@@ -174,4 +176,14 @@ class RollbackReport:
             "changed": self.changed,
             "manifest_sha256": self.manifest_sha256,
             "body_sha256": self.body_sha256,
+            "warnings": [each.to_document() for each in self.warnings],
         }
+
+
+def counts_of(area: CoverageWalked | None) -> AreaCounts | None:
+    """Return what is there of an area that was walked."""
+    if area is None:
+        return None
+    return AreaCounts(
+        wanted=area.wanted, present=area.present, featureless=area.featureless, skipped=area.skipped
+    )

@@ -3,6 +3,7 @@
 from functools import partial
 
 from journal import Record
+from pipeline.build.strict import STEP, refuse_warnings
 from pipeline.planning.plan import BuildPlan, make_plan, reusable_artifacts
 from pipeline.stages.compile import forget_changed_vectors, prepare_engines
 from pipeline.stages.context import BuildContext
@@ -33,7 +34,11 @@ def run_steps(run: BuildContext) -> None:
     if made_again := _made_again(run, plan, unvouched):
         run.withdrawn = "; ".join((", ".join(made_again), *unvouched.why))
     _record_plan(run, plan)
-    check_area(run, None)
+    area = check_area(run, None)
+    if run.refuses_warnings:
+        # What is known now need not wait for hours of work.
+        run.enter(STEP, "warnings")
+        refuse_warnings((*run.warnings, *run.inputs.judge(area.counts).warnings))
     prepare_engines(run, plan)
     for stand_in in plan.stand_ins:
         prepare_stand_in(run, stand_in)
@@ -114,6 +119,6 @@ def _record_plan(run: BuildContext, plan: BuildPlan) -> None:
         count=len(selection.tiles),
         wanted=selection.wanted,
         excluded=len(selection.excluded),
-        warnings=run.warnings,
+        warnings=tuple(map(str, (*run.warnings, *run.inputs.judge(None).warnings))),
     )
     run.append(selected, BuildPlanned(steps=plan.summary()))

@@ -6,18 +6,21 @@ This is the most frequent run, so this module imports nothing that only work nee
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.build.report import BuildOutcome, BuildReport
-from pipeline.planning.area_report import localisation_warnings
+from pipeline.build.report import BuildOutcome, BuildReport, counts_of
+from pipeline.build.strict import STEP, warnings_error
 from pipeline.planning.inputs import Inputs
 from store.base.valueclass import valueclass
 from store.cache.projections import signatures_of
 from store.cache.view import list_cache_files, open_view
 from store.disk.artifacts import Artifacts
+from store.disk.capture_dates import stored_capture_dates
 from store.disk.layout import Layout
-from store.domain.events import CoverageWalked
+from store.domain.events import CheckPassed, CoverageWalked
 from store.domain.manifest_projection import project
+from store.domain.proof import figures_of
 from store.domain.state import Generation, State
 from store.errors import ErrorKind, NoGoError
+from store.formats.capture_dates import CaptureDates
 from store.manifest.manifest import parse
 from store.policy.recovery import ClearScratch, plan
 from store.trust.signatures import TrustedKey, signature_problems
@@ -29,12 +32,14 @@ if TYPE_CHECKING:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class UpToDate:
-    """The head that shows what is requested; the numbers of files checked and steps reused; its area."""
+    """The head that shows what is requested; the numbers of files checked and steps reused; its area, proof and dates."""
 
     head: Generation
     files: int
     steps: int
     area: CoverageWalked | None
+    proof: CheckPassed | None
+    dates: CaptureDates | None
 
 
 def find_up_to_date(
@@ -89,6 +94,8 @@ def find_up_to_date(
         files=len(named) + 1,
         steps=len(manifest.engines) + cells + 1,
         area=build.coverage,
+        proof=build.proof,
+        dates=stored_capture_dates(artifacts, manifest.tiles, tiles=manifest.tile_count),
     )
 
 
@@ -98,6 +105,7 @@ def _signature_problems(state: State, head: Generation, keys: Sequence[TrustedKe
 
 def report_up_to_date(found: UpToDate, inputs: Inputs) -> BuildReport:
     """Return the report of a run that found nothing to do."""
+    proof = figures_of(found.proof) if found.proof else None
     return BuildReport(
         outcome=BuildOutcome.REUSED,
         build=found.head.origin,
@@ -112,20 +120,26 @@ def report_up_to_date(found: UpToDate, inputs: Inputs) -> BuildReport:
         chunks_copied=inputs.selection.chunk_count,
         steps_reused=found.steps,
         files_checked=found.files,
-        warnings=(*inputs.warnings, *area_warnings(found.area, chunks=bool(inputs.levels))),
+        warnings=(*inputs.warnings, *inputs.judge(counts_of(found.area), proof, dates=found.dates).warnings),
     )
 
 
-def area_warnings(area: CoverageWalked | None, *, chunks: bool) -> tuple[str, ...]:
-    """Return the warnings about a build's area, if it was walked; `chunks` if chunks have the descriptors."""
-    if area is None:
-        return ()
-    return localisation_warnings(
-        wanted=area.wanted,
-        present=area.present,
-        featureless=area.featureless,
-        skipped=area.skipped,
-        chunks=chunks,
+def refused_if_reused(report: BuildReport) -> BuildReport:
+    """Return the report of a strict run, which fails if it found nothing to do and the head has warnings."""
+    if report.outcome is not BuildOutcome.REUSED or not report.warnings:
+        return report
+    from pipeline.build.failure_record import failure_of  # noqa: PLC0415 - as above
+
+    return BuildReport(
+        outcome=BuildOutcome.FAILED,
+        identity=report.identity,
+        tiles=report.tiles,
+        wanted=report.wanted,
+        area=report.area,
+        chunks=report.chunks,
+        seconds=report.seconds,
+        error=failure_of(warnings_error(report.warnings), STEP, "warnings"),
+        warnings=report.warnings,
     )
 
 

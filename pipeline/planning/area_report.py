@@ -14,10 +14,13 @@ import numpy.typing as npt
 
 from pipeline.tiles.patches import Patch, Rectangle
 from store.base import canonical_json
+from store.base.cache_warning import CacheWarning
 from store.base.canonical_json import Document
 from store.base.identity import AXIS_MASK, X_SHIFT
 from store.base.level import Level
 from store.base.valueclass import valueclass
+from store.trust.readiness import area_warnings
+from store.trust.readiness_facts import AreaCounts
 
 Place = tuple[int, int, int]
 """(zoom, x, y)."""
@@ -120,15 +123,19 @@ class AreaReport:
         good = self.tiles_present - len(self.featureless) - len(self.skipped)
         return good / self.tiles_wanted if self.tiles_wanted else 0.0
 
-    def warnings(self) -> tuple[str, ...]:
-        """Return one sentence for each reason why a part of the area cannot be localised."""
-        return localisation_warnings(
+    @property
+    def counts(self) -> AreaCounts:
+        """What is there of the area, by the level that shows least."""
+        return AreaCounts(
             wanted=self.wanted,
             present=self.present,
             featureless=self.featureless_count,
             skipped=len(self.skipped),
-            chunks=bool(self.levels),
         )
+
+    def warnings(self) -> tuple[CacheWarning, ...]:
+        """Return each reason why a part of the area cannot be localised."""
+        return tuple(area_warnings(self.counts, chunks=bool(self.levels)))
 
     def encoded(self) -> bytes:
         """Return the bytes of the report artifact."""
@@ -148,42 +155,6 @@ class AreaReport:
         return (
             {**document, "levels": [each.to_document() for each in self.levels]} if self.levels else document
         )
-
-
-def localisation_warnings(
-    *, wanted: int, present: int, featureless: int, skipped: int, chunks: bool = False
-) -> tuple[str, ...]:
-    """Return one sentence for each reason why a part of an area cannot be localised.
-
-    `chunks` says that steps of ground were counted; `skipped` are tiles in any case.
-    """
-    found = []
-    if present < wanted:
-        found.append(
-            f"{_percent(wanted - present, wanted)} of the area is under no chunk: tiles are missing or left out"
-            if chunks
-            else f"{wanted - present} of {wanted} wanted tiles are missing from the source or left out"
-        )
-    if skipped:
-        share = f"{skipped} of {present} tiles ({max(1, round(100 * skipped / present))} %)"
-        most = ": most of the area is not covered, look at the source" if 2 * skipped > present else ""
-        if chunks:
-            share, most = f"{skipped} tile{'s' if skipped > 1 else ''}", ""
-        found.append(f"{share} could not be used (no image, or no descriptor) and were skipped{most}")
-    if featureless and chunks:
-        found.append(
-            f"{_percent(featureless, wanted)} of the area is featureless (water, no data, more than a quarter"
-            " transparent, black or white, or the same as elsewhere): nobody finds a place there"
-        )
-    elif featureless:
-        what = "tiles are" if featureless > 1 else "tile is"
-        why = "water, no data, more than a quarter transparent, black or white, or the same as another tile"
-        found.append(f"{featureless} {what} featureless ({why}): nobody finds a place there")
-    return tuple(found)
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %"
 
 
 def ground_coverage(

@@ -20,10 +20,11 @@ from pipeline.tiles.image_header import read_header
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Locator, Place, TileMetadataStore
 from pipeline.tiles.wanted import wanted_tiles_of
+from store.base.cache_warning import CacheWarning
 from store.base.camera import Camera, level_sides_m
 from store.base.canonical_json import Document
-from store.base.lattice import choose_level, metres_per_pixel, overlap_of, side_m
-from store.base.level import Level
+from store.base.lattice import choose_level, overlap_of
+from store.base.level import Level, metres_per_pixel, side_m
 from store.base.valueclass import valueclass
 from store.manifest.levels import MAX_LEVELS, ChunkLevel, parse_levels
 
@@ -110,26 +111,24 @@ class ChosenLevel:
             "metres_per_pixel": {"asked": round(self.asked, 3), "available": round(self.available, 3)},
         }
 
-    def warnings(self, box: BoxE7, origin_latitude: float) -> Iterator[str]:
-        """Yield what is allowed, but makes places harder to find."""
+    def warnings(self, box: BoxE7, origin_latitude: float) -> Iterator[CacheWarning]:
+        """Yield what is allowed, but makes places harder to find; that imagery is too coarse says its readiness."""
         number, side = self.described.number, self.described.side_m
         if self.also_wanted_m:
             wanted = ", ".join(f"{each:g}" for each in (self.wanted_m, *self.also_wanted_m))
-            yield (
-                f"level {number}: sides of {wanted} m are the same chunks, of {side:.0f} m; remove one from"
-                " [[chunks.level]], or raise its overlap"
-            )
-        if self.available > 2 * self.asked:
-            yield (
-                f"level {number}: the imagery has {self.available:.2f} m per pixel, less than half of the detail"
-                f" that chunks of {side:.0f} m can show ({self.asked:.2f} m); add a higher zoom"
+            yield CacheWarning(
+                kind="same-chunks",
+                message=f"level {number}: sides of {wanted} m are the same chunks, of {side:.0f} m",
+                hint="remove one from [[chunks.level]], or raise its overlap",
             )
         sides = [side_m(self.chunks.level, latitude / E7) for latitude in (box[1], box[3])]
         furthest = max(sides, key=lambda each: abs(each - side))
         if abs(furthest / side - 1) > _LARGEST_DIFFERENCE:
-            yield (
-                f"level {number}: a chunk is {side:.0f} m wide at latitude {origin_latitude:g}, but"
-                f" {furthest:.0f} m at an edge of the area; build several caches"
+            yield CacheWarning(
+                kind="uneven-sides",
+                message=f"level {number}: a chunk is {side:.0f} m wide at latitude {origin_latitude:g}, but"
+                f" {furthest:.0f} m at an edge of the area",
+                hint="build several caches",
             )
 
 

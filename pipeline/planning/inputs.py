@@ -1,16 +1,23 @@
 """Everything a build is defined by, as values. Pure."""
 
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
 from pipeline.engines.models.model import Model
 from pipeline.planning.chunk_levels import ChosenLevel
 from pipeline.planning.proof import TruthTable
 from pipeline.request.area import Area
-from pipeline.request.geometry import E7
+from pipeline.request.geometry import E7, contains
 from pipeline.request.options import ModelRole
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.selection import Selection
+from store.base.cache_warning import CacheWarning
 from store.base.canonical_json import Document
 from store.base.valueclass import valueclass
-from store.manifest.levels import NO_LEVELS
+from store.formats.capture_dates import CaptureDates
+from store.trust.readiness import Readiness, judge
+from store.trust.readiness_facts import AreaCounts, facts_of_inputs
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +30,7 @@ class Inputs:
         document: The identity is its digest.
         levels: The levels of chunks, by rising side; none where the tiles get the descriptors.
         proof: The photographs that must be found; None if none must.
+        today: The day on which they were read, UTC.
     """
 
     request: BuildRequest
@@ -34,6 +42,7 @@ class Inputs:
     identity: str
     levels: tuple[ChosenLevel, ...] = ()
     proof: TruthTable | None = None
+    today: date
 
     @property
     def descriptors(self) -> tuple[Model, ...]:
@@ -50,27 +59,55 @@ class Inputs:
         pairs = zip(self.levels, self.selection.levels, strict=True)
         return tuple(level.to_document(len(chunks.made)) for level, chunks in pairs)
 
+    def judge(
+        self,
+        counts: AreaCounts | None,
+        proof: Mapping[str, Any] | None = None,
+        *,
+        dates: CaptureDates | None = None,
+    ) -> Readiness:
+        """Judge the cache of a build with these inputs as it would be, or is, if it is committed today.
+
+        Args:
+            counts: What is there of its area, as far as it is known.
+            proof: What its photographs showed, likewise.
+            dates: When the tiles were captured that it shows; by default those of this request.
+        """
+        facts = facts_of_inputs(
+            self.document, counts=counts, dates=dates or self.selection.dates, proof=proof
+        )
+        return judge(facts, today=self.today)
+
     @property
-    def warnings(self) -> tuple[str, ...]:
-        """Warnings for a person before the build starts."""
+    def warnings(self) -> tuple[CacheWarning, ...]:
+        """What is to be said before the build starts, but for its readiness."""
         latitude = self.request.origin_e7[1] / E7
         found = (line for level in self.levels for line in level.warnings(self.area.bbox_e7, latitude))
-        no_levels = () if self.levels else (NO_LEVELS,)
         outside = None if self.proof is None else self.proof.outside_warning(self.area)
-        missed = () if outside is None else (f"proof: {outside}",)
+        missed = CacheWarning(
+            kind="photographs-outside",
+            message=f"proof: {outside}",
+            hint="take them out of the table, or widen the area",
+        )
         return (
             *self._origin_outside(),
             *self.request.warnings,
-            *no_levels,
             *found,
             *self.selection.warnings,
-            *missed,
+            *((missed,) if outside else ()),
         )
 
-    def _origin_outside(self) -> tuple[str, ...]:
-        """Return the warning of an origin outside of an area that is no box; the request warns of a box."""
-        if self.area.shape is None or self.area.contains(*self.request.origin_e7):
+    def _origin_outside(self) -> tuple[CacheWarning, ...]:
+        """Return the warning of a take-off inside the least box around an area and outside of the area itself.
+
+        A manifest has that box alone, and so judges a take-off outside of it.
+        """
+        place = self.request.origin_e7
+        if self.area.contains(*place) or not contains(self.area.bbox_e7, *place):
             return ()
-        return (
-            f"origin: {[degrees / E7 for degrees in self.request.origin_e7]} lies outside {self.area.text}",
+        warning = CacheWarning(
+            kind="origin-outside",
+            message=f"origin: {[degrees / E7 for degrees in place]} lies outside {self.area.text}",
+            hint="correct origin or widen the area",
         )
+        return (warning,)

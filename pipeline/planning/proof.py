@@ -20,7 +20,7 @@ from pipeline.request.request import BuildRequest
 from store.base.camera import Camera
 from store.base.canonical_json import Document, digest
 from store.base.identity import proof_key
-from store.base.lattice import tile_side_m
+from store.base.level import tile_side_m
 from store.domain.events import EngineCompiled, Index
 
 _MAX_TABLE_BYTES: Final = 16 << 20

@@ -120,6 +120,7 @@ def resolve_inputs(
         identity=build_identity(document),
         levels=levels,
         proof=proof,
+        today=today,
     )
     if request.carry is not None:
         require_flown_estimate(request, flown_size(inputs))

@@ -4,14 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
-from typing import Annotated, ClassVar, assert_never
+from typing import Annotated, ClassVar
 
 from pipeline.errors import Problem, RequestError
 from pipeline.request import rules
 from pipeline.request.head_options import HeadOptions
 from pipeline.request.validation import CheckedRecord, InvalidValueError, format_value, record_from
+from store.base.cache_warning import CacheWarning
 from store.manifest.levels import MAX_LEVELS
 from store.runtime.backends.registry import BACKENDS, DEFAULT_BACKEND
+from store.trust.readiness import MAX_AGE_DAYS
 
 BUILTIN = "builtin:"
 
@@ -28,13 +30,7 @@ class SectorClassification(StrEnum):
     @property
     def max_age_days(self) -> int:
         """Greatest age of a tile, in days, unless the request sets one."""
-        match self:
-            case SectorClassification.ACTIVE_CONFLICT:
-                return 180
-            case SectorClassification.STABLE_REAR:
-                return 365
-            case _:
-                assert_never(self)
+        return MAX_AGE_DAYS[self]
 
 
 class BadTilePolicy(StrEnum):
@@ -237,11 +233,11 @@ class EngineOptions(CheckedRecord):
         """Whether the backend runs on GPUs; only those have a workspace, TF32 and profiles."""
         return BACKENDS[self.backend].on_gpu
 
-    def warnings(self) -> Iterator[str]:
+    def warnings(self) -> Iterator[CacheWarning]:
         """Yield a warning for each option that the backend ignores."""
         given = {"workspace_mb": self.workspace_mb is not None, "tf32": self.tf32}
         for name in () if self.on_gpu else (name for name, is_given in given.items() if is_given):
-            yield f"engine.{name}: it means nothing to the backend {self.backend}; remove it"
+            yield rules.ignored_option(f"engine.{name}", self.backend)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,12 +337,14 @@ class ModelSpec(CheckedRecord):
                         name, 'expected role = "descriptor" beside it, found "auxiliary"; remove it'
                     )
 
-    def warnings(self) -> Iterator[str]:
+    def warnings(self) -> Iterator[CacheWarning]:
         """Yield a warning for a mean and deviation that look like those for pixel values from 0 to 1."""
         if self.mean and self.std and any(self.mean) and max(*self.mean, *self.std) <= 1.0:
-            yield (
-                f"models.{self.name}: mean and std apply to pixel values from 0 to 255, "
-                "these look like values for 0 to 1; multiply both by 255"
+            yield CacheWarning(
+                kind="pixel-scale",
+                message=f"models.{self.name}: mean and std apply to pixel values from 0 to 255, "
+                "these look like values for 0 to 1",
+                hint="multiply both by 255",
             )
 
 
@@ -385,7 +383,7 @@ class CoverageOptions(CheckedRecord):
 
     table: ClassVar[str] = "coverage"
 
-    min_fraction: Annotated[float, rules.number(0, 1)] = 0.0
+    min_fraction: Annotated[float, rules.number(0, 1)] = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

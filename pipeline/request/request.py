@@ -19,7 +19,7 @@ from pipeline.request import options, rules
 from pipeline.request.area import Area
 from pipeline.request.area_options import AreaOptions
 from pipeline.request.files import base_folder, read_request_text
-from pipeline.request.geometry import BoxE7, contains, degrees_to_e7, metres_to_mm
+from pipeline.request.geometry import BoxE7, degrees_to_e7, metres_to_mm
 from pipeline.request.proof_options import ProofOptions
 from pipeline.request.validation import (
     CheckedRecord,
@@ -28,6 +28,7 @@ from pipeline.request.validation import (
     records_from,
     request_error,
 )
+from store.base.cache_warning import CacheWarning
 
 
 def _models(value: object) -> tuple[options.ModelSpec, ...]:
@@ -177,20 +178,13 @@ class BuildRequest(CheckedRecord):
         return self.carry is not None and self.carry.tiles
 
     @property
-    def warnings(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[CacheWarning, ...]:
         """What is allowed, but probably a mistake."""
-        found = [line for model in self.models for line in model.warnings()]
+        found = [each for model in self.models for each in model.warnings()]
         found += self.engine.warnings()
         for model in () if self.engine.on_gpu else self.models:
             if model.profile is not None:
-                found.append(
-                    f"models.{model.name}.profile: it means nothing to the backend {self.engine.backend}; remove it"
-                )
-        if self.bbox_e7 is not None and not contains(self.bbox_e7, *self.origin_e7):
-            origin, box = (
-                [round(degrees, 7) for degrees in each] for each in (self.origin[:2], self.bbox or ())
-            )
-            found.insert(0, f"origin: {origin} lies outside the box {box}")
+                found.append(rules.ignored_option(f"models.{model.name}.profile", self.engine.backend))
         return tuple(found)
 
     @property

@@ -22,6 +22,7 @@ from pipeline.request.geometry import (
     degrees_to_e7,
 )
 from pipeline.request.validation import CheckedRecord, InvalidValueError, record_from, suggest_known
+from store.base.cache_warning import CacheWarning
 
 MAX_ZOOM = 25
 MAX_BOXES = 1000
@@ -279,3 +280,10 @@ def _items(
         return tuple(rule(item) for item in value)
     except InvalidValueError:
         raise InvalidValueError(described) from None
+
+
+def ignored_option(key: str, backend: str) -> CacheWarning:
+    """Return the warning of an option that a backend ignores."""
+    return CacheWarning(
+        kind="ignored-option", message=f"{key}: it means nothing to the backend {backend}", hint="remove it"
+    )

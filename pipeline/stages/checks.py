@@ -388,7 +388,7 @@ def require_coverage(area: AreaReport, least: float) -> None:
     if area.localisable < least:
         raise CheckError(
             f"expected at least {least:.3f} of {what} and localisable, found"
-            f" {area.localisable:.3f}: {'; '.join(area.warnings())}",
+            f" {area.localisable:.3f}: {'; '.join(each.message for each in area.warnings())}",
             hint=f"{_FETCH if missing > blind else _LOOK_AT_TILES}, shrink the area, or lower coverage.min_fraction",
             kind=ErrorKind.COVERAGE_TOO_LOW,
         )

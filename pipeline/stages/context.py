@@ -10,6 +10,7 @@ from pipeline.engines.models.model import Model
 from pipeline.planning.area_report import AreaReport
 from pipeline.planning.inputs import Inputs
 from pipeline.ports import Ports
+from store.base.cache_warning import CacheWarning
 from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
 from store.domain.events import EngineCompiled, Event, Repaired, StepReused
@@ -38,6 +39,7 @@ class BuildContext:
     Attributes:
         scratch: A folder for temporary files, outside of the cache.
         strict: Whether foreign files in the cache's folders stop the build.
+        refuses_warnings: Whether a warning stops the build before its commit.
         keys: Keys whose builds' results may be reused; without any, all results may be.
         own_records: Records whose results may be reused as well, since this machine appended them with its key.
         own_records_now: Returns them as another process of this machine has added to them since.
@@ -47,6 +49,7 @@ class BuildContext:
         hashed: Digests of artifacts that this build has hashed.
         step: The current step, recorded if it fails.
         subject: What the step works on.
+        machine_warnings: What the settings of this machine give rise to.
         damaged: Digests of artifacts that were to be reused and have other bytes than when they were stored.
         withdrawn: What is made again because no key of this builder vouches for it, and why, for people.
         windows: Number to window, of those that workers have not answered yet.
@@ -61,6 +64,8 @@ class BuildContext:
     number: int
     scratch: Path
     strict: bool
+    refuses_warnings: bool = False
+    machine_warnings: tuple[CacheWarning, ...] = ()
     keys: tuple[TrustedKey, ...] = ()
     own_records: Ranges = ()
     own_records_now: Callable[[], Ranges] = tuple
@@ -79,16 +84,27 @@ class BuildContext:
     _deferred: list[Event] = field(default_factory=list)
 
     @property
-    def warnings(self) -> tuple[str, ...]:
-        """The warnings about what the build began with, one sentence each."""
-        found = list(self.inputs.warnings)
+    def warnings(self) -> tuple[CacheWarning, ...]:
+        """The warnings about what the build began with, but for its readiness."""
+        found = [*self.inputs.warnings, *self.machine_warnings]
         if self.damaged:
             names = ", ".join(digest[:12] for digest in self.damaged[:_DAMAGED_SHOWN])
             more = len(self.damaged) - _DAMAGED_SHOWN
             names += f" and {more} more" if more > 0 else ""
-            found.append(f"artifacts of earlier builds were damaged and are made again: {names}")
+            found.append(
+                CacheWarning(
+                    kind="damaged-artifacts",
+                    message=f"artifacts of earlier builds were damaged and are made again: {names}",
+                    hint="c10 verify --full looks at the others",
+                )
+            )
         if self.withdrawn:
-            found.append(f"no key of this builder vouches for what is made again: {self.withdrawn}")
+            found.append(
+                CacheWarning(
+                    kind="unvouched",
+                    message=f"no key of this builder vouches for what is made again: {self.withdrawn}",
+                )
+            )
         return tuple(found)
 
     def embedder(self, model: Model) -> EngineCompiled:

@@ -24,6 +24,8 @@ from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.tile import Extent, Place, TileMetadataStore
 from pipeline.tiles.tile_columns import NO_DAY, TileColumns
 from pipeline.tiles.wanted import WantedTiles, find_holes, wanted_tiles_of
+from store.base.cache_warning import CacheWarning
+from store.formats.capture_dates import CaptureDates
 from store.formats.tables import encode_tile_columns
 from store.manifest.levels import ChunkLevel
 
@@ -38,14 +40,14 @@ class Selection:
         wanted: Number of tiles that the area wants, or its chunks.
         holes: Zoom, column and row of wanted tiles that the source does not have, int32 [n, 3], sorted.
         excluded: Tiles that are too old, sorted.
-        warnings: One sentence each.
+        warnings: What is to be said of the source and the ages, beside readiness.
     """
 
     tiles: TileColumns
     wanted: int
     holes: npt.NDArray[np.int32]
     excluded: TileColumns
-    warnings: tuple[str, ...]
+    warnings: tuple[CacheWarning, ...]
     levels: tuple[LevelChunks, ...] = ()
 
     @property
@@ -54,6 +56,16 @@ class Selection:
         if not self.levels:
             return RetrievalUnits.of_tiles(self.tiles)
         return RetrievalUnits.joined(level.made for level in self.levels)
+
+    @property
+    def dates(self) -> CaptureDates:
+        """When the tiles were captured."""
+        days = self.tiles.days
+        known = days[days != NO_DAY]
+        oldest, newest = (
+            (date.fromordinal(int(day)) for day in (known.min(), known.max())) if len(known) else (None, None)
+        )
+        return CaptureDates(oldest=oldest, newest=newest, undated=len(days) - len(known))
 
     @property
     def unit_count(self) -> int:
@@ -113,13 +125,14 @@ def select_tiles(
             hint='fetch newer imagery, or set tiles.max_age_days or tiles.too_old = "warn"',
             kind=ErrorKind.TILES_TOO_OLD,
         )
+    odd = (CacheWarning(kind="tile-source", message=text) for text in found.warnings)
     return selection_of(
         tiles,
         area=ground,
         levels=levels,
         wanted=wanted,
         excluded=excluded,
-        warnings=(*found.warnings, *warnings),
+        warnings=(*odd, *warnings),
     )
 
 
@@ -149,7 +162,7 @@ def selection_of(
     levels: Sequence[ChunkLevel],
     wanted: Sequence[WantedTiles],
     excluded: TileColumns,
-    warnings: tuple[str, ...] = (),
+    warnings: tuple[CacheWarning, ...] = (),
 ) -> Selection:
     """Return the selection of some tiles, by rising (z, x, y): with its chunks, and with what is missing."""
     return Selection(
@@ -225,8 +238,11 @@ def _with_capture_dates(request: BuildRequest, found: TileColumns) -> TileColumn
 
 def _split_by_age(
     request: BuildRequest, tiles: TileColumns, day: date
-) -> tuple[TileColumns, TileColumns, list[str]]:
-    """Return kept tiles, excluded tiles and warnings."""
+) -> tuple[TileColumns, TileColumns, list[CacheWarning]]:
+    """Return kept tiles, excluded tiles and warnings.
+
+    What readiness says of the sector's limit and today is no warning here: only what the request sets apart from it.
+    """
     warnings = _date_warnings(request, tiles, day)
     limit = request.max_age_days
     old = (tiles.days != NO_DAY) & (day.toordinal() - tiles.days > limit)
@@ -243,29 +259,45 @@ def _split_by_age(
                 subject=_first(tiles, old),
             )
         case TooOldPolicy.EXCLUDE:
-            return tiles.take(~old), tiles.take(old), [*warnings, f"left out {found}"]
-        case TooOldPolicy.WARN:
-            return tiles, tiles[:0], [*warnings, found]
-
-
-def _date_warnings(request: BuildRequest, tiles: TileColumns, day: date) -> list[str]:
-    """Return warnings of tiles of unknown age, unless these are an error, and of tiles from the future."""
-    warnings: list[str] = []
-    unknown, future = tiles.days == NO_DAY, tiles.days > day.toordinal()
-    if unknown.any():
-        found = f"{_examples(tiles.take(unknown))} of unknown age"
-        if request.tiles.unknown_age is UnknownAgePolicy.FAIL:
-            raise TileError(
-                f"expected a capture date for every tile, found {found}",
-                hint="set tiles.captured to a date or to a CSV file that names them",
-                kind=ErrorKind.TILE_AGE_UNKNOWN,
-                subject=_first(tiles, unknown),
+            return (
+                tiles.take(~old),
+                tiles.take(old),
+                [
+                    *warnings,
+                    CacheWarning(kind="left-out", message=f"left out {found}", hint="fetch newer imagery"),
+                ],
             )
-        warnings.append(f"{found}; set tiles.captured to judge their age")
-    if future.any():
-        examples = _examples(tiles.take(future))
-        warnings.append(f"{examples} captured after {day}; check tiles.captured and tiles.as_of")
-    return warnings
+        case TooOldPolicy.WARN:
+            if request.tiles.max_age_days is not None or request.tiles.as_of is not None:
+                warnings.append(
+                    CacheWarning(
+                        kind="imagery-old",
+                        message=f"expected no older tiles, found {found}",
+                        hint="fetch newer imagery",
+                    )
+                )
+            return tiles, tiles[:0], warnings
+
+
+def _date_warnings(request: BuildRequest, tiles: TileColumns, day: date) -> list[CacheWarning]:
+    """Refuse tiles of unknown age if the request does; warn of tiles that are newer than its `as_of`."""
+    unknown, future = tiles.days == NO_DAY, tiles.days > day.toordinal()
+    if unknown.any() and request.tiles.unknown_age is UnknownAgePolicy.FAIL:
+        raise TileError(
+            f"expected a capture date for every tile, found {_examples(tiles.take(unknown))} of unknown age",
+            hint="set tiles.captured to a date or to a CSV file that names them",
+            kind=ErrorKind.TILE_AGE_UNKNOWN,
+            subject=_first(tiles, unknown),
+        )
+    if future.any() and request.tiles.as_of is not None:
+        return [
+            CacheWarning(
+                kind="imagery-from-future",
+                message=f"{_examples(tiles.take(future))} captured after {day}",
+                hint="check tiles.captured and tiles.as_of",
+            )
+        ]
+    return []
 
 
 def _first(tiles: TileColumns, which: npt.NDArray[np.bool_]) -> str:

@@ -1,6 +1,7 @@
 """The clock for the times of records: wall time for people, monotonic time for durations."""
 
 import time
+from datetime import UTC, date, datetime
 from typing import Protocol
 
 
@@ -22,6 +23,11 @@ def recorded_wall_ns(clock: Clock) -> int:
     A machine whose clock is wrong by that much must still be able to commit; the time is for people alone.
     """
     return min(max(clock.wall_ns(), 0), (1 << 63) - 1)
+
+
+def utc_day(clock: Clock) -> date:
+    """Return the day of a clock, UTC."""
+    return datetime.fromtimestamp(recorded_wall_ns(clock) / 1e9, tz=UTC).date()
 
 
 class SystemClock:

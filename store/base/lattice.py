@@ -15,10 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store.base.identity import MAX_ZOOM, X_SHIFT, ZOOM_SHIFT, descriptor_id, tile_of
-from store.base.level import MAX_K, MAX_M, Level
-
-EARTH_M: Final = 40_075_016.686
-"""Length of the equator."""
+from store.base.level import MAX_K, MAX_M, Level, metres_per_pixel, tile_side_m
 
 _VIEW_SHIFT: Final = 50
 _HALF_TURN_E7: Final = 1_800_000_000
@@ -165,21 +162,6 @@ def digest_lookup(ids: Integers, digests: Digests) -> Lookup:
         return digests[at]
 
     return find
-
-
-def tile_side_m(zoom: int, latitude_deg: float) -> float:
-    """Return the side of a tile in metres at a latitude."""
-    return EARTH_M * math.cos(math.radians(latitude_deg)) / (1 << zoom)
-
-
-def metres_per_pixel(zoom: int, tile_edge: int, latitude_deg: float) -> float:
-    """Return the side of a pixel of the imagery in metres at a latitude, for tiles of `tile_edge` pixels."""
-    return tile_side_m(zoom, latitude_deg) / tile_edge
-
-
-def side_m(level: Level, latitude_deg: float) -> float:
-    """Return the side of a chunk in metres at a latitude."""
-    return level.m * tile_side_m(level.lattice_zoom, latitude_deg)
 
 
 def overlap_of(level: Level) -> float:

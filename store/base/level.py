@@ -1,5 +1,6 @@
 """Level: the size and spacing of chunks of ground. Pure, and quick to import."""
 
+import math
 from typing import Final
 
 from store.base.identity import MAX_ZOOM
@@ -7,6 +8,9 @@ from store.base.valueclass import valueclass
 
 MAX_K: Final = 7
 MAX_M: Final = 31
+
+EARTH_M: Final = 40_075_016.686
+"""Length of the equator."""
 
 _M_BITS: Final = 5
 
@@ -67,3 +71,18 @@ class Level:
         """
         k = view >> _M_BITS
         return cls(lattice_zoom - k, k, view & MAX_M)
+
+
+def tile_side_m(zoom: int, latitude_deg: float) -> float:
+    """Return the side of a tile in metres at a latitude."""
+    return EARTH_M * math.cos(math.radians(latitude_deg)) / (1 << zoom)
+
+
+def metres_per_pixel(zoom: int, tile_edge: int, latitude_deg: float) -> float:
+    """Return the side of a pixel of the imagery in metres at a latitude, for tiles of `tile_edge` pixels."""
+    return tile_side_m(zoom, latitude_deg) / tile_edge
+
+
+def side_m(level: Level, latitude_deg: float) -> float:
+    """Return the side of a chunk in metres at a latitude."""
+    return level.m * tile_side_m(level.lattice_zoom, latitude_deg)

@@ -5,20 +5,19 @@ their size is in what it measured.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from store.base.canonical_json import is_digest
 from store.base.values import ArtifactRef
 from store.domain.events import CheckFailed, CheckPassed
 from store.errors import DamagedHistoryError, ErrorKind
+from store.manifest.proof_figures import PROOF_CHECK, parse_figures
 
-PROOF = "proof"
+PROOF = PROOF_CHECK
 """Name of the check, and kind of the step that is reused."""
 
 SUBJECT = "photographs"
 """What it is about."""
-
-_MILLION: Final = 1_000_000
 
 
 def is_proof(event: CheckPassed | CheckFailed) -> bool:
@@ -44,25 +43,10 @@ def figures_of(event: CheckPassed | CheckFailed) -> dict[str, Any]:
     Raises:
         DamagedHistoryError: The event of a proof does not say it.
     """
-    match event.measured:
-        case {
-            "pictures": int(pictures),
-            "right": int(right),
-            "within_mm": int(within),
-            "at": int(at),
-            "min_ppm": int(least),
-            "better_half_right_ppm": None | int() as better,
-        }:
-            return {
-                "pictures": pictures,
-                "right": right,
-                "within_m": within / 1000,
-                "at": at,
-                "min": least / _MILLION,
-                "better_half_right": None if better is None else better / _MILLION,
-            }
-        case _:
-            raise _invalid("how many photographs were found", f"{event.measured!r:.100}")
+    figures = parse_figures(event.measured)
+    if figures is None:
+        raise _invalid("how many photographs were found", f"{event.measured!r:.100}")
+    return figures
 
 
 def described(figures: Mapping[str, Any]) -> str:

@@ -34,6 +34,8 @@ from numpy.typing import NDArray
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.errors import ArtifactError, ErrorKind
+from store.formats.capture_dates import EPOCH as _EPOCH
+from store.formats.capture_dates import UNKNOWN_DATE as _UNKNOWN_DATE
 
 _TILE_MAGIC, _BLOCK_MAGIC, _PACK_MAGIC = b"C10TILE1", b"C10BLCK1", b"C10PCKS1"
 _JOINED_MAGIC = b"C10BLCK2"
@@ -41,8 +43,6 @@ _MOST_NETWORKS = 64
 _HEADER = struct.Struct("<8sQ")
 _JOINED_HEADER = struct.Struct("<8sQQ")
 _TILE_ROW, _BLOCK_ROW = 8 + 32 + 4, 16 + 32 + 8
-_UNKNOWN_DATE = -(1 << 31)
-_EPOCH = dt.date(1970, 1, 1).toordinal()
 
 
 @valueclass(frozen=True, slots=True)

@@ -16,12 +16,6 @@ CHUNKS: Final = 3
 
 MAX_LEVELS: Final = 16
 
-NO_LEVELS: Final = (
-    "each tile gets one descriptor: such a cache recognises crops of its own imagery, not the ground in a"
-    " photograph; set altitude_m, with the camera in the calibration"
-)
-"""What people are told where no level of chunks is named."""
-
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class ChunkLevel:

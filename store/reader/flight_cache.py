@@ -13,7 +13,7 @@ engine's library is missing or fails; all of them are a `StoreError`.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,8 +28,8 @@ from store.errors import (
 )
 from store.manifest.roles import golden_role
 from store.reader.arguments import as_floor, as_generation, require_pillow
-from store.reader.carried_tiles import CarriedTiles
 from store.reader.engine_parity import require_stand_in_parity
+from store.reader.judged_cache import JudgedCache
 from store.reader.loading import (
     contract_of,
     entry_of,
@@ -48,10 +48,10 @@ from store.reader.places.descriptor_networks import DescriptorNetwork, describe
 from store.reader.places.locate import Locator
 from store.reader.places.question import parse_question, require_whole
 from store.reader.results import LoadedCache, Tile, Verification
-from store.reader.verify_content import verify_content
 from store.runtime.backends.base import Vectors
 from store.runtime.load import DescriptorIndex, Engine
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
+from store.trust.readiness import Readiness
 from store.trust.signatures import TrustedKey
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "FlightCache",
     "LoadedCache",
     "NoGoError",
+    "Readiness",
     "Tile",
     "TrustedKey",
     "Verification",
@@ -68,18 +69,14 @@ __all__ = [
 
 
 @dataclass(slots=True, repr=False)
-class FlightCache(CarriedTiles):
+class FlightCache(JudgedCache):
     """One verified generation of a flight cache. Use it in a `with` statement; not for two threads at once.
 
     Attributes:
         manifest: The manifest of the generation.
-        elsewhere: Model to the reason why its engine, which is for another device, cannot run here. Always
-            empty in a cache that was opened to fly.
     """
 
     _proofs: Path | None = None
-    _loaded: LoadedCache | None = None
-    elsewhere: Mapping[str, str] = field(default_factory=dict)
     _locator: Locator | None = None
 
     @classmethod
@@ -92,6 +89,9 @@ class FlightCache(CarriedTiles):
         generation: int | None = None,
         proofs: str | os.PathLike[str] | None = None,
         flown: bool = True,
+        min_coverage: float | None = None,
+        max_age_days: int | None = None,
+        proof: float | None = None,
     ) -> "FlightCache":
         """Open the newest generation, or the one named, if it may be flown.
 
@@ -107,13 +107,17 @@ class FlightCache(CarriedTiles):
                 may write to it; it is created if it does not exist.
             flown: False for a look from the ground: engines for other devices or library versions are then no
                 reason to refuse the cache, and are not handed out; nor is a missing Pillow.
+            min_coverage: Least part of the area in which a place must be found, 0 to 1.
+            max_age_days: Greatest age of a tile today, days; a tile without a capture date is then refused.
+            proof: Least part of the photographs of its proof that the cache found before it was committed, 0 to 1;
+                True or 0 demands that there is a proof.
 
         Raises:
-            NoGoError: It may not be flown; with every reason.
+            NoGoError: It may not be flown, or falls short of what was demanded; with every reason.
             IncompatibleDeviceError: The cache is sound but for another device or library version.
             CacheUnusableError: This process lacks memory or open files, or a Python package that scales frames
                 (Pillow) or checks signatures (cryptography); that says nothing about the cache.
-            TypeError, ValueError: `floor` or `generation` is no whole number, or too low.
+            TypeError, ValueError: An argument is of another kind, or out of its range.
         """
         with TranslateShortages(f"cache {os.fspath(root)!r}"):
             found = open_generation(
@@ -123,12 +127,15 @@ class FlightCache(CarriedTiles):
                 generation=as_generation(generation),
                 flown=flown,
             )
-        return cls(
+        cache = cls(
             found.manifest,
             found.files,
             _proofs=None if proofs is None else Path(os.fsdecode(proofs)),
             elsewhere=found.elsewhere,
+            _signed_by=found.signed_by,
         )
+        cache._require_ready(min_coverage=min_coverage, max_age_days=max_age_days, proof=proof)
+        return cache
 
     def close(self) -> None:
         """Close all files. Engines and indexes that were handed out keep working."""
@@ -158,15 +165,6 @@ class FlightCache(CarriedTiles):
             NoGoError: It names a rule that this version lacks.
         """
         return contract_of(self.manifest.descriptor_engine)
-
-    def verify(self) -> Verification:
-        """Hash all files that the manifest names, blocks and packs included, and compare its tables with it.
-
-        Raises:
-            NoGoError: With every problem found.
-        """
-        with TranslateShortages("verifying the cache"):
-            return verify_content(self.manifest, self._files)
 
     def engine_bytes(self, name: str) -> bytes:
         """Return the verified bytes of an engine.

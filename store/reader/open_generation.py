@@ -11,14 +11,23 @@ from store.reader.artifact_files import ArtifactFiles
 from store.reader.manifest_files import denied, no_cache, read_manifest, refuse_world_writable
 from store.runtime import capabilities
 from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, TrustedKeys, check_flightworthy, foreign_engines
+from store.trust.signatures import find_signer, parse_trusted_keys
 
 
 class OpenGeneration(NamedTuple):
-    """A generation that may be flown: its manifest, its open files, the engines that cannot run here and why."""
+    """A generation that may be flown.
+
+    Attributes:
+        manifest: Its manifest.
+        files: Its open files.
+        elsewhere: The engines that cannot run here, and why.
+        signed_by: The trusted key whose signature holds; None if none was wanted.
+    """
 
     manifest: Manifest
     files: ArtifactFiles
     elsewhere: Mapping[str, str]
+    signed_by: str | None
 
 
 def open_generation(
@@ -61,7 +70,11 @@ def open_generation(
             flown=flown,
         )
         manifest = check_flightworthy(raw, signatures, generation=number, policy=policy)
+        signed_by = None
+        if trusted_keys is not ALLOW_UNSIGNED:
+            signed_by = find_signer(raw, signatures, generation=number, keys=parse_trusted_keys(trusted_keys))
     except BaseException:
         os.close(folder)
         raise
-    return OpenGeneration(manifest, ArtifactFiles.open(folder, manifest), foreign_engines(manifest, policy))
+    files = ArtifactFiles.open(folder, manifest)
+    return OpenGeneration(manifest, files, foreign_engines(manifest, policy), signed_by)

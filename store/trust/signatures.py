@@ -239,6 +239,20 @@ def signature_problems(
     return tuple(found)
 
 
+def find_signer(
+    raw: bytes, signatures: Sequence[bytes], *, generation: int, keys: Sequence[TrustedKey]
+) -> str | None:
+    """Return the id of the trusted key whose signature of a manifest file holds, the first one; None without.
+
+    Takes what `signature_problems` takes.
+    """
+    for data in signatures[:MAX_SIGNATURES]:
+        signature = parse_signature(data)
+        if signature and not signature_problems(raw, (data,), generation=generation, keys=keys):
+            return signature.key_id
+    return None
+
+
 def _problems_of_signature(
     raw: bytes, signature: bytes, expected: str, *, generation: int, keys: Sequence[TrustedKey]
 ) -> tuple[str, ...]:

@@ -1,24 +1,26 @@
 """Open the head of a cache as the aircraft would, and report why the reader refuses it."""
 
+import shlex
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from store.cache.projections import signatures_of, signers_of
+from store.base.cache_warning import CacheWarning
+from store.cache.projections import signatures_of
 from store.cache.view import View
 from store.domain.manifest_projection import project
 from store.domain.state import Generation
 from store.errors import ErrorKind, NoGoError
 from store.files.permissions import writable_folders_at
-from store.manifest.levels import NO_LEVELS
 from store.manifest.manifest import EngineEntry, Manifest
 from store.reader.flight_cache import FlightCache
 from store.runtime.capabilities import covered
 from store.runtime.load import ExecutionError, RuntimeUnavailableError
-from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
-from store.trust.signatures import TrustedKey, parse_trusted_keys, signature_problems
+from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
+from store.trust.readiness_facts import Signature
+from store.trust.signatures import TrustedKey, find_signer, parse_trusted_keys
 from store.verify.report import Finding, ProblemKind
 
 _KIND_OF_REFUSAL: Final = {
@@ -33,8 +35,12 @@ _KIND_OF_REFUSAL: Final = {
 class ReaderCheck:
     """A check of the head by the reader of the aircraft.
 
-    `damaged` holds the digests of artifacts that are known to be damaged, `signed_by` the trusted key whose
-    signature of the head holds, `not_loaded` the engine and index that should have been loaded here and could not be.
+    Attributes:
+        damaged: Digests of artifacts that are known to be damaged.
+        signed_by: The trusted key whose signature of the head holds.
+        loaded: Whether it was tried to load engines and index.
+        not_loaded: The engines and index that could not be loaded here, and why.
+        elsewhere: The engines that are for another device, and what that means.
     """
 
     view: View
@@ -42,9 +48,10 @@ class ReaderCheck:
     manifest: Manifest
     damaged: set[str]
     findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     signed_by: str | None = None
-    not_loaded: list[str] = field(default_factory=list)
+    loaded: bool = False
+    not_loaded: dict[str, str] = field(default_factory=dict)
+    elsewhere: dict[str, str] = field(default_factory=dict)
 
     def open(self, trusted_keys: TrustedKeys, *, load: bool) -> None:
         """Open the head; with `load`, load engine and index as well."""
@@ -66,13 +73,21 @@ class ReaderCheck:
         except NoGoError as error:
             self._report_refusal(error)
 
-    def note_settings(self, trusted_keys: TrustedKeys) -> None:
-        """Note that signatures are not checked, tiles got the descriptors, or a group may write to the cache."""
-        if trusted_keys is ALLOW_UNSIGNED:
-            self.notes.append(UNCHECKED)
-        if not self.manifest.levels:
-            self.notes.append(NO_LEVELS)
-        self.notes.extend(writable_folders_at(self.view.layout.root, permission=stat.S_IWGRP))
+    def signature(self, trusted_keys: TrustedKeys) -> Signature | None:
+        """Return what is known of the head's signatures; None if they are refused, which is a problem."""
+        if self.signed_by is not None:
+            return Signature.HOLDS
+        if trusted_keys is not ALLOW_UNSIGNED:
+            return None
+        return Signature.UNCHECKED if self.head.signatures else Signature.ABSENT
+
+    def group_writable(self) -> Iterator[CacheWarning]:
+        """Yield a warning for each folder of the cache that a group may write to."""
+        root = self.view.layout.root
+        for text in writable_folders_at(root, permission=stat.S_IWGRP):
+            yield CacheWarning(
+                kind="group-writable", message=text, hint=f"chmod -R g-w {shlex.quote(str(root))}"
+            )
 
     def _trusted_signer(self, keys: Sequence[TrustedKey | bytes]) -> str | None:
         """Return the key of the first signature of the head that holds."""
@@ -80,11 +95,8 @@ class ReaderCheck:
             known = parse_trusted_keys(keys)
         except ValueError:
             return None
-        raw, number = project(self.view.state, self.head), self.head.number
-        for key_id, signature in zip(signers_of(self.head), signatures_of(self.head), strict=True):
-            if not signature_problems(raw, (signature,), generation=number, keys=known):
-                return key_id
-        return None
+        raw, signatures = project(self.view.state, self.head), signatures_of(self.head)
+        return find_signer(raw, signatures, generation=self.head.number, keys=known)
 
     def _report_refusal(self, error: NoGoError) -> None:
         generation = f"generation {self.head.number}"
@@ -110,13 +122,11 @@ class ReaderCheck:
             return
         described = entry in cache.manifest.descriptor_engines
         parity = "; on board its answers are compared with those of its stand-in" if described else ""
-        self.notes.append(
-            f"engine {entry.model} was not run here: it is for {entry.backend} {entry.target}{parity}"
-        )
+        self.elsewhere[f"engine {entry.model}"] = f"it is for {entry.backend} {entry.target}{parity}"
 
     def _load(self, cache: FlightCache) -> None:
+        self.loaded = True
         names = [entry.model for entry in cache.manifest.descriptor_engines]
-        self.not_loaded += [f"engine {name}" for name in names if name in cache.elsewhere]
         engines: list[tuple[str, Callable[[], object]]] = [
             (f"engine {name}", partial(cache.engine, name)) for name in names if name not in cache.elsewhere
         ]
@@ -124,8 +134,7 @@ class ReaderCheck:
             try:
                 load()
             except RuntimeUnavailableError as error:
-                self.not_loaded.append(subject)
-                self.notes.append(f"{subject} was not loaded: {error.message}")
+                self.not_loaded[subject] = error.message
             except ExecutionError as error:
                 self._report(ProblemKind.CONTENT, subject, error.message)
 

@@ -3,12 +3,16 @@
 import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Self
 
+from store.base.cache_warning import CacheWarning
 from store.base.valueclass import valueclass
 from store.errors import UNREADABLE, IncompatibleDeviceError, NoGoError
+from store.trust.readiness import Readiness, judge
+from store.trust.readiness_facts import Facts
 
 _NEEDED_BY_REPAIR: Final = frozenset({"build.lock", "journal.mdb-lock"})
 """Lock files: where something else has their names, no command can begin."""
@@ -102,12 +106,12 @@ class VerifyReport:
 
     Attributes:
         looked_at: How many files were checked for type and size.
-        notes: What was not done, or is worth knowing; no reason for a NO-GO.
+        notes: What is worth knowing, and says nothing of the head.
+        facts: What its readiness is judged by.
+        warnings: What is to be said beside its readiness.
         unreferenced: How many artifacts nothing names; they can be collected. `unreferenced_size` is in
             bytes.
         seed: Seed of the sample, in a run with a budget.
-        signed_by: The trusted key whose signature of the head holds.
-        not_loaded: The engine and index that a full verification could not load here.
     """
 
     depth: Depth
@@ -120,11 +124,35 @@ class VerifyReport:
     hashed: HashedAmount
     problems: tuple[CacheProblem, ...]
     notes: tuple[str, ...]
+    facts: Facts
+    warnings: tuple[CacheWarning, ...] = ()
     unreferenced: int = 0
     unreferenced_size: int = 0
     seed: int | None = None
-    signed_by: str | None = None
-    not_loaded: tuple[str, ...] = ()
+
+    @property
+    def signed_by(self) -> str | None:
+        """The trusted key whose signature of the head holds."""
+        return self.facts.signed_by
+
+    @property
+    def not_loaded(self) -> tuple[str, ...]:
+        """The engines and index that a full verification could not load here."""
+        reading = self.facts.reading
+        return (
+            ()
+            if reading is None or self.depth is not Depth.FULL
+            else (*reading.elsewhere, *reading.not_loaded)
+        )
+
+    def readiness(self, today: date) -> Readiness:
+        """Say whether the head is fit to fly, with every warning.
+
+        Args:
+            today: The day of the flight, UTC.
+        """
+        found = judge(self.facts, today=today)
+        return replace(found, warnings=(*found.warnings, *self.warnings))
 
     @property
     def go(self) -> bool:

@@ -17,20 +17,22 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from store.base.cache_warning import CacheWarning
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache.view import HistoryView, View, open_view
 from store.disk.artifacts import Artifacts
+from store.disk.capture_dates import stored_capture_dates
 from store.disk.layout import Layout
 from store.domain.attachments import NETWORK, attached
 from store.domain.manifest_projection import project
-from store.domain.proof import described, figures_of
 from store.domain.state import Generation, State
 from store.errors import UNREADABLE, ArtifactError, CacheUnusableError, ErrorKind, NoGoError, is_shortage
 from store.manifest.manifest import Manifest, parse
 from store.policy.retention import keep_without
 from store.reader import table_checks
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
+from store.trust.readiness_facts import Reading, facts_of_manifest
 from store.verify.artifact_check import BLOCK, ArtifactCheck
 from store.verify.coverage import named_by, referenced_by, walk
 from store.verify.projections import projection_findings
@@ -62,7 +64,7 @@ def verify(
         depth: How closely to check.
         budget_s: How long to hash blocks, seconds; for `Depth.BUDGET`.
         seed: Seed of the order of the blocks; for `Depth.BUDGET`.
-        trusted_keys: Keys that may have signed it, or `ALLOW_UNSIGNED`, which adds a note.
+        trusted_keys: Keys that may have signed it, or `ALLOW_UNSIGNED`, which is a warning.
         monotonic: A clock, seconds.
         on_total: Called with the bytes that may be hashed.
         on_bytes: Called with the bytes of each artifact that was hashed.
@@ -117,9 +119,6 @@ def _verify(view: View, options: _Options) -> VerifyReport:
     if full:
         unreferenced = _find_unnamed_files(view, artifacts, check.named.keys(), findings)
         findings += _table_findings(head, reader.manifest, artifacts, check.damaged)
-        reader.notes.extend(_stand_in_notes(view.state, head, artifacts))
-        reader.notes.extend(_fitted_network_notes(view.state, head, artifacts))
-    reader.note_settings(options.trusted_keys)
     if all(finding.generation != head.number for finding in findings):
         reader.open(options.trusted_keys, load=full)
     problems = diagnose(
@@ -139,12 +138,30 @@ def _verify(view: View, options: _Options) -> VerifyReport:
         looked_at=len(check.named),
         hashed=check.hashed(),
         problems=problems,
-        notes=(*check.notes, *reader.notes, *_state_notes(view.state), _proof_note(view.state, head)),
+        notes=(*check.notes, *_state_notes(view.state)),
         unreferenced=unreferenced[0],
         unreferenced_size=unreferenced[1],
         seed=options.seed if options.depth is Depth.BUDGET else None,
-        signed_by=reader.signed_by,
-        not_loaded=tuple(reader.not_loaded),
+        facts=facts_of_manifest(
+            reader.manifest,
+            dates=stored_capture_dates(artifacts, reader.manifest.tiles, tiles=reader.manifest.tile_count),
+            reading=Reading(
+                depth=str(options.depth),
+                hashed=check.hashed().files,
+                files=check.hashed().files_total,
+                loaded=reader.loaded,
+                not_loaded=reader.not_loaded,
+                elsewhere=reader.elsewhere,
+            ),
+            signature=reader.signature(options.trusted_keys),
+            signed_by=reader.signed_by,
+        ),
+        warnings=(
+            *reader.group_writable(),
+            *(_stand_in_warnings(view.state, head, artifacts) if full else ()),
+            *(_fitted_network_warnings(view.state, head, artifacts) if full else ()),
+            *_newer_events(view.state),
+        ),
     )
 
 
@@ -227,32 +244,39 @@ def _table_findings(
             )
 
 
-def _stand_in_notes(state: State, head: Generation, artifacts: Artifacts) -> Iterator[str]:
-    """Note a damaged stand-in engine: it embedded the tiles, and does not fly."""
+def _stand_in_warnings(state: State, head: Generation, artifacts: Artifacts) -> Iterator[CacheWarning]:
+    """Warn of a damaged stand-in engine: it embedded the tiles, and does not fly."""
     for _, event in state.builds[head.origin].stand_ins:
         if (wrong := artifacts.damage(event.artifact)) is not None:
-            yield f"stand-in engine {event.model}: {wrong}; it does not fly, and c10 repair makes it again"
+            yield CacheWarning(
+                kind="stand-in-damaged",
+                message=f"stand-in engine {event.model}, which does not fly: {wrong}",
+                hint="c10 repair makes it again",
+            )
 
 
-def _fitted_network_notes(state: State, head: Generation, artifacts: Artifacts) -> Iterator[str]:
-    """Note a damaged file of a network with a fitted head: without it the next build fits anew."""
+def _newer_events(state: State) -> Iterator[CacheWarning]:
+    if state.unknown:
+        yield CacheWarning(
+            kind="newer-events",
+            message=f"the journal holds events of a newer version: {state.unknown[0]}",
+            hint="use the newer C10 that wrote them",
+        )
+
+
+def _fitted_network_warnings(state: State, head: Generation, artifacts: Artifacts) -> Iterator[CacheWarning]:
+    """Warn of a damaged file of a network with a fitted head: without it the next build fits anew."""
     for name, event in state.builds[head.origin].engines:
         ref = attached(event).get(NETWORK)
         if ref is not None and (wrong := artifacts.damage(ref)) is not None:
-            yield f"network with fitted head {name}: {wrong}; it does not fly, and c10 repair fits it again"
-
-
-def _proof_note(state: State, head: Generation) -> str:
-    """Say whether the cache was shown to find places, which its being whole does not say."""
-    proof = state.builds[head.origin].proof
-    if proof is None:
-        return "nobody has shown that this cache finds a place in a photograph ([proof] in the request does)"
-    return f"proof: {described(figures_of(proof))}"
+            yield CacheWarning(
+                kind="fitted-network-damaged",
+                message=f"network with fitted head {name}, which does not fly: {wrong}",
+                hint="c10 repair fits it again",
+            )
 
 
 def _state_notes(state: State) -> Iterator[str]:
-    if state.unknown:
-        yield f"the journal holds events of a newer version: {state.unknown[0]}"
     if state.open_build is not None:
         yield f"build {state.open_build} is under way, or its process died"
 

@@ -16,12 +16,19 @@ PURE: dict[str, set[str]] = {
     "store/formats": {"numpy", "numpy.typing"},
     "store/domain": set(),
     "store/policy": set(),
+    "store/trust": {
+        "cryptography.exceptions",
+        "cryptography.hazmat.primitives.asymmetric.ed25519",
+        "hmac",
+    },
     "tools/analysis": {"numpy", "numpy.typing"},
     "tools/forensics": {"numpy", "numpy.typing", "shlex", "statistics"},
 }
 # Files of pure folders that ask the system, and for what.
 NOT_PURE = {
     "store/base/clock.py",  # the time
+    "store/trust/key_files.py",  # reads and writes key files
+    "store/trust/rollback_protection.py",  # likewise floor files
     "tools/analysis/rerun.py",  # runs the steps of a build again
     "tools/forensics/sources.py",  # opens journals, bundles and segments for the others
 }

@@ -478,7 +478,11 @@ def test_14_a_cache_that_anybody_may_write_to_is_refused(card, folder):
         path.chmod(0o775)
         result = verify(card.layout, trusted_keys=[ALICE.public])
         assert result.go
-        assert [note for note in result.notes if note.startswith(subject) and "its group" in note]
+        assert [
+            each
+            for each in result.warnings
+            if each.message.startswith(subject) and "its group" in each.message
+        ]
         path.chmod(0o755)
     card.fly().close()
     before = os.umask(0)

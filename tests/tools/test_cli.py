@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -204,7 +205,7 @@ def test_verify_says_go(built):
         assert document["go"] is True
         assert document["problems"] == []
     assert document["seed"] == 4
-    assert built.run("verify").stdout.startswith("GO  generation 3")
+    assert re.match(r"GO, [0-9]+ warnings  generation 3 \(build 1\)\n", built.run("verify").stdout)
     full = built.json("verify", "--full")
     assert full["hashed_files"] == full["total_files"] > built.json("verify")["total_files"]
 
@@ -219,7 +220,8 @@ def test_verify_says_no_go_with_exit_5(world):
     assert (document["go"], problem["subject"], problem["generations"]) == (False, "descriptor index", [1, 3])
     text = world.run("verify")
     assert text.stdout.startswith("NO-GO  generation 3")
-    assert "c10: error: NO-GO: descriptor index" in text.stderr
+    assert (text.stdout.count(problem["found"]), text.stderr) == (1, "")
+    assert "c10: error: NO-GO: descriptor index" in result.stderr
     assert world.json("build", world.request)["outcome"] == "built"
     assert world.json("verify", "--full")["go"] is True
 

@@ -5,10 +5,12 @@ executed, and every text in it is safe to print.
 """
 
 from collections.abc import Iterator, Mapping
+from datetime import date
 from typing import Any, Final
 
 from store.domain import events as e
 from tools.analysis.diff import compare_builds
+from tools.analysis.readiness import readiness_document
 from tools.forensics.area import area_document
 from tools.forensics.build_facts import BuildFacts
 from tools.forensics.cost import Rates, cost_of, duration, normal_ms
@@ -28,11 +30,14 @@ FORMAT: Final = 1
 MAX_PARTS: Final = 2_000
 
 
-def replay(source: Source, *, word: str | None = None, at: int | None = None) -> dict[str, Any]:
+def replay(
+    source: Source, *, word: str | None = None, at: int | None = None, today: date | None = None
+) -> dict[str, Any]:
     """Return everything that the records say of one build, as `docs/replay.md` describes it.
 
     Args: source: The records. word: The number of a build, or `@` and the number of a record; default: the
-    newest that was not committed. at: The last record to look at; default: all.
+    newest that was not committed. at: The last record to look at; default: all. today: The day for which a
+    committed build is judged, UTC; without it none is.
 
     Raises:
         RequestRefusedError: There is no such build or record.
@@ -40,9 +45,12 @@ def replay(source: Source, *, word: str | None = None, at: int | None = None) ->
     builds = BuildHistory(source=source, at=at)
     match builds.choose(word):
         case DeniedRun(record, event):
-            return _denied_document(builds.fold(), record, event)
+            return {**_denied_document(builds.fold(), record, event), "readiness": None}
         case number:
-            return _build_document(builds.fold(number), number)
+            return {
+                **_build_document(builds.fold(number), number),
+                "readiness": readiness_document(builds.build(number), source.artifacts, today),
+            }
 
 
 def diff_document(builds: BuildHistory, a: int, b: int) -> dict[str, Any]:

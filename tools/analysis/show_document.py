@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from store.base.cache_warning import CacheWarning
 from store.domain import events as e
 from store.domain.state import FLIGHT, Build
 from tools.forensics.build_facts import BuildFacts
@@ -39,7 +40,10 @@ def show_document(facts: BuildFacts, build: Build) -> dict[str, Any]:
         "tiles": tiles.count if tiles else None,
         "wanted": tiles.wanted if tiles else None,
         **build.embedded,
-        "warnings": list(tiles.warnings) if tiles else [],
+        "warnings": [
+            CacheWarning(kind="recorded", message=text).to_document()
+            for text in (tiles.warnings if tiles else ())
+        ],
         "doing": build.doing,
         "ending": build.ending,
         "failure": None

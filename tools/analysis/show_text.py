@@ -52,7 +52,7 @@ def show_lines(document: Mapping[str, Any]) -> list[str]:
     lines += render.section("Checks", _check_lines(document["checks"]))
     lines += render.section("Area", _area_lines(document.get("area")))
     for warning in document["warnings"]:
-        lines += ["", *render.wrap(f"warning: {warning}")]
+        lines += ["", *render.warning_lines([warning])]
     return lines + _failure_lines(document)
 
 

@@ -19,6 +19,7 @@ from tools.provisioner import REQUEST, executor_options, provisioner
 @REQUEST
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--again", is_flag=True, help="Build even what is there already, or was rolled back from.")
+@click.option("--strict", is_flag=True, help="Fail before the commit if there is anything to warn of.")
 @executor_options
 @shared_options()
 def build(
@@ -27,22 +28,23 @@ def build(
     request_file: Path,
     dry_run: bool,
     again: bool,
+    strict: bool,
     **executor: object,
 ) -> Answer:
     """Build the flight cache that REQUEST describes. Do nothing if it is there already."""
     if dry_run:
-        return plan_answer(call, request_file, executor)
+        return plan_answer(call, request_file, executor, strict=strict)
     request = BuildRequest.load(request_file)
     with shown_progress() as progress:
         builder = provisioner(call, progress=progress, **executor)
-        report = builder.build_cache_artifacts(request, force=again)
+        report = builder.build_cache_artifacts(request, force=again, strict=strict)
     return build_answer(report, call.root)
 
 
 def build_answer(report: BuildReport, root: Path) -> Answer:
     """Return the answer of a build; print on standard error what went wrong."""
     document = report.to_document()
-    lines = render.build_report(document, report.warnings)
+    lines = render.build_report(document)
     error = report.error
     if error is None:
         return Answer(document=document, lines=lines, lasting=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from pipeline import BuildRequest
+from pipeline.build.strict import refuse_warnings
 from pipeline.errors import PipelineError
 from store.errors import Category, ManifestCoverageError
 from tools.command import Answer, Call, shared_options
@@ -22,10 +23,14 @@ def plan(call: Call, *, request_file: Path, **executor: object) -> Answer:
     return plan_answer(call, request_file, executor)
 
 
-def plan_answer(call: Call, request_file: Path, executor: Mapping[str, object]) -> Answer:
+def plan_answer(
+    call: Call, request_file: Path, executor: Mapping[str, object], *, strict: bool = False
+) -> Answer:
     """Return what a build of a request would do; a plan that cannot be made is a refusal, and no failed build."""
     try:
         report = provisioner(call, progress=None, **executor).plan(BuildRequest.load(request_file))
+        if strict:
+            refuse_warnings(report.warnings)
     except (PipelineError, ManifestCoverageError) as error:
         error.category = Category.REFUSED
         raise

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from store.base.clock import SystemClock, utc_day
 from tools.analysis import replay_text
 from tools.analysis.replay_document import replay as replay_document
 from tools.command import NUMBER, Answer, Call, shared_options
@@ -42,7 +43,7 @@ def replay(
     if trust_plugins and not run_step:
         raise click.UsageError("expected --rerun with --trust-plugins, found it alone")
     source = read_source(call, journal, bundle)
-    document = replay_document(source, word=build, at=at)
+    document = replay_document(source, word=build, at=at, today=utc_day(SystemClock()))
     if run_step:
         from tools.analysis.rerun import rerun_lines, run_again  # noqa: PLC0415 - imports the engines
 

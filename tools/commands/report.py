@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 
+from store.base.clock import SystemClock, utc_day
 from store.errors import ErrorKind, RequestRefusedError, TranslateOSErrors
 from store.files.regular_file import open_regular
 from tools.analysis.replay_document import replay
@@ -46,7 +47,8 @@ def report(
         raise click.UsageError("expected -o FILE beside --json, found -o -")
     if not to_stdout:
         _check_target(target, call.cache if journal is None else _cache_of(journal))
-    document = replay(read_source(call, journal, bundle), word=build, at=at)
+    source = read_source(call, journal, bundle)
+    document = replay(source, word=build, at=at, today=utc_day(SystemClock()))
     data = page(document).encode()
     if to_stdout:
         return Answer(raw=data)

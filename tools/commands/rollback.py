@@ -2,7 +2,7 @@
 
 import click
 
-from tools.command import Answer, Call, print_message, shared_options
+from tools.command import Answer, Call, shared_options
 from tools.output import render
 from tools.provisioner import provisioner
 
@@ -19,7 +19,6 @@ from tools.provisioner import provisioner
 def rollback(call: Call, *, to: int | None, why: str) -> Answer:
     """Go back to an earlier committed build, as a new generation."""
     report = provisioner(call).rollback(to, why)
-    for warning in report.warnings:
-        print_message(f"c10: warning: {warning}")
     document = report.to_document()
-    return Answer(document=document, lines=render.rollback_report(document), lasting=True)
+    lines = [*render.rollback_report(document), *render.warning_lines(document["warnings"])]
+    return Answer(document=document, lines=lines, lasting=True)

@@ -6,13 +6,20 @@ from typing import Any
 
 import click
 
+from store.base.clock import SystemClock, utc_day
 from store.cache.view import View, died_build, open_view
+from store.disk.artifacts import Artifacts
+from store.disk.capture_dates import stored_capture_dates
 from store.domain.events import IndexExtended
-from store.domain.proof import described, figures_of
+from store.domain.manifest_projection import project
+from store.domain.proof import figures_of
 from store.domain.state import BuildStatus
-from store.manifest.levels import NO_LEVELS
+from store.manifest.manifest import parse
+from store.trust.readiness import Readiness, judge
+from store.trust.readiness_facts import Signature, facts_of_manifest
 from tools.command import Answer, Call, shared_options
 from tools.output import render
+from tools.output.readiness import fields
 
 
 @click.command()
@@ -20,7 +27,13 @@ from tools.output import render
 def status(call: Call) -> Answer:
     """Show the current generation of the cache."""
     view = open_view(call.layout())
-    document = {**_journal_facts(view), **_head_facts(view)}
+    readiness = _readiness(view)
+    document = {
+        **_journal_facts(view),
+        **_head_facts(view),
+        "readiness": readiness.to_document() if readiness else None,
+        "warnings": [each.to_document() for each in readiness.warnings] if readiness else [],
+    }
     return Answer(document=document, lines=_lines(view.layout.root, document))
 
 
@@ -70,6 +83,21 @@ def _head_facts(view: View) -> dict[str, Any]:
     }
 
 
+def _readiness(view: View) -> Readiness | None:
+    """Judge the head by its records and the dates of its tiles; that its files are whole is not the question."""
+    head = view.state.head
+    if head is None:
+        return None
+    manifest = parse(project(view.state, head))
+    facts = facts_of_manifest(
+        manifest,
+        dates=stored_capture_dates(Artifacts(view.layout), manifest.tiles, tiles=manifest.tile_count),
+        signature=None if head.signatures else Signature.ABSENT,
+        signed_by=next((key_id for key_id, _ in head.signatures), None),
+    )
+    return judge(facts, today=utc_day(SystemClock()))
+
+
 def _levels(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the levels of chunks, by rising side at the take-off point; none where tiles have the descriptors."""
     if "chunks" not in inputs:
@@ -100,12 +128,13 @@ def _lines(root: Path, document: Mapping[str, Any]) -> list[str]:
     if lately is not None:
         step = f" at {lately['step']}" if lately["step"] else ""
         lately = f"build {lately['build']} {lately['status']}{step}; c10 show {lately['build']}"
-    return render.fields(
+    lines = render.fields(
         ("cache", root),
         *head,
         ("journal", f"{render.plural(document['seq'], 'record')}, chain {document['chain'][:16]}"),
         ("lately", lately),
     )
+    return [*lines, *(["", *render.warning_lines(document["warnings"])] if document["warnings"] else [])]
 
 
 def _head_fields(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -124,8 +153,7 @@ def _head_fields(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
             "carried",
             f"{render.size(document['carried_bytes'])} of tiles" if document["carried_bytes"] else None,
         ),
-        ("proof", described(document["proof"]) if document["proof"] else None),
-        ("note", NO_LEVELS if document["levels"] == [] else None),
+        *fields({**document["readiness"], "coverage": None}),
         ("committed", render.utc(document["committed"])),
         ("identity", document["identity"]),
         ("manifest", document["manifest_sha256"]),

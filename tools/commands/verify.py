@@ -2,16 +2,21 @@
 
 import re
 import secrets
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import click
 
+from store.base.cache_warning import CacheWarning
+from store.base.clock import SystemClock, utc_day
+from store.trust.readiness import Readiness
 from store.verify.report import CacheProblem, Depth, VerifyReport
 from store.verify.verify import verify as verify_cache
 from tools.command import Answer, Call, print_error, shared_options, trust_options
 from tools.exit_codes import ExitCode
 from tools.output import render
 from tools.output.progress import byte_progress, shown_progress
+from tools.output.readiness import fields, verdict
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|s|min|m|h|)")
@@ -43,11 +48,13 @@ class _Duration(click.ParamType[float]):
 @click.option(
     "--seed", type=click.IntRange(0), metavar="N", help="Seed of the sample, to repeat an earlier one."
 )
+@click.option("--strict", is_flag=True, help="Make every warning a NO-GO.")
 @trust_options
 @shared_options()
 def verify(
     call: Call,
     *,
+    strict: bool,
     quick: bool,
     full: bool,
     budget: float | None,
@@ -76,23 +83,31 @@ def verify(
         )
         if hashing:
             progress.finish()
-    code = _code(result)
-    if not result.go:
-        first = result.problems[0]
-        more = f" (and {len(result.problems) - 1} more)" if len(result.problems) > 1 else ""
-        print_error(f"NO-GO: {first}{more}", first.fix)
-    return Answer(document=_document(result), lines=_lines(result), code=code)
+    return _answer(result, result.readiness(utc_day(SystemClock())), call, strict=strict)
 
 
-def _code(result: VerifyReport) -> ExitCode:
-    if result.go:
-        return ExitCode.DONE
-    return ExitCode.INCOMPATIBLE if result.only_device else ExitCode.NO_GO
+def _answer(result: VerifyReport, readiness: Readiness, call: Call, *, strict: bool) -> Answer:
+    refused = readiness.warnings if strict else ()
+    go = result.go and not refused
+    document = _document(result, readiness, go=go, refused=refused)
+    lines = _lines(result, document)
+    if go:
+        return Answer(document=document, lines=lines)
+    if call.as_json:
+        first, *others = document["problems"]
+        more = f" (and {len(others)} more)" if others else ""
+        print_error(f"NO-GO: {first['subject']}: {first['found']}{more}", first["mend"])
+    only_device = result.only_device and not refused
+    return Answer(
+        document=document, lines=lines, code=ExitCode.INCOMPATIBLE if only_device else ExitCode.NO_GO
+    )
 
 
-def _document(result: VerifyReport) -> dict[str, Any]:
+def _document(
+    result: VerifyReport, readiness: Readiness, *, go: bool, refused: Sequence[CacheWarning]
+) -> dict[str, Any]:
     return {
-        "go": result.go,
+        "go": go,
         "head_sound": result.head_sound,
         "depth": str(result.depth),
         "generation": result.generation,
@@ -109,7 +124,9 @@ def _document(result: VerifyReport) -> dict[str, Any]:
         "unreferenced_bytes": result.unreferenced_size,
         "seed": result.seed,
         "signed_by": result.signed_by,
-        "problems": [_problem(problem) for problem in result.problems],
+        "problems": [*map(_problem, result.problems), *(_refusal(each, result) for each in refused)],
+        "warnings": [each.to_document() for each in readiness.warnings],
+        "readiness": readiness.to_document(),
         "notes": list(result.notes),
         "not_loaded": list(result.not_loaded) if result.depth is Depth.FULL else None,
     }
@@ -126,7 +143,19 @@ def _problem(problem: CacheProblem) -> dict[str, Any]:
     }
 
 
-def _lines(result: VerifyReport) -> list[str]:
+def _refusal(warning: CacheWarning, result: VerifyReport) -> dict[str, Any]:
+    """Return a warning as the problem that --strict makes of it."""
+    return {
+        "kind": warning.kind,
+        "subject": "warning",
+        "found": warning.message,
+        "path": "",
+        "generations": [result.generation],
+        "mend": warning.hint,
+    }
+
+
+def _lines(result: VerifyReport, document: Mapping[str, Any]) -> list[str]:
     hashed = result.hashed
     share = 100 * hashed.size / hashed.size_total if hashed.size_total else 100.0
     seed = f", sample {result.seed}" if result.seed is not None else ""
@@ -141,27 +170,28 @@ def _lines(result: VerifyReport) -> list[str]:
     if result.unreferenced:
         count = render.plural(result.unreferenced, "file")
         left = f"{count} that no record names, {render.size(result.unreferenced_size)}; harmless"
-    verdict = f"{'GO' if result.go else 'NO-GO'}  generation {result.generation} (build {result.origin})"
-    if result.not_loaded:
-        verdict += f"; not loaded here: {', '.join(result.not_loaded)}"
-    lines = [
-        verdict,
+    problems, warnings = document["problems"], document["warnings"]
+    what = f"generation {result.generation} (build {result.origin})"
+    lines: list[str] = [verdict(what, go=document["go"], warnings=len(warnings))]
+    for number, problem in enumerate(problems, start=1):
+        lines += ["", *render.wrap(f"{number}. {problem['subject']}: {problem['found']}")]
+        touched = ", ".join(map(str, problem["generations"])) or "none"
+        lines += [f"   {line}" for line in render.fields(("file", problem["path"]), ("generations", touched))]
+        lines.append(f"   {'mend':<13}{problem['mend']}")
+    lines += [
         "",
         *render.fields(
             (str(result.depth), how),
+            *fields(document["readiness"]),
             ("identity", result.identity),
             ("manifest", result.manifest_sha256),
             ("signed by", result.signed_by),
             ("left over", left),
+            *(("note", note) for note in result.notes),
         ),
     ]
-    for note in result.notes:
-        lines += render.fields(("note", note))
-    for number, problem in enumerate(result.problems, start=1):
-        lines += ["", *render.wrap(f"{number}. {problem}")]
-        touched = ", ".join(str(generation) for generation in problem.generations) or "none"
-        lines += [f"   {line}" for line in render.fields(("file", problem.path), ("generations", touched))]
-        lines.append(f"   {'mend':<13}{problem.fix}")
-    if not result.go and result.head_sound:
+    if document["go"] and warnings:
+        lines += ["", *render.warning_lines(warnings)]
+    if result.problems and result.head_sound:
         lines += ["", f"Generation {result.generation} itself is intact: none of these problems affects it."]
     return lines

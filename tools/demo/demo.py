@@ -18,6 +18,7 @@ from pipeline.errors import ErrorKind as WorkErrorKind
 from pipeline.errors import RequestError
 from pipeline.progress import Progress
 from pipeline.provisioner import CacheProvisioner
+from store.base.clock import SystemClock, utc_day
 from store.cache.view import open_view
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
@@ -371,11 +372,11 @@ def _verify(demo_run: _Demonstration) -> None:
         "Every byte of every generation is hashed; engine and index are loaded as on the aircraft.",
     )
     result = verify(Layout(demo_run.cache), depth=Depth.FULL)
+    said = [each.message for each in result.readiness(utc_day(SystemClock())).warnings]
     demo_run.facts["verify"] = {"go": result.go, "files": result.hashed.files, "bytes": result.hashed.size}
-    demo_run.print_fields(
-        (("hashed", f"{render.plural(result.hashed.files, 'file')}, {render.size(result.hashed.size)}"),)
-    )
-    demo_run.expect("GO: nothing is wrong", kept=result.go)
+    hashed = f"{render.plural(result.hashed.files, 'file')}, {render.size(result.hashed.size)}"
+    demo_run.print_fields((("hashed", hashed), *(("warning", each) for each in said)))
+    demo_run.expect("GO: nothing is damaged", kept=result.go)
 
 
 def _closing_lines(demo_run: _Demonstration, took: float, keep: Path | None) -> list[str]:

@@ -2,13 +2,15 @@
 
 import io
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from PIL import Image
 
-from store.base.lattice import metres_per_pixel
+from store.base.clock import SystemClock, utc_day
+from store.base.level import metres_per_pixel
 from store.base.preprocessing import Pixels
 from store.base.valueclass import valueclass
 from tools.demo.terrain import terrain
@@ -25,6 +27,7 @@ ALTITUDE_M: Final = 200
 _CORNER: Final = (109_216, 94_384)
 """The north-west tile: open sea north of the Azores, so that it is no real place."""
 _ACROSS: Final = 8
+_AGE: Final = timedelta(days=60)
 _SEED: Final = 7
 LATER: Final = Look(shadows=(-1.6, 0.7), canopy=(104, 84, 44), crops=1)
 """An autumn morning, when the photographs are taken: the sun is low in the east, other crops are in the fields."""
@@ -40,8 +43,7 @@ altitude_m = {altitude}
 
 [tiles]
 source = "tiles/{{z}}/{{x}}/{{y}}.jpg"
-captured = 2026-01-15
-as_of = 2026-02-01
+captured = {captured}
 
 [engine]
 backend = "onnxruntime"
@@ -131,7 +133,9 @@ def make_region(folder: Path) -> DemoRegion:
     east, south = made.at_pixel(side - TILE - 1, side - TILE - 1)
     lon, lat = made.at_pixel(side / 2, side / 2)
     bounds = {"west": west, "south": south, "east": east, "north": north, "lon": lon, "lat": lat}
-    request = _REQUEST.format(**bounds, zoom=ZOOM, altitude=ALTITUDE_M)
+    request = _REQUEST.format(
+        captured=utc_day(SystemClock()) - _AGE, **bounds, zoom=ZOOM, altitude=ALTITUDE_M
+    )
     made.request.write_text(request, encoding="utf-8")
     (folder / "camera.json").write_text(json.dumps(CAMERA) + "\n", encoding="utf-8")
     return made

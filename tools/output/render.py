@@ -1,9 +1,10 @@
-"""Plain text for terminals: aligned, without colour, at most 80 columns where the content allows it. Pure."""
+"""Text for terminals: aligned, at most 80 columns where the content allows it. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from tools.output.colour import Coloured
 from tools.output.sanitize import escape
 
 WIDTH: Final = 80
@@ -179,7 +180,16 @@ def levels(found: Sequence[Mapping[str, Any]] | None) -> str | None:
     return "of " + ", ".join(shown)
 
 
-def build_report(document: Mapping[str, Any], warnings: Sequence[str]) -> list[str]:
+def warning_lines(warnings: Iterable[Mapping[str, str]]) -> list[str]:
+    """Return each warning in yellow, and what mends it, from their JSON documents."""
+    lines: list[str] = []
+    for each in warnings:
+        lines += [Coloured(line, "yellow") for line in wrap(f"warning: {each['message']}")]
+        lines += wrap(f"-> {each['hint']}", indent="  ") if each["hint"] else []
+    return lines
+
+
+def build_report(document: Mapping[str, Any]) -> list[str]:
     """Return what a build did, from its JSON document."""
     outcome, generation = document["outcome"], document["generation"]
     took = seconds(document["seconds"])
@@ -190,6 +200,8 @@ def build_report(document: Mapping[str, Any], warnings: Sequence[str]) -> list[s
             first = f"nothing to do: generation {generation} shows this already (build {document['build']}), {took}"
         case _:
             first = f"failed after {took}; the cache still shows what it showed"
+    if document["warnings"]:
+        first += f"; {plural(len(document['warnings']), 'warning')}"
     lines = [first]
     if outcome != "failed":
         lines += [""]
@@ -203,9 +215,7 @@ def build_report(document: Mapping[str, Any], warnings: Sequence[str]) -> list[s
         ("checked", plural(document["files_checked"], "file") if document["files_checked"] else None),
         ("writes", number(document["writes"])),
     )
-    for warning in warnings:
-        lines += wrap(f"warning: {warning}")
-    return lines
+    return lines + warning_lines(document["warnings"])
 
 
 def _embedded(document: Mapping[str, Any]) -> str:
@@ -251,9 +261,7 @@ def plan_report(document: Mapping[str, Any]) -> list[str]:
         for step in document["steps"]
     ]
     lines += ["", *table(("step", "subject", "count", "decision", "why"), rows, right="  r")]
-    for warning in document["warnings"]:
-        lines += wrap(f"warning: {warning}")
-    return lines
+    return lines + warning_lines(document["warnings"])
 
 
 def planned_proof(asked: Mapping[str, Any]) -> str:

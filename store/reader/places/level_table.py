@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from store.base.distances import points_of, within
 from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT
-from store.base.lattice import chunk_ids, middles, side_m, tile_span
-from store.base.level import Level
+from store.base.lattice import chunk_ids, middles, tile_span
+from store.base.level import Level, side_m
 from store.formats.tables import TileTable
 from store.runtime.backends.base import Vectors
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from store.base.camera import WIDEST, Camera, cut_square
 from store.base.identity import AXIS_MASK, X_SHIFT
-from store.base.lattice import footprint, middle, side_m
+from store.base.lattice import footprint, middle
+from store.base.level import side_m
 from store.base.preprocessing import Pixels
 from store.errors import ArgumentError, TranslateShortages
 from store.reader.places.answer import Answer, Candidate, Timings
@@ -24,9 +25,7 @@ from store.reader.places.level_table import LevelTable, Rows, best_first
 from store.reader.places.question import Question, require_frame
 from store.runtime.backends.base import Vectors
 from store.runtime.rounded_vectors import RoundedVectors
-
-MAX_AGE_DAYS: Final[Mapping[str, int]] = {"active_conflict": 180, "stable_rear": 365}
-"""Greatest age of a tile by sector, unless the request for the cache named one, which a manifest does not say."""
+from store.trust.readiness import MAX_AGE_DAYS
 
 _FAR_FROM_LEVEL: Final = 1.25
 _TILTED_DEG: Final = 10

@@ -248,7 +248,7 @@ def test_a_missing_tile_takes_its_chunks_and_leaves_no_hole_where_others_show_th
     x, y = 2 * (FIRST + 5), 2 * (FIRST + 4)
     assert level["holes"] == [[ZOOM + 1, y, x, x + 1], [ZOOM + 1, y + 1, x, x + 1]]
     assert (level["wanted"], level["present"], level["chunks"]) == (64, 60, 56)
-    assert any("under no chunk" in each for each in report.warnings)
+    assert any("under no chunk" in each.message for each in report.warnings)
 
 
 def test_every_level_must_show_enough_of_the_ground(tmp_path):

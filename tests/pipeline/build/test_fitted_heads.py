@@ -204,12 +204,14 @@ def test_a_plan_knows_the_identity_and_writes_nothing(site, built):
 
 
 @pytest.mark.parametrize("harm", ["lose_network", "damage_network"])
-def test_a_lost_file_is_noted_and_repaired(built, harm):
+def test_a_lost_file_is_warned_of_and_repaired(built, harm):
     lost, before = built.network, built.head_bytes()
     getattr(built, harm)()
     report = verify(built.layout, depth=Depth.FULL)
     assert report.problems == ()
-    assert any("network with fitted head place" in note and "c10 repair" in note for note in report.notes)
+    (said,) = [each for each in report.warnings if each.kind == "fitted-network-damaged"]
+    assert "network with fitted head place" in said.message
+    assert "c10 repair" in said.hint
     report = built.provisioner().repair()
     assert [(action.what, action.ok) for action in report.actions] == [
         ("network with fitted head place", True)
@@ -217,7 +219,7 @@ def test_a_lost_file_is_noted_and_repaired(built, harm):
     assert [event.sha256 for event in built.events(Repaired)] == [lost.sha256]
     assert Artifacts(built.layout).damage(lost) is None
     assert built.head_bytes() == before
-    assert not any("fitted" in note for note in verify(built.layout, depth=Depth.FULL).notes)
+    assert verify(built.layout, depth=Depth.FULL).warnings == ()
 
 
 def test_a_lost_file_is_not_repaired_from_other_tiles(site):

@@ -16,7 +16,7 @@ from pipeline.stages import proof
 from pipeline.testing import RecordingProgress
 from store.base.distances import distance_m
 from store.base.identity import build_identity
-from store.base.lattice import tile_side_m
+from store.base.level import tile_side_m
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildFailed, CheckFailed, CheckPassed, StepReused
@@ -31,6 +31,7 @@ from store.transfer.import_bundle import import_bundle
 from store.transfer.mirror import mirror
 from store.trust.key_files import write_key_pair
 from store.verify.verify import Depth, verify
+from tests.cache_facts import warnings_of
 from tests.ground import (
     ALTITUDE_M,
     EDGE,
@@ -234,7 +235,7 @@ class TestFailure:
         assert "only 3 of 4" in report.error.message
         assert "edge.png" in report.error.message
         report = built(site, proof=ProofOptions(pictures="truth.csv", min=0.75, within_m=STEP_M))
-        assert any("edge.png: outside" in line for line in report.warnings)
+        assert any("edge.png: outside" in each.message for each in report.warnings)
 
     @pytest.mark.parametrize(("at", "passes"), [(1, False), (10, True)])
     def test_among_how_many_candidates(self, site, at, passes):
@@ -276,11 +277,12 @@ class TestFailure:
 class TestTheRestOfTheCache:
     def test_verify_says_what_was_shown(self, site):
         site.build()
-        assert any("nobody has shown" in note for note in verify(site.layout, depth=Depth.FULL).notes)
+        assert "no-proof" in dict(warnings_of(verify(site.layout, depth=Depth.FULL)))
         built(site)
         report = verify(site.layout, depth=Depth.FULL)
         assert report.go
-        assert any("3 of 3 photographs found" in note for note in report.notes)
+        assert "no-proof" not in dict(warnings_of(report))
+        assert (report.facts.proof["right"], report.facts.proof["pictures"]) == (3, 3)
 
     def test_damaged_answers_are_found_and_made_again(self, site):
         built(site)

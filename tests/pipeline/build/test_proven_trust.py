@@ -153,7 +153,7 @@ def test_records_behind_a_signed_head_bring_nothing_into_the_next_build(site, pa
     everything = what == "blocks"
     assert report.chunks_embedded == (81 if everything else 0 if seed is None else 25)
     assert report.engines_compiled == (what in {"engine", "checks"})
-    told = " ".join(each for each in report.warnings if "vouches for what is made again" in each)
+    told = " ".join(each.message for each in report.warnings if each.kind == "unvouched")
     made_again = {
         "engine": "engine place",
         "checks": "engine place",

@@ -272,7 +272,7 @@ def test_tiles_that_cannot_be_told_apart_are_not_covered(real_site):
     real_site.write_tiles(tiles)
     report = real_site.build()
     assert report.outcome is BuildOutcome.BUILT
-    assert any("5 tiles are featureless" in warning for warning in report.warnings), report.warnings
+    assert any("5 tiles are featureless" in each.message for each in report.warnings), report.warnings
     coverage = real_site.state().head_build.coverage
     assert (coverage.present, coverage.featureless) == (10, 5)
     document = canonical_decode(real_site.artifact(coverage.geography).read_bytes())
@@ -328,7 +328,7 @@ def test_tiles_that_had_to_be_skipped_are_a_share_of_all_and_not_covered(real_si
     progress, request = RecordingProgress(), real_site.request(tiles={"on_bad": "skip"})
     report = real_site.provisioner(progress=progress).build_cache_artifacts(request)
     assert (report.outcome, report.area.skipped) == (BuildOutcome.BUILT, 30)
-    (warning,) = (each for each in report.warnings if "skipped" in each)
+    (warning,) = (each.message for each in report.warnings if each.kind == "skipped-tiles")
     assert warning.startswith(
         "30 of 31 tiles (97 %) could not be used (no image, or no descriptor) and were skipped: most of the"
     )

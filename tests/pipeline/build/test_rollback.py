@@ -99,7 +99,7 @@ def test_after_a_rollback_the_head_is_up_to_date_and_the_undone_build_is_refused
     head = three.head_bytes()
     assert (
         "build 3, which was rolled back from"
-        in three.provisioner().plan(three.request(flight_id="f3")).warnings[-1]
+        in three.provisioner().plan(three.request(flight_id="f3")).warnings[-1].message
     )
     refused = three.build(flight_id="f3")
     assert (refused.outcome, refused.generation) == (BuildOutcome.FAILED, None)
@@ -115,7 +115,8 @@ def test_after_a_rollback_the_head_is_up_to_date_and_the_undone_build_is_refused
     # It was built again on purpose, and is an ordinary head from now on.
     assert three.build(flight_id="f3").outcome is BuildOutcome.REUSED
     assert not any(
-        "rolled back" in said for said in three.provisioner().plan(three.request(flight_id="f3")).warnings
+        each.kind == "rolled-back-from"
+        for each in three.provisioner().plan(three.request(flight_id="f3")).warnings
     )
 
 

@@ -11,7 +11,6 @@ from pipeline.planning.area_report import (
     AreaReport,
     GroundCoverage,
     ground_coverage,
-    localisation_warnings,
     runs,
 )
 from pipeline.tiles.patches import Patch, Rectangle
@@ -158,11 +157,3 @@ def test_the_level_that_shows_least_speaks_for_the_area():
     }
     assert decode(encode(document)) == document
     assert GroundCoverage(level=level, chunks=0, wanted=0, holes=[], featureless=[]).localisable == 0
-
-
-def test_warnings_speak_of_ground_where_chunks_are_counted():
-    found = localisation_warnings(wanted=200, present=150, featureless=30, skipped=2, chunks=True)
-    assert found[0].startswith("25.0 % of the area is under no chunk")
-    assert found[1].startswith("2 tiles could not be used")
-    assert found[2].startswith("15.0 % of the area is featureless")
-    assert localisation_warnings(wanted=2, present=2, featureless=0, skipped=0, chunks=True) == ()

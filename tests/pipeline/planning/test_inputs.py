@@ -159,7 +159,7 @@ def test_old_tiles_that_are_left_out_change_the_set_and_with_it_the_identity(sit
     judged = inputs(site, tiles={"captured": "dates.csv", "too_old": "exclude"})
     assert len(judged.selection.excluded) == 1
     assert difference(kept.document, judged.document) == ["tiles.digest"]
-    assert any("left out" in line for line in judged.warnings)
+    assert any("left out" in each.message for each in judged.warnings)
 
 
 def test_the_descriptor_is_the_model_of_that_role(site):

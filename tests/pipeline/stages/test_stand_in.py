@@ -27,6 +27,7 @@ from store.reader import ALLOW_UNSIGNED, FlightCache, engine_parity
 from store.runtime.golden_vectors import ANSWERED, decode_answers
 from store.verify.report import Depth
 from store.verify.verify import verify
+from tests.cache_facts import warnings_of
 from tests.small_builds import DIMENSIONS, FakeSite, tiny_network, tree
 from tools.commands.query import search
 
@@ -132,8 +133,9 @@ def test_each_of_several_networks_has_a_stand_in(site):
     report = site.made(models=models, flight_id="f2")
     assert (report.engines_compiled, report.tiles_embedded, site.compiles()) == (0, 0, [])
     site.artifact(site.state().head_build.stand_in_of("other").artifact).unlink()
-    notes = verify(site.layout, depth=Depth.FULL).notes
-    assert [each.partition(":")[0] for each in notes if "does not fly" in each] == ["stand-in engine other"]
+    said = warnings_of(verify(site.layout, depth=Depth.FULL))
+    lost = [text for kind, text in said if kind == "stand-in-damaged"]
+    assert lost == ["stand-in engine other, which does not fly: missing"]
     assert all(action.ok for action in site.provisioner().repair().actions)
 
 
@@ -246,9 +248,9 @@ def test_the_ground_verifies_what_it_cannot_fly(site):
     site.made()
     found = verify(site.layout, depth=Depth.FULL)
     assert found.problems == ()
-    (note,) = [note for note in found.notes if note.startswith("engine place")]
-    assert ELSEWHERE in note
-    assert "stand-in" in note
+    (said,) = [text for kind, text in warnings_of(found) if kind == "other-device"]
+    assert ELSEWHERE in said
+    assert "stand-in" in said
     with pytest.raises(IncompatibleDeviceError, match=ELSEWHERE):
         FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED)
     with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED, flown=False) as cache:
@@ -259,15 +261,15 @@ def test_the_ground_verifies_what_it_cannot_fly(site):
             cache.engine("place")
 
 
-def test_a_lost_stand_in_is_a_note_and_is_repaired(site):
+def test_a_lost_stand_in_is_a_warning_and_is_repaired(site):
     site.made()
     site.artifact(site.state().head_build.stand_in_of("place").artifact).unlink()
     found = verify(site.layout, depth=Depth.FULL)
     assert found.problems == ()
-    assert any("stand-in engine place: missing" in note for note in found.notes)
+    assert "stand-in-damaged" in dict(warnings_of(found))
     report = site.provisioner().repair()
     assert [(action.what, action.ok) for action in report.actions] == [("stand-in engine place", True)]
-    assert not any("missing" in note for note in verify(site.layout, depth=Depth.FULL).notes)
+    assert "stand-in-damaged" not in dict(warnings_of(verify(site.layout, depth=Depth.FULL)))
 
 
 def test_queries_on_the_ground_ask_the_stand_in(site):

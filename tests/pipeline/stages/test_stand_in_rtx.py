@@ -11,6 +11,7 @@ from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.backends.gpu import gpus
 from store.verify.report import Depth
 from store.verify.verify import verify
+from tests.cache_facts import warnings_of
 from tests.small_builds import picture, spread
 from tools.commands.query import read_image, search
 
@@ -46,7 +47,7 @@ def test_a_build_from_request_to_query(site):
     assert purposes == [FLIGHT, STAND_IN, *[FLIGHT] * 4]
     found = verify(site.layout, depth=Depth.FULL)
     assert found.problems == ()
-    assert any("not run here" in note for note in found.notes)
+    assert "other-device" in dict(warnings_of(found))
     with pytest.raises(IncompatibleDeviceError):
         FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED)
     hits = search(site.cache, read_image(site.root / "tiles/6/8/12.png"), top=1)

@@ -13,6 +13,7 @@ from pipeline.tiles.grid import wanted_tiles
 from pipeline.tiles.selection import select_tiles
 from pipeline.tiles.tile import Extent, Place, SourceTile
 from pipeline.tiles.tile_columns import TileColumns
+from store.formats.capture_dates import CaptureDates
 
 TODAY = date(2026, 11, 23)
 WANTED = 43
@@ -129,7 +130,7 @@ def test_what_a_source_says_is_a_warning_or_the_hint(make, whole):
         def query_by_bbox(self, bbox_e7, zoom):
             return replace(TileColumns.of(super().query_by_bbox(bbox_e7, zoom)), warnings=("it is odd",))
 
-    assert select_tiles(make(), Saying(whole.places), today=TODAY).warnings[0] == "it is odd"
+    assert select_tiles(make(), Saying(whole.places), today=TODAY).warnings[0].message == "it is odd"
     with pytest.raises(TileError) as caught:
         select_tiles(make(), Saying([]), today=TODAY)
     assert caught.value.hint == "it is odd"
@@ -143,23 +144,28 @@ def test_an_area_of_too_many_tiles(make, whole):
 
 class TestAges:
     def test_unknown(self, make, whole):
-        (warning,) = select_tiles(make(), whole, today=TODAY).warnings
-        assert warning.startswith("43 tiles (13/1403/3200, 13/1403/3201, 13/1404/3200, …) of unknown age")
+        found = select_tiles(make(), whole, today=TODAY)
+        assert (found.dates.undated, found.dates.oldest) == (43, None)
         with pytest.raises(TileError) as caught:
             select_tiles(make('unknown_age = "fail"'), whole, today=TODAY)
         assert caught.value.kind is ErrorKind.TILE_AGE_UNKNOWN
+        assert "43 tiles (13/1403/3200, 13/1403/3201, 13/1404/3200, …) of unknown age" in caught.value.message
 
+    @pytest.mark.parametrize("own", ["max_age_days = 365", f"as_of = {TODAY}", ""])
     @pytest.mark.parametrize(("day", "old"), [("2025-11-23", False), ("2025-11-22", True)])
-    def test_the_limit_itself_is_not_too_old(self, day, old, make, whole):
-        warnings = select_tiles(make(f"captured = {day}"), whole, today=TODAY).warnings
-        assert bool(warnings) is old
+    def test_the_limit_itself_is_not_too_old(self, day, old, own, make, whole):
+        """Of the sector's limit and today speaks readiness."""
+        warnings = select_tiles(make(f"captured = {day}\n{own}"), whole, today=TODAY).warnings
+        assert [each.kind for each in warnings] == (["imagery-old"] if old and own else [])
 
     def test_as_of_takes_precedence_over_today(self, make, whole):
         request = make("captured = 2020-01-01\nas_of = 2020-02-01")
         assert select_tiles(request, whole, today=TODAY).warnings == ()
         assert (
             "captured after 2019-02-01"
-            in select_tiles(make("captured = 2020-01-01\nas_of = 2019-02-01"), whole, today=TODAY).warnings[0]
+            in select_tiles(make("captured = 2020-01-01\nas_of = 2019-02-01"), whole, today=TODAY)
+            .warnings[0]
+            .message
         )
 
     def test_policies(self, make, whole, tmp_path):
@@ -167,16 +173,16 @@ class TestAges:
             "captured,note,z,x,y\n2020-01-01,old,13,1403,3200\n2026-11-01,new,13,1403,3201\n2020-01-02,old,15,5614,12800\n"
         )
         csv = 'captured = "days.csv"\n'
-        selection = select_tiles(make(csv), whole, today=TODAY)
+        selection = select_tiles(make(f"{csv}max_age_days = 365"), whole, today=TODAY)
         assert len(selection.tiles) == WANTED
         assert selection.tiles[0].captured == date(2020, 1, 1)
         assert selection.tiles[1].captured == date(2026, 11, 1)
         assert selection.tiles[2].captured is None
-        unknown, old = selection.warnings
-        assert unknown.startswith("40 tiles (")
+        assert selection.dates == CaptureDates(oldest=date(2020, 1, 1), newest=date(2026, 11, 1), undated=40)
+        (old,) = selection.warnings
         assert (
-            old
-            == "2 tiles (13/1403/3200, 15/5614/12800) older than 365 days on 2026-11-23, the oldest of 2020-01-01"
+            old.message
+            == "expected no older tiles, found 2 tiles (13/1403/3200, 15/5614/12800) older than 365 days on 2026-11-23, the oldest of 2020-01-01"
         )
         selection = select_tiles(make(csv + 'too_old = "exclude"'), whole, today=TODAY)
         assert [str(tile.place) for tile in selection.excluded] == ["13/1403/3200", "15/5614/12800"]
@@ -236,4 +242,4 @@ def test_the_csv_file_lies_beside_the_request(make, whole, tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "days.csv").write_text("\ufeffz,x,y,captured\n")
     selection = select_tiles(make('captured = "sub/days.csv"'), whole, today=TODAY)
-    assert selection.warnings[0].startswith("43 tiles")
+    assert selection.dates.undated == 43

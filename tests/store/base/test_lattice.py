@@ -20,12 +20,10 @@ from store.base.lattice import (
     middle,
     middles,
     overlap_of,
-    side_m,
-    tile_side_m,
     tile_span,
     wanted_range,
 )
-from store.base.level import Level
+from store.base.level import Level, side_m, tile_side_m
 
 TOWN = Level(20, 1, 7)
 WORLD = (-1_800_000_000, -900_000_000, 1_800_000_000, 900_000_000)

@@ -29,6 +29,7 @@ USES = {
     "calibration": lambda cache: cache.calibration(),
     "tile": lambda cache: cache.tile(1),
     "load_all": lambda cache: cache.load_all(),
+    "readiness": lambda cache: cache.readiness(),
 }
 
 

@@ -15,6 +15,7 @@ from store.runtime.capabilities import libraries
 from store.trust.signatures import TrustedKey, signature_file
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
+from tests.cache_facts import warnings_of
 from tests.child_python import run_python
 from tests.played_builds import Scenario, make, play
 from tests.store_caches import ALICE, BOB, open_writer, record_builds
@@ -128,12 +129,14 @@ class TestGround:
         record_builds(layout, FIRST, signer=ALICE)
         result = verify(layout, trusted_keys=ALLOW_UNSIGNED)
         assert (result.go, result.signed_by) == (True, None)
-        assert any("signatures were not checked" in note for note in result.notes)
+        assert "signature-unchecked" in dict(warnings_of(result))
         result = verify(layout, trusted_keys=[BOB.public])
         assert (result.go, result.signed_by) == (False, None)
         result = verify(layout, trusted_keys=[BOB.public, ALICE.public])
         assert (result.go, result.signed_by) == (True, ALICE.key_id)
-        assert not any("signatures" in note for note in result.notes)
+        assert not {"signature-unchecked", "unsigned"} & dict(warnings_of(result)).keys()
+        record_builds(layout, SECOND)
+        assert "unsigned" in dict(warnings_of(verify(layout, trusted_keys=ALLOW_UNSIGNED)))
 
     @pytest.mark.parametrize("change", ["flip", "other", "raw", "empty"])
     def test_a_damaged_signature_file_is_found(self, layout, change):

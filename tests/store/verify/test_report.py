@@ -14,6 +14,7 @@ from store.verify.report import (
     VerifyReport,
     diagnose,
 )
+from tests.cache_facts import make_facts
 
 ROOT = Path("/tmp/my cache")
 
@@ -34,6 +35,7 @@ def verification(*problems):
         hashed=HashedAmount(files=1, size=1, files_total=1, size_total=1),
         problems=problems,
         notes=(),
+        facts=make_facts(),
     )
 
 

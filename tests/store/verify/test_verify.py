@@ -25,6 +25,7 @@ from store.testing import FakeClock
 from store.verify.coverage import find_foreign_files, refuse_foreign_files
 from store.verify.report import Depth, Finding, HashedAmount, ProblemKind, VerifyReport, diagnose
 from store.verify.verify import verify
+from tests.cache_facts import make_facts
 from tests.damaging import replace_by
 from tests.played_builds import Scenario, StopDeadError, play
 from tests.store_caches import open_writer, record_builds
@@ -366,6 +367,7 @@ def test_a_report_without_problems_is_go():
         hashed=HashedAmount(files=0, size=0, files_total=0, size_total=0),
         problems=(),
         notes=(),
+        facts=make_facts(),
     )
     assert result.go
     assert result.head_sound

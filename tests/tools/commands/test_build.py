@@ -334,7 +334,10 @@ def test_the_answer_of_a_build_has_what_it_warns_of(empty):
     document = empty.json("build", empty.request)
     assert (document["tiles"], document["wanted"], document["missing"]) == (16, 20, 4)
     assert (document["featureless"], document["skipped"]) == (0, 0)
-    assert [word for word in ("days", "missing") if word not in " ".join(document["warnings"])] == []
+    found = {each["kind"]: each for each in document["warnings"]}
+    assert "4 of 20 wanted tiles" in found["holes"]["message"]
+    assert "older than 365 days" in found["imagery-old"]["message"]
+    assert all(each.keys() == {"kind", "message", "hint"} for each in document["warnings"])
     assert empty.json("build", empty.request)["warnings"] == document["warnings"]
 
 

@@ -33,6 +33,8 @@ def test_status_has_exactly_the_promised_keys(built):
         "committed",
         "rolled_back",
         "signed_by",
+        "readiness",
+        "warnings",
     ]
     assert (document["flight_id"], document["tiles"], document["wanted"]) == ("tiny", 20, 20)
     assert document["rolled_back"] == {"left": 3, "why": "just because"}

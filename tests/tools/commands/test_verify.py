@@ -13,8 +13,10 @@ def test_a_go_says_what_could_not_be_loaded_here(built, monkeypatch):
     document = built.json("verify", "--full")
     assert (document["go"], document["not_loaded"]) == (True, ["descriptor index"])
     monkeypatch.setattr(FlightCache, "engine", unavailable)
-    first = built.run("verify", "--full").stdout.splitlines()[0]
-    assert first == "GO  generation 3 (build 1); not loaded here: engine tiny, descriptor index"
+    document = built.json("verify", "--full")
+    lost = [each["message"] for each in document["warnings"] if each["kind"] == "not-loaded"]
+    assert [each.partition(" was ")[0] for each in lost] == ["engine tiny", "descriptor index"]
+    assert document["readiness"]["loaded"] is False
     # Other depths load nothing, whether they could or not.
     assert built.json("verify")["not_loaded"] is None
-    assert built.run("verify").stdout.startswith("GO  generation 3 (build 1)\n")
+    assert not any(each["kind"] == "not-loaded" for each in built.json("verify")["warnings"])

@@ -121,20 +121,27 @@ BUILT = {
     "steps_reused": 0,
     "files_checked": 7,
     "writes": 9,
+    "warnings": [],
 }
+OLD = {"kind": "imagery-old", "message": "some tiles are old", "hint": "fetch newer ones"}
 
 
 def test_a_build_is_told_with_its_warnings():
-    told = render.build_report(BUILT, ["some tiles are old"])
-    assert told[0] == "built generation 3 (build 4) in 61.5 s"
-    assert told[-1].strip() == "warning: some tiles are old"
+    told = render.build_report(BUILT | {"warnings": [OLD, OLD | {"hint": ""}]})
+    assert told[0] == "built generation 3 (build 4) in 61.5 s; 2 warnings"
+    assert told[-3:] == [
+        "warning: some tiles are old",
+        "  -> fetch newer ones",
+        "warning: some tiles are old",
+    ]
+    assert told[-1].colour == "yellow"
     assert not any("reused" in line for line in told)
     assert "area         5 of 8 wanted tiles, 2 featureless" in told
-    reused = render.build_report(BUILT | {"outcome": "reused", "steps_reused": 4}, [])
+    reused = render.build_report(BUILT | {"outcome": "reused", "steps_reused": 4})
     assert reused[0].startswith("nothing to do: generation 3")
     assert any("4 steps" in line for line in reused)
     assert not any("embedded" in line for line in reused)
-    failed = render.build_report(BUILT | {"outcome": "failed", "identity": None, "wanted": 0}, [])
+    failed = render.build_report(BUILT | {"outcome": "failed", "identity": None, "wanted": 0})
     assert failed[0] == "failed after 61.5 s; the cache still shows what it showed"
 
 
@@ -151,13 +158,13 @@ def test_a_plan_tells_what_is_missing_and_warns():
         "levels": [],
         "bytes": 1_234_567,
         "seconds": None,
-        "warnings": ["w"],
+        "warnings": [OLD],
     }
     told = render.plan_report(plan)
     assert told[0] == "a build would embed 3 tiles and write at most 1.2 MB"
     assert any("2 are not in the source" in line for line in told)
     assert any(line.split() == ["cells", "-", "3", "run", "new", "cell"] for line in told), told
-    assert told[-1] == "warning: w"
+    assert told[-2:] == ["warning: some tiles are old", "  -> fetch newer ones"]
     assert any("1 is not in the source" in line for line in render.plan_report(plan | {"wanted": 4}))
     whole = render.plan_report(plan | {"decision": "reused", "wanted": 3, "warnings": []})
     assert whole[0].startswith("nothing to do")
@@ -174,7 +181,7 @@ def test_chunks_are_told_in_their_own_numbers():
     assert told[0] == "a build would embed 840 chunks and write at most 0.0 MB, in about 75.0 s"
     assert any(line.split() == ["1", "122", "m", "86%", "20", "840", "0.48", "0.14"] for line in told), told
     built = render.build_report(
-        BUILT | {"chunks": 840, "chunks_embedded": 3, "localisable": 0.945, "tiles_embedded": 0}, []
+        BUILT | {"chunks": 840, "chunks_embedded": 3, "localisable": 0.945, "tiles_embedded": 0}
     )
     assert "area         a place can be found in 94.5 % of it" in built
     assert "embedded     3 of 840 chunks" in built

@@ -199,6 +199,18 @@ def test_records_of_later_versions_keep_their_place(draw, failed):
     assert "cell.teleported" in tab.js("document.getElementById('now').innerText")
 
 
+def test_what_speaks_against_a_flight_is_said_at_the_top(draw, committed, failed):
+    said = draw(committed).js("document.querySelector('#headline #readiness').innerText")
+    assert "the oldest imagery is of 2026-01-15, 410 days old" in said.lower()
+    assert "→ fetch newer imagery" in said
+    told = json.loads(committed)
+    told["readiness"]["warnings"] = []
+    said = draw(told).js("document.querySelector('#readiness').innerText")
+    assert said == "Nothing in the records speaks against a flight."
+    # Of a build that failed nothing is judged.
+    assert draw(failed).js("document.querySelector('#readiness')") is None
+
+
 def test_a_run_that_never_became_a_build_is_drawn(draw, failed):
     told = json.loads(failed) | {
         "build": None,

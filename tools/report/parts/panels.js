@@ -24,8 +24,18 @@ function drawHeadline(told) {
     failure ? el("div", { class: "verdict" },
       el("div", {}, el("h3", {}, `Said at ${stepName({ kind: failure.step, subject: failure.subject })}`), el("p", {}, failure.message || failure.kind)),
       el("div", { class: "mend" }, el("h3", {}, "What mends it"), el("p", {}, failure.hint || "Nothing was recorded that would."))) : "",
+    readiness(told),
     figures(told),
   );
+}
+
+/** What speaks against flying with a committed build, on the day when the page was made. */
+function readiness(told) {
+  const warnings = list((told.readiness || {}).warnings);
+  if (!told.readiness) return "";
+  return el("div", { id: "readiness" }, warnings.length ? "" : el("p", {}, "Nothing in the records speaks against a flight."),
+    warnings.map((each) => el("div", { class: "finding warning" }, el("span", { class: "sign", role: "img", "aria-label": "Warning" }, SIGNS.warning[0]),
+      el("div", {}, el("p", {}, `${capital(each.message)}.`), each.hint ? el("p", {}, `→ ${each.hint}`) : ""))));
 }
 
 function figures(told) {

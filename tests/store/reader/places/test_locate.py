@@ -18,16 +18,17 @@ from pipeline.request.options import (
 )
 from store.base.camera import Camera, cut_square
 from store.base.distances import distance_m
-from store.base.lattice import chunk_id, chunk_of, footprint, middle, side_m, tile_side_m
+from store.base.lattice import chunk_id, chunk_of, footprint, middle
+from store.base.level import side_m, tile_side_m
 from store.errors import ArgumentError, ErrorKind, NoGoError, RequestRefusedError, StoreError
 from store.formats.tables import decode_blocks, decode_tiles, encode_tiles
 from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, Answer, FlightCache
 from store.reader.loading import level_tables
 from store.reader.places.level_table import LevelTable
-from store.reader.places.locate import MAX_AGE_DAYS
 from store.reader.places.question import parse_question
 from store.runtime import ExecutionError
+from store.trust.readiness import MAX_AGE_DAYS
 from tests.ground import (
     ALTITUDE_M,
     CAMERA,
