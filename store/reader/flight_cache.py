@@ -46,7 +46,7 @@ from store.reader.open_generation import open_generation
 from store.reader.places.answer import Answer, Candidate
 from store.reader.places.descriptor_networks import DescriptorNetwork, describe
 from store.reader.places.locate import Locator
-from store.reader.places.question import parse_question, require_whole
+from store.reader.places.question import MAX_THREADS, parse_question, require_whole
 from store.reader.results import LoadedCache, Tile, Verification
 from store.reader.verify_content import verify_content
 from store.runtime.backends.base import Vectors
@@ -307,7 +307,7 @@ class FlightCache(CarriedTiles):
             RequestRefusedError: The descriptors of this cache are those of tiles; or it was closed.
             StoreError: As for `engine` and `descriptor_index`, which a first call without `load_all` loads.
         """
-        locator = self._loaded_locator(require_whole("threads", threads))
+        locator = self._loaded_locator(require_whole("threads", threads, most=MAX_THREADS))
         question = parse_question(
             altitude_m=altitude_m,
             metres_per_pixel=metres_per_pixel,

@@ -53,6 +53,7 @@ KINDS = {
     "ivf-pq": IndexOptions(kind=IndexKind.IVF_PQ),
 }
 EXTENDED = ("flat", "flat, fp16", "hnsw", "hnsw, fp16")
+LONG = 10**5000
 PLACE = (9, 7)
 """A chunk, by its first steps from those of the ground."""
 X, Y = chunk_middle(*PLACE)
@@ -414,6 +415,19 @@ BAD = {
         f"{name} {value!r}": ({"altitude_m": 9, name: value}, f"expected {name}")
         for name in ("k", "headings", "threads")
         for value in (0, -1, 1.5, "2", True, None)
+    },
+    **{
+        f"{name}, too long to be written, {number}": ({"altitude_m": 9, name: value}, f"expected .*{name}")
+        for name, longs in {
+            "altitude_m": (LONG, -LONG),
+            "near": (LONG, [LONG], (LONG, 2, 3), (1, 2, LONG), (1, 2, 3, LONG), [[LONG], 2, 3]),
+            "heading_deg": (LONG, [LONG]),
+            "pitch_deg": (LONG,),
+            "headings": (LONG, -LONG, (LONG,)),
+            "k": (-LONG, {LONG}),
+            "threads": (LONG, -LONG, 2**40, [LONG]),
+        }.items()
+        for number, value in enumerate(longs)
     },
     "headings, too many": ({"altitude_m": 9, "headings": 361}, "headings of at most 360"),
     "no ground": ({"altitude_m": 1e-9}, "shows ground of about"),
