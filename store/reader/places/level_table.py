@@ -17,6 +17,7 @@ from store.base.lattice import chunk_ids, middles, side_m, tile_span
 from store.base.level import Level
 from store.formats.tables import TileTable
 from store.runtime.backends.base import Vectors
+from store.runtime.inner_products import inner_products
 
 Rows: TypeAlias = NDArray[np.int64]
 
@@ -93,8 +94,7 @@ class LevelTable:
         """Return the inner products of queries, float32 [q, d], with all or some rows, float32 [q, n]."""
         few = rows is not None and _FEW * len(rows) <= len(self)
         vectors = self.vectors[rows] if few else self.vectors
-        # A product with one vector is a third faster than one with a matrix of one row.
-        found = (vectors @ queries[0])[None] if len(queries) == 1 else queries @ vectors.T
+        found = inner_products(queries, vectors)
         return found if rows is None or few else found[:, rows]
 
     def margin(self, scores: Vectors, rows: Rows | None, best: int) -> float | None:
