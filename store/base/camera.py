@@ -11,10 +11,15 @@ from typing import Any, Final
 import numpy as np
 
 from store.base.preprocessing import Pixels
-from store.base.sampling import MAX_SHRINK, Floats, sample
+from store.base.sampling import FARTHEST_PX, MAX_SHRINK, Floats, sample
 from store.base.valueclass import valueclass
+from store.base.values import shown
 
 MAX_SIDE_PX: Final = 65_535
+MIN_FOCAL_PX: Final = 1e-3
+MAX_FOCAL_PX: Final = 1e9
+_TRIED: Final = 33
+"""Columns and rows of a frame at which a lens is tried."""
 WIDEST: Final = 1.35
 """Largest side of the wanted square, in smaller sides of the ground seen: the rest of it is mirrored."""
 LEVEL_RATIO: Final = 1.25
@@ -90,12 +95,23 @@ class Camera:
         width, height = (_pixels(document, key) for key in ("width", "height"))
         fx, fy, cx, cy = (_number(document, key) for key in ("fx", "fy", "cx", "cy"))
         for key, value in (("fx", fx), ("fy", fy)):
-            if value <= 0:
-                raise ValueError(f'"{key}": expected a focal length above 0 pixels, found {value:g}')
+            if not MIN_FOCAL_PX <= value <= MAX_FOCAL_PX:
+                raise ValueError(
+                    f'"{key}": expected a focal length above 0 pixels, of {MIN_FOCAL_PX:g} to '
+                    f"{MAX_FOCAL_PX:g}, found {value:g}"
+                )
         for key, value, side in (("cx", cx, width), ("cy", cy, height)):
             if not 0 <= value <= side:
                 raise ValueError(f'"{key}": expected a pixel of the frame, 0 to {side}, found {value:g}')
-        return cls(width, height, fx, fy, cx, cy, _distortion(document.get("distortion")))
+        camera = cls(width, height, fx, fy, cx, cy, _distortion(document.get("distortion")))
+        across, down = np.linspace(0, width - 1, _TRIED), np.linspace(0, height - 1, _TRIED)
+        bent = camera.distort(*np.meshgrid(across.astype(np.float32), down.astype(np.float32)))
+        if not all((np.abs(axis) <= FARTHEST_PX).all() for axis in bent):
+            raise ValueError(
+                f'"distortion.coefficients": expected a lens that shows the pixels of its frame at most '
+                f"{FARTHEST_PX:,} pixels away, found {shown(document.get('distortion'), 80)}"
+            )
+        return camera
 
     def ground_seen(self, altitude_m: float) -> tuple[float, float]:
         """Return the smaller and the larger side, in metres, of the ground that a frame shows."""
@@ -129,8 +145,10 @@ class Camera:
         if self.distortion is None:
             return x, y
         fx, fy, cx, cy = (np.float32(value) for value in (self.fx, self.fy, self.cx, self.cy))
-        bent_x, bent_y = self.distortion.distort((x - cx) / fx, (y - cy) / fy)
-        return bent_x * fx + cx, bent_y * fy + cy
+        # Far outside of its frame a lens may have no finite place; `sample` takes some pixel for it.
+        with np.errstate(all="ignore"):
+            bent_x, bent_y = self.distortion.distort((x - cx) / fx, (y - cy) / fy)
+            return bent_x * fx + cx, bent_y * fy + cy
 
     def undistort_map(self) -> tuple[Floats, Floats]:
         """Return the column and row to take for each undistorted pixel, float32 [height, width] each."""
@@ -229,14 +247,14 @@ def cut_square(
 def _pixels(document: Mapping[str, Any], key: str) -> int:
     value = document.get(key)
     if type(value) is not int or not 1 <= value <= MAX_SIDE_PX:
-        raise ValueError(f'"{key}": expected whole pixels, 1 to {MAX_SIDE_PX}, found {value!r:.80}')
+        raise ValueError(f'"{key}": expected whole pixels, 1 to {MAX_SIDE_PX}, found {shown(value, 80)}')
     return value
 
 
 def _number(document: Mapping[str, Any], key: str) -> float:
     value = _finite(document.get(key))
     if value is None:
-        raise ValueError(f'"{key}": expected a number of pixels, found {document.get(key)!r:.80}')
+        raise ValueError(f'"{key}": expected a number of pixels, found {shown(document.get(key), 80)}')
     return value
 
 
@@ -253,7 +271,7 @@ def _distortion(document: object) -> Distortion | None:
     if not isinstance(document, Mapping) or document.get("model") not in list(_COEFFICIENTS):
         raise ValueError(
             f'"distortion": expected {{"model": "opencv" or "fisheye", "coefficients": [...]}}, '
-            f"found {document!r:.80}"
+            f"found {shown(document, 80)}"
         )
     model, values = document["model"], document.get("coefficients")
     found = [_finite(value) for value in values] if isinstance(values, (list, tuple)) else []
@@ -262,6 +280,6 @@ def _distortion(document: object) -> Distortion | None:
     if len(found) not in counts or len(numbers) != len(found):
         raise ValueError(
             f'"distortion.coefficients": expected {" or ".join(map(str, counts))} finite numbers '
-            f"for {model}, found {values!r:.80}"
+            f"for {model}, found {shown(values, 80)}"
         )
     return Distortion(model, numbers)

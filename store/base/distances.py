@@ -38,8 +38,8 @@ def within(points: Floats, point: Floats, radius_m: float) -> npt.NDArray[np.int
     # Straight through the sphere a distance of r is 2 R sin(r / 2 R).
     chord = 2 * math.sin(min(radius_m / (2 * EARTH_RADIUS_M), math.pi / 2))
     # A cosine is soon computed, but that of places close to each other has lost most of its digits: it tells
-    # which few of many points to measure.
-    found = np.flatnonzero(points @ point >= 1 - chord * chord / 2 - _ROUNDING)
+    # which few of many points to measure. NumPy's BLAS would use all cores for it, and take as long.
+    found = np.flatnonzero(np.einsum("nd,d->n", points, point) >= 1 - chord * chord / 2 - _ROUNDING)
     apart = points[found] - point
     inside: npt.NDArray[np.int64] = found[np.einsum("nd,nd->n", apart, apart) <= chord * chord]
     return inside

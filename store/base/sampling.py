@@ -21,6 +21,9 @@ Unsigned: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 MAX_SHRINK: Final = 256
 """Most bytes of which 16 bits hold the sum."""
 
+FARTHEST_PX: Final = 1 << 20
+"""Coordinates beyond it, and those that are no number, are taken for it: they can no longer be folded exactly."""
+
 _AT_ONCE: Final = 16_384
 """Pixels that are interpolated together: intermediate values stay in the processor's cache."""
 _SUMS_AT_ONCE: Final = 1 << 16
@@ -65,6 +68,9 @@ def _mirror(axis: Floats, count: int) -> Floats:
     folded: Floats = axis + np.float32(0.5)
     np.abs(folded, out=folded)
     farthest = folded.max()
+    if not farthest <= FARTHEST_PX:
+        farthest = np.float32(FARTHEST_PX)
+        np.fmin(folded, farthest, out=folded)
     if farthest > 1.5 * count:
         folded -= np.floor(folded * np.float32(0.5 / count)) * np.float32(2 * count)
         np.maximum(folded, np.float32(0), out=folded)  # the rounding of the line before may be downwards

@@ -41,7 +41,15 @@ def require_whole_number(name: str, value: object, *, least: int) -> int:
     """
     number = whole_number(value)
     if number is None:
-        raise TypeError(f"expected {name} as a whole number, found {value!r:.60}")
+        raise TypeError(f"expected {name} as a whole number, found {shown(value)}")
     if number < least:
-        raise ValueError(f"expected {name} of at least {least}, found {number}")
+        raise ValueError(f"expected {name} of at least {least}, found {shown(number)}")
     return number
+
+
+def shown(value: object, most: int = 60) -> str:
+    """Return the beginning of a value's `repr`, for errors."""
+    try:
+        return repr(value)[:most]
+    except ValueError:  # Python writes no whole number of more than 4,300 digits.
+        return f"{type(value).__name__} that is too long to show"

@@ -16,7 +16,7 @@ from store.base.identity import CELL_SHIFT, descriptor_id, tile_of
 from store.base.lattice import chunk_of, tile_span
 from store.base.mosaic import full_size, render_chunks
 from store.base.preprocessing import Pixels, flatten_alpha
-from store.base.values import require_whole_number
+from store.base.values import require_whole_number, whole_number
 from store.errors import ArtifactError, ErrorKind, RequestRefusedError, TranslateShortages
 from store.formats.carried_tiles import HEADER_SIZE, decode_index, index_size
 from store.formats.tables import BlockRow, TileTable, decode_tiles
@@ -24,7 +24,9 @@ from store.manifest.manifest import Manifest
 from store.manifest.roles import PACKS
 from store.reader import table_checks
 from store.reader.artifact_files import ArtifactFiles
+from store.reader.loading import is_chunk
 from store.reader.manifest_files import damaged
+from store.reader.results import Tile
 from store.reader.verify_content import pack_name
 
 
@@ -201,6 +203,29 @@ class CarriedTiles:
         if self._packs is None:
             self._packs = Packs.open(self.manifest, self._files)
         return self._packs
+
+    def tile(self, descriptor_id: int) -> Tile:
+        """Return the tile behind a descriptor id.
+
+        Raises:
+            KeyError: The cache holds no such tile.
+            TypeError: The id is no whole number.
+            NoGoError: The tile table is damaged.
+        """
+        self._files.require_open()
+        number = whole_number(descriptor_id)
+        if number is None:
+            raise TypeError(
+                f"expected a descriptor id as a whole number, found {type(descriptor_id).__name__}"
+            )
+        found = self._tile_table().digest(number) if 0 <= number < 1 << 64 else None
+        if found is None:
+            also = (
+                ": it is that of a chunk, whose place locate gives" if is_chunk(self.manifest, number) else ""
+            )
+            raise KeyError(f"no tile with the descriptor id {number} in this cache{also}")
+        zoom, x, y, _ = tile_of(number)
+        return Tile(zoom, x, y, found)
 
     def _tile_table(self) -> TileTable:
         if self._tiles is None:

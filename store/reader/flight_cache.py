@@ -13,14 +13,13 @@ engine's library is missing or fails; all of them are a `StoreError`.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from store.base.identity import tile_of
 from store.base.preprocessing import Pixels, Preprocessing
-from store.base.values import whole_number
+from store.base.values import require_whole_number
 from store.errors import (
     IncompatibleDeviceError,
     NoGoError,
@@ -33,20 +32,18 @@ from store.reader.judged_cache import JudgedCache
 from store.reader.loading import (
     contract_of,
     entry_of,
-    is_chunk,
-    level_tables,
     load_descriptor_index,
     load_entry,
+    load_locator,
     networks_of,
     parse_calibration,
     require_chunks,
-    rows_of_blocks,
 )
 from store.reader.open_generation import open_generation
 from store.reader.places.answer import Answer, Candidate
 from store.reader.places.descriptor_networks import DescriptorNetwork, describe
 from store.reader.places.locate import Locator
-from store.reader.places.question import parse_question, require_whole
+from store.reader.places.question import MAX_THREADS, parse_question, require_whole
 from store.reader.results import LoadedCache, Tile, Verification
 from store.runtime.backends.base import Vectors
 from store.runtime.load import DescriptorIndex, Engine
@@ -77,7 +74,7 @@ class FlightCache(JudgedCache):
     """
 
     _proofs: Path | None = None
-    _locator: Locator | None = None
+    _locators: dict[int, Locator] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -175,8 +172,8 @@ class FlightCache(JudgedCache):
         """
         return bytes(self._files.view(f"engine {name}", entry_of(self.manifest, name).artifact))
 
-    def engine(self, name: str, *, threads: int = 1) -> Engine:
-        """Return an engine, loaded and ready to run.
+    def engine(self, name: str, *, threads: int | None = None) -> Engine:
+        """Return an engine, loaded and ready to run. `threads` is as for `descriptor_index`.
 
         If a stand-in of a descriptor engine embedded the tiles, the engine's answers are first compared
         with those of the stand-in, once per device: see `store.reader.engine_parity`.
@@ -187,7 +184,7 @@ class FlightCache(JudgedCache):
             IncompatibleDeviceError: It is for another device, in a cache opened with `flown=False`.
             store.runtime.ExecutionError: Its library is missing, of another version, or refuses it.
         """
-        entry = entry_of(self.manifest, name)
+        entry, threads = entry_of(self.manifest, name), self._threads(threads)
         if self._loaded is not None and self._loaded.threads == threads:
             return self._loaded.engines[name]
         if name in self.elsewhere:
@@ -206,16 +203,18 @@ class FlightCache(JudgedCache):
             )
         return engine
 
-    def descriptor_index(self, *, threads: int = 1) -> DescriptorIndex:
+    def descriptor_index(self, *, threads: int | None = None) -> DescriptorIndex:
         """Return the index, loaded from sealed memory and checked against the manifest.
 
         Args:
-            threads: Threads of a search; more than one pays for many queries at once, not for one.
+            threads: Threads of a search; more than one pays for many queries at once, not for one. By default
+                those that `load_all` was called with, and 1 before it.
 
         Raises:
             NoGoError: The file is damaged.
             store.runtime.ExecutionError: faiss is missing, or the index is not what the manifest says.
         """
+        threads = self._threads(threads)
         if self._loaded is not None and self._loaded.threads == threads:
             return self._loaded.index
         return load_descriptor_index(self.manifest, self._files, threads=threads)
@@ -224,8 +223,8 @@ class FlightCache(JudgedCache):
         """Load all engines, the index, tile table, chunks and calibration, and run each engine once.
 
         Call it before take-off: afterwards nothing of the cache is read from the medium any more but the tiles
-        that it may carry, and no library is loaded. `engine` and `descriptor_index` then return what was loaded,
-        for that number of threads.
+        that it may carry, and no library is loaded. Whatever takes `threads` then uses what was loaded, unless
+        another number is asked for.
 
         Args:
             threads: Threads within one run of an engine, and of a search.
@@ -234,6 +233,7 @@ class FlightCache(JudgedCache):
             NoGoError, store.runtime.ExecutionError, CacheUnusableError: As for `engine` and `descriptor_index`.
         """
         require_pillow(load=True)
+        threads = require_whole_number("threads", threads, least=1)
         with TranslateShortages("loading the cache"):
             self._tile_table()
             if self.manifest.carried is not None:
@@ -247,20 +247,29 @@ class FlightCache(JudgedCache):
                 threads=threads,
             )
             loaded.run_once({each.model: contract_of(each) for each in self.manifest.descriptor_engines})
+            if self.manifest.levels:
+                locator = load_locator(
+                    self.manifest,
+                    self._files,
+                    self._tile_table(),
+                    index=loaded.index,
+                    networks=self._networks(loaded.engines, threads),
+                    calibration=loaded.calibration,
+                )
+                locator.run_once()
+                self._locators = {threads: locator}
         self._loaded = loaded
-        if self.manifest.levels:
-            self._loaded_locator(threads).run_once()
         return loaded
 
     def describe(
-        self, picture: Pixels, *, engines: Mapping[str, Engine] | None = None, threads: int = 1
+        self, picture: Pixels, *, engines: Mapping[str, Engine] | None = None, threads: int | None = None
     ) -> Vectors:
         """Return the vector that the index is searched for, of all descriptor networks, float32 [1, d], length 1.
 
         Args:
             picture: uint8 [height, width, 3], RGB.
             engines: Engines to use in place of the cache's, by model, such as stand-ins.
-            threads: Threads within one run of a network.
+            threads: Threads within one run of a network, as for `engine`.
 
         Raises:
             StoreError: As for `engine`; or a network has no descriptor of this picture.
@@ -279,7 +288,7 @@ class FlightCache(JudgedCache):
         pitch_deg: float | None = None,
         roll_deg: float | None = None,
         k: int = 10,
-        threads: int = 1,
+        threads: int | None = None,
     ) -> Answer:
         """Find the place that a camera frame shows, in a cache whose descriptors are those of chunks of ground.
 
@@ -298,14 +307,16 @@ class FlightCache(JudgedCache):
             pitch_deg: Pitch of the camera from straight down; more than 10 degrees is a warning.
             roll_deg: Roll, likewise.
             k: Most candidates to return.
-            threads: Threads within one run of the network.
+            threads: Threads within one run of a network, as for `engine`. The search takes one.
 
         Raises:
             ArgumentError: An argument is no usable value, or the frame is of another aspect; a `ValueError` too.
             RequestRefusedError: The descriptors of this cache are those of tiles; or it was closed.
             StoreError: As for `engine` and `descriptor_index`, which a first call without `load_all` loads.
         """
-        locator = self._loaded_locator(require_whole("threads", threads))
+        if threads is not None:
+            threads = require_whole("threads", threads, most=MAX_THREADS)
+        locator = self._loaded_locator(self._threads(threads))
         question = parse_question(
             altitude_m=altitude_m,
             metres_per_pixel=metres_per_pixel,
@@ -323,7 +334,7 @@ class FlightCache(JudgedCache):
         *,
         engines: Mapping[str, Engine] | None = None,
         calibration: Mapping[str, Any] | None = None,
-        threads: int = 1,
+        threads: int | None = None,
     ) -> Locator:
         """Return what `locate` uses, loaded; with other engines, by model, such as stand-ins, or another camera.
 
@@ -334,32 +345,33 @@ class FlightCache(JudgedCache):
         require_chunks(self.manifest)
         require_pillow(load=True)
         with TranslateShortages("loading the chunks of the cache"):
-            index = self.descriptor_index(threads=threads)
-            return Locator(
-                sector=self.manifest.inputs.get("sector"),
-                built_ns=self.manifest.envelope.wall_ns,
+            return load_locator(
+                self.manifest,
+                self._files,
+                self._tile_table(),
+                index=self.descriptor_index(threads=threads),
                 networks=self._networks(engines or {}, threads),
                 calibration=self.calibration() if calibration is None else calibration,
-                tables=level_tables(
-                    self.manifest.levels,
-                    index,
-                    self._tile_table(),
-                    rows=self.manifest.index.rows,
-                    blocks=lambda: rows_of_blocks(self.manifest, self._files),
-                ),
-                threads=threads,
             )
 
     def _loaded_locator(self, threads: int) -> Locator:
-        """Return what was loaded; only the network depends on the number of threads."""
+        """Return what was loaded; only the networks depend on the number of threads."""
         self._files.require_open()
-        if self._locator is None:
-            self._locator = self.locator(threads=threads)
-        elif self._locator.threads != threads:
-            self._locator = replace(self._locator, networks=self._networks({}, threads), threads=threads)
-        return self._locator
+        if threads not in self._locators:
+            other = next(iter(self._locators.values()), None)
+            self._locators[threads] = (
+                replace(other, networks=self._networks({}, threads))
+                if other
+                else self.locator(threads=threads)
+            )
+        return self._locators[threads]
 
-    def _networks(self, engines: Mapping[str, Engine], threads: int) -> tuple[DescriptorNetwork, ...]:
+    def _threads(self, threads: int | None) -> int:
+        """Return a number of threads: by default those of `load_all`, and 1 before it."""
+        loaded = 1 if self._loaded is None else self._loaded.threads
+        return loaded if threads is None else threads
+
+    def _networks(self, engines: Mapping[str, Engine], threads: int | None) -> tuple[DescriptorNetwork, ...]:
         """Return the descriptor networks; `engines` replaces some of their engines, by model."""
         return networks_of(
             self.manifest, lambda name: engines.get(name) or self.engine(name, threads=threads)
@@ -372,26 +384,3 @@ class FlightCache(JudgedCache):
             NoGoError: The file is damaged, or no JSON object.
         """
         return parse_calibration(self._files.view("calibration", self.manifest.calibration))
-
-    def tile(self, descriptor_id: int) -> Tile:
-        """Return the tile behind a descriptor id.
-
-        Raises:
-            KeyError: The cache holds no such tile.
-            TypeError: The id is no whole number.
-            NoGoError: The tile table is damaged.
-        """
-        self._files.require_open()
-        number = whole_number(descriptor_id)
-        if number is None:
-            raise TypeError(
-                f"expected a descriptor id as a whole number, found {type(descriptor_id).__name__}"
-            )
-        found = self._tile_table().digest(number) if 0 <= number < 1 << 64 else None
-        if found is None:
-            also = (
-                ": it is that of a chunk, whose place locate gives" if is_chunk(self.manifest, number) else ""
-            )
-            raise KeyError(f"no tile with the descriptor id {number} in this cache{also}")
-        zoom, x, y, _ = tile_of(number)
-        return Tile(zoom, x, y, found)

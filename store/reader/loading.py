@@ -1,7 +1,7 @@
 """Load what a flight uses from verified bytes: engines, and the chunks of all levels with their vectors."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from store.reader.artifact_files import ArtifactFiles
 from store.reader.manifest_files import damaged
 from store.reader.places.descriptor_networks import DescriptorNetwork
 from store.reader.places.level_table import LevelTable, Rows, id_range
+from store.reader.places.locate import Locator
 from store.reader.verify_content import delta_of
 from store.runtime.backends.base import Vectors
 from store.runtime.load import DescriptorIndex, Engine, load_engine, load_index
@@ -180,6 +181,35 @@ def level_tables(
             [f"descriptor index: expected {rows} chunks of the levels in the manifest, found {total}"]
         )
     return tuple(tables)
+
+
+def load_locator(
+    manifest: Manifest,
+    files: ArtifactFiles,
+    tiles: TileTable,
+    *,
+    index: DescriptorIndex,
+    networks: Sequence[DescriptorNetwork],
+    calibration: Mapping[str, Any],
+) -> Locator:
+    """Return what finds places: the chunks of all levels beside the networks that were loaded.
+
+    Raises:
+        StoreError: As for `level_tables`.
+    """
+    return Locator(
+        sector=manifest.inputs.get("sector"),
+        built_ns=manifest.envelope.wall_ns,
+        networks=networks,
+        calibration=calibration,
+        tables=level_tables(
+            manifest.levels,
+            index,
+            tiles,
+            rows=manifest.index.rows,
+            blocks=lambda: rows_of_blocks(manifest, files),
+        ),
+    )
 
 
 def rows_of_blocks(manifest: Manifest, files: ArtifactFiles) -> tuple[Rows, Vectors]:

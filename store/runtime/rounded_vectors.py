@@ -3,6 +3,8 @@
 A search of all vectors waits for the memory that they lie in; the rounded ones are a quarter of it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
@@ -23,8 +25,9 @@ class RoundedVectors:
         self._faiss = import_library("faiss", "the search of chunks")
         eight_bits, product = self._faiss.ScalarQuantizer.QT_8bit, self._faiss.METRIC_INNER_PRODUCT
         self._index = self._faiss.IndexScalarQuantizer(vectors.shape[1], eight_bits, product)
-        self._index.train(vectors)
-        self._index.add(vectors)
+        with self._one_thread():
+            self._index.train(vectors)
+            self._index.add(vectors)
         parts = ((at, vectors[at : at + _AT_ONCE]) for at in range(0, len(vectors), _AT_ONCE))
         errors = (part - self._index.reconstruct_n(at, len(part)) for at, part in parts)
         self._error = max(float(np.linalg.norm(each, axis=1).max()) for each in errors) + _SUMMING
@@ -36,6 +39,15 @@ class RoundedVectors:
             query: A vector of length 1, float32 [d].
             count: How many rows to return; at most as many as there are.
         """
-        self._faiss.omp_set_num_threads(1)
-        scores, rows = self._index.search(query[None], count)
+        with self._one_thread():
+            scores, rows = self._index.search(query[None], count)
         return np.sort(rows[0]), float(scores[0, -1]) + self._error
+
+    @contextmanager
+    def _one_thread(self) -> Iterator[None]:
+        before = self._faiss.omp_get_max_threads()
+        self._faiss.omp_set_num_threads(1)
+        try:
+            yield
+        finally:
+            self._faiss.omp_set_num_threads(before)

@@ -17,11 +17,19 @@ from store.base.lattice import chunk_ids, middles, tile_span
 from store.base.level import Level, side_m
 from store.formats.tables import TileTable
 from store.runtime.backends.base import Vectors
+from store.runtime.inner_products import inner_products
+from store.runtime.rounded_vectors import RoundedVectors
 
 Rows: TypeAlias = NDArray[np.int64]
 
 _FEW = 4
 """Up to one row in so many, the product of these rows alone is faster, although they are copied for it."""
+_MANY_CHUNKS = 12_000
+"""From so many chunks on, a search of rounded vectors comes first. Below, it was measured to take longer."""
+_FEW_CHUNKS = 256
+"""At least so many of them are then compared exactly."""
+_FEW_OF_MANY = 32
+"""Where more than one in so many would be, the search of rounded vectors was measured to take longer too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,6 +46,7 @@ class LevelTable:
         vectors: Unit descriptors, float32 [n, d].
         captured: Oldest and newest day on which the tiles under them were captured, days since 1970-01-01, int32
             [n, 2]; the first later than the second where no day is known.
+        rounded: The same vectors, rounded, where a search of those first saves time.
     """
 
     number: int
@@ -48,6 +57,7 @@ class LevelTable:
     latitudes: tuple[float, float]
     vectors: Vectors
     captured: NDArray[np.int32]
+    rounded: RoundedVectors | None
 
     @classmethod
     def of(cls, number: int, level: Level, ids: Rows, vectors: Vectors, tiles: TileTable) -> Self:
@@ -63,6 +73,8 @@ class LevelTable:
         if (chunk_ids(level, columns, rows) != ids).any() or (ids[1:] == ids[:-1]).any():
             raise ValueError(f"ids of other chunks than those of level {number}, or one of them twice")
         places = middles(level, columns, rows)
+        vectors = np.ascontiguousarray(vectors)
+        many = len(ids) >= max(_MANY_CHUNKS, _FEW_OF_MANY * _few_of(level))
         return cls(
             number=number,
             level=level,
@@ -70,13 +82,19 @@ class LevelTable:
             middles=places,
             points=points_of(places),
             latitudes=(float(places[:, 1].min()), float(places[:, 1].max())) if len(places) else (0.0, 0.0),
-            vectors=np.ascontiguousarray(vectors),
+            vectors=vectors,
             captured=_captured(level, columns, rows, tiles),
+            rounded=RoundedVectors(vectors) if many else None,
         )
 
     def __len__(self) -> int:
         """Number of chunks."""
         return len(self.ids)
+
+    @property
+    def few(self) -> int:
+        """How many rows are compared exactly after a search of rounded vectors."""
+        return min(_few_of(self.level), len(self))
 
     def side_m(self, latitude_deg: float | None = None) -> float:
         """Return the side of a chunk in metres, at the chunks' latitude that is nearest to one or in their middle."""
@@ -93,8 +111,7 @@ class LevelTable:
         """Return the inner products of queries, float32 [q, d], with all or some rows, float32 [q, n]."""
         few = rows is not None and _FEW * len(rows) <= len(self)
         vectors = self.vectors[rows] if few else self.vectors
-        # A product with one vector is a third faster than one with a matrix of one row.
-        found = (vectors @ queries[0])[None] if len(queries) == 1 else queries @ vectors.T
+        found = inner_products(queries, vectors)
         return found if rows is None or few else found[:, rows]
 
     def margin(self, scores: Vectors, rows: Rows | None, best: int) -> float | None:
@@ -111,6 +128,11 @@ class LevelTable:
         far[within(points, points[best], side)] = -np.inf
         score = float(far.max())
         return float(scores[best]) - score if score > -np.inf else None
+
+
+def _few_of(level: Level) -> int:
+    # The margin needs a chunk more than a side away from the best: about 3 m * m are not.
+    return max(_FEW_CHUNKS, 4 * level.m**2)
 
 
 def _captured(level: Level, xs: Rows, ys: Rows, tiles: TileTable) -> NDArray[np.int32]:

@@ -24,7 +24,6 @@ from store.reader.places.descriptor_networks import DescriptorNetwork, query_vec
 from store.reader.places.level_table import LevelTable, Rows, best_first
 from store.reader.places.question import Question, require_frame
 from store.runtime.backends.base import Vectors
-from store.runtime.rounded_vectors import RoundedVectors
 from store.trust.readiness import MAX_AGE_DAYS
 
 _FAR_FROM_LEVEL: Final = 1.25
@@ -33,10 +32,6 @@ _SURFACE_M: Final = 5.0
 """How high what a camera sees stands above ground, metres: roofs and crowns. Measured over a town: `docs/locate.md`."""
 _LEAST_OF_ALTITUDE: Final = 0.9
 """Low above ground the camera is taken to see at least this part of its altitude."""
-_MANY_CHUNKS: Final = 4096
-"""From so many chunks on, a search of rounded vectors comes first."""
-_FEW_CHUNKS: Final = 256
-"""At least so many of them are then compared exactly."""
 _MOST_FRAMES: Final = 64
 """A square of more frames' widths, or of less than a pixel, shows nothing of a place."""
 
@@ -65,8 +60,6 @@ class Locator:
         networks: The descriptor networks, in the order of their names.
         calibration: The camera calibration: one without a camera serves frames whose scale is told.
         tables: The chunks of each level, by rising side.
-        threads: Threads within one run of the network.
-        rounded: Rounded vectors by number of the level, of levels with many chunks; `run_once` makes them.
     """
 
     sector: str | None
@@ -74,8 +67,6 @@ class Locator:
     networks: Sequence[DescriptorNetwork]
     calibration: Mapping[str, Any]
     tables: Sequence[LevelTable]
-    threads: int = 1
-    rounded: dict[int, RoundedVectors] = field(default_factory=dict)
     _camera: Camera | ValueError = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,8 +107,6 @@ class Locator:
             picture = cut_square(black, metres_per_pixel=side / 2, side_m=side, heading_deg=0.0, size=size)
             network.run(network.preprocessing.apply(picture)[None])
         for table in self.tables:
-            if len(table) >= _MANY_CHUNKS:
-                self.rounded[table.number] = RoundedVectors(table.vectors)
             self._search(table, np.zeros((1, table.vectors.shape[1]), np.float32), None, 1)
 
     def _lens(self, frame: Pixels, question: Question, warnings: list[str]) -> "_Lens":
@@ -202,11 +191,9 @@ class Locator:
 
     def _rank_few(self, table: LevelTable, query: Vectors, k: int) -> "_Ranking | None":
         """Compare a query with the chunks that rounded vectors find; None if others may change the outcome."""
-        # The margin needs a chunk more than a side away from the best: about 3 m * m are not.
-        count = min(max(_FEW_CHUNKS, 4 * table.level.m**2), len(table))
-        if table.number not in self.rounded or k > count:
+        if table.rounded is None or k > table.few:
             return None
-        rows, ceiling = self.rounded[table.number].best(query[0], count)
+        rows, ceiling = table.rounded.best(query[0], table.few)
         found = _rank(table, query, rows, k)
         return found if found.holds(k, ceiling) else None
 

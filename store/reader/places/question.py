@@ -9,10 +9,11 @@ import numpy as np
 
 from store.base.preprocessing import Pixels
 from store.base.valueclass import valueclass
-from store.base.values import require_whole_number
+from store.base.values import require_whole_number, shown
 from store.errors import ArgumentError
 
 MAX_HEADINGS = 360
+MAX_THREADS = 1024
 MAX_FRAME_SIDE = 16_384
 _NEAR = "pass degrees and metres, such as 120.72, 24.26 and 300; longitude comes first"
 
@@ -97,7 +98,7 @@ def _circle(near: object) -> tuple[float, float, float]:
     wanted = "near as (longitude, latitude, radius in metres)"
     parts = list(islice(near, 4)) if isinstance(near, Iterable) and not isinstance(near, (str, bytes)) else []
     if len(parts) != 3:
-        raise ArgumentError(f"expected {wanted}, found {near!r:.60}", hint=_NEAR)
+        raise ArgumentError(f"expected {wanted}, found {shown(near)}", hint=_NEAR)
     lon = _number("the longitude of near", parts[0], hint=_NEAR)
     lat = _number("the latitude of near", parts[1], hint=_NEAR)
     if not (-180 <= lon <= 180 and -90 <= lat <= 90):
@@ -119,13 +120,13 @@ def _number(name: str, value: object, *, above_0: bool = False, hint: str = "") 
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ArgumentError(f"{wanted}, found {value!r:.60}", hint=hint)
+        raise ArgumentError(f"{wanted}, found {shown(value)}", hint=hint)
     try:
         found = float(value)
     except OverflowError:
         found = math.inf
     if not math.isfinite(found) or (above_0 and found <= 0):
-        raise ArgumentError(f"{wanted}, found {value!r:.60}", hint=hint)
+        raise ArgumentError(f"{wanted}, found {shown(value)}", hint=hint)
     return found
 
 
@@ -140,5 +141,5 @@ def require_whole(name: str, value: object, *, most: int | None = None) -> int:
     except (TypeError, ValueError) as error:
         raise ArgumentError(str(error)) from None
     if most is not None and number > most:
-        raise ArgumentError(f"expected {name} of at most {most}, found {number}")
+        raise ArgumentError(f"expected {name} of at most {most}, found {shown(number)}")
     return number

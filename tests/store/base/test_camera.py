@@ -56,7 +56,7 @@ def test_a_calibration_is_read():
         *(
             (key, value)
             for key in ("fx", "fy")
-            for value in (None, 0, -3.0, math.nan, math.inf, "9", True, [])
+            for value in (None, 0, -3.0, 1e-300, 1e200, math.nan, math.inf, "9", True, [], [10**5000])
         ),
         *((key, value) for key in ("cx", "cy") for value in (None, -0.1, 1000.5, math.nan, 10**400, {})),
         *(
@@ -86,11 +86,47 @@ def test_an_error_in_a_calibration_names_the_key(key, value):
         ("opencv", "0000"),
         ("fisheye", [0] * 5),
         ("fisheye", [0, 0, 0, 0, None]),
+        ("opencv", [10**5000, 0, 0, 0]),
     ],
 )
 def test_coefficients_that_a_model_does_not_have(model, values):
     with pytest.raises(ValueError, match=r'"distortion\.coefficients"'):
         Camera.from_document(DOCUMENT | {"distortion": {"model": model, "coefficients": values}})
+
+
+USELESS = {
+    "a coefficient of no lens": ("opencv", (1e200, 0, 0, 0)),
+    "float32 overflows": ("opencv", (0, 0, 0, 0, -3e38)),
+    "no number": ("opencv", (0, 0, 0, 0, 1e299, 0, 0, -1e299)),
+    "far away": ("opencv", (0, 0, 1e7, 0)),
+    "fisheye": ("fisheye", (0, -1e200, 0, 1e200)),
+}
+
+
+@pytest.mark.parametrize("name", USELESS)
+def test_a_lens_that_shows_its_frame_nowhere_is_refused(name):
+    model, values = USELESS[name]
+    with pytest.raises(ValueError, match=r'"distortion\.coefficients": expected a lens'):
+        Camera.from_document(DOCUMENT | {"distortion": {"model": model, "coefficients": list(values)}})
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", USELESS)
+@pytest.mark.parametrize("side", [10, 5000])
+def test_what_a_lens_shows_nowhere_is_some_pixel(name, side):
+    frame = np.full((562, 1000, 3), 255, np.uint8)
+    camera = Camera(1000, 562, 755.9, 755.9, 500, 281, Distortion(*USELESS[name]))
+    assert (cut(frame, side, 12.0, (30, 20), camera=camera) == 255).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_lens_that_divides_by_0_outside_of_its_frame():
+    # 1 - squared / 4 is 0 at two focal lengths from the axis; the frame ends at one.
+    lens = {"model": "opencv", "coefficients": [0, 0, 0, 0, 0, -0.25, 0, 0]}
+    document = {"width": 201, "height": 201, "fx": 100, "fy": 100, "cx": 100, "cy": 100, "distortion": lens}
+    frame = np.full((201, 201, 3), 255, np.uint8)
+    found = cut(frame, 402, 0.0, (201, 201), camera=Camera.from_document(document))
+    assert (found == 255).all()
 
 
 def test_ground_and_wanted_side():

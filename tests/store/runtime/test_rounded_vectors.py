@@ -27,7 +27,9 @@ def test_no_other_row_has_a_higher_score(count, dimensions, spread, seed):
     assert (np.diff(rows) > 0).all()
     scores = vectors @ query
     assert np.delete(scores, rows).max(initial=-1) <= ceiling
-    assert ceiling <= scores[rows].min() + 0.5
+    # A number is rounded by at most half of a step; the bound counts that once, and the found score has it too.
+    steps = np.ptp(vectors, axis=0) / 255
+    assert ceiling <= scores[rows].min() + np.linalg.norm(steps) + 3e-4
 
 
 def test_the_bound_is_close_in_many_dimensions():
@@ -35,7 +37,7 @@ def test_the_bound_is_close_in_many_dimensions():
     rows, ceiling = RoundedVectors(vectors).best(vectors[17], 100)
     scores = vectors @ vectors[17]
     assert 17 in rows
-    assert ceiling < np.sort(scores)[-100] + 0.03
+    assert ceiling < np.sort(scores)[-100] + 0.02
 
 
 def test_dimensions_that_are_the_same_in_all_vectors():

@@ -20,12 +20,19 @@ from store.base.camera import Camera, cut_square
 from store.base.distances import distance_m
 from store.base.lattice import chunk_id, chunk_of, footprint, middle
 from store.base.level import side_m, tile_side_m
-from store.errors import ArgumentError, ErrorKind, NoGoError, RequestRefusedError, StoreError
+from store.errors import (
+    ArgumentError,
+    CacheUnusableError,
+    ErrorKind,
+    NoGoError,
+    RequestRefusedError,
+    StoreError,
+)
 from store.formats.tables import decode_blocks, decode_tiles, encode_tiles
 from store.manifest.manifest import parse
-from store.reader import ALLOW_UNSIGNED, Answer, FlightCache
+from store.reader import ALLOW_UNSIGNED, Answer, FlightCache, flight_cache
 from store.reader.loading import level_tables
-from store.reader.places.level_table import LevelTable
+from store.reader.places.locate import Locator
 from store.reader.places.question import parse_question
 from store.runtime import ExecutionError
 from store.trust.readiness import MAX_AGE_DAYS
@@ -54,9 +61,19 @@ KINDS = {
     "ivf-pq": IndexOptions(kind=IndexKind.IVF_PQ),
 }
 EXTENDED = ("flat", "flat, fp16", "hnsw", "hnsw, fp16")
+LONG = 10**5000
 PLACE = (9, 7)
 """A chunk, by its first steps from those of the ground."""
 X, Y = chunk_middle(*PLACE)
+
+
+RANK_FEW = Locator._rank_few
+
+
+def few_settle(monkeypatch, few):
+    """Let caches that are opened search rounded vectors first, and then compare so many exactly."""
+    for name, value in {"_MANY_CHUNKS": 1, "_FEW_OF_MANY": 1, "_FEW_CHUNKS": few}.items():
+        monkeypatch.setattr(f"store.reader.places.level_table.{name}", value)
 
 
 def build(site, **fields):
@@ -211,35 +228,43 @@ class TestAnswer:
     @pytest.mark.parametrize("number", range(1, 1 + len(KINDS)))
     @pytest.mark.parametrize("k", [1, 10, 60, 1000])
     def test_a_search_of_rounded_vectors_first_changes_no_answer(self, kinds, number, k, monkeypatch):
-        monkeypatch.setattr("store.reader.places.locate._MANY_CHUNKS", 17 * 17)
-        monkeypatch.setattr("store.reader.places.locate._FEW_CHUNKS", 100)
-        searched, compare = [], LevelTable.scores
+        few_settle(monkeypatch, 100)
+        settled = []
 
-        def scores(table, queries, rows):
-            searched.append(len(table) if rows is None else len(rows))
-            return compare(table, queries, rows)
+        def rank_few(*given):
+            settled.append(RANK_FEW(*given))
+            return settled[-1]
 
         with FlightCache.open(kinds[0].cache, trusted_keys=ALLOW_UNSIGNED, generation=number) as cache:
             asked = {"altitude_m": ALTITUDE_M, "heading_deg": 0, "k": k}
             frames = [frame_at(X + 5 * at, Y - 3 * at) for at in range(-3, 4)]
+            monkeypatch.setattr(Locator, "_rank_few", lambda *_: None)
             plain = [cache.locate(frame, **asked) for frame in frames]
-            cache.load_all()
-            monkeypatch.setattr(LevelTable, "scores", scores)
+            monkeypatch.setattr(Locator, "_rank_few", rank_few)
             for frame, wanted in zip(frames, plain, strict=True):
                 found = cache.locate(frame, **asked)
                 assert (found.candidates, found.margin) == (wanted.candidates, wanted.margin)
                 assert found.searched == 17 * 17
-        # Where the few do not settle it, all are compared after them.
-        assert set(searched) <= {100, 17 * 17}
-        assert searched.count(17 * 17) == (len(frames) if k == 1000 else 0)
+        assert len(settled) == len(frames)
+        assert sum(found is not None for found in settled) == (0 if k == 1000 else len(frames))
+
+    @pytest.mark.parametrize(("many", "few", "rounds"), [(289, 9, True), (290, 9, False), (1, 10, False)])
+    def test_rounded_vectors_are_made_where_they_save_time(self, kinds, many, few, rounds, monkeypatch):
+        monkeypatch.setattr("store.reader.places.level_table._MANY_CHUNKS", many)
+        monkeypatch.setattr("store.reader.places.level_table._few_of", lambda _: few)
+        with FlightCache.open(kinds[0].cache, trusted_keys=ALLOW_UNSIGNED, generation=1) as cache:
+            (table,) = cache.locator().tables
+            assert (table.rounded is not None) is rounds
 
     @pytest.mark.parametrize("k", [1, 3])
     def test_few_chunks_settle_it_or_all_are_compared(self, kinds, k, monkeypatch):
-        monkeypatch.setattr("store.reader.places.locate._MANY_CHUNKS", 1)
+        few_settle(monkeypatch, 10)
         dropped, frame = [0], frame_at(X + 5, Y - 3)
         asked = {"altitude_m": ALTITUDE_M, "heading_deg": 0, "k": k}
         with FlightCache.open(kinds[0].cache, trusted_keys=ALLOW_UNSIGNED, generation=1) as cache:
+            monkeypatch.setattr(Locator, "_rank_few", lambda *_: None)
             plain = cache.locate(frame, **asked)
+            monkeypatch.setattr(Locator, "_rank_few", RANK_FEW)
             (table,) = cache.locator().tables
 
             def best(_, query, count):
@@ -248,7 +273,6 @@ class TestAnswer:
                 return np.delete(np.arange(len(scores)), lost), float(scores[lost].max())
 
             monkeypatch.setattr("store.runtime.rounded_vectors.RoundedVectors.best", best)
-            cache.load_all()
             for rank in range(60):
                 dropped[:] = [rank, 17 * 17 - 1]
                 found = cache.locate(frame, **asked)
@@ -282,6 +306,48 @@ class TestAnswer:
         answer = cache.locate(frame_at(X, Y), altitude_m=ALTITUDE_M)
         again = cache.locate(frame_at(X, Y), altitude_m=ALTITUDE_M, threads=threads)
         assert again.candidates == answer.candidates
+
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_by_default_what_was_loaded_is_used(self, kinds, threads, monkeypatch):
+        with FlightCache.open(kinds[0].cache, trusted_keys=ALLOW_UNSIGNED, generation=1) as cache:
+            loaded = cache.load_all(threads=threads)
+            load, others = flight_cache.load_entry, []
+            monkeypatch.setattr(flight_cache, "load_descriptor_index", lambda *_, **__: pytest.fail("loaded"))
+            monkeypatch.setattr(
+                flight_cache, "load_entry", lambda *given, **more: others.append(more) or load(*given, **more)
+            )
+            asked = {"altitude_m": ALTITUDE_M}
+            answer = cache.locate(frame_at(X, Y), **asked)
+            assert cache.engine("place") is loaded.engines["place"]
+            assert cache.descriptor_index() is loaded.index
+            assert cache.describe(frame_at(X, Y)).shape == (1, loaded.index.dimensions)
+            assert cache.locator().networks[0].engine is loaded.engines["place"]
+            assert others == []
+            # Another number loads the network once, however often the two alternate.
+            for number in (3, threads, None, 3):
+                assert cache.locate(frame_at(X, Y), **asked, threads=number).candidates == answer.candidates
+            assert others == [{"threads": 3}]
+
+    @pytest.mark.parametrize(
+        "error", [MemoryError(), RuntimeError("Error in void faiss::IndexFlatCodes::add: std::bad_alloc")]
+    )
+    @pytest.mark.parametrize(
+        "place", ["store.reader.places.level_table.RoundedVectors", "store.reader.places.locate.cut_square"]
+    )
+    def test_a_load_that_lacks_memory_is_a_shortage_and_no_load(self, kinds, error, place, monkeypatch):
+        def fails(*_, **__):
+            raise error
+
+        few_settle(monkeypatch, 100)
+        with FlightCache.open(kinds[0].cache, trusted_keys=ALLOW_UNSIGNED, generation=1) as cache:
+            with monkeypatch.context() as short:
+                short.setattr(place, fails)
+                with pytest.raises(CacheUnusableError) as found:
+                    cache.load_all(threads=2)
+            assert found.value.kind is ErrorKind.RESOURCES
+            assert cache.engine("place") is not cache.engine("place"), "nothing counts as loaded"
+            loaded = cache.load_all()
+            assert cache.engine("place") is loaded.engines["place"]
 
     def test_near_a_place_without_chunks_nothing_is_found(self, cache):
         for lon, lat in ((100, 50), (0, 90), (-180, -90)):
@@ -415,6 +481,20 @@ BAD = {
         f"{name} {value!r}": ({"altitude_m": 9, name: value}, f"expected {name}")
         for name in ("k", "headings", "threads")
         for value in (0, -1, 1.5, "2", True, None)
+        if (name, value) != ("threads", None)
+    },
+    **{
+        f"{name}, too long to be written, {number}": ({"altitude_m": 9, name: value}, f"expected .*{name}")
+        for name, longs in {
+            "altitude_m": (LONG, -LONG),
+            "near": (LONG, [LONG], (LONG, 2, 3), (1, 2, LONG), (1, 2, 3, LONG), [[LONG], 2, 3]),
+            "heading_deg": (LONG, [LONG]),
+            "pitch_deg": (LONG,),
+            "headings": (LONG, -LONG, (LONG,)),
+            "k": (-LONG, {LONG}),
+            "threads": (LONG, -LONG, 2**40, [LONG]),
+        }.items()
+        for number, value in enumerate(longs)
     },
     "headings, too many": ({"altitude_m": 9, "headings": 361}, "headings of at most 360"),
     "no ground": ({"altitude_m": 1e-9}, "shows ground of about"),
