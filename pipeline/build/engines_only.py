@@ -137,6 +137,9 @@ class EngineRun:
             usable = self._usable_state(appender)
             known = usable.step_cache.engines.get(model.key)
             if known is not None and appender.artifacts.damage(known.artifact) is None:
+                if model.fitted:
+                    # The file was lost, and was made again to the same bytes: the key names them.
+                    self._store_again(appender, model.fitted)
                 if has_passed_here(usable, model, known):
                     return EngineOutcome.REUSED, known.artifact
                 return self._check_known(appender, model, known)
@@ -155,6 +158,12 @@ class EngineRun:
             state, find_unvouched_results(state, event_store.journal.entries(), self.keys, own_records=own)
         )
         return state
+
+    def _store_again(self, appender: OptimisticAppender, data: bytes) -> None:
+        with appender.artifacts.shared_lock():
+            appender.artifacts.put(data)
+            if repairs := _repairs(appender.artifacts):
+                appender.append(lambda _: repairs)
 
     def _check_known(self, appender: OptimisticAppender, model: Model, known: EngineCompiled) -> _Ensured:
         """Check an engine that was stored but not checked."""
@@ -185,12 +194,7 @@ class EngineRun:
         with self._open_appender() as appender, appender.artifacts.shared_lock():
             for data in made.contents:
                 appender.artifacts.put(data)
-            repairs: list[Event] = [
-                Repaired(
-                    subject="artifact", sha256=digest, action="replaced by an engine run", quarantine=where
-                )
-                for digest, where in appender.artifacts.replaced
-            ]
+            repairs = _repairs(appender.artifacts)
 
             def decide(state: State) -> list[Event]:
                 unchanged = state.step_cache.engines.get(model.key) == before
@@ -216,3 +220,11 @@ class EngineRun:
             event_store = appender.event_store
             event_store.before_append = self.own_records.note(event_store.state.cache_id)
             yield appender
+
+
+def _repairs(artifacts: Artifacts) -> list[Event]:
+    """Return the records of damaged artifacts that were replaced."""
+    return [
+        Repaired(subject="artifact", sha256=digest, action="replaced by an engine run", quarantine=where)
+        for digest, where in artifacts.replaced
+    ]

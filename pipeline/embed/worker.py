@@ -2,13 +2,14 @@
 
 The bytes that are hashed are the bytes that are decoded, so that no other image gets a known digest when a
 source changes during a build. A bad tile does not affect what shows other ground. Where the units are chunks,
-each tile of a window is decoded once, or not at all if it was under an earlier one.
+each tile of a window is read and hashed once, and decoded and scaled unless what that gave is still kept from
+an earlier window.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ BLANK_TILE: Final = (
 """What is wrong with a blank tile to which a sound network has no answer."""
 
 _THREADS: Final = 1
+_Used = TypeVar("_Used")
 MOST_BLANK: Final = 0.25
 """A tile of which more is transparent, black or white is featureless: its place is not found with certainty."""
 
@@ -64,7 +66,8 @@ class Embedder:
         """
         bad: list[tuple[int, str, str]] = []
         if request["chunks"] is None:
-            units = self._samples.of_tiles(_readable(enumerate(request["tiles"]), {}, bad))
+            pictures = _usable(request["tiles"], lambda *tile: _square_picture(tile[2]), bad)
+            units = self._samples.of_tiles(pictures)
         else:
             units = self._samples.of_chunks(request["chunks"], self._shown_tiles(request, bad))
         return {**self._describe(units), "bad_tiles": [list(each) for each in bad]}
@@ -73,22 +76,19 @@ class Embedder:
         """Return the tiles under the chunks of a window that can be used, by descriptor id; add others to `bad`."""
         edges: dict[int, int] = dict(request["tile_edges"])
         levels = levels_by_zoom(request["chunks"])
-        shown: dict[int, ShownTile] = {}
-        new: list[tuple[int, Message]] = []
-        keys = []
-        for index, (identifier, sha256, _) in enumerate(request["tiles"]):
+
+        def shown(identifier: int, sha256: str, data: bytes) -> ShownTile:
             zoom = tile_of(identifier)[0]
-            # Equal bytes are equal pixels: what is kept needs not be read again.
-            keys.append((sha256, edges[zoom], levels[zoom]))
-            if (kept := self._kept.get(keys[index])) is not None:
-                shown[identifier] = kept
-            else:
-                new.append((index, request["tiles"][index]))
-        for index, picture in _readable(new, edges, bad):
-            tile = self._samples.shown_tile(picture, keys[index][2])
-            shown[request["tiles"][index][0]] = tile
-            self._kept.keep(keys[index], tile)
-        return shown
+            key = (sha256, edges[zoom], levels[zoom])
+            tile = self._kept.get(key)
+            if tile is None:
+                picture = _square_picture(data)
+                _require_edge(picture, edges[zoom])
+                tile = self._samples.shown_tile(picture, levels[zoom])
+                self._kept.keep(key, tile)
+            return tile
+
+        return {request["tiles"][index][0]: tile for index, tile in _usable(request["tiles"], shown, bad)}
 
     def _describe(self, units: Iterable[Unit]) -> dict[str, Any]:
         """Return the answer for some units."""
@@ -162,6 +162,15 @@ def read_picture(sha256: str, source: list[str | int] | bytes) -> Picture:
     Raises:
         TileError: It cannot be read or decoded, is not square, or its bytes have another digest.
     """
+    return _square_picture(read_bytes(sha256, source))
+
+
+def read_bytes(sha256: str, source: list[str | int] | bytes) -> bytes:
+    """Return a tile's encoded bytes; arguments as of `read_picture`.
+
+    Raises:
+        TileError: They cannot be read, or have another digest.
+    """
     data = source if isinstance(source, bytes) else read_tile(tuple(source))
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
@@ -170,6 +179,10 @@ def read_picture(sha256: str, source: list[str | int] | bytes) -> Picture:
             hint="build again once the source is at rest",
             kind=ErrorKind.SOURCE_CHANGED,
         )
+    return data
+
+
+def _square_picture(data: bytes) -> Picture:
     picture = decode_picture(data)
     height, width = picture.pixels.shape[:2]
     if height != width:
@@ -177,26 +190,29 @@ def read_picture(sha256: str, source: list[str | int] | bytes) -> Picture:
     return picture
 
 
-def _readable(
-    tiles: Iterable[tuple[int, Message]], edges: Mapping[int, int], bad: list[tuple[int, str, str]]
-) -> Iterator[tuple[int, Picture]]:
-    """Yield index and picture of each tile that can be used, given with its index; add the others to `bad`."""
-    for index, (identifier, sha256, content) in tiles:
+def _usable(
+    tiles: Iterable[Message], use: Callable[[int, str, bytes], _Used], bad: list[tuple[int, str, str]]
+) -> Iterator[tuple[int, _Used]]:
+    """Yield index and use of each tile that can be used; add the others to `bad`.
+
+    Every tile is read and hashed, one that was shown before too: so it depends on the source alone, and not on
+    which worker showed what, whether a tile is bad.
+    """
+    for index, (identifier, sha256, content) in enumerate(tiles):
         if isinstance(content, dict):
             bad.append((index, content["kind"], content["message"]))
             continue
         try:
-            picture = read_picture(sha256, content)
-            _require_edge(picture, edges.get(tile_of(identifier)[0]))
+            used = use(identifier, sha256, read_bytes(sha256, content))
         except TileError as error:
             bad.append((index, str(error.kind), error.message))
             continue
-        yield index, picture
+        yield index, used
 
 
-def _require_edge(picture: Picture, edge: int | None) -> None:
+def _require_edge(picture: Picture, edge: int) -> None:
     found = len(picture.pixels)
-    if edge is not None and found != edge:
+    if found != edge:
         raise TileError(f"expected a tile of {edge} pixels, as others of its zoom are, found {found}")
 
 

@@ -82,14 +82,14 @@ def fit_head(
     Args:
         model: The network below the head.
         options: The head.
-        sample: What it is fitted on; units that cannot be shown, or show no texture, are left out.
+        sample: What it is fitted on; units over a tile that cannot be decoded, or without texture, are left out.
         shown: Finds the tiles that they show.
         progress: Receives progress reports.
 
     Raises:
         RequestError: The sample is too small for the head, the head is too large, or a library is not installed.
         CompileError: The network cannot be run, or its operators are too old for a head.
-        TileError: A tile changed since it was selected.
+        TileError: A tile changed since it was selected, or cannot be read.
     """
     told, name, what = progress or NoProgress(), model.spec.name, "chunks" if shown.edges else "tiles"
     channels = _channels(model.job)
@@ -103,7 +103,10 @@ def fit_head(
     vectors = [*rows(sample, shown)]
     _require_units(name, options, what, len(vectors))
     projection = _fit_projection(np.stack(vectors), options.dimensions)
-    told.finish()
+    left_out = len(sample) - len(vectors)
+    told.finish(
+        f"{left_out} of {len(sample)} {what} left out: damaged, or without texture" if left_out else ""
+    )
     proto = _network(model.job)
     add_vlad(proto, model.job.output, words, projection)
     return _serialised(proto)
@@ -180,7 +183,7 @@ def _run(
             request, tiles = _request(part, shown)
             with _as_bad_model(model):
                 found = embedder.describe(request)
-            _refuse_changed(found["bad_tiles"], tiles)
+            _require_read(found["bad_tiles"], tiles)
             yield from found["vectors"][found["texture"] >= FEATURELESS_BELOW]
             progress.advance(len(part))
 
@@ -222,15 +225,19 @@ def _request(units: RetrievalUnits, shown: ShownTiles) -> tuple[Payload, TileCol
     return worker_request(window, [list(tile.locator) for tile in tiles]), tiles
 
 
-def _refuse_changed(bad: Sequence[tuple[int, str, str]], tiles: TileColumns) -> None:
-    """Raise `TileError` if a tile changed since it was selected; others that cannot be used are left out."""
+def _require_read(bad: Sequence[tuple[int, str, str]], tiles: TileColumns) -> None:
+    """Raise `TileError` if a tile changed since it was selected, or cannot be read.
+
+    Tiles that cannot be decoded are left out: their bytes decide that, and the sample's digest names these. A fit
+    without others would depend on the moment.
+    """
     for index, kind, message in bad:
-        if kind == ErrorKind.SOURCE_CHANGED:
+        if kind != ErrorKind.BAD_TILE:
             place = str(tiles[index].place)
             raise TileError(
                 f"tile {place}: {message}",
                 hint=SOURCE_CHANGED_HINT,
-                kind=ErrorKind.SOURCE_CHANGED,
+                kind=ErrorKind(kind),
                 subject=place,
             )
 

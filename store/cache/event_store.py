@@ -100,9 +100,9 @@ class EventStore:
             except HeadMovedError:
                 self.refresh()
             except DamagedHistoryError as error:
-                if not self._owed:
-                    raise
-                raise withdrawn("what is reused") from error
+                if self._owed and self._follow_the_journal(records):
+                    raise withdrawn("what is reused") from error
+                raise
             else:
                 self._owed = ()
                 return
@@ -117,16 +117,13 @@ class EventStore:
             DamagedHistoryError: They cannot follow what is there; nothing was appended.
             journal.JournalError: They could not be made durable.
         """
-        facts, (seq, chain) = [], head
-        for record in records:
-            raw = encode(record)
-            seq, chain = seq + 1, link(chain, raw)
-            facts.append(to_recorded_event(Entry(seq=seq, chain=chain, raw=raw)))
+        entries = _entries_on(head, records)
+        facts = [to_recorded_event(entry) for entry in entries]
         state = self.state
         self._in_step = False
         fold_into(state, facts)
-        if records and self.before_append is not None:
-            self.before_append(head.seq + 1, Head(seq, chain))
+        if entries and self.before_append is not None:
+            self.before_append(head.seq + 1, Head(entries[-1].seq, entries[-1].chain))
         self.journal.append(records, projections, expect=head)
         self._in_step = True
         self.appended += 1
@@ -146,6 +143,17 @@ class EventStore:
         """Close the journal."""
         self.journal.close()
 
+    def _follow_the_journal(self, records: Sequence[Record]) -> bool:
+        """Return whether records could be appended if folding had changed nothing."""
+        state = State()
+        fold_entries(state, self.journal.entries())
+        head = Head(state.position.seq, Chain(bytes.fromhex(state.position.chain)))
+        try:
+            fold_entries(state, _entries_on(head, records))
+        except DamagedHistoryError:
+            return False
+        return True
+
     def _reload(self) -> None:
         state, self._owed = State(), ()
         fold_entries(state, self.journal.entries())
@@ -155,6 +163,16 @@ class EventStore:
         if self.on_folded is not None:
             self._owed = (*self._owed, *self.on_folded(state))
         self._state, self._in_step = state, True
+
+
+def _entries_on(head: Head, records: Sequence[Record]) -> list[Entry]:
+    """Return the entries that records make of a journal with this head."""
+    entries, (seq, chain) = [], head
+    for record in records:
+        raw = encode(record)
+        seq, chain = seq + 1, link(chain, raw)
+        entries.append(Entry(seq=seq, chain=chain, raw=raw))
+    return entries
 
 
 def withdrawn(what: str) -> RequestRefusedError:

@@ -12,7 +12,12 @@ from typing import Any, Final
 
 from store.base.canonical_json import Document, Value, encode
 
-_MOST_DOCUMENTS: Final = 256
+# Names of columns multiply what a manifest says: reading one must not cost more than its size lets expect.
+_MOST_DOCUMENTS: Final = 64
+_MOST_COLUMNS: Final = 512
+_MOST_BYTES: Final = 1 << 20
+"""Bytes of the values, written out for every document; 64 networks with stand-ins have a sixth of them."""
+
 _DEEPEST: Final = 16
 
 
@@ -49,15 +54,28 @@ def from_columns(written: Mapping[str, Mapping[str, Value]]) -> dict[str, list[d
     Raises:
         AttributeError, KeyError, TypeError, ValueError: They contradict each other, or are too many.
     """
-    seen: dict[str, Sequence[Value]] = {}
-    tables = {}
+    if (number := sum(map(len, written.values()))) > _MOST_COLUMNS:
+        raise ValueError(f"{number} columns")
+    seen: dict[str, tuple[Sequence[Value], int]] = {}
+    tables, size = {}, 0
     for table in sorted(written):
         columns = {}
         for pointer in sorted(written[table]):
             values: Any = written[table][pointer]
-            columns[pointer] = seen[table + pointer] = seen[values] if isinstance(values, str) else values
+            found = seen[values] if isinstance(values, str) else (values, _size_of(values))
+            columns[pointer], _ = seen[table + pointer] = found
+            size += found[1]
+            if size > _MOST_BYTES:
+                raise ValueError(f"more than {_MOST_BYTES} bytes in columns")
         tables[table] = _documents_of(columns)
     return tables
+
+
+def _size_of(values: Sequence[Value]) -> int:
+    """Return how many bytes the values of a column may have in documents."""
+    if any(isinstance(value, Mapping) and value for value in values):
+        raise ValueError("members in a column, which have columns of their own")
+    return len(encode(values)) * (_MOST_DOCUMENTS if len(values) == 1 else 1)
 
 
 def _documents_of(columns: Mapping[str, Sequence[Value]]) -> list[dict[str, Any]]:

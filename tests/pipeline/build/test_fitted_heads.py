@@ -310,6 +310,19 @@ def test_an_engine_run_fits_and_a_build_takes_that_head(site, built):
     assert site.provisioner().compile_engines_for_corpus(site.request()).engines[0].outcome == "reused"
 
 
+@pytest.mark.parametrize(("harm", "repaired"), [("lose_network", 0), ("damage_network", 1)])
+def test_an_engine_run_stores_a_lost_file_again(built, harm, repaired):
+    lost = built.network
+    getattr(built, harm)()
+    report = built.provisioner().compile_engines_for_corpus(built.request())
+    assert report.engines[0].outcome == "reused"
+    assert Artifacts(built.layout).damage(lost) is None
+    assert [event.sha256 for event in built.events(Repaired)] == [lost.sha256] * repaired
+    before = tree(built.cache)
+    built.provisioner().compile_engines_for_corpus(built.request())
+    assert tree(built.cache) == before
+
+
 def test_a_stand_in_has_the_head_too(site):
     compiler = FakeCompiler(calls=Calls(), dimensions=32, device="another")
 

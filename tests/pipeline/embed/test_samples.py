@@ -160,15 +160,15 @@ def same(one, other):
 
 
 @pytest.fixture
-def reads(monkeypatch):
-    """The tiles that are read."""
-    found, read = [], worker.read_tile
+def decodes(monkeypatch):
+    """The encoded bytes that are decoded."""
+    found, decode_picture = [], worker.decode_picture
 
-    def counted(locator):
-        found.append(locator[1])
-        return read(locator)
+    def counted(data):
+        found.append(data)
+        return decode_picture(data)
 
-    monkeypatch.setattr(worker, "read_tile", counted)
+    monkeypatch.setattr(worker, "decode_picture", counted)
     return found
 
 
@@ -190,20 +190,20 @@ def decoded(tiles):
     return found
 
 
-def test_the_next_window_reads_new_tiles_alone_and_gets_the_same_answer(folder, reads):
+def test_the_next_window_decodes_new_tiles_alone_and_gets_the_same_answer(folder, decodes):
     west, east = chunks_of(SMALL, range(5, 9)), chunks_of(SMALL, range(7, 12))
     embedder = worker.Embedder(Copying(), SIZE)
     assert same(describe(folder, west, embedder), describe(folder, west))
-    reads.clear()
+    decodes.clear()
     found = describe(folder, east, embedder)
-    again = list(reads)
-    reads.clear()
+    again = list(decodes)
+    decodes.clear()
     assert same(found, describe(folder, east))
-    assert 0 < len(again) < len(reads)
-    assert set(again) < set(reads)
+    assert 0 < len(again) < len(decodes)
+    assert set(again) < set(decodes)
 
 
-def test_a_tile_of_another_digest_or_level_is_read_again(folder, reads):
+def test_a_tile_of_another_digest_or_level_is_decoded_again(folder, decodes):
     ids = chunks_of(SMALL, range(5, 9))
     embedder = worker.Embedder(Copying(), SIZE)
     before = describe(folder, ids, embedder)
@@ -213,9 +213,9 @@ def test_a_tile_of_another_digest_or_level_is_read_again(folder, reads):
     data = encoded(pixels)
     Path(under[2][1]).write_bytes(data)
     under[1] = hashlib.sha256(data).hexdigest()
-    reads.clear()
+    decodes.clear()
     found = describe(changed, ids, embedder)
-    assert reads == [under[2][1]]
+    assert decodes == [data]
     assert same(found, describe(changed, ids))
     assert not same(found, before)
     wide = chunks_of(LARGE, range(20, 24))
@@ -231,6 +231,26 @@ def test_a_bad_tile_is_bad_in_every_window(folder):
     assert [kind for _, kind, _ in first["bad_tiles"]] == ["source-changed"]
     assert same(first, second)
     assert 0 < len(first["good"]) < len(ids)
+
+
+def test_a_tile_that_becomes_bad_is_bad_although_it_is_kept(folder):
+    """It must not depend on which worker showed it before."""
+    ids = chunks_of(SMALL, range(5, 9))
+    embedder = worker.Embedder(Copying(), SIZE)
+    assert describe(folder, ids, embedder)["bad_tiles"] == []
+    unread = [list(tile) for tile in folder]
+    unread[14][2] = {"kind": "bad-tile", "message": "cannot be read"}
+    changed = [list(tile) for tile in folder]
+    changed[14][2] = b"other bytes"
+    Path(folder[13][2][1]).unlink()
+    for tiles, kinds in (
+        (folder, ["source-changed"]),
+        (unread, ["source-changed", "bad-tile"]),
+        (changed, ["source-changed"] * 2),
+    ):
+        found = describe(tiles, ids, embedder)
+        assert [kind for _, kind, _ in found["bad_tiles"]] == kinds
+        assert same(found, describe(tiles, ids))
 
 
 def test_those_are_dropped_that_were_shown_longest_ago():

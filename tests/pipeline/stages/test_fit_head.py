@@ -7,6 +7,7 @@ import faiss
 import numpy as np
 import pytest
 
+from pipeline.embed import worker
 from pipeline.engines.models.network import inspect_models
 from pipeline.errors import ErrorKind, TileError
 from pipeline.planning.heads import SAMPLE, sample_of
@@ -16,7 +17,7 @@ from pipeline.testing import RecordingProgress
 from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.selection import select_tiles
 from pipeline.tiles.sources.registry import open_source
-from tests.small_builds import Site, local_network, picture
+from tests.small_builds import Site, encoded, local_network, picture
 from tests.tile_archives import write_mbtiles
 
 TILES = {(8, x, y): picture(1000 * x + y) for x in range(20) for y in range(10)}
@@ -76,9 +77,31 @@ def test_a_tile_that_changes_meanwhile_ends_the_fit(site):
     assert (caught.value.kind, caught.value.subject) == (ErrorKind.SOURCE_CHANGED, "8/3/3")
 
 
-def test_a_tile_that_cannot_be_decoded_is_left_out(site):
+@pytest.mark.parametrize(
+    "kind", [kind for kind in ErrorKind if "ARCHIVE" in kind.name or "SOURCE" in kind.name]
+)
+def test_a_tile_that_cannot_be_read_ends_the_fit(site, monkeypatch, kind):
+    """Its sample has the same digest as one of which all tiles were read."""
+    read = worker.read_tile
+
+    def fails(locator):
+        if locator[1].endswith("8/3/3.png"):
+            raise TileError("cannot be read", kind=kind)
+        return read(locator)
+
+    monkeypatch.setattr(worker, "read_tile", fails)
+    with pytest.raises(TileError, match="8/3/3: cannot be read") as caught:
+        fitted(site)
+    assert (caught.value.kind, caught.value.subject) == (kind, "8/3/3")
+
+
+def test_tiles_that_cannot_be_decoded_or_show_nothing_are_left_out_and_counted(site):
     site.write("tiles/8/3/3.png", b"no picture")
-    assert fitted(site)
+    site.write("tiles/8/3/4.png", encoded(np.full((64, 64, 3), 90, np.uint8)))
+    progress = RecordingProgress()
+    assert fitted(site, progress=progress)
+    ((*_, said),) = progress.steps
+    assert said == "2 of 200 tiles left out: damaged, or without texture"
 
 
 def test_progress_counts_what_goes_through_the_network(site):

@@ -16,9 +16,9 @@ from store.cache.event_mapper import fold_entries, to_record, to_recorded_events
 from store.cache.event_store import EventStore
 from store.cache.view import open_view, read_history
 from store.disk.layout import Layout
-from store.domain.events import BuildStarted, CacheCreated, GenerationAccepted
+from store.domain.events import BuildStarted, CacheCreated, CheckFailed, GenerationAccepted, StepReused
 from store.domain.state import State
-from store.errors import DamagedHistoryError, ErrorKind, StoreError
+from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, StoreError
 from store.testing import FakeClock
 from tests.played_builds import Scenario, StopDeadError, make, play
 from tests.store_caches import open_writer, record_builds
@@ -78,6 +78,40 @@ def test_what_folding_changed_is_recorded_before_the_next_append(layout):
         assert store.journal.head.seq == before + 2
         assert store.state.accepted == {1, 2, 3}
     assert open_view(layout).state == store.state
+
+
+def test_only_what_needs_a_withdrawn_result_is_told_that_it_was_withdrawn(layout):
+    with open_writer(layout) as writer:
+        with pytest.raises(StopDeadError):
+            play(writer, Scenario(flight="f4", die_at="commit"))
+        store, build = writer.event_store, writer.state.open_build
+        (name, engine), *_ = writer.state.builds[build].engines
+        withdrawal = make(CheckFailed, subject=name, key=engine.key)
+
+        def change(state):
+            """Forget the engine, as a build does with results that no key vouches for."""
+            if engine.key not in state.step_cache.engines:
+                return ()
+            state.step_cache.record_check(withdrawal)
+            return [store.record(withdrawal, build=build)]
+
+        store.on_folded = change
+        store.journal.append([store.record(make(GenerationAccepted, generation=1), build=None)])
+        before = store.journal.head
+        impossible = [store.record(make(CacheCreated), build=None)]
+        reuse = [store.record(make(StepReused, kind="engine", keys={name: engine.key}), build=build)]
+        for _ in range(2):
+            with pytest.raises(DamagedHistoryError):
+                store.append(impossible)
+            with pytest.raises(DamagedHistoryError):
+                store.append([*reuse, *impossible])
+            with pytest.raises(RequestRefusedError) as caught:
+                store.append(reuse)
+            assert caught.value.kind is ErrorKind.WITHDRAWN
+        assert store.journal.head == before
+        store.append([store.record(make(GenerationAccepted, generation=2), build=None)])
+        assert store.journal.head.seq == before.seq + 2, "what folding changed is still recorded"
+        assert engine.key not in open_view(layout).state.step_cache.engines
 
 
 def entries_of(*raws):

@@ -227,6 +227,30 @@ def test_columns_that_are_refused(many, change, reason):
     assert reason in str(caught.value)
 
 
+def aliases(number, values):
+    """A column and others of its name: a few bytes for each, and all of its values."""
+    return {"/a": values, **{f"/b{each}": "models/a" for each in range(number)}}
+
+
+@pytest.mark.parametrize(
+    ("hostile", "reason"),
+    [
+        (aliases(800, [1, 2]), "columns"),
+        (aliases(0, [1] * 65), "65 documents"),
+        (aliases(400, ["x" * 100] * 64), "bytes in columns"),
+        (aliases(0, ["x" * 20_000]), "bytes in columns"),
+        (aliases(0, [list(range(5000))]), "bytes in columns"),
+        (aliases(0, [{str(name): 1 for name in range(2000)}]), "members in a column"),
+    ],
+)
+def test_columns_that_would_take_long_to_read(many, hostile, reason):
+    document = decode(many.head_bytes()[:-1])
+    columns(document)["models"] = hostile
+    with pytest.raises(NoGoError) as caught:
+        parse(encode(document) + b"\n")
+    assert reason in str(caught.value)
+
+
 names = st.text(st.sampled_from("ab/~. é"), min_size=1, max_size=4)
 values = st.one_of(
     st.integers(-2, 2), st.booleans(), st.text(max_size=3), st.lists(st.integers(0, 1), max_size=2)
