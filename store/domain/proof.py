@@ -44,6 +44,7 @@ def figures_of(event: CheckPassed | CheckFailed) -> dict[str, Any]:
     Raises:
         DamagedHistoryError: The event of a proof does not say it.
     """
+    near = event.measured.get("near_mm")
     match event.measured:
         case {
             "pictures": int(pictures),
@@ -52,13 +53,14 @@ def figures_of(event: CheckPassed | CheckFailed) -> dict[str, Any]:
             "at": int(at),
             "min_ppm": int(least),
             "better_half_right_ppm": None | int() as better,
-        }:
+        } if near is None or isinstance(near, int):
             return {
                 "pictures": pictures,
                 "right": right,
                 "within_m": within / 1000,
                 "at": at,
                 "min": least / _MILLION,
+                "near_m": None if near is None else near / 1000,
                 "better_half_right": None if better is None else better / _MILLION,
             }
         case _:
@@ -69,10 +71,11 @@ def described(figures: Mapping[str, Any]) -> str:
     """Return what a proof found in a line, from its figures."""
     among = "" if figures["at"] == 1 else f" by one of the first {figures['at']} candidates"
     better = figures["better_half_right"]
+    near = "" if figures["near_m"] is None else f", searched within {figures['near_m']:g} m of a guess"
     half = "" if better is None else f"; of the half with the larger margin {100 * better:.0f} % are right"
     return (
         f"{figures['right']} of {figures['pictures']} photographs found within {figures['within_m']:g} m"
-        f"{among}, at least {100 * figures['min']:g} % asked for{half}"
+        f"{among}{near}, at least {100 * figures['min']:g} % asked for{half}"
     )
 
 
