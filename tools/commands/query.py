@@ -13,6 +13,7 @@ import mercantile
 from pipeline.errors import ErrorKind, RequestError
 from pipeline.stages.stand_in import open_stand_in
 from pipeline.tiles.photograph import decode_photograph, read_photograph
+from store.base.cache_warning import CacheWarning
 from store.base.preprocessing import Pixels
 from store.cache.view import require_cache
 from store.disk.layout import Layout
@@ -91,11 +92,24 @@ def query(
         answer = locator.locate(read_image(image), question)
     for warning in answer.warnings:
         print_message(f"c10: warning: {warning}")
-    document = {**_EMPTY, **_answer_document(answer), "seconds": _seconds_since(began)}
+    document = {
+        **_EMPTY,
+        **_answer_document(answer),
+        "seconds": _seconds_since(began),
+        "warnings": [
+            CacheWarning(kind="doubtful-answer", message=text).to_document() for text in answer.warnings
+        ],
+    }
     return Answer(document=document, lines=places.candidates(answer))
 
 
-_EMPTY: Mapping[str, Any] = {"hits": [], "candidates": [], "margin": None, "metres_per_pixel": None}
+_EMPTY: Mapping[str, Any] = {
+    "hits": [],
+    "candidates": [],
+    "margin": None,
+    "metres_per_pixel": None,
+    "warnings": [],
+}
 
 
 def _seconds_since(began: float) -> float:
@@ -181,6 +195,7 @@ def _answer_document(answer: FoundPlaces) -> dict[str, Any]:
                 "side_m": round(each.side_m, 2),
                 "footprint": [[round(degrees, 7) for degrees in corner] for corner in each.footprint],
                 "captured": None if each.captured is None else [day.isoformat() for day in each.captured],
+                "descriptor_id": each.descriptor_id,
             }
             for each in answer.candidates
         ],
