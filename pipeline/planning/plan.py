@@ -5,15 +5,16 @@ runs, and the plan says which component of the key changed. Each cell is decided
 tiles changed keeps the rows of the tiles that did not.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
 
-from pipeline.embed.cells import Cell, group_cells
+from pipeline.embed.cells import Cell, CellKey, group_cells
 from pipeline.engines.models.model import Model
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.planning.inputs import Inputs
+from pipeline.planning.known_index import why_new_index
 from pipeline.planning.proof import key_of_proof
 from pipeline.planning.tile_packs import carried_cells
 from pipeline.request.options import BadTilePolicy
@@ -23,7 +24,7 @@ from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.domain.attachments import GOLDEN, attached
 from store.domain.events import CellEmbedded, CheckPassed, EngineCompiled
-from store.domain.index_files import named, refs_of
+from store.domain.index_files import refs_of
 from store.domain.proof import PROOF, SUBJECT, answers_of
 from store.domain.state import State
 
@@ -101,10 +102,7 @@ class ProofPlan:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class BuildPlan:
-    """The plan before work starts; the index follows from the blocks and is decided after them.
-
-    `index_why` says why it will be written although no cell changes, if that is known.
-    """
+    """The plan before work starts; `index_why` says why the index will be written although no cell changes."""
 
     engines: tuple[EnginePlan, ...]
     cells: tuple[CellPlan, ...]
@@ -141,7 +139,7 @@ class BuildPlan:
             "subject": "",
             "key": "",
             "decision": str(Decision.RUN if self.stale or self.index_why else Decision.REUSE),
-            "why": "cells change" if self.stale else self.index_why or "follows from the blocks",
+            "why": "cells change" if self.stale else self.index_why or "same blocks",
             "count": 1,
         }
         return (*engines, *cells, index, *self._proof_summary(), *packs)
@@ -210,9 +208,9 @@ def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
             for cell in cells
         ),
         stand_ins=tuple(_plan_stand_ins(state, inputs.descriptors, present)),
-        index_why=_index_why(state, inputs, present),
         packs=tuple(_plan_packs(state, inputs)),
     )
+    plan = replace(plan, index_why=_index_why(state, inputs, present, plan))
     return replace(plan, proof=_plan_proof(state, inputs, present, plan))
 
 
@@ -266,15 +264,13 @@ def _plan_packs(state: State, inputs: Inputs) -> Iterator[PackPlan]:
         )
 
 
-def _index_why(state: State, inputs: Inputs, present: Present) -> str:
-    """Return why the same blocks need a new index; empty if they do not, or if that is unknown."""
-    head = state.head_build
-    if head is None or head.index is None:
-        return ""
-    if head.inputs.get("index") != inputs.document["index"]:
-        return "its options or its library changed"
-    missing = [role for role, ref in named(head.index) if not _is_present(ref, present)]
-    return f"{missing[0]} is missing or damaged" if missing else ""
+def _index_why(state: State, inputs: Inputs, present: Present, plan: BuildPlan) -> str:
+    """Return why cells that all are known need a new index; empty if they do not."""
+    blocks = defaultdict[CellKey, list[CellEmbedded]](list)
+    for each in plan.cells:
+        if each.known is not None:
+            blocks[each.cell.key].append(each.known)
+    return "" if plan.stale else why_new_index(state, inputs, [*blocks.values()], present)
 
 
 def _is_present(ref: ArtifactRef, present: Present) -> bool:
