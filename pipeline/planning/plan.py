@@ -5,12 +5,12 @@ runs, and the plan says which component of the key changed. Each cell is decided
 tiles changed keeps the rows of the tiles that did not.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
 
-from pipeline.embed.cells import Cell, CellKey, group_cells
+from pipeline.embed.cells import Cell, group_cells
 from pipeline.engines.models.model import Model
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.planning.inputs import Inputs
@@ -199,18 +199,21 @@ def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
     known = {name[0] for name in state.step_cache.blocks}
     cells = group_cells(inputs.selection.units)
     whole_only = inputs.request.tiles.on_bad is BadTilePolicy.FAIL
+    why_changed = _why_changed(state, inputs)
     plan = BuildPlan(
         engines=tuple(_plan_engine(state, model, present) for model in inputs.models),
         cells=tuple(
-            _plan_cell(state, model, space, cell, present=present, why_new=why_new, whole_only=whole_only)
+            _plan_cell(state, model, space, cell, present=present, whys=whys, whole_only=whole_only)
             for model, (space, _) in zip(inputs.descriptors, inputs.networks, strict=True)
-            for why_new in ("new cell" if not known or space in known else "new vector space",)
+            for whys in (("new cell" if not known or space in known else "new vector space", why_changed),)
             for cell in cells
         ),
         stand_ins=tuple(_plan_stand_ins(state, inputs.descriptors, present)),
         packs=tuple(_plan_packs(state, inputs)),
     )
-    plan = replace(plan, index_why=_index_why(state, inputs, present, plan))
+    if not plan.stale:
+        blocks = [(each.cell.key, each.known) for each in plan.cells if each.known is not None]
+        plan = replace(plan, index_why=why_new_index(state, inputs, blocks, present))
     return replace(plan, proof=_plan_proof(state, inputs, present, plan))
 
 
@@ -262,15 +265,6 @@ def _plan_packs(state: State, inputs: Inputs) -> Iterator[PackPlan]:
             tiles=len(cell.tiles),
             size=cell.size,
         )
-
-
-def _index_why(state: State, inputs: Inputs, present: Present, plan: BuildPlan) -> str:
-    """Return why cells that all are known need a new index; empty if they do not."""
-    blocks = defaultdict[CellKey, list[CellEmbedded]](list)
-    for each in plan.cells:
-        if each.known is not None:
-            blocks[each.cell.key].append(each.known)
-    return "" if plan.stale else why_new_index(state, inputs, [*blocks.values()], present)
 
 
 def _is_present(ref: ArtifactRef, present: Present) -> bool:
@@ -354,10 +348,13 @@ def _plan_cell(
     cell: Cell,
     *,
     present: Present,
-    why_new: str,
+    whys: tuple[str, str],
     whole_only: bool,
 ) -> CellPlan:
-    """Plan a cell; with `whole_only` a block in which tiles were skipped is not reused."""
+    """Plan a cell; with `whole_only` a block in which tiles were skipped is not reused.
+
+    `whys` are the reasons of a cell that is new, and of one whose block shows something else.
+    """
     components = _components(space, cell)
     key = cell_key(components)
     known = _closest_block(state, space, cell, key)
@@ -366,13 +363,13 @@ def _plan_cell(
     if known is not None and known.key == key and whole and not (whole_only and skipped):
         decision, why = Decision.REUSE, "same tiles"
     elif known is None:
-        decision, why = Decision.RUN, why_new
+        decision, why = Decision.RUN, whys[0]
     elif not whole:
         decision, why = Decision.RUN, "its block is missing or damaged"
     elif known.key == key:
         decision, why = Decision.RUN, "tiles were skipped before, and must not be now"
     else:
-        decision, why = Decision.RUN, "its tiles changed"
+        decision, why = Decision.RUN, whys[1]
     return CellPlan(
         network=network,
         cell=cell,
@@ -382,6 +379,13 @@ def _plan_cell(
         why=why,
         known=known if whole else None,
     )
+
+
+def _why_changed(state: State, inputs: Inputs) -> str:
+    head = state.head_build
+    if head is not None and head.inputs.get("chunks") != inputs.document.get("chunks"):
+        return "other chunks are wanted"
+    return "its chunks changed" if inputs.levels else "its tiles changed"
 
 
 def _components(space: str, cell: Cell) -> Document:
