@@ -135,7 +135,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
         ),
         "prove": _Entry(
             "Find photographs of known places; say how often that is right.",
-            _keys("pictures within median_m margin answers"),
+            _keys("pictures within median_m margin answers warnings"),
         ),
         "doctor": _Entry(
             "Check this machine, its packages and the cache.", _keys("ok machine packages cache problems")

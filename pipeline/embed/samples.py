@@ -12,20 +12,14 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.builtin_model.place import (
-    MEANS,
-    blank_share,
-    grey_sums,
-    sums_type,
-    texture_energy,
-    texture_of_sums,
-)
+from pipeline.builtin_model.place import blank_share
 from pipeline.tiles.decode import Picture
 from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT, tile_of
 from store.base.lattice import Integers, chunk_of, tile_span
 from store.base.level import Level
 from store.base.mosaic import Parts, cut_columns, only_cut, render_chunks, scaled_tile
 from store.base.preprocessing import Pixels, Preprocessing, Sample
+from store.base.texture import MEANS, grey_sums, sums_type, texture_energy, texture_of_sums
 
 Write: TypeAlias = Callable[[Sample], float]
 """Writes the sample of a unit, and returns its texture."""

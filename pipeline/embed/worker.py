@@ -14,7 +14,6 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.embed.samples import KeptTiles, Samples, ShownTile, Unit, levels_by_zoom
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.processes.framing import Message, Payload
@@ -23,6 +22,7 @@ from pipeline.tiles.decode import Picture, decode_picture
 from pipeline.tiles.sources.read_tile import read_tile
 from store.base.identity import tile_of
 from store.base.preprocessing import Preprocessing
+from store.base.texture import FEATURELESS_BELOW
 from store.runtime.load import Engine, load_engine
 
 BLANK_TILE: Final = (

@@ -14,6 +14,7 @@ from pipeline.embed.cells import Cell, group_cells
 from pipeline.engines.models.model import Model
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.planning.inputs import Inputs
+from pipeline.planning.known_index import why_new_index
 from pipeline.planning.proof import key_of_proof
 from pipeline.planning.tile_packs import carried_cells
 from pipeline.request.options import BadTilePolicy
@@ -23,7 +24,7 @@ from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.domain.attachments import GOLDEN, attached
 from store.domain.events import CellEmbedded, CheckPassed, EngineCompiled
-from store.domain.index_files import named, refs_of
+from store.domain.index_files import refs_of
 from store.domain.proof import PROOF, SUBJECT, answers_of
 from store.domain.state import State
 
@@ -101,10 +102,7 @@ class ProofPlan:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class BuildPlan:
-    """The plan before work starts; the index follows from the blocks and is decided after them.
-
-    `index_why` says why it will be written although no cell changes, if that is known.
-    """
+    """The plan before work starts; `index_why` says why the index will be written although no cell changes."""
 
     engines: tuple[EnginePlan, ...]
     cells: tuple[CellPlan, ...]
@@ -141,7 +139,7 @@ class BuildPlan:
             "subject": "",
             "key": "",
             "decision": str(Decision.RUN if self.stale or self.index_why else Decision.REUSE),
-            "why": "cells change" if self.stale else self.index_why or "follows from the blocks",
+            "why": "cells change" if self.stale else self.index_why or "same blocks",
             "count": 1,
         }
         return (*engines, *cells, index, *self._proof_summary(), *packs)
@@ -201,18 +199,21 @@ def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
     known = {name[0] for name in state.step_cache.blocks}
     cells = group_cells(inputs.selection.units)
     whole_only = inputs.request.tiles.on_bad is BadTilePolicy.FAIL
+    why_changed = _why_changed(state, inputs)
     plan = BuildPlan(
         engines=tuple(_plan_engine(state, model, present) for model in inputs.models),
         cells=tuple(
-            _plan_cell(state, model, space, cell, present=present, why_new=why_new, whole_only=whole_only)
+            _plan_cell(state, model, space, cell, present=present, whys=whys, whole_only=whole_only)
             for model, (space, _) in zip(inputs.descriptors, inputs.networks, strict=True)
-            for why_new in ("new cell" if not known or space in known else "new vector space",)
+            for whys in (("new cell" if not known or space in known else "new vector space", why_changed),)
             for cell in cells
         ),
         stand_ins=tuple(_plan_stand_ins(state, inputs.descriptors, present)),
-        index_why=_index_why(state, inputs, present),
         packs=tuple(_plan_packs(state, inputs)),
     )
+    if not plan.stale:
+        blocks = [(each.cell.key, each.known) for each in plan.cells if each.known is not None]
+        plan = replace(plan, index_why=why_new_index(state, inputs, blocks, present))
     return replace(plan, proof=_plan_proof(state, inputs, present, plan))
 
 
@@ -264,17 +265,6 @@ def _plan_packs(state: State, inputs: Inputs) -> Iterator[PackPlan]:
             tiles=len(cell.tiles),
             size=cell.size,
         )
-
-
-def _index_why(state: State, inputs: Inputs, present: Present) -> str:
-    """Return why the same blocks need a new index; empty if they do not, or if that is unknown."""
-    head = state.head_build
-    if head is None or head.index is None:
-        return ""
-    if head.inputs.get("index") != inputs.document["index"]:
-        return "its options or its library changed"
-    missing = [role for role, ref in named(head.index) if not _is_present(ref, present)]
-    return f"{missing[0]} is missing or damaged" if missing else ""
 
 
 def _is_present(ref: ArtifactRef, present: Present) -> bool:
@@ -358,10 +348,13 @@ def _plan_cell(
     cell: Cell,
     *,
     present: Present,
-    why_new: str,
+    whys: tuple[str, str],
     whole_only: bool,
 ) -> CellPlan:
-    """Plan a cell; with `whole_only` a block in which tiles were skipped is not reused."""
+    """Plan a cell; with `whole_only` a block in which tiles were skipped is not reused.
+
+    `whys` are the reasons of a cell that is new, and of one whose block shows something else.
+    """
     components = _components(space, cell)
     key = cell_key(components)
     known = _closest_block(state, space, cell, key)
@@ -370,13 +363,13 @@ def _plan_cell(
     if known is not None and known.key == key and whole and not (whole_only and skipped):
         decision, why = Decision.REUSE, "same tiles"
     elif known is None:
-        decision, why = Decision.RUN, why_new
+        decision, why = Decision.RUN, whys[0]
     elif not whole:
         decision, why = Decision.RUN, "its block is missing or damaged"
     elif known.key == key:
         decision, why = Decision.RUN, "tiles were skipped before, and must not be now"
     else:
-        decision, why = Decision.RUN, "its tiles changed"
+        decision, why = Decision.RUN, whys[1]
     return CellPlan(
         network=network,
         cell=cell,
@@ -386,6 +379,13 @@ def _plan_cell(
         why=why,
         known=known if whole else None,
     )
+
+
+def _why_changed(state: State, inputs: Inputs) -> str:
+    head = state.head_build
+    if head is not None and head.inputs.get("chunks") != inputs.document.get("chunks"):
+        return "other chunks are wanted"
+    return "its chunks changed" if inputs.levels else "its tiles changed"
 
 
 def _components(space: str, cell: Cell) -> Document:

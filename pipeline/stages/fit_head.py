@@ -17,7 +17,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.embed.cells import Window
 from pipeline.embed.worker import Embedder
 from pipeline.embed.worker_messages import worker_request
@@ -37,6 +36,7 @@ from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT
 from pipeline.tiles.tile_columns import TileColumns
+from store.base.texture import FEATURELESS_BELOW
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import EngineCompiled

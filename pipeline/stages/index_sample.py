@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.builtin_model.place import FEATURELESS_BELOW
 from store.base.identity import CELL_SHIFT, tile_of
+from store.base.texture import FEATURELESS_BELOW
 from store.disk.artifacts import Artifacts
 from store.formats.descriptor_block import Block
 from store.formats.index_delta import Rows

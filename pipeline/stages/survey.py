@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.planning.area_report import AreaReport, Place, ground_coverage
 from pipeline.stages.repeated_rows import repeated_rows
 from pipeline.tiles.chunks import LevelChunks, chunks_of, tile_ids_under
 from pipeline.tiles.selection import Selection
 from store.base.identity import AXIS_MASK, MAX_ZOOM, X_SHIFT, ZOOM_SHIFT, tile_of
 from store.base.level import Level
+from store.base.texture import FEATURELESS_BELOW
 from store.disk.artifacts import Artifacts
 from store.formats.descriptor_block import Block
 from store.formats.joined_blocks import read_block

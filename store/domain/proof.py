@@ -53,10 +53,11 @@ def described(figures: Mapping[str, Any]) -> str:
     """Return what a proof found in a line, from its figures."""
     among = "" if figures["at"] == 1 else f" by one of the first {figures['at']} candidates"
     better = figures["better_half_right"]
+    near = "" if figures["near_m"] is None else f", searched within {figures['near_m']:g} m of a guess"
     half = "" if better is None else f"; of the half with the larger margin {100 * better:.0f} % are right"
     return (
         f"{figures['right']} of {figures['pictures']} photographs found within {figures['within_m']:g} m"
-        f"{among}, at least {100 * figures['min']:g} % asked for{half}"
+        f"{among}{near}, at least {100 * figures['min']:g} % asked for{half}"
     )
 
 

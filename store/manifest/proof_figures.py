@@ -11,6 +11,7 @@ _MILLION: Final = 1_000_000
 
 def parse_figures(measured: object) -> dict[str, Any] | None:
     """Return what a proof found, for programs: metres, and fractions of the photographs; None if it does not say it."""
+    near = measured.get("near_mm") if isinstance(measured, Mapping) else None
     match measured:
         case {
             "pictures": int(pictures),
@@ -19,13 +20,14 @@ def parse_figures(measured: object) -> dict[str, Any] | None:
             "at": int(at),
             "min_ppm": int(least),
             "better_half_right_ppm": None | int() as better,
-        }:
+        } if near is None or isinstance(near, int):
             return {
                 "pictures": pictures,
                 "right": right,
                 "within_m": within / 1000,
                 "at": at,
                 "min": least / _MILLION,
+                "near_m": None if near is None else near / 1000,
                 "better_half_right": None if better is None else better / _MILLION,
             }
         case _:

@@ -23,12 +23,11 @@ from PIL import Image
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from pipeline.builtin_model.place import (
-    FEATURELESS_BELOW,
     PLACE_DIMENSIONS,
     PLACE_INPUT,
     Whitening,
-    texture_energy,
 )
+from store.base.texture import FEATURELESS_BELOW, texture_energy
 from tests.place_training import encode_whitening, feature_model
 from tests.terrain_views import CONDITIONS, random_view
 from tools.demo.terrain import terrain

@@ -58,7 +58,8 @@ def why(source: Source, subject: str, *, number: int | None = None) -> dict[str,
     if not links:
         raise RequestRefusedError(
             f"expected a step ({', '.join(_STEPS)}), 8 or more digits of an artifact, or a tile of build"
-            f" {build.number} as zoom/x/y (a chunk as zoom/x/y/view), found {safe_text(subject, 200)!r}",
+            f" {build.number} as zoom/x/y (a chunk as zoom/x/y/view, or the descriptor_id of a candidate of"
+            f" c10 query --json), found {safe_text(subject, 200)!r}",
             kind=ErrorKind.UNKNOWN_GENERATION,
             hint="c10 why --help",
         )

@@ -12,6 +12,7 @@ from pipeline.planning.proof import read_truth
 from pipeline.proof.measure import Shares, count_shares
 from pipeline.request.area import area_of_inputs
 from pipeline.stages.proof import Asked, ask_all, doubt_warning
+from store.base.cache_warning import CacheWarning
 from store.cache.view import require_cache
 from store.disk.artifacts import Artifacts
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED
@@ -64,12 +65,14 @@ def prove(
                 near_m=near,
                 progress=progress,
             )
-    for warning in (table.outside_warning(area), doubt_warning(asked)):
-        if warning is not None:
-            print_message(f"c10: warning: {warning}")
+    told = {"photographs-outside": table.outside_warning(area), "doubtful-answer": doubt_warning(asked)}
+    warnings = [CacheWarning(kind=kind, message=text) for kind, text in told.items() if text is not None]
+    for warning in warnings:
+        print_message(f"c10: warning: {warning}")
     shares = count_shares([each.found for each in asked])
     return Answer(
-        document=_document(asked, shares), lines=proof.lines([each.found for each in asked], shares)
+        document={**_document(asked, shares), "warnings": [each.to_document() for each in warnings]},
+        lines=proof.lines([each.found for each in asked], shares),
     )
 
 

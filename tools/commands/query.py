@@ -195,6 +195,7 @@ def _answer_document(answer: FoundPlaces) -> dict[str, Any]:
                 "side_m": round(each.side_m, 2),
                 "footprint": [[round(degrees, 7) for degrees in corner] for corner in each.footprint],
                 "captured": None if each.captured is None else [day.isoformat() for day in each.captured],
+                "descriptor_id": each.descriptor_id,
             }
             for each in answer.candidates
         ],

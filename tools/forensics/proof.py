@@ -50,7 +50,6 @@ def _document(
         "reused": reused,
         "passed": isinstance(event, e.CheckPassed),
         **figures,
-        "near_m": _thousandths(measured.get("near_mm")),
         "median_m": _thousandths(measured.get("median_mm")),
         "margins": list(_margins(measured.get("margins"))),
         "within": within_shares(count_shares([each for each, _ in answers])) if answers else None,

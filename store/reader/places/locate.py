@@ -18,6 +18,7 @@ from store.base.identity import AXIS_MASK, X_SHIFT
 from store.base.lattice import footprint, middle
 from store.base.level import side_m
 from store.base.preprocessing import Pixels
+from store.base.texture import FEATURELESS_BELOW, texture_energy
 from store.errors import ArgumentError, TranslateShortages
 from store.reader.places.answer import Answer, Candidate, Timings
 from store.reader.places.descriptor_networks import DescriptorNetwork, query_vectors
@@ -26,6 +27,10 @@ from store.reader.places.question import Question, require_frame
 from store.runtime.backends.base import Vectors
 from store.trust.readiness import MAX_AGE_DAYS
 
+_NO_TEXTURE: Final = (
+    "the frame has hardly any texture, like calm water, cloud or a covered lens: "
+    "its candidates are chance, whatever the margin"
+)
 _FAR_FROM_LEVEL: Final = 1.25
 _TILTED_DEG: Final = 10
 _SURFACE_M: Final = 5.0
@@ -83,7 +88,7 @@ class Locator:
         with TranslateShortages("finding the place of a frame"):
             lens = self._lens(frame, question, warnings)
             table, side = self._nearest_level(lens, question, warnings)
-            queries = self._describe(lens, side, question.headings_deg, watch)
+            queries = self._describe(lens, side, question.headings_deg, watch, warnings)
             with watch.time("search"):
                 rows = None if question.near is None else table.near(*question.near)
                 turn, candidates, margin = self._search(table, queries, rows, question.k)
@@ -156,7 +161,9 @@ class Locator:
             )
         return tables[nearest], side
 
-    def _describe(self, lens: "_Lens", side: float, headings: Sequence[float], watch: "_Watch") -> Vectors:
+    def _describe(
+        self, lens: "_Lens", side: float, headings: Sequence[float], watch: "_Watch", warnings: list[str]
+    ) -> Vectors:
         """Return unit descriptors of the ground in a frame by all networks, float32 [headings, d]."""
         undistorts = lens.camera is not None and lens.camera.distortion is not None
         # Networks that take pictures of one size are shown the same cuts.
@@ -177,6 +184,9 @@ class Locator:
                 with watch.time("network"):
                     found.append(network.run(samples))
             parts.append(np.concatenate(found))
+        with watch.time("cut"):
+            if texture_energy(next(iter(cuts.values()))) < FEATURELESS_BELOW:
+                warnings.append(_NO_TEXTURE)
         return query_vectors(parts, self.networks)
 
     def _search(

@@ -119,6 +119,28 @@ def test_adding_one_embeds_with_that_one_alone(site):
     assert (report.tiles_embedded, site.work()) == (0, ["index"])
 
 
+def test_a_plan_says_whether_the_index_is_made_anew(site):
+    def planned(*models, **fields):
+        plan = site.provisioner().plan(site.request(models=models, **fields))
+        (step,) = [step for step in plan.steps if step["kind"] == "index"]
+        site.work()
+        made = site.made(*models, **fields)
+        assert (step["decision"] == "run") == ("index" in site.work()), step
+        assert made.outcome is BuildOutcome.BUILT
+        return step["decision"], step["why"]
+
+    changed = ("run", "its networks or their weights changed")
+    assert planned(model("a")) == ("run", "cells change")
+    assert planned(model("a"), flight_id="f2") == ("reuse", "same blocks")
+    assert planned(model("a"), model("b")) == ("run", "cells change")
+    assert planned(model("a"), model("b", weight=0.5)) == changed
+    assert planned(model("b")) == changed
+    assert planned(model("a"), model("b"), flight_id="f3") == ("reuse", "same blocks")
+    west = site.request().bbox
+    half = (west[0], west[1], 0.0, west[3])
+    assert planned(model("a"), model("b"), bbox=half) == ("run", "its cells are others")
+
+
 def test_another_weight_embeds_nothing_and_writes_the_index_again(site):
     one = site.made(model("a"), model("b"))
     site.work()

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.builtin_model.place import texture_energy
 from pipeline.embed.batcher import ATTEMPTS_ALONE, LocalDescriptorBatcher
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.pool import WorkerPool
 from pipeline.tiles.decode import decode
 from store.base.preprocessing import Preprocessing
+from store.base.texture import texture_energy
 from tests.embedding import PREPROCESSING, picture, rows_by_digest, windows_of, write_engine, write_pictures
 from tests.embedding import embed as embed_with
 from tests.engine_jobs import load_compiled

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.builtin_model.place import texture_energy
 from pipeline.embed import worker
 from pipeline.embed.samples import KeptTiles, Samples, ShownTile, levels_by_zoom
 from pipeline.tiles.decode import Picture, decode
@@ -15,6 +14,7 @@ from store.base.lattice import chunk_ids, chunk_of, tile_span
 from store.base.level import Level
 from store.base.mosaic import render_chunks
 from store.base.preprocessing import Preprocessing
+from store.base.texture import texture_energy
 from tests.small_builds import encoded
 
 ZOOM = 4

@@ -62,6 +62,19 @@ def test_a_plan_tells_what_is_asked_for(site):
     }
 
 
+def test_the_reason_of_other_chunks_is_not_their_tiles(site):
+    def reasons(**fields):
+        steps = site.provisioner().plan(site.request(**fields)).steps
+        return {step["why"] for step in steps if step["kind"] == "cells"}
+
+    assert site.build().error is None
+    chunks = site.request().chunks
+    larger = [replace(each, side_m=1.25 * each.side_m) for each in chunks.level]
+    assert reasons(chunks=replace(chunks, level=larger)) == {"other chunks are wanted"}
+    darker(site)
+    assert "its chunks changed" in reasons()
+
+
 def darker(site):
     site.write_ground(GROUND // 2, [(5, 5)])
 

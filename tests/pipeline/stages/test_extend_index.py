@@ -235,7 +235,7 @@ def test_a_plan_says_why_an_index_is_written_though_no_cell_changes(site):
         return [(step["decision"], step["why"]) for step in found.steps if step["kind"] == "index"]
 
     build_two(site)
-    assert planned(kind=IndexKind.HNSW) == [("reuse", "follows from the blocks")]
+    assert planned(kind=IndexKind.HNSW) == [("reuse", "same blocks")]
     for options in ({"kind": IndexKind.FLAT}, {"kind": IndexKind.HNSW, "delta": False}):
         assert planned(**options) == [("run", "its options or its library changed")]
     index = site.state().head_build.index

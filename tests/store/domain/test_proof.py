@@ -94,6 +94,7 @@ def test_a_proof_that_nobody_vouches_for_is_not_reused():
         {"pictures": "gone"},
         {"right": None},
         {"better_half_right_ppm": "all"},
+        {"near_mm": "200"},
     ],
 )
 def test_a_proof_that_says_nothing_is_refused(wrong):
@@ -110,6 +111,7 @@ def test_figures_for_programs_and_people():
         "within_m": 50,
         "at": 1,
         "min": 0.7,
+        "near_m": None,
         "better_half_right": 0.5,
     }
     assert described(figures) == (
@@ -119,6 +121,9 @@ def test_figures_for_programs_and_people():
     figures = figures_of(proof(at=5, better_half_right_ppm=None))
     assert described(figures) == (
         "3 of 4 photographs found within 50 m by one of the first 5 candidates, at least 70 % asked for"
+    )
+    assert described(figures_of(proof(near_mm=200_000, better_half_right_ppm=None))) == (
+        "3 of 4 photographs found within 50 m, searched within 200 m of a guess, at least 70 % asked for"
     )
 
 

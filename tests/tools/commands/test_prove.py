@@ -108,6 +108,7 @@ def test_outside_of_the_area_is_wrong_and_told(site, rows):
     assert [each["outside"] for each in found["answers"]] == [True, False, False, False]
     assert found["within"]["100"]["10"] == 0.75
     assert "warning: photos/edge.png: outside of the area" in result.stderr
+    assert [each["kind"] for each in found["warnings"]] == ["photographs-outside"]
     shown = prove(site, HEADER + row("photos/edge.png", edge) + "".join(rows), json=False)
     assert "outside of the area" in shown.stdout
 
@@ -170,6 +171,9 @@ def test_text_for_people(site, rows):
 def test_an_altitude_that_does_not_fit_is_a_warning(site, rows):
     result = prove(site, HEADER + rows[0].replace(f",{ALTITUDE_M},,", f",{2 * ALTITUDE_M},,"))
     assert "c10: warning: photos/one.png: the frame is best compared" in result.stderr
+    (warning,) = json.loads(result.stdout)["warnings"]
+    assert warning["kind"] == "doubtful-answer"
+    assert f"c10: warning: {warning['message']}\n" in result.stderr
 
 
 REFUSED = {
@@ -305,6 +309,7 @@ def test_what_a_proof_showed_is_in_status_verify_and_replay(tmp_path):
         "within_m": 5000,
         "at": 1,
         "min": 0.5,
+        "near_m": None,
         "better_half_right": 1.0,
     }
     assert "1 of 2 photographs found" in run("status").stdout

@@ -39,7 +39,7 @@ def test_the_place_of_a_picture(chunks):
     assert answer["metres_per_pixel"] == pytest.approx(PIXEL_M, abs=1e-6)
     assert 0 < answer["seconds"] < 60
     best = answer["candidates"][0]
-    assert best.keys() == {"lon", "lat", "score", "level", "side_m", "footprint", "captured"}
+    assert best.keys() == {"lon", "lat", "score", "level", "side_m", "footprint", "captured", "descriptor_id"}
     assert best["score"] == pytest.approx(1, abs=1e-2)
     (west, north), (east, _), (_, south), _ = best["footprint"]
     assert west < best["lon"] < east
@@ -49,6 +49,13 @@ def test_the_place_of_a_picture(chunks):
     again = found(query(chunks, "--gsd", PIXEL_M, "--top", 3, "--heading", 0))
     assert again["candidates"] == answer["candidates"]
     assert again["margin"] == answer["margin"] > 0
+    assert answer["warnings"] == []
+    far = found(query(chunks, "--altitude", 2 * ALTITUDE_M))
+    assert [(each["kind"], "best compared" in each["message"]) for each in far["warnings"]] == [
+        ("doubtful-answer", True)
+    ]
+    explained = CliRunner().invoke(cli, ["why", str(best["descriptor_id"]), "--cache", str(chunks.cache)])
+    assert explained.exit_code == 0, explained.output
 
 
 def test_near_a_place(chunks):

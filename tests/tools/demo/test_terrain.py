@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.builtin_model.place import FEATURELESS_BELOW, texture_energy
+from store.base.texture import FEATURELESS_BELOW, texture_energy
 from tests.terrain_views import CONDITIONS, random_view
 from tools.demo.terrain import terrain, view
 from tools.demo.terrain_ground import Look

@@ -572,6 +572,14 @@ class TestErrors:
             assert len(warnings) == count
             assert all("looks straight down" in warning for warning in warnings)
 
+    def test_a_frame_without_texture_is_a_warning(self, cache):
+        rng, frame = np.random.default_rng(3), frame_at(X, Y)
+        blank = np.full_like(frame, 1)
+        noisy = np.clip(128 + rng.normal(0, 4, frame.shape), 0, 255).astype(np.uint8)
+        for shown, warned in ((frame, 0), (blank, 1), (blank * 128, 1), (blank * 255, 1), (noisy, 1)):
+            answer = cache.locate(shown, altitude_m=ALTITUDE_M, headings=3)
+            assert ["texture" in warning for warning in answer.warnings] == [True] * warned
+
     def test_a_frame_without_a_descriptor(self, cache):
         with pytest.raises(ExecutionError, match="descriptor of the frame"):
             cache.locate(np.zeros((64, 80, 3), np.uint8), altitude_m=ALTITUDE_M)
