@@ -328,23 +328,20 @@ class TestAnswer:
                 assert cache.locate(frame_at(X, Y), **asked, threads=number).candidates == answer.candidates
             assert others == [{"threads": 3}]
 
-    @pytest.mark.parametrize(
-        "error", [MemoryError(), RuntimeError("Error in void faiss::IndexFlatCodes::add: std::bad_alloc")]
-    )
+    @pytest.mark.parametrize("error", [MemoryError, RuntimeError])
     @pytest.mark.parametrize(
         "place", ["store.reader.places.level_table.RoundedVectors", "store.reader.places.locate.cut_square"]
     )
     def test_a_load_that_lacks_memory_is_a_shortage_and_no_load(self, kinds, error, place, monkeypatch):
         def fails(*_, **__):
-            raise error
+            raise error("Error in void faiss::IndexFlatCodes::add: std::bad_alloc")
 
         few_settle(monkeypatch, 100)
         with FlightCache.open(kinds[0].cache, trusted_keys=ALLOW_UNSIGNED, generation=1) as cache:
             with monkeypatch.context() as short:
                 short.setattr(place, fails)
-                with pytest.raises(CacheUnusableError) as found:
+                with pytest.raises(CacheUnusableError, match="expected enough memory"):
                     cache.load_all(threads=2)
-            assert found.value.kind is ErrorKind.RESOURCES
             assert cache.engine("place") is not cache.engine("place"), "nothing counts as loaded"
             loaded = cache.load_all()
             assert cache.engine("place") is loaded.engines["place"]
