@@ -139,9 +139,14 @@ def request_error(problems: Iterable[Problem], *, subject: str | None = None) ->
     found = tuple(problems)
     where = f"{subject}: " if subject else ""
     if len(found) == 1:
-        return RequestError(f"{where}{found[0]}", subject=subject, problems=found)
-    lines = "".join(f"\n  {problem}" for problem in found)
-    return RequestError(f"{where}{len(found)} problems:{lines}", subject=subject, problems=found)
+        message, key = f"{where}{found[0]}", found[0].key or "it"
+    else:
+        message, key = (
+            f"{where}{len(found)} problems:" + "".join(f"\n  {each}" for each in found),
+            "these keys",
+        )
+    hint = f"correct {key} in the request; docs/configuration.md has every key"
+    return RequestError(message, hint=hint, subject=subject, problems=found)
 
 
 def records_from(

@@ -16,7 +16,7 @@ from typing import Any, Final
 MARK: Final = b"<!-- C10 flight recorder -->"
 """Near the beginning of every page; tells a page from any other file."""
 
-_SCRIPTS: Final = ("words.js", "map.js", "proof.js", "replay.js", "panels.js", "start.js")
+_SCRIPTS: Final = ("words.js", "map.js", "proof.js", "replay.js", "records.js", "panels.js", "start.js")
 _PLACEHOLDERS: Final = ("CSP", "CSS", "SUMMARY", "DATA", "SCRIPT")
 
 

@@ -248,11 +248,11 @@ def test_one_wrong_thing_is_one_sentence(request_text, old, new, message):
 def test_values_are_shown_as_in_the_file():
     with pytest.raises(RequestError, match=r"^engine\.backend: expected one of .*, found 'fp32'"):
         EngineOptions(backend=Precision.FP32)
-    with pytest.raises(RequestError, match=r"^models\.name: expected .*, found '/a'$"):
+    with pytest.raises(RequestError, match=r"^models\.name: expected .*, found '/a'; correct models.name"):
         ModelSpec(name=Path("/a"), role="descriptor", onnx="m.onnx")
-    with pytest.raises(RequestError, match=r"found 2026-01-02$"):
+    with pytest.raises(RequestError, match=r"found 2026-01-02; correct "):
         EngineOptions(tf32=date(2026, 1, 2))
-    with pytest.raises(RequestError, match=r"found .{80}$"):
+    with pytest.raises(RequestError, match=r"found .{80}; correct "):
         EngineOptions(target="t" * 999)
 
 
