@@ -12,9 +12,12 @@ from pipeline.errors import ErrorKind, PipelineError, RequestError
 from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7, BoxE7
 from pipeline.request.options import DEFAULT_OVERLAP
 from pipeline.request.request import BuildRequest
+from pipeline.tiles.grid import tile_ranges
 from pipeline.tiles.image_header import read_header
+from pipeline.tiles.selection import no_tiles
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Locator, TileMetadataStore
+from pipeline.tiles.tile_columns import TileColumns
 from store.base.camera import Camera, level_sides_m
 from store.base.canonical_json import Document
 from store.base.lattice import choose_level, metres_per_pixel, overlap_of, side_m
@@ -165,6 +168,8 @@ def choose_levels(
             hint="narrow altitude_m, and build another cache for the other heights",
         )
     edges = {zoom: edge for zoom in _zooms(request) if (edge := _tile_edge(request, source, zoom))}
+    if not edges:
+        _require_tiles(request, source)
     latitude = request.origin_e7[1] / E7
     chosen: dict[Level, list[float]] = {}
     for side, overlap in wanted:
@@ -197,6 +202,13 @@ def choose_levels(
             )
         )
     return tuple(found)
+
+
+def _require_tiles(request: BuildRequest, source: TileMetadataStore) -> None:
+    found = TileColumns.joined([source.query_by_bbox(request.bbox_e7, request.zoom)])
+    if not len(found):
+        error = no_tiles(request, source, tile_ranges(request.bbox_e7, request.zoom), *found.warnings)
+        raise RequestError(f"chunks: {error.message}", hint=error.hint, kind=ErrorKind.NO_TILES)
 
 
 def _wanted_sides(request: BuildRequest, calibration: bytes) -> Sequence[tuple[float, float]]:

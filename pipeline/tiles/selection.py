@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.request.files import read_request_text
-from pipeline.request.geometry import box_text
+from pipeline.request.geometry import box_text, doubt_of_crossing
 from pipeline.request.options import TooOldPolicy, UnknownAgePolicy
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.capture_dates import MAX_CSV_BYTES, parse_capture_dates
@@ -106,7 +106,7 @@ def select_tiles(
         else [source.query_by_bbox(request.bbox_e7, request.zoom)]
     )
     if not len(found):
-        raise _no_tiles(request, source, ranges, *found.warnings)
+        raise no_tiles(request, source, ranges, *found.warnings)
     tiles, excluded, warnings = _split_by_age(
         request, _with_capture_dates(request, found), request.tiles.as_of or today
     )
@@ -160,7 +160,7 @@ def _wanted_ranges(request: BuildRequest, levels: Sequence[ChunkLevel]) -> tuple
     if wanted > MAX_WANTED:
         raise RequestError(
             f"bbox, zoom: expected at most {MAX_WANTED} tiles, found an area that wants {wanted}",
-            hint="shrink the box or lower the highest zoom",
+            hint=f"shrink the box or lower the highest zoom{doubt_of_crossing(request.bbox_e7)}",
             kind=ErrorKind.TOO_MANY_TILES,
         )
     return ranges
@@ -177,15 +177,16 @@ def _wanted_chunks(request: BuildRequest, level: ChunkLevel) -> Rectangle:
     if wanted.total > MAX_WANTED:
         raise RequestError(
             f"bbox, chunks: expected at most {MAX_WANTED} chunks, found an area that wants {wanted.total}",
-            hint="shrink the box or lower chunks.overlap",
+            hint=f"shrink the box or lower chunks.overlap{doubt_of_crossing(request.bbox_e7)}",
             kind=ErrorKind.TOO_MANY_TILES,
         )
     return wanted
 
 
-def _no_tiles(
+def no_tiles(
     request: BuildRequest, source: TileMetadataStore, ranges: Sequence[TileRange], *hints: str
 ) -> TileError:
+    """Return the error that a source has none of the wanted tiles: it says what the source has."""
     extent, wanted = source.extent(), sum(part.count for part in ranges)
     zooms = f"zooms {extent.zoom[0]} to {extent.zoom[1]}" if extent.zoom else "nothing"
     bounds = f" in {box_text(extent.box_e7)}" if extent.box_e7 else ""
