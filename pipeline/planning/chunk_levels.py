@@ -17,8 +17,10 @@ from pipeline.request.options import DEFAULT_OVERLAP
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.grid import range_box_e7, tile_box_e7
 from pipeline.tiles.image_header import read_header
+from pipeline.tiles.selection import no_tiles
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Locator, Place, TileMetadataStore
+from pipeline.tiles.tile_columns import TileColumns
 from pipeline.tiles.wanted import wanted_tiles_of
 from store.base.cache_warning import CacheWarning
 from store.base.camera import Camera, level_sides_m
@@ -178,6 +180,8 @@ def choose_levels(
         )
     ground = request.area_of_boxes() if area is None else area
     edges = {zoom: edge for zoom in _zooms(request) if (edge := _tile_edge(ground, source, zoom))}
+    if not edges:
+        _require_tiles(request, source, ground)
     latitude = request.origin_e7[1] / E7
     chosen: dict[Level, list[float]] = {}
     for side, overlap in wanted:
@@ -210,6 +214,14 @@ def choose_levels(
             )
         )
     return tuple(found)
+
+
+def _require_tiles(request: BuildRequest, source: TileMetadataStore, area: Area) -> None:
+    wanted = wanted_tiles_of(area, request.zoom, ())
+    found = TileColumns.joined([source.query_by_bbox(area.bbox_e7, request.zoom)])
+    if not len(found):
+        error = no_tiles(request, source, area, wanted, *found.warnings)
+        raise RequestError(f"chunks: {error.message}", hint=error.hint, kind=ErrorKind.NO_TILES)
 
 
 def _wanted_sides(request: BuildRequest, calibration: bytes) -> Sequence[tuple[float, float]]:

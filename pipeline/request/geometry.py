@@ -49,6 +49,11 @@ def split_at_antimeridian(box: BoxE7) -> tuple[BoxE7, ...]:
     return tuple(half for half in halves if half[0] < half[2])
 
 
+def doubt_of_crossing(box: BoxE7) -> str:
+    """Return a question for the end of a hint where west is greater than east, which is mostly a mistake; else ""."""
+    return "; west > east crosses the antimeridian: were they exchanged?" if box[0] > box[2] else ""
+
+
 def contains(box: BoxE7, longitude_e7: int, latitude_e7: int) -> bool:
     """Whether a point lies in a box or on its edge."""
     return any(

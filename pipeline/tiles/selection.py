@@ -115,7 +115,7 @@ def select_tiles(
     wanted = wanted_tiles_of(ground, request.zoom, levels)
     found = _present(request, source, ground, wanted, by_part=bool(levels) or ground.shape is not None)
     if not len(found):
-        raise _no_tiles(request, source, ground, wanted, *found.warnings)
+        raise no_tiles(request, source, ground, wanted, *found.warnings)
     tiles, excluded, warnings = _split_by_age(
         request, _with_capture_dates(request, found), request.tiles.as_of or today
     )
@@ -175,14 +175,14 @@ def selection_of(
     )
 
 
-def _no_tiles(
+def no_tiles(
     request: BuildRequest,
     source: TileMetadataStore,
     area: Area,
     wanted: Sequence[WantedTiles],
     *hints: str,
 ) -> PipelineError:
-    """Return the error of a request of whose tiles a source has none."""
+    """Return the error that a source has none of the wanted tiles: it says what the source has."""
     extent, count = source.extent(), sum(part.count for part in wanted)
     zooms = f"zooms {extent.zoom[0]} to {extent.zoom[1]}" if extent.zoom else "nothing"
     bounds = f" in {box_text(extent.box_e7)}" if extent.box_e7 else ""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pipeline.errors import ErrorKind, RequestError
 from pipeline.request.area import Area, Shape
-from pipeline.request.geometry import E7, BoxE7
+from pipeline.request.geometry import E7, BoxE7, doubt_of_crossing
 from pipeline.tiles.chunks import disjoint_ranges, tile_runs_under, tiles_of, wanted_chunks, wanted_total
 from pipeline.tiles.grid import MAX_WANTED, TileRange, tile_ranges
 from pipeline.tiles.patches import Patch, Rectangle, cover
@@ -122,9 +122,10 @@ def _parts(area: Area, zooms: ZoomRange, levels: Sequence[ChunkLevel]) -> tuple[
 def _require_few(area: Area, wanted: int, key: str, what: str) -> None:
     if wanted > MAX_WANTED:
         mend = "lower the highest zoom" if what == "tiles" else "lower chunks.overlap"
+        doubt = doubt_of_crossing(area.bbox_e7) if area.shape is None else ""
         raise RequestError(
             f"{_key(area)}, {key}: expected at most {MAX_WANTED} {what}, found an area that wants {wanted}",
-            hint=f"shrink the area or {mend}",
+            hint=f"shrink the area or {mend}{doubt}",
             kind=ErrorKind.TOO_MANY_TILES,
         )
 

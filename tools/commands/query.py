@@ -11,6 +11,7 @@ import click
 import mercantile
 
 from pipeline.errors import ErrorKind, RequestError
+from pipeline.request.geometry import box_text
 from pipeline.stages.stand_in import open_stand_in
 from pipeline.tiles.photograph import decode_photograph, read_photograph
 from store.base.cache_warning import CacheWarning
@@ -100,7 +101,9 @@ def query(
             CacheWarning(kind="doubtful-answer", message=text).to_document() for text in answer.warnings
         ],
     }
-    return Answer(document=document, lines=places.candidates(answer))
+    return Answer(
+        document=document, lines=places.candidates(answer, box_text(cache.manifest.inputs["bbox_e7"]))
+    )
 
 
 _EMPTY: Mapping[str, Any] = {

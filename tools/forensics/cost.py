@@ -78,13 +78,19 @@ def cost_of(timeline: BuildTimeline) -> dict[str, Any]:
     walked = any(isinstance(m.event, (e.IndexBuilt, e.IndexExtended, e.CoverageWalked)) for m in timeline.own)
     # Only when all cells are done is it known that what was not embedded was reused.
     reused = units - embedded if units is not None and walked else None
+    # A build that reuses its index does not say how many chunks there are.
+    whole = walked and units is None and embedded == 0
     return {
         "ms": timeline.took_ms,
         "bytes": sum(step.size for step in timeline.steps),
         "tiles": selected,
         "embedded": embedded,
         "reused_tiles": None if reused is None else max(0, reused),
-        "reuse_ppm": _ppm(max(0, reused), units) if units and reused is not None else None,
+        "reuse_ppm": _MILLION
+        if whole
+        else _ppm(max(0, reused), units)
+        if units and reused is not None
+        else None,
         "unit": "chunk" if chunks else "tile",
         "steps": [
             {

@@ -5,10 +5,13 @@ from store.reader.places.answer import Answer
 from tools.output import render
 
 
-def candidates(found: Answer) -> list[str]:
-    """Return a table of the chunks of ground found, best first, and what the margin says."""
+def candidates(found: Answer, area: str) -> list[str]:
+    """Return a table of the chunks of ground found, best first, and what the margin says.
+
+    `area` is west, south, east and north of the cache, for where none was compared.
+    """
     if not found.candidates:
-        return ["no chunk of ground is there to be compared"]
+        return ["no chunk of ground is there to be compared", f"the area of the cache is {area}"]
     best = found.candidates[0]
     rows = [
         (

@@ -62,6 +62,13 @@ def test_a_plan_tells_what_is_asked_for(site):
     }
 
 
+def test_a_build_that_reuses_everything_has_reused_all_of_it(site):
+    for flight in ("f1", "f2"):
+        assert site.build(flight_id=flight).error is None
+    result = CliRunner().invoke(cli, ["log", "--json", "--cache", str(site.cache)])
+    assert [each["reuse_ppm"] for each in json.loads(result.stdout)["entries"]] == [1_000_000, 0]
+
+
 def test_the_reason_of_other_chunks_is_not_their_tiles(site):
     def reasons(**fields):
         steps = site.provisioner().plan(site.request(**fields)).steps

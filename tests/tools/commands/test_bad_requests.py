@@ -47,6 +47,15 @@ def of_altitude(value):
     )
 
 
+def of_box(change):
+    def changed(site, text):
+        west, south, east, north = site.request().bbox
+        old = next(line for line in text.splitlines() if line.startswith("bbox"))
+        return text.replace(old, f"bbox = {change(west, south, east, north)}")
+
+    return changed
+
+
 def of_camera(old, new):
     def change(site, text):
         assert old in CAMERA_TEXT
@@ -90,7 +99,13 @@ def every_other_column(site, text):
 
 ROW = f"one.png,0,0,{ALTITUDE_M},0\n"
 BAD = {
-    "no imagery of the zoom": (lambda _, text: text.replace(str(ZOOM), "9"), "expected imagery of zoom 9"),
+    "no imagery of the zoom": (lambda _, text: text.replace(str(ZOOM), "9"), f"holds zooms {ZOOM} to {ZOOM} in ["),
+    "another ending": (lambda _, text: text.replace("{y}.png", "{y}.jpg"), "end in .png"),
+    "a box elsewhere": (of_box(lambda *_: [10.0, 10.0, 11.0, 11.0]), f"holds zooms {ZOOM} to {ZOOM} in ["),
+    "west and east exchanged": (
+        of_box(lambda west, south, east, north: [east, -80.0, west, 80.0]),
+        "were they exchanged?",
+    ),
     "no fx": (of_camera('"fx": 50, ', ""), '"fx": expected a number of pixels'),
     "fx 0": (of_camera('"fx": 50', '"fx": 0'), "a focal length above 0"),
     "fx below 0": (of_camera('"fx": 50', '"fx": -50'), "a focal length above 0"),

@@ -82,7 +82,10 @@ def test_text_for_people(chunks):
     far = query(chunks, "--altitude", 2 * ALTITUDE_M, json=False)
     assert "c10: warning: " in far.stderr
     assert far.exit_code == 0
-    assert "no chunk of ground" in query(chunks, "--gsd", 300, "--near", "9,9,9", json=False).stdout
+    nowhere = query(chunks, "--gsd", 300, "--near", "9,9,9", json=False).stdout
+    assert "no chunk of ground" in nowhere
+    west, south, east, north = chunks.request().bbox
+    assert f"[{west:.7f}, {south:.7f}, {east:.7f}, {north:.7f}]" in nowhere
 
 
 REFUSED = {
