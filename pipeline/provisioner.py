@@ -279,7 +279,7 @@ class CacheProvisioner:
             trusted_keys=self._keys(signing=False).trusted,
         )
 
-    def _resolve(self, request: BuildRequest, keys: MachineKeys) -> Inputs:
+    def _resolve(self, request: BuildRequest, keys: MachineKeys | None = None) -> Inputs:
         ports = self.ports
         return resolve_inputs(
             request,
@@ -290,7 +290,7 @@ class CacheProvisioner:
             precision=self.precision,
             stand_in=ports.stand_in,
             networks=NetworkCache(self.config.digest_cache_folder),
-            heads=self._heads(keys) if request.has_heads else None,
+            heads=self._heads(keys or self._keys()) if request.has_heads else None,
         )
 
     def _heads(self, keys: MachineKeys) -> Heads:

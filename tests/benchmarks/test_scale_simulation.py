@@ -124,9 +124,9 @@ def test_gathering_is_timed_by_itself(monkeypatch):
     gathered, timed = [], []
     gather = CacheProvisioner._resolve
 
-    def gathering(self, request):
+    def gathering(self, request, *keys):
         gathered.append(request)
-        return gather(self, request)
+        return gather(self, request, *keys)
 
     def wall(work):
         before = len(gathered)
