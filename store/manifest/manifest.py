@@ -238,12 +238,7 @@ def _parse_body(raw: bytes, written: Document, envelope: Envelope, number: int) 
     levels = parse_levels(inputs)
     carried = _parse_carried(body, inputs)
     proof = _parse_proof(body, inputs, levels)
-    needs = bool(levels or carried or joins_networks(inputs))
-    if needs != (number == CHUNKS):
-        found = "with" if needs else "without"
-        raise ValueError(
-            f"a manifest of format {number} {found} levels of chunks, several networks or carried tiles"
-        )
+    _require_format(number, chunks=bool(levels or carried or joins_networks(inputs)))
     return Manifest(
         raw=raw,
         body=body,
@@ -265,6 +260,14 @@ def _parse_body(raw: bytes, written: Document, envelope: Envelope, number: int) 
         proof=proof,
         weights=tuple(map(weight_of, descriptors_of(inputs))),
     )
+
+
+def _require_format(number: int, *, chunks: bool) -> None:
+    if chunks != (number == CHUNKS):
+        found = "with" if chunks else "without"
+        raise ValueError(
+            f"a manifest of format {number} {found} levels of chunks, several networks or carried tiles"
+        )
 
 
 def _parse_carried(body: Document, inputs: Document) -> CarriedEntry | None:
