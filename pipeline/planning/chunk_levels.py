@@ -201,19 +201,27 @@ def choose_levels(
                 kind=ErrorKind.BAD_REQUEST if edges else ErrorKind.NO_TILES,
             ) from error
         chosen.setdefault(level, []).append(side)
-    found = []
+    return tuple(_chosen_levels(request, chosen, edges, latitude, input_side_px=input_side_px))
+
+
+def _chosen_levels(
+    request: BuildRequest,
+    chosen: Mapping[Level, Sequence[float]],
+    edges: Mapping[int, int],
+    latitude: float,
+    *,
+    input_side_px: int,
+) -> Iterator[ChosenLevel]:
+    """Yield levels by rising side, given the sides that each was chosen for, and the edges of tiles by zoom."""
     for number, level in enumerate(sorted(chosen, key=lambda each: side_m(each, latitude)), 1):
         chunks, side = ChunkLevel(level=level, tile_edge=edges[level.zoom]), side_m(level, latitude)
-        found.append(
-            ChosenLevel(
-                described=DescribedLevel(number=number, chunks=chunks, side_m=side),
-                wanted_m=chosen[level][0],
-                also_wanted_m=tuple(chosen[level][1:]) if request.altitude_m is None else (),
-                asked=side / input_side_px,
-                available=metres_per_pixel(level.zoom, chunks.tile_edge, latitude),
-            )
+        yield ChosenLevel(
+            described=DescribedLevel(number=number, chunks=chunks, side_m=side),
+            wanted_m=chosen[level][0],
+            also_wanted_m=tuple(chosen[level][1:]) if request.altitude_m is None else (),
+            asked=side / input_side_px,
+            available=metres_per_pixel(level.zoom, chunks.tile_edge, latitude),
         )
-    return tuple(found)
 
 
 def _require_tiles(request: BuildRequest, source: TileMetadataStore, area: Area) -> None:

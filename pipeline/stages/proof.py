@@ -232,21 +232,35 @@ def prove_build(run: BuildContext, index: Index) -> None:
         run.hashed.add(known.artifact)
         run.reuse(PROOF, {SUBJECT: key})
         return
+    _record_proof(run, key, _ask_build(run, table, engines, index, build.tiles.table))
+
+
+def _ask_build(
+    run: BuildContext,
+    table: TruthTable,
+    engines: Mapping[str, EngineCompiled],
+    index: Index,
+    tiles: ArtifactRef,
+) -> list[Asked]:
     locator = locator_of(
-        artifacts,
+        run.store.artifacts,
         run.inputs.document,
         engines=engines,
         index=index,
-        tiles=build.tiles.table,
+        tiles=tiles,
         calibration=run.inputs.calibration,
     )
-    asked = ask_all(
+    return ask_all(
         table,
         locator,
         area=run.inputs.area,
         near_m=None if run.inputs.request.proof is None else run.inputs.request.proof.near_m,
         progress=run.ports.progress,
     )
+
+
+def _record_proof(run: BuildContext, key: str, asked: Sequence[Asked]) -> None:
+    """Record the answers for all photographs; raise `CheckError` if too few of these are found."""
     found = [each.found for each in asked]
     run.proof = encode_answers(asked)
     ref = run.put(run.proof)

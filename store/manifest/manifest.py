@@ -243,12 +243,7 @@ def _parse_body(raw: bytes, written: Document, envelope: Envelope, number: int) 
     carried = _parse_carried(body, inputs)
     proof = _parse_proof(body, inputs, levels)
     area = validators.artifact_ref(inputs["area"]) if "area" in inputs else None
-    needs = bool(levels or carried or area or joins_networks(inputs))
-    if needs != (number == CHUNKS):
-        found = "with" if needs else "without"
-        raise ValueError(
-            f"a manifest of format {number} {found} levels of chunks, several networks or carried tiles, or an area"
-        )
+    _require_format(number, chunks=bool(levels or carried or area or joins_networks(inputs)))
     return Manifest(
         raw=raw,
         body=body,
@@ -271,6 +266,14 @@ def _parse_body(raw: bytes, written: Document, envelope: Envelope, number: int) 
         area=area,
         weights=tuple(map(weight_of, descriptors_of(inputs))),
     )
+
+
+def _require_format(number: int, *, chunks: bool) -> None:
+    if chunks != (number == CHUNKS):
+        found = "with" if chunks else "without"
+        raise ValueError(
+            f"a manifest of format {number} {found} levels of chunks, several networks or carried tiles"
+        )
 
 
 def _parse_carried(body: Document, inputs: Document) -> CarriedEntry | None:

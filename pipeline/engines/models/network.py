@@ -147,10 +147,27 @@ def _model_of(
     precision: str,
     head: Document | None = None,
 ) -> Model:
+    job = _job_of(request, spec, facts, target=target, precision=precision)
+    components = _with_head(compiler.key_components(job), head)
+    return Model(
+        spec=spec,
+        job=job,
+        components=components,
+        key=engine_key(components),
+        preprocessing=job.preprocessing,
+        size=facts.file_bytes,
+        dimensions=facts.dimensions,
+        runs_here=compiler.runs_here(target),
+    )
+
+
+def _job_of(
+    request: BuildRequest, spec: ModelSpec, facts: "_NetworkFacts", *, target: str, precision: str
+) -> EngineJob:
     descriptor = spec.role is ModelRole.DESCRIPTOR
     preprocessing = _preprocessing(spec, facts.size) if descriptor else None
     batch = request.engine.batch or facts.batch or DEFAULT_BATCH
-    job = EngineJob(
+    return EngineJob(
         model=spec.name,
         role="descriptor" if descriptor else "auxiliary",
         onnx=facts.path,
@@ -171,17 +188,6 @@ def _model_of(
         preprocessing=preprocessing,
         least_cosine=request.checks.parity,
         plugins=_plugins(request),
-    )
-    components = _with_head(compiler.key_components(job), head)
-    return Model(
-        spec=spec,
-        job=job,
-        components=components,
-        key=engine_key(components),
-        preprocessing=preprocessing,
-        size=facts.file_bytes,
-        dimensions=facts.dimensions,
-        runs_here=compiler.runs_here(target),
     )
 
 
