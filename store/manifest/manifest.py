@@ -272,7 +272,7 @@ def _require_format(number: int, *, chunks: bool) -> None:
     if chunks != (number == CHUNKS):
         found = "with" if chunks else "without"
         raise ValueError(
-            f"a manifest of format {number} {found} levels of chunks, several networks or carried tiles"
+            f"a manifest of format {number} {found} levels of chunks, several networks, carried tiles or an area"
         )
 
 
