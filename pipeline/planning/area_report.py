@@ -169,7 +169,8 @@ def localisation_warnings(
         most = ": most of the area is not covered, look at the source" if 2 * skipped > present else ""
         if chunks:
             share, most = f"{skipped} tile{'s' if skipped > 1 else ''}", ""
-        found.append(f"{share} could not be used (no image, or no descriptor) and were skipped{most}")
+        verb = "was" if skipped == 1 else "were"
+        found.append(f"{share} could not be used (no image, or no descriptor) and {verb} skipped{most}")
     if featureless and chunks:
         found.append(
             f"{_percent(featureless, wanted)} of the area is featureless (water, no data, more than a quarter"

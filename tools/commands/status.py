@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -13,6 +13,8 @@ from store.domain.state import BuildStatus
 from store.manifest.levels import NO_LEVELS
 from tools.command import Answer, Call, shared_options
 from tools.output import render
+
+_MILLION: Final = 1_000_000
 
 
 @click.command()
@@ -59,6 +61,7 @@ def _head_facts(view: View) -> dict[str, Any]:
             "dimensions": index.dimensions,
             "added": index.added if isinstance(index, IndexExtended) else 0,
             "dropped": index.dropped if isinstance(index, IndexExtended) else 0,
+            "networks": _networks(build.inputs) if build else [],
         }
         if index
         else None,
@@ -68,6 +71,15 @@ def _head_facts(view: View) -> dict[str, Any]:
         "rolled_back": {"left": rollback.left, "why": rollback.why} if rollback else None,
         "signed_by": [key_id for key_id, _ in head.signatures] if head else None,
     }
+
+
+def _networks(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return name and weight of each network whose descriptors the index joins."""
+    return [
+        {"name": model["name"], "weight": model.get("weight_ppm", _MILLION) / _MILLION}
+        for model in inputs.get("models", ())
+        if model["role"] == "descriptor"
+    ]
 
 
 def _levels(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -136,7 +148,9 @@ def _head_fields(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _index(index: Mapping[str, Any] | None) -> str | None:
     if index is None:
         return None
-    shown = f"{index['kind']}, {index['dimensions']} dimensions"
+    shown, networks = f"{index['kind']}, {index['dimensions']} dimensions", index["networks"]
+    if len(networks) > 1:
+        shown += " of " + " and ".join(f"{each['name']} (weight {each['weight']:g})" for each in networks)
     if index["added"] or index["dropped"]:
         shown += f", and beside it {index['added']:,} added and {index['dropped']:,} left out"
     return shown

@@ -118,7 +118,7 @@ def test_an_altitude_without_a_camera_is_refused_with_what_mends_it(site, camera
 
 def test_a_zoom_without_imagery_is_refused(site):
     sides = ChunkOptions(level=(ChunkLevelOptions(side_m=120),))
-    with pytest.raises(RequestError, match="zooms 20 to 20 .* holds zooms 19 to 19") as caught:
+    with pytest.raises(RequestError, match=r"zooms 20 to 20 .* holds zooms 19 to 19") as caught:
         choose(site, around(19), zoom=(20, 20), chunks=sides)
     assert caught.value.kind is ErrorKind.NO_TILES
 
