@@ -314,10 +314,10 @@ def _without_camera(
     whole = {"width", "height", "fx", "fy", "cx", "cy"} <= calibration.keys()
     if whole or question.metres_per_pixel is None:
         raise ArgumentError(
-            f"expected a frame of the camera in the calibration, found: {error}"
+            f"camera of the calibration: {error}"
             if whole
             else f"expected a camera in the calibration for altitude_m, found: {error}",
-            hint="give metres_per_pixel instead, or a calibration with width, height, fx, fy, cx and cy of this camera",
+            hint="give metres_per_pixel (--gsd) instead, or a calibration with width, height, fx, fy, cx, cy of this camera",
         ) from error
     if "distortion" in calibration:
         warnings.append(
