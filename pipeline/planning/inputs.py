@@ -54,5 +54,7 @@ class Inputs:
         found = (line for level in self.levels for line in level.warnings(self.request.bbox_e7, latitude))
         no_levels = () if self.levels else (NO_LEVELS,)
         outside = None if self.proof is None else self.proof.outside_warning(self.request.bbox_e7)
-        missed = () if outside is None else (f"proof: {outside}",)
+        sides = [level.described.side_m for level in self.levels]
+        unserved = None if self.proof is None else self.proof.unserved_warning(self.calibration, sides)
+        missed = tuple(f"proof: {text}" for text in (outside, unserved) if text is not None)
         return (*self.request.warnings, *no_levels, *found, *self.selection.warnings, *missed)
