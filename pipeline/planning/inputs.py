@@ -1,6 +1,6 @@
 """Everything a build is defined by, as values. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Any
 
@@ -83,19 +83,31 @@ class Inputs:
         """What is to be said before the build starts, but for its readiness."""
         latitude = self.request.origin_e7[1] / E7
         found = (line for level in self.levels for line in level.warnings(self.area.bbox_e7, latitude))
-        outside = None if self.proof is None else self.proof.outside_warning(self.area)
-        missed = CacheWarning(
-            kind="photographs-outside",
-            message=f"proof: {outside}",
-            hint="take them out of the table, or widen the area",
-        )
         return (
             *self._origin_outside(),
             *self.request.warnings,
             *found,
             *self.selection.warnings,
-            *((missed,) if outside else ()),
+            *self._photograph_warnings(),
         )
+
+    def _photograph_warnings(self) -> Iterator[CacheWarning]:
+        """Yield what speaks against finding the photographs of the proof."""
+        if self.proof is None:
+            return
+        if (outside := self.proof.outside_warning(self.area)) is not None:
+            yield CacheWarning(
+                kind="photographs-outside",
+                message=f"proof: {outside}",
+                hint="take them out of the table, or widen the area",
+            )
+        sides = [level.described.side_m for level in self.levels]
+        if (unserved := self.proof.unserved_warning(self.calibration, sides)) is not None:
+            yield CacheWarning(
+                kind="photographs-unserved",
+                message=f"proof: {unserved}",
+                hint="correct altitude_m, there or here",
+            )
 
     def _origin_outside(self) -> tuple[CacheWarning, ...]:
         """Return the warning of a take-off inside the least box around an area and outside of the area itself.

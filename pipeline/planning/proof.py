@@ -17,7 +17,7 @@ from pipeline.request.files import base_folder, read_request_text
 from pipeline.request.geometry import E7, degrees_to_e7, metres_to_mm, scale_to_int
 from pipeline.request.proof_options import ProofOptions
 from pipeline.request.request import BuildRequest
-from store.base.camera import Camera
+from store.base.camera import FAR_FROM_LEVEL, Camera
 from store.base.canonical_json import Document, digest
 from store.base.identity import proof_key
 from store.base.level import tile_side_m
@@ -66,6 +66,35 @@ class TruthTable:
         why = "; lon and lat may be exchanged" if exchanged else ""
         files = some_of([row.file for row in outside])
         return f"{files}: outside of the area of the cache, so that no answer is right{why}"
+
+    def unserved_warning(self, calibration: bytes, sides_m: Sequence[float]) -> str | None:
+        """Return the warning of photographs that show much more or less ground than any chunk; None if none does.
+
+        Args:
+            calibration: Bytes of the calibration file; without a camera nobody can tell.
+            sides_m: Sides of the levels.
+        """
+        try:
+            camera = Camera.from_document(json.loads(calibration))
+        except ValueError:
+            return None
+        far = []
+        for row, size in zip(self.photographs, self.sizes, strict=True):
+            altitude = (
+                (row.metres_per_pixel or 0.0) * camera.scaled_to(*size).fx
+                if row.altitude_m is None
+                else row.altitude_m
+            )
+            wanted = camera.wanted_side_m(altitude)
+            if all(abs(math.log(side / wanted)) > math.log(FAR_FROM_LEVEL) for side in sides_m):
+                far.append((row.file, wanted))
+        if not far:
+            return None
+        sides = ", ".join(f"{side:.0f}" for side in sides_m)
+        return (
+            f"{some_of([file for file, _ in far])}: best compared by squares of {far[0][1]:.0f} m, and the chunks "
+            f"have {sides} m: do altitude_m of the request and of the photographs mean the same, metres above ground?"
+        )
 
 
 def is_outside(row: Photograph, area: Area) -> bool:

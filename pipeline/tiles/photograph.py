@@ -25,7 +25,7 @@ def read_photograph(path: Path) -> bytes:
         reason = getattr(error, "strerror", None) or error
         raise RequestError(
             f"expected a picture, found {path}: {reason}",
-            hint=_HINT,
+            hint="check the path, and that you may read the file",
             kind=ErrorKind.REQUEST_UNREADABLE,
         ) from error
     if len(data) > _MAX_BYTES:

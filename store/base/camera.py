@@ -22,6 +22,8 @@ _TRIED: Final = 33
 """Columns and rows of a frame at which a lens is tried."""
 WIDEST: Final = 1.35
 """Largest side of the wanted square, in smaller sides of the ground seen: the rest of it is mirrored."""
+FAR_FROM_LEVEL: Final = 1.25
+"""A frame that shows so many times more or less ground than all chunks is mostly not found."""
 LEVEL_RATIO: Final = 1.25
 """Largest ratio of the sides of two neighbouring levels."""
 LAST_RATIO: Final = 1.12

@@ -171,13 +171,13 @@ def area_warnings(counts: AreaCounts, *, chunks: bool) -> Iterator[CacheWarning]
         )
     if skipped:
         share = f"{skipped:,} tile{'s' if skipped > 1 else ''}"
-        most = ""
+        verb, most = "was" if skipped == 1 else "were", ""
         if not chunks:
             share = f"{skipped:,} of {present:,} tiles ({max(1, round(100 * skipped / max(present, 1)))} %)"
             most = ": most of the area is not covered" if 2 * skipped > present else ""
         yield CacheWarning(
             kind="skipped-tiles",
-            message=f"{share} could not be used (no image, or no descriptor) and were skipped{most}",
+            message=f"{share} could not be used (no image, or no descriptor) and {verb} skipped{most}",
             hint=f"look at the source and fetch these tiles again, {_BUILD}",
         )
     if counts.featureless:

@@ -90,12 +90,18 @@ def _input_fields(inputs: Mapping[str, Any]) -> list[tuple[str, object]]:
         if isinstance(value, Mapping):
             parts = ((name, inner) for name, inner in sorted(value.items()) if inner is not None)
             # The text shows the beginning of a digest inside a map, the JSON all of it.
-            return " ".join(f"{name}={inner[:16] if is_digest(inner) else inner}" for name, inner in parts)
+            return " ".join(f"{name}={nested(inner)}" for name, inner in parts)
         if isinstance(value, (list, tuple)):
             return ", ".join(
-                str(item.get("name", item)) if isinstance(item, Mapping) else str(item) for item in value
+                str(item["name"]) if isinstance(item, Mapping) and "name" in item else str(nested(item))
+                for item in value
             )
         return value
+
+    def nested(value: object) -> object:
+        if isinstance(value, (Mapping, list, tuple)):
+            return f"({as_text(value)})"
+        return value[:16] if isinstance(value, str) and is_digest(value) else value
 
     return [(name, as_text(value)) for name, value in inputs.items() if name != "recipes"]
 

@@ -151,7 +151,12 @@ def _key_lines(keys: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         for change in key["changed"][:_SHOWN]:
             yield f"  {change['path']}: {_short_text(change['old'])} -> {_short_text(change['new'])}"
         if not key["changed"]:
-            yield "  nothing: another build of the same"
+            same = key["key"] == before["key"]
+            yield (
+                "  nothing: another build of the same"
+                if same
+                else "  nothing here, but other parts of the build"
+            )
 
 
 def _decision_lines(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pipeline.errors import PipelineError
 from store.errors import Category, ManifestCoverageError
 from tools.command import Answer, Call, shared_options
 from tools.output import render
+from tools.output.progress import shown_progress
 from tools.provisioner import REQUEST, executor_options, provisioner
 
 
@@ -28,7 +29,9 @@ def plan_answer(
 ) -> Answer:
     """Return what a build of a request would do; a plan that cannot be made is a refusal, and no failed build."""
     try:
-        report = provisioner(call, progress=None, **executor).plan(BuildRequest.load(request_file))
+        # Fitting a head takes a while.
+        with shown_progress() as progress:
+            report = provisioner(call, progress=progress, **executor).plan(BuildRequest.load(request_file))
         if strict:
             refuse_warnings(report.warnings)
     except (PipelineError, ManifestCoverageError) as error:

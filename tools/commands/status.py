@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -20,6 +20,8 @@ from store.trust.readiness_facts import Signature, facts_of_manifest
 from tools.command import Answer, Call, shared_options
 from tools.output import render
 from tools.output.readiness import fields
+
+_MILLION: Final = 1_000_000
 
 
 @click.command()
@@ -72,6 +74,7 @@ def _head_facts(view: View) -> dict[str, Any]:
             "dimensions": index.dimensions,
             "added": index.added if isinstance(index, IndexExtended) else 0,
             "dropped": index.dropped if isinstance(index, IndexExtended) else 0,
+            "networks": _networks(build.inputs) if build else [],
         }
         if index
         else None,
@@ -96,6 +99,15 @@ def _readiness(view: View) -> Readiness | None:
         signed_by=next((key_id for key_id, _ in head.signatures), None),
     )
     return judge(facts, today=utc_day(SystemClock()))
+
+
+def _networks(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return name and weight of each network whose descriptors the index joins."""
+    return [
+        {"name": model["name"], "weight": model.get("weight_ppm", _MILLION) / _MILLION}
+        for model in inputs.get("models", ())
+        if model["role"] == "descriptor"
+    ]
 
 
 def _levels(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -164,7 +176,9 @@ def _head_fields(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _index(index: Mapping[str, Any] | None) -> str | None:
     if index is None:
         return None
-    shown = f"{index['kind']}, {index['dimensions']} dimensions"
+    shown, networks = f"{index['kind']}, {index['dimensions']} dimensions", index["networks"]
+    if len(networks) > 1:
+        shown += " of " + " and ".join(f"{each['name']} (weight {each['weight']:g})" for each in networks)
     if index["added"] or index["dropped"]:
         shown += f", and beside it {index['added']:,} added and {index['dropped']:,} left out"
     return shown

@@ -1,9 +1,12 @@
 """Describe an event in one line. Pure."""
 
+from contextlib import suppress
 from typing import assert_never
 
 from store.domain import events as e
 from store.domain.events import Event
+from store.domain.proof import described, figures_of, is_proof
+from store.errors import DamagedHistoryError
 from tools.forensics.records import DecodedRecord
 from tools.output.render import plural, seconds, size
 from tools.output.sanitize import join_first, safe_text
@@ -158,6 +161,10 @@ def _describe_upkeep(
 
 
 def _measured(event: e.CheckPassed) -> str:
+    if is_proof(event):
+        # What no build writes is shown as it is.
+        with suppress(DamagedHistoryError):
+            return f": {described(figures_of(event))}"
     shown = ", ".join(
         f"{name} {value}" for name, value in event.measured.items() if not isinstance(value, (list, tuple))
     )

@@ -102,7 +102,8 @@ def _check(event: e.BuildFailed, timeline: BuildTimeline) -> str:
     measured = ", ".join(
         f"{safe_text(name, 40)} {safe_text(value, 40)}"
         for name, value in last.measured.items()
-        if not isinstance(value, (list, tuple))
+        # Why a proof failed says what it found.
+        if not isinstance(value, (list, tuple)) and last.check != PROOF
     )
     what = {
         "engine": "the engine does not agree with its network",

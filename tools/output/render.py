@@ -164,7 +164,8 @@ def area(document: Mapping[str, Any]) -> str | None:
         return None
     if document.get("levels") or document.get("chunks"):
         part = document["localisable"]
-        return None if part is None else f"a place can be found in {100 * part:.1f} % of it"
+        skipped = f", {plural(document['skipped'], 'tile')} skipped" if document["skipped"] else ""
+        return None if part is None else f"a place can be found in {100 * part:.1f} % of it{skipped}"
     parts = [f"{number(document['tiles'])} of {number(document['wanted'])} wanted tiles"]
     parts += [f"{document[what]:,} {what}" for what in ("featureless", "skipped") if document[what]]
     return ", ".join(parts)
@@ -221,7 +222,9 @@ def build_report(document: Mapping[str, Any]) -> list[str]:
 def _embedded(document: Mapping[str, Any]) -> str:
     if not document["chunks"]:
         return number(document["tiles_embedded"])
-    return f"{document['chunks_embedded']:,} of {plural(document['chunks'], 'chunk')}"
+    # Chunks over a tile that is skipped get no descriptor.
+    described = document["chunks_embedded"] + document["chunks_copied"]
+    return f"{document['chunks_embedded']:,} of {plural(described or document['chunks'], 'chunk')}"
 
 
 def plan_report(document: Mapping[str, Any]) -> list[str]:

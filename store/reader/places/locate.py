@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from store.base.camera import WIDEST, Camera, cut_square
+from store.base.camera import FAR_FROM_LEVEL, WIDEST, Camera, cut_square
 from store.base.identity import AXIS_MASK, X_SHIFT
 from store.base.lattice import footprint, middle
 from store.base.level import side_m
@@ -31,7 +31,6 @@ _NO_TEXTURE: Final = (
     "the frame has hardly any texture, like calm water, cloud or a covered lens: "
     "its candidates are chance, whatever the margin"
 )
-_FAR_FROM_LEVEL: Final = 1.25
 _TILTED_DEG: Final = 10
 _SURFACE_M: Final = 5.0
 """How high what a camera sees stands above ground, metres: roofs and crowns. Measured over a town: `docs/locate.md`."""
@@ -154,7 +153,7 @@ class Locator:
                 f"found one of {lens.metres_per_pixel:.3g} m per pixel",
                 hint="altitude_m is in metres above ground; metres_per_pixel is of the frame as given",
             )
-        if apart[nearest] > math.log(_FAR_FROM_LEVEL):
+        if apart[nearest] > math.log(FAR_FROM_LEVEL):
             warnings.append(
                 f"the frame is best compared by squares of {lens.wanted_m:.0f} m, and the nearest chunks have "
                 f"{side:.0f} m: the altitude is outside of what the cache was built for"
@@ -300,10 +299,10 @@ def _without_camera(
     whole = {"width", "height", "fx", "fy", "cx", "cy"} <= calibration.keys()
     if whole or question.metres_per_pixel is None:
         raise ArgumentError(
-            f"expected a frame of the camera in the calibration, found: {error}"
+            f"camera of the calibration: {error}"
             if whole
             else f"expected a camera in the calibration for altitude_m, found: {error}",
-            hint="give metres_per_pixel instead, or a calibration with width, height, fx, fy, cx and cy of this camera",
+            hint="give metres_per_pixel (--gsd) instead, or a calibration with width, height, fx, fy, cx, cy of this camera",
         ) from error
     if "distortion" in calibration:
         warnings.append(

@@ -503,3 +503,10 @@ def test_tiles_get_heads_too(tmp_path):
     site = HeadSite(tmp_path)
     report = site.build(chunks=None, head=HEAD | {"dimensions": 16})
     assert (report.outcome, report.tiles_embedded) == (BuildOutcome.BUILT, 64), report.error
+
+
+def test_a_plan_that_fits_a_head_says_so_meanwhile(site):
+    request = site.write("request.toml", to_toml(site.request()).encode())
+    result = CliRunner().invoke(cli, ["plan", str(request), "--cache", str(site.cache)])
+    assert result.exit_code == 0, result.output
+    assert "head" in result.stderr

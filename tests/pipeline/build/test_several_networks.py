@@ -149,6 +149,8 @@ def test_another_weight_embeds_nothing_and_writes_the_index_again(site):
     assert (two.tiles_embedded, site.work()) == (0, ["index"])
     assert "weight_ppm" not in site.body()["inputs"]["models"][0]
     assert site.body()["inputs"]["models"][1]["weight_ppm"] == 500_000
+    shown = CliRunner().invoke(cli, ["status", "--cache", str(site.cache)]).stdout
+    assert "dimensions of a (weight 1) and b (weight 0.5)" in " ".join(shown.split())
     assert site.made(model("b", weight=0.5), model("a")).outcome is BuildOutcome.REUSED
 
 

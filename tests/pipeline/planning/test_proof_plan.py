@@ -67,6 +67,9 @@ def test_a_build_that_reuses_everything_has_reused_all_of_it(site):
         assert site.build(flight_id=flight).error is None
     result = CliRunner().invoke(cli, ["log", "--json", "--cache", str(site.cache)])
     assert [each["reuse_ppm"] for each in json.loads(result.stdout)["entries"]] == [1_000_000, 0]
+    # The tiles are a part of the build's key, which also names the flight.
+    shown = CliRunner().invoke(cli, ["why", "tiles", "--cache", str(site.cache)]).stdout
+    assert "nothing here, but other parts of the build" in shown
 
 
 def test_the_reason_of_other_chunks_is_not_their_tiles(site):

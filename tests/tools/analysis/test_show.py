@@ -25,3 +25,11 @@ def test_a_build_that_failed_before_it_selected_tiles_has_no_tiles(built):
     document = built.json("show", "1")
     assert any("wanted" in line for line in show_lines(document))
     assert not any("wanted" in line for line in show_lines(document | {"tiles": None}))
+
+
+def test_inputs_within_inputs_are_told_without_the_signs_of_a_program(built):
+    document = built.json("show", "1")
+    levels = {"levels": [{"k": 1, "m": 7, "wanted": {"side_m": 120}}], "digest": "ab" * 32}
+    shown = show_lines(document | {"inputs": {"chunks": levels, "at": [1, [2, 3]]}})
+    assert "  chunks       digest=abababababababab levels=((k=1 m=7 wanted=(side_m=120)))" in shown
+    assert "  at           1, (2, 3)" in shown

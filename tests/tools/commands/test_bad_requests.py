@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import to_toml
-from tests.ground import ALTITUDE_M, CAMERA, GROUND, ZOOM, GroundSite
+from tests.ground import ALTITUDE_M, CAMERA, GROUND, PIXEL_M, ZOOM, GroundSite
 from tests.pipeline.build.test_proof import HEADER, STEP_M, WITHIN, write_truth
 from tools.cli import cli
 
@@ -183,6 +183,15 @@ def test_tables_as_spreadsheets_write_them_are_read(site, text, table):
     rows = (site.root / "truth.csv").read_text()
     site.write("truth.csv", table.format(rows).replace("\n", "\r\n").encode())
     assert "3 photographs of truth.csv" in run(site, text, code=0)
+
+
+@pytest.mark.parametrize("times", [0.7, 1, 1.4])
+@pytest.mark.parametrize("scale", ["altitude_m", "gsd_m"])
+def test_photographs_that_no_chunk_serves_are_told_before_work(site, text, times, scale):
+    value = times * (ALTITUDE_M if scale == "altitude_m" else PIXEL_M)
+    site.write("truth.csv", f"file,lon,lat,{scale}\none.png,0,0,{value}\n".encode())
+    told = "warning: proof: one.png: best compared by squares of" in run(site, text, code=0)
+    assert told == (times != 1)
 
 
 def test_a_photograph_outside_is_told(site, text):

@@ -317,6 +317,10 @@ def test_what_a_proof_showed_is_in_status_verify_and_replay(tmp_path):
     assert site.build(proof=replace(options, min=1)).error is not None
     again = " ".join(run("replay", "3", "--rerun").stdout.split())
     assert "only 1 of 2 within 5000 m, below 1" in again
+    assert "_ppm" not in again
+    assert "proof of photographs passed: 1 of 2 photographs found" in " ".join(
+        run("replay", "2", "--all").stdout.split()
+    )
     assert "asked for again by c10 prove" in again
     digest = json.loads(run("manifest").stdout)["body"]["proof"]["sha256"]
     assert "proof" in run("why", digest).stdout

@@ -118,6 +118,14 @@ def test_what_is_refused_says_how_to_mend_it(chunks, name):
         assert "\n  -> " in result.stderr
 
 
+def test_a_picture_of_another_camera_or_none_at_all(chunks):
+    Image.new("RGB", (90, 30)).save(chunks.root / "wide.png")
+    wide = query(chunks, "--altitude", 300, photo="wide.png").stderr
+    assert wide.count("expected") == wide.count("found") == 1
+    assert "--gsd" in wide
+    assert "check the path" in query(chunks, "--altitude", 300, photo="none.png").stderr
+
+
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"width": 80}'])
 def test_a_camera_file_that_is_none(chunks, content):
     chunks.write("odd.json", content.encode())

@@ -38,7 +38,8 @@ def test_status_has_exactly_the_promised_keys(built):
     ]
     assert (document["flight_id"], document["tiles"], document["wanted"]) == ("tiny", 20, 20)
     assert document["rolled_back"] == {"left": 3, "why": "just because"}
-    assert document["index"] == {"kind": "flat", "dimensions": 48, "added": 0, "dropped": 0}
+    index = {"kind": "flat", "dimensions": 48, "added": 0, "dropped": 0}
+    assert document["index"] == index | {"networks": [{"name": "tiny", "weight": 1.0}]}
     assert (document["generation"], document["build"], document["open_build"]) == (3, 1, None)
     assert document["identity"] == manifest["body"]["identity"]
     assert document["manifest_sha256"] == sha256(built.manifest_file(3).read_bytes())

@@ -181,9 +181,10 @@ def test_chunks_are_told_in_their_own_numbers():
     assert told[0] == "a build would embed 840 chunks and write at most 0.0 MB, in about 75.0 s"
     assert any(line.split() == ["1", "122", "m", "86%", "20", "840", "0.48", "0.14"] for line in told), told
     built = render.build_report(
-        BUILT | {"chunks": 840, "chunks_embedded": 3, "localisable": 0.945, "tiles_embedded": 0}
+        BUILT
+        | {"chunks": 840, "chunks_embedded": 3, "chunks_copied": 773, "localisable": 0.945, "skipped": 1}
     )
-    assert "area         a place can be found in 94.5 % of it" in built
-    assert "embedded     3 of 840 chunks" in built
+    assert "area         a place can be found in 94.5 % of it, 1 tile skipped" in built
+    assert "embedded     3 of 776 chunks" in built
     assert render.levels([level]) == "of 122 m (zoom 20, overlap 86%)"
     assert render.levels([]) is None
