@@ -302,7 +302,7 @@ def test_ground_without_features_is_not_localisable(site):
     ("fields", "words"),
     [
         ({"bbox": (0.001, 0.001, 0.002, 0.002)}, "smaller"),
-        ({"zoom": (13, 13)}, "imagery"),
+        ({"zoom": (13, 13)}, "holds zooms 12 to 12"),
         ({"chunks": ChunkOptions(level=(ChunkLevelOptions(side_m=100_000, overlap=0.97),))}, "31"),
     ],
 )
