@@ -151,11 +151,12 @@ def _key_lines(keys: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         for change in key["changed"][:_SHOWN]:
             yield f"  {change['path']}: {_short_text(change['old'])} -> {_short_text(change['new'])}"
         if not key["changed"]:
-            same = key["key"] == before["key"]
+            # The tiles are a part of the build's key.
+            others = key["kind"] == "tiles" and key["key"] != before["key"]
             yield (
-                "  nothing: another build of the same"
-                if same
-                else "  nothing here, but other parts of the build"
+                "  nothing here, but other parts of the build"
+                if others
+                else "  nothing: another build of the same"
             )
 
 

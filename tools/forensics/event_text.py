@@ -1,6 +1,5 @@
 """Describe an event in one line. Pure."""
 
-from contextlib import suppress
 from typing import assert_never
 
 from store.domain import events as e
@@ -162,9 +161,10 @@ def _describe_upkeep(
 
 def _measured(event: e.CheckPassed) -> str:
     if is_proof(event):
-        # What no build writes is shown as it is.
-        with suppress(DamagedHistoryError):
+        try:
             return f": {described(figures_of(event))}"
+        except DamagedHistoryError:
+            pass  # what no build writes is shown as it is
     shown = ", ".join(
         f"{name} {value}" for name, value in event.measured.items() if not isinstance(value, (list, tuple))
     )
