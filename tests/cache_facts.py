@@ -6,7 +6,15 @@ from store.formats.capture_dates import CaptureDates
 from store.trust.readiness_facts import AreaCounts, Facts, Reading, Resolution, Signature
 
 TODAY = date(2026, 11, 29)
-FIGURES = {"pictures": 16, "right": 14, "within_m": 50.0, "at": 1, "min": 0.8, "better_half_right": 1.0}
+FIGURES = {
+    "pictures": 16,
+    "right": 14,
+    "within_m": 50.0,
+    "at": 1,
+    "min": 0.8,
+    "near_m": None,
+    "better_half_right": 1.0,
+}
 
 
 def a_reading(**fields):

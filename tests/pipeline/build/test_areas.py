@@ -191,7 +191,9 @@ class TestPolygons:
     def test_an_origin_in_the_box_and_outside_of_the_area_is_told(self, site):
         kinds = [each.kind for each in built(site, origin=(*corner(9, 3), 0.0)).warnings]
         assert kinds.count("origin-outside") == 1
-        assert "origin-outside" not in {each.kind for each in built(site, origin=(*corner(3, 9), 0.0)).warnings}
+        assert "origin-outside" not in {
+            each.kind for each in built(site, origin=(*corner(3, 9), 0.0)).warnings
+        }
 
 
 class TestOtherAreas:
