@@ -95,8 +95,9 @@ def _readiness(view: View) -> Readiness | None:
     facts = facts_of_manifest(
         manifest,
         dates=stored_capture_dates(Artifacts(view.layout), manifest.tiles, tiles=manifest.tile_count),
-        # Whose signatures the records name is told beside this; nobody checked them here.
+        # Whose signature the records name: nobody checked it here.
         signature=None if head.signatures else Signature.ABSENT,
+        signed_by=next((key_id for key_id, _ in head.signatures), None),
     )
     return judge(facts, today=utc_day(SystemClock()))
 
