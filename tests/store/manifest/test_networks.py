@@ -210,6 +210,7 @@ def columns(document):
         (lambda d: columns(d)["models"].update({"/name/x": [1]}), "setdefault"),
         (lambda d: columns(d)["models"].update({"/a" * 40: [1]}), "the column /a"),
         (lambda d: columns(d)["models"].update({"/~01": [1], "/~1": [1]}), "not that of the inputs"),
+        (lambda d: columns(d)["models"].update({"/~": [1], "/~0": [2]}), "a second value of /~0"),
         (lambda d: columns(d)["models"].update({"/name": [""] * 300}), "300 documents"),
         (lambda d: columns(d)["models"].update({"/name": 3}), "fields of format 3"),
         (lambda d: columns(d)["engines"].update({"/artifact/sha256": "checks/subject"}), "64 hexadecimal digits"),
