@@ -348,6 +348,13 @@ class TestColours:
         assert "'a b.tif'" in caught.value.hint
 
 
+def write_black(path, **settings):
+    """Write a black GeoTIFF of 8 x 8 pixels."""
+    shape = {"driver": "GTiff", "width": 8, "height": 8, "count": 3, "dtype": "uint8"}
+    with rasterio.open(path, "w", **shape, **settings) as file:
+        file.write(np.zeros((3, 8, 8), np.uint8))
+
+
 class TestRefused:
     def refused(self, base, kind=RequestError):
         with pytest.raises(kind) as caught:
@@ -371,10 +378,7 @@ class TestRefused:
         settings = {name: value for name, value in settings.items() if value is not None}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with rasterio.open(
-                tmp_path / "a.tif", "w", driver="GTiff", width=8, height=8, count=3, dtype="uint8", **settings
-            ) as file:
-                file.write(np.zeros((3, 8, 8), np.uint8))
+            write_black(tmp_path / "a.tif", **settings)
         error = self.refused(tmp_path)
         assert "a georeference" in error.message
         assert mend in error.hint
@@ -384,18 +388,7 @@ class TestRefused:
             rasterio.control.GroundControlPoint(row=row, col=column, x=1e6 + column, y=6e6 - row)
             for row, column in ((0, 0), (0, 8), (8, 0))
         ]
-        with rasterio.open(
-            tmp_path / "a.tif",
-            "w",
-            driver="GTiff",
-            width=8,
-            height=8,
-            count=3,
-            dtype="uint8",
-            gcps=points,
-            crs="EPSG:3857",
-        ) as file:
-            file.write(np.zeros((3, 8, 8), np.uint8))
+        write_black(tmp_path / "a.tif", gcps=points, crs="EPSG:3857")
         assert "gdalwarp -t_srs EPSG:3857" in self.refused(tmp_path).hint
 
     @pytest.mark.parametrize(
@@ -407,18 +400,7 @@ class TestRefused:
     )
     def test_a_projection_that_cannot_be_warped(self, crs, corner, tmp_path):
         place = rasterio.Affine(1, 0, corner[0], 0, -1, corner[1])
-        with rasterio.open(
-            tmp_path / "a.tif",
-            "w",
-            driver="GTiff",
-            width=8,
-            height=8,
-            count=3,
-            dtype="uint8",
-            crs=crs,
-            transform=place,
-        ) as file:
-            file.write(np.zeros((3, 8, 8), np.uint8))
+        write_black(tmp_path / "a.tif", crs=crs, transform=place)
         error = self.refused(tmp_path)
         assert "a projection that can be warped" in error.message
         assert "gdalwarp -s_srs EPSG:NUMBER -t_srs EPSG:3857" in error.hint
