@@ -8,11 +8,6 @@ def rebuilding(layout: Layout) -> str:
     return f"c10 rebuild --cache {_quoted(layout)}"
 
 
-def replaying(layout: Layout) -> str:
-    """Return the command that looks into this cache, or into a mirror of one."""
-    return f"c10 replay --cache {_quoted(layout)}"
-
-
 def repairing(layout: Layout) -> str:
     """Return the command that heals what lies beside the journal of this cache."""
     return f"c10 repair --cache {_quoted(layout)}"
