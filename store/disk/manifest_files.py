@@ -1,5 +1,6 @@
-"""Read the manifests of a folder without a journal to project them from, as the reader of the aircraft finds them."""
+"""Read the manifests of a mirror, which has no journal to project them from."""
 
+import shlex
 from typing import NamedTuple
 
 from store.disk.layout import Layout
@@ -18,6 +19,22 @@ class ManifestFile(NamedTuple):
     signatures: tuple[bytes, ...]
 
 
+def shown_generation(layout: Layout) -> int:
+    """Return the newest generation that a mirror has.
+
+    Raises:
+        NoGoError: It has none yet.
+    """
+    found = max(layout.manifest_files(), default=None)
+    if found is None:
+        raise NoGoError(
+            (f"expected a manifest in {layout.root}, found none: a mirror that was not finished",),
+            kind=ErrorKind.NO_GENERATION,
+            hint=_mirror_again(layout),
+        )
+    return found
+
+
 def read_manifest_file(layout: Layout, generation: int) -> ManifestFile:
     """Return the manifest of a generation.
 
@@ -31,7 +48,7 @@ def read_manifest_file(layout: Layout, generation: int) -> ManifestFile:
         raise NoGoError(
             (f"expected a regular file of at most {MAX_MANIFEST_BYTES} bytes as manifests/{name}",),
             kind=ErrorKind.NO_GENERATION,
-            hint=f"remove it, then c10 mirror {layout.root} in the cache that this is a mirror of",
+            hint=_mirror_again(layout),
         )
     places = (signature_name(name, place) for place in range(1, MAX_SIGNATURES + 1))
     signatures = (_read(layout, place, _MAX_SIGNATURE_BYTES) for place in places)
@@ -44,3 +61,7 @@ def _read(layout: Layout, name: str, limit: int) -> bytes | None:
             return read_regular(layout.manifests / name, limit=limit)
         except FileNotFoundError:
             return None
+
+
+def _mirror_again(layout: Layout) -> str:
+    return f"c10 mirror {shlex.quote(str(layout.root))}, in the cache that this is a mirror of"

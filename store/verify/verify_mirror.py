@@ -17,13 +17,12 @@ from store.cache import segment
 from store.cache.event_mapper import to_recorded_event
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.disk.manifest_files import ManifestFile, read_manifest_file
+from store.disk.manifest_files import ManifestFile, read_manifest_file, shown_generation
 from store.domain.events import BuildCommitted
 from store.errors import (
     UNREADABLE,
     ArtifactError,
     DamagedHistoryError,
-    ErrorKind,
     NoGoError,
     describe_read_error,
     from_os_error,
@@ -66,7 +65,7 @@ def verify_mirror(layout: Layout, options: Options) -> VerifyReport:
         NoGoError: It shows no generation yet, or its manifest is none.
         CacheUnusableError: A file cannot be read.
     """
-    head, artifacts, full = _require_shown(layout), Artifacts(layout), options.depth is Depth.FULL
+    head, artifacts, full = shown_generation(layout), Artifacts(layout), options.depth is Depth.FULL
     file, findings = read_manifest_file(layout, head), list[Finding]()
     manifest = _parse_head(file, layout)
     shown = {**_earlier(layout, head, findings), head: manifest} if full else {head: manifest}
@@ -103,22 +102,6 @@ def verify_mirror(layout: Layout, options: Options) -> VerifyReport:
         facts=reader.facts(check, options),
         warnings=tuple(reader.group_writable()),
     )
-
-
-def _require_shown(layout: Layout) -> int:
-    """Return the generation that a mirror shows.
-
-    Raises:
-        NoGoError: It shows none yet.
-    """
-    found = max(layout.manifest_files(), default=None)
-    if found is None:
-        raise NoGoError(
-            (f"expected a manifest in {layout.root}, found none: a mirror that was not finished",),
-            kind=ErrorKind.NO_GENERATION,
-            hint=_fix(ProblemKind.ABSENT, layout, ""),
-        )
-    return found
 
 
 def _parse_head(file: ManifestFile, layout: Layout) -> Manifest:

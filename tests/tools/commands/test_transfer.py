@@ -160,7 +160,7 @@ def test_a_mirror(world, tmp_path):
     # A mirror has segments and no journal: it can be looked into all the same.
     told = c10("replay", "2", "--cache", card)
     assert (told["source"]["kind"], told["status"]) == ("segments", "failed")
-    for words in (["manifest"], ["build", world.request], ["accept", "1"], ["repair"]):
+    for words in (["build", world.request], ["accept", "1"], ["repair"]):
         error = c10(*words, "--cache", card, code=2)["error"]
         assert (error["kind"], "found a mirror" in error["message"]) == ("mirror", True)
         assert "rebuild" not in error["hint"]
