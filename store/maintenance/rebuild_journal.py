@@ -262,8 +262,9 @@ def _create_journal(layout: Layout, history: _RebuiltHistory) -> None:
     with TranslateOSErrors(f"journal {layout.journal}"):
         # The old lock file lists transactions of the old file, which would mislead readers of the new one.
         layout.journal.with_name(layout.journal.name + "-lock").unlink(missing_ok=True)
-        # With a journal this is a cache: if it loses that journal, it must not be taken for a mirror.
-        (layout.root / MIRROR_MARK).unlink(missing_ok=True)
+        if layout.is_marked():
+            # With a journal this is a cache: if it loses that journal, it must not be taken for a mirror.
+            (layout.root / MIRROR_MARK).unlink()
         fsync_dir(layout.root)
     Journal.create(
         layout.journal,
