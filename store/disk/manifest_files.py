@@ -1,9 +1,9 @@
 """Read the manifests of a mirror, which has no journal to project them from."""
 
-import shlex
 from typing import NamedTuple
 
 from store.disk.layout import Layout
+from store.disk.repair_commands import mirroring
 from store.errors import ErrorKind, NoGoError, TranslateOSErrors
 from store.files.regular_file import read_regular
 from store.manifest.file_names import MAX_MANIFEST_BYTES, MAX_SIGNATURES, signature_name
@@ -30,7 +30,7 @@ def shown_generation(layout: Layout) -> int:
         raise NoGoError(
             (f"expected a manifest in {layout.root}, found none: a mirror that was not finished",),
             kind=ErrorKind.NO_GENERATION,
-            hint=_mirror_again(layout),
+            hint=mirroring(layout),
         )
     return found
 
@@ -48,7 +48,7 @@ def read_manifest_file(layout: Layout, generation: int) -> ManifestFile:
         raise NoGoError(
             (f"expected a regular file of at most {MAX_MANIFEST_BYTES} bytes as manifests/{name}",),
             kind=ErrorKind.NO_GENERATION,
-            hint=_mirror_again(layout),
+            hint=mirroring(layout),
         )
     places = (signature_name(name, place) for place in range(1, MAX_SIGNATURES + 1))
     signatures = (_read(layout, place, _MAX_SIGNATURE_BYTES) for place in places)
@@ -61,7 +61,3 @@ def _read(layout: Layout, name: str, limit: int) -> bytes | None:
             return read_regular(layout.manifests / name, limit=limit)
         except FileNotFoundError:
             return None
-
-
-def _mirror_again(layout: Layout) -> str:
-    return f"c10 mirror {shlex.quote(str(layout.root))}, in the cache that this is a mirror of"

@@ -8,6 +8,11 @@ def rebuilding(layout: Layout) -> str:
     return f"c10 rebuild --cache {_quoted(layout)}"
 
 
+def mirroring(layout: Layout) -> str:
+    """Return the command that heals this mirror."""
+    return f"c10 mirror {_quoted(layout)}, in the cache that this is a mirror of"
+
+
 def repairing(layout: Layout) -> str:
     """Return the command that heals what lies beside the journal of this cache."""
     return f"c10 repair --cache {_quoted(layout)}"

@@ -87,6 +87,11 @@ def test_without_segments_a_card_flies_and_its_manifests_are_the_log(card):
 
 def test_a_generation_that_no_segment_tells_is_logged_from_its_manifest(built, card):
     rewrite(card.cache / "segments" / "00000003.events", lambda data: data[:-1])
+    finding = card.json("replay")["findings"][0]
+    assert (finding["kind"], finding["mend"].startswith(f"c10 mirror {card.cache}")) == (
+        "damaged-journal",
+        True,
+    )
     first, *others = card.json("log")["entries"]
     assert (first["generation"], first["note"]) == (
         3,
@@ -225,6 +230,7 @@ def test_what_needs_a_journal_is_refused_and_names_no_rebuild(card, command):
 def test_what_looks_into_a_cache_looks_into_a_card(built, made, command):
     result = made.run(*command)
     assert result.exit_code == 0
+    assert "rebuild" not in result.output
     if command in {("show", "2"), ("manifest",)}:
         assert result.stdout == built.run(*command).stdout
     assert made.run("doctor").exit_code == built.run("doctor").exit_code
