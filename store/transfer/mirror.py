@@ -1,6 +1,6 @@
 """Mirror the head of a cache to a read-only copy, on a card or in another folder.
 
-The copy has no journal but artifacts, segments, signatures and manifests: that is what the reader on board
+The copy has no journal but artifacts, segments, signatures, manifests and a mark: that is what the reader on board
 needs, and `c10 rebuild` can make a journal from it. A mirror run copies only what is missing, each file
 complete and durable before it gets its name: artifacts, segments, signatures, and last the manifest of the
 head. A run that is killed leaves a copy that shows the old head or the new one, and the next run continues.
