@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from journal.errors import JournalError
 from pipeline.build.report import counts_of
 from pipeline.stages.context import BuildContext
 from store.base.cache_warning import CacheWarning
@@ -19,7 +20,10 @@ def warnings_of_build(run: BuildContext, before: Generation | None) -> tuple[Cac
         run: The build.
         before: The head before its commit.
     """
-    build = run.store.state.builds.get(run.number)
+    try:
+        build = run.store.state.builds.get(run.number)
+    except JournalError:  # closed after an error, which is what the report is about
+        build = None
     area = None if build is None else build.coverage
     proof = figures_of(build.proof) if build and build.proof else None
     found = (*run.warnings, *run.inputs.judge(counts_of(area), proof).warnings)

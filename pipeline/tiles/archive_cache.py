@@ -19,7 +19,7 @@ from store.base.identity import X_SHIFT, ZOOM_SHIFT
 from store.base.valueclass import valueclass
 
 MAX_ROWS = 20_000_000
-MAX_RECTANGLES = 64
+MAX_RECTANGLES = 256
 
 _FINGERPRINT = 5
 _RECTANGLE = 5

@@ -23,7 +23,7 @@ from store.base.level import Level, side_m
 from store.manifest.levels import ChunkLevel
 
 _MOST_PARTS: Final = 48
-"""So many rectangles are asked for at most; an archive's list is kept for 64 (`pipeline.tiles.archive_cache`)."""
+"""So many rectangles are asked for at most; an archive's list is kept for 256 (`pipeline.tiles.archive_cache`)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

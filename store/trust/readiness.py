@@ -17,6 +17,9 @@ MAX_AGE_DAYS: Final[Mapping[str, int]] = {"active_conflict": 180, "stable_rear":
 """Greatest age of a tile by sector, days."""
 
 _E7: Final = 10_000_000
+CLOCK: Final = "clock"
+"""Kind of the warning that the clock is behind the commit, so that nobody knows an age."""
+
 _BUILD: Final = "then c10 build"
 _AGAIN: Final = "c10 build --again"
 """Writes dates that were corrected: they are no part of a build's identity."""
@@ -101,6 +104,8 @@ class Readiness:
             )
         if max_age_days is not None and (self.undated or self.age_days is None):
             found.append("imagery: expected a capture date for every tile, found tiles without")
+        if max_age_days is not None and any(each.kind == CLOCK for each in self.warnings):
+            found.append("imagery: expected a clock that tells its age, found one behind the commit")
         if min_proof is None:
             return tuple(found)
         if self.proof is None:
@@ -126,6 +131,8 @@ def judge(facts: Facts, *, today: date, origin: tuple[int, int] | None = None) -
     oldest = None if dates is None else dates.oldest
     day = today if facts.committed is None else max(today, facts.committed)
     inside = None if facts.area is None or take_off is None else _is_inside(facts.area, take_off)
+    if inside and not facts.area_is_box:
+        inside = None  # the area lies somewhere in that box
     age = None if oldest is None else max(0, (day - oldest).days)
     limit = MAX_AGE_DAYS.get(facts.sector or "")
     return Readiness(
@@ -237,7 +244,7 @@ def _detail_warnings(facts: Facts) -> Iterator[CacheWarning]:
                 kind="resolution",
                 message=f"level {found.level}: the imagery has {found.available:.2f} m per pixel, and chunks of "
                 f"{found.side_m:.0f} m ask for {found.asked:.2f} m",
-                hint=f"add a higher zoom, of at most {max(found.asked, FINEST_ASKED_M):.2f} m per pixel, {_BUILD}",
+                hint=f"add a higher zoom, of at most {min(2 * found.asked, max(found.asked, FINEST_ASKED_M)):.2f} m per pixel, {_BUILD}",
             )
     if not facts.chunks:
         yield CacheWarning(
@@ -305,7 +312,7 @@ def _signature_warning(facts: Facts) -> Iterator[CacheWarning]:
 def _clock_warning(committed: date | None, today: date) -> Iterator[CacheWarning]:
     if committed is not None and today < committed:
         yield CacheWarning(
-            kind="clock",
+            kind=CLOCK,
             message=f"the clock says {today}, and this was committed on {committed}; ages are those of {committed}",
             hint="set the clock of this machine",
         )

@@ -94,6 +94,7 @@ class Facts:
     Attributes:
         sector: How fast the ground changes.
         area: West, south, east, north of the area, 1e-7 degree; west > east crosses the antimeridian.
+        area_is_box: Whether the area is all of that box, and no polygon or corridor in it.
         origin: Longitude and latitude of the take-off, 1e-7 degree.
         counts: What is there of the area.
         chunks: Whether chunks of ground have the descriptors, and not tiles.
@@ -120,6 +121,7 @@ class Facts:
     reading: Reading | None = None
     signature: Signature | None = None
     signed_by: str | None = None
+    area_is_box: bool = True
 
     @property
     def coverage(self) -> float | None:
@@ -162,6 +164,7 @@ def facts_of_inputs(
         resolutions=_resolutions(inputs),
         has_proof="proof" in inputs,
         proof=proof,
+        area_is_box="area" not in inputs,
     )
 
 

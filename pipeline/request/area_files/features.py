@@ -63,9 +63,9 @@ def point_of(longitude: object, latitude: object, *, order: str = ORDER) -> Poin
         AreaFileError: They are no place on Earth.
     """
     x, y = (_number(value) for value in (longitude, latitude))
-    if max(abs(x), abs(y)) > 360:
+    if not (-360 <= x <= 360 and -360 <= y <= 360):  # abs() fails where an exponent is too large
         raise AreaFileError(f"the coordinates {x}, {y}", REPROJECT, "degrees of WGS 84")
-    if abs(y) > 90:
+    if not -90 <= y <= 90:
         raise AreaFileError(f"the latitude {y}", order, "latitudes from -90 to 90")
     return degrees_to_e7(x), degrees_to_e7(y)
 

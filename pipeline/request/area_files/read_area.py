@@ -2,7 +2,9 @@
 
 import io
 import json
+import lzma
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any, Final
@@ -123,7 +125,7 @@ def _json(data: bytes) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(data, parse_float=Decimal, parse_constant=refuse)
     except AreaFileError:
         raise
-    except (ValueError, RecursionError) as error:
+    except (ValueError, ArithmeticError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         hint = "write one FeatureCollection" if "Extra data" in reason else "export it again"
         raise AreaFileError(f"JSON that is broken: {reason}", hint) from None
@@ -135,17 +137,26 @@ def _kml_in_zip(data: bytes) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = [each for each in archive.infolist() if each.filename.lower().endswith(".kml")]
-            if not names:
-                raise AreaFileError("a zip file without KML", _FOREIGN, "a KMZ file with a .kml inside")
-            first = min(names, key=lambda each: (each.filename.lower() != "doc.kml", names.index(each)))
-            with archive.open(first) as file:
-                found = file.read(MAX_AREA_BYTES + 1)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError) as error:
-        if isinstance(error, AreaFileError):
-            raise
+            first = min(names, key=lambda each: each.filename.lower() != "doc.kml", default=None)
+            found = b""
+            if first is not None:
+                with archive.open(first) as file:
+                    found = file.read(MAX_AREA_BYTES + 1)
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        NotImplementedError,
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+    ) as error:
         raise AreaFileError(
             f"a zip file that cannot be unpacked: {error}", "unzip it, and name what is inside"
         ) from None
+    if first is None:
+        raise AreaFileError("a zip file without KML", _FOREIGN, "a KMZ file with a .kml inside")
     if len(found) > MAX_AREA_BYTES:
         raise AreaFileError(f"more than {MAX_AREA_BYTES} bytes of KML", "simplify it", "a smaller KMZ file")
     return found

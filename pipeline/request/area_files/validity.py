@@ -4,7 +4,7 @@ Coordinates are whole numbers that a float holds exactly, so that the judgement 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import shapely
@@ -33,7 +33,7 @@ def difference(polygons: Sequence[Polygon], forbidden: Sequence[Polygon]) -> lis
     """Return polygons without others, on the grid of whole numbers; all of them are valid."""
     left = shapely.difference(
         shapely.union_all([_shapely_polygon(each) for each in polygons], grid_size=1),
-        shapely.union_all([_shapely_polygon(each) for each in forbidden], grid_size=1),
+        shapely.union_all([_shapely_polygon(each) for each in _everywhere(forbidden)], grid_size=1),
         grid_size=1,
     )
     return [
@@ -44,6 +44,13 @@ def difference(polygons: Sequence[Polygon], forbidden: Sequence[Polygon]) -> lis
         for part in shapely.get_parts(left)
         if part.geom_type == "Polygon"
     ]
+
+
+def _everywhere(polygons: Sequence[Polygon]) -> Iterator[Polygon]:
+    """Yield polygons and the same a turn to the west and to the east: others may go on beyond 180 degrees."""
+    for turn in (-2 * HALF_TURN_E7, 0, 2 * HALF_TURN_E7):
+        for polygon in polygons:
+            yield tuple(tuple((x + turn, y) for x, y in ring) for ring in polygon)
 
 
 def _shapely_polygon(polygon: Polygon) -> shapely.Polygon:

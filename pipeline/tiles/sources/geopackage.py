@@ -107,6 +107,8 @@ class GeoPackageTiles(TileArchive):
                     database, self._table, part, each, "id, tile_column, tile_row, length(tile_data)"
                 )
             )
+            for number in (number for _, _, number in rows if not isinstance(number, int)):
+                raise bad_archive(self._path, "whole numbers as the id of a tile", f"{number!r:.60}")
             keys = np.array([(each, size or 0, number) for each, size, number in rows], np.int64).reshape(
                 -1, 3
             )

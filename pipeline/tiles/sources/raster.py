@@ -114,7 +114,8 @@ class RasterMosaic(TileArchive):
         require_rasterio(specs[0])
         self._settings = f":{self.name}:{library_versions()}"
         paths = [path for each in specs for path in _expand(each, base)]
-        self._facts = [_inspect(path) for path in dict.fromkeys(paths)]
+        # A file that is named twice is where it is named last, on top.
+        self._facts = [_inspect(path) for path in reversed(dict.fromkeys(reversed(paths)))]
         self._fingerprint = self._fingerprint_now()
         self._rectangles: dict[int, npt.NDArray[np.int64]] = {}
 
@@ -273,7 +274,8 @@ def _expand(spec: str, base: Path) -> list[str]:
     if os.path.isdir(whole):  # noqa: PTH112 - a path that may not be examined is no error here
         found = sorted(str(each) for each in whole.iterdir() if each.suffix.lower() in SUFFIXES)
     elif glob.has_magic(spec) and not os.path.exists(whole):  # noqa: PTH110 - as above
-        found = sorted(glob.glob(str(whole), recursive=True))  # noqa: PTH207 - an absolute pattern
+        inside = spec if os.path.isabs(spec) else os.path.join(glob.escape(str(base)), spec)  # noqa: PTH117, PTH118 - a pattern is no path
+        found = sorted(glob.glob(inside, recursive=True))  # noqa: PTH207 - an absolute pattern
     else:
         return [str(whole.resolve())]
     if not found:

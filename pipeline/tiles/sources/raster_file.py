@@ -260,6 +260,7 @@ def _bands(source: Any, path: str) -> tuple[tuple[int, ...], int, npt.NDArray[np
     others = [number for number in range(1, len(kinds) + 1) if number != alpha]
     name = quote(Path(path).name)
     colours = [kinds.index(each) + 1 for each in _COLOURS if each in kinds]
+    unsure = len(colours) < 3 and len(others) == 3
     if len(colours) < 3:
         colours = others
     deep = sorted(
@@ -272,9 +273,19 @@ def _bands(source: Any, path: str) -> tuple[tuple[int, ...], int, npt.NDArray[np
             f"{' and '.join(deep)}, whose range is not known",
             f"scale it: gdal_translate -ot Byte -scale LOWEST HIGHEST 0 255 -of COG {name} X.tif",
         )
+    structure = source.tags(ns="IMAGE_STRUCTURE")
+    bits = {source.tags(number, ns="IMAGE_STRUCTURE").get("NBITS", "8") for number in colours}
+    is_palette = kinds[colours[0] - 1] is ColorInterp.palette if colours else False
+    if not is_palette and (structure.get("MINISWHITE") == "YES" or bits != {"8"}):
+        raise _unsuitable(
+            path,
+            "8 bits for each band, of which 0 is black",
+            "0 as white" if structure.get("MINISWHITE") == "YES" else f"{', '.join(sorted(bits))} bits",
+            f"scale it: gdal_translate -ot Byte -scale LOWEST HIGHEST 0 255 -co NBITS=8 -of COG {name} X.tif",
+        )
     # GDAL shows such a file as red, green and blue.
-    is_cmyk = source.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK"
-    if len(colours) not in {1, 3} or ColorInterp.cyan in kinds or is_cmyk:
+    is_cmyk = structure.get("SOURCE_COLOR_SPACE") == "CMYK"
+    if unsure or len(colours) not in {1, 3} or ColorInterp.cyan in kinds or is_cmyk:
         found = "CMYK" if is_cmyk else ", ".join(each.name for each in kinds)
         raise _unsuitable(
             path,

@@ -66,6 +66,14 @@ def kmz(data, name="doc.kml", *more):
     return buffer.getvalue()
 
 
+def damaged_kmz():
+    """A KMZ whose packed bytes are no deflate stream."""
+    packed = bytearray(kmz(kml(placemark(kml_polygon()))))
+    start = 30 + len("doc.kml")
+    packed[start : start + 8] = b"\xff" * 8
+    return bytes(packed)
+
+
 def waypoints(*rows):
     lines = [
         f"{n}\t0\t{frame}\t{command}\t0\t0\t0\t0\t{y}\t{x}\t100\t1"
@@ -242,6 +250,18 @@ def test_the_fences_of_a_plan_are_an_area(area_of):
     )
 
 
+@pytest.mark.parametrize("east", [-179.0, 181.0])
+def test_a_fence_over_the_antimeridian_is_taken_from_one(area_of, east):
+    def fence(west, east, *, inclusion=True):
+        corners = ((0.0, west), (0.0, east), (1.0, east), (1.0, west))
+        return {"polygon": [list(each) for each in corners], "inclusion": inclusion, "version": 1}
+
+    found = area_of(plan(polygons=[fence(179.0, east), fence(-179.8, -179.2, inclusion=False)]))
+    assert found.contains(*e7((179.5, 0.5))[0])
+    assert found.contains(*e7((-179.1, 0.5))[0])
+    assert not found.contains(*e7((-179.5, 0.5))[0])
+
+
 def test_features_are_chosen_by_name(area_of, refused):
     data = collection(
         feature(POLYGON, "north"), feature(LINE, "road"), feature({**POLYGON, "coordinates": [HOLE]}, 7)
@@ -355,6 +375,9 @@ REFUSED = {
     "track position": (kml(placemark("<gx:Track><gx:coord>1</gx:coord></gx:Track>")), "expected a gx:coord"),
     "zip without kml": (kmz(b"x", "area.shp"), "found a zip file without KML"),
     "broken zip": (kmz(kml(""))[:40], "found a zip file that cannot be unpacked"),
+    "damaged zip": (damaged_kmz(), "found a zip file that cannot be unpacked"),
+    "huge exponent": (b'{"type": "Polygon", "coordinates": [[[1e1000000, 1], [2, 1], [2, 2], [1, 1]]]}', "found the coordinates 1E+1000000"),
+    "no exponent": (b'{"type": "Polygon", "coordinates": [[[1e9999999999999999999, 1]]]}', "found JSON that is broken"),
     "waypoint columns": (b"QGC WPL 110\n0 1 2\n", "found line 2 with other columns"),
     "plan, unknown item": (plan([{"type": "Wizardry"}]), "found an unknown item in its mission"),
     "plan, no place": (plan([{"type": "ComplexItem", "polygon": [1, 2]}]), "expected [latitude, longitude]"),

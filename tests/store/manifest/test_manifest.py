@@ -269,7 +269,7 @@ def test_a_stand_in_is_read(raw):
 @pytest.mark.parametrize(
     ("path", "value", "reason"),
     [
-        (("format",), 3, "format 3 without levels of chunks, several networks or carried tiles"),
+        (("format",), 3, "format 3 without levels of chunks, several networks, carried tiles or an area"),
         (("format",), 4, "another version"),
         (("format",), 2, "format 2 without an index delta"),
         (("body", "index", "delta"), {}, "format 1 with an index delta"),

@@ -141,8 +141,21 @@ class TestAge:
         assert found.age_days == 273
         assert kinds(make_facts(committed=TODAY), today=TODAY) == []
 
+    def test_a_demanded_age_needs_a_clock(self):
+        demands = {"min_coverage": None, "max_age_days": 999, "min_proof": None}
+        wrong = judge(make_facts(committed=TODAY), today=date(1970, 1, 1))
+        assert wrong.shortfalls(**demands) == (
+            "imagery: expected a clock that tells its age, found one behind the commit",
+        )
+        assert judge(make_facts(committed=TODAY), today=TODAY).shortfalls(**demands) == ()
+
 
 class TestOrigin:
+    def test_in_the_box_around_an_area_nobody_knows(self):
+        found = judge(make_facts(area_is_box=False), today=TODAY)
+        assert found.origin_inside is None
+        assert judge(make_facts(area_is_box=False, origin=(0, 0)), today=TODAY).origin_inside is False
+
     def test_outside_and_elsewhere(self):
         found = the_warning(make_facts(origin=(0, 0)))
         assert found.message == "the take-off [0.0, 0.0] lies outside of the area [10.0, 20.0, 11.0, 21.0]"

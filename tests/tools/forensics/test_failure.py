@@ -230,7 +230,7 @@ def test_a_worker_that_was_killed_is_told_with_its_attempts():
         (
             "proof",
             {"right": 3, "margins": [[1, 4, 3]]},
-            "too few photographs of known places are found: off (right 3)",
+            "too few photographs of known places are found: off",
         ),
         ("taste", {}, "taste: off"),
     ],

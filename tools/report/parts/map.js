@@ -293,7 +293,7 @@ class AreaMap {
       pen.strokeStyle = this.colours.mark;
       pen.lineWidth = 1.5;
       pen.setLineDash([6, 4]);
-      if (this.outlined) this.outline(pen);
+      if (this.outlined) this.shape(pen);
       else pen.strokeRect(x0, y0, x1 - x0, y1 - y0);
       pen.setLineDash([]);
     }
@@ -316,7 +316,7 @@ class AreaMap {
   }
 
   /** The polygons and routes that were asked for. */
-  outline(pen) {
+  shape(pen) {
     pen.beginPath();
     for (const name of ["rings", "routes"]) for (const line of list(this.area[name])) {
       const west = line.reduce((least, [x]) => Math.min(least, x), Infinity) / 3.6e9 + 0.5, shift = this.around(west) - west;

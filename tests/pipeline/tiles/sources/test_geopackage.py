@@ -157,6 +157,19 @@ def test_what_is_wrong_with_others(change, kind, said, archives, tmp_path):
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("value", ["NULL", "'seven'", "2.5"])
+def test_an_id_that_is_no_number_is_refused(value, archives, tmp_path):
+    name = write_gpkg(tmp_path / "a.gpkg", archives.block(4, 3, 2))
+    with closing(sqlite3.connect(tmp_path / name)) as database, database:
+        database.execute("ALTER TABLE ortho RENAME TO kept")
+        database.execute(
+            f"CREATE TABLE ortho AS SELECT {value} AS id, zoom_level, tile_column, tile_row, tile_data FROM kept"
+        )
+    with pytest.raises(TileError, match="whole numbers as the id") as caught:
+        open_source(name, tmp_path).query_by_bbox(WORLD, (4, 4))
+    assert caught.value.kind is ErrorKind.BAD_ARCHIVE
+
+
 def test_two_tiles_of_one_place_are_refused(archives, tmp_path):
     name = write_gpkg(tmp_path / "a.gpkg", archives.block(4, 3, 2))
     with closing(sqlite3.connect(tmp_path / name)) as database, database:

@@ -228,8 +228,11 @@ class TestMosaic:
         both = [(tile.place, tile.sha256) for tile in tiles_of(["m/1.tif", "m/2.TIF"], tmp_path)]
         for spec in ("m", "m/"):
             assert [(tile.place, tile.sha256) for tile in tiles_of(spec, tmp_path)] == both
+        assert not self.is_inverted(at(tiles_of(["m", "m/1.tif"], tmp_path), middle)), "named again, on top"
         (tmp_path / "m/2.TIF").rename(tmp_path / "m/2.tif")
         assert [(tile.place, tile.sha256) for tile in tiles_of("m/*.tif", tmp_path)] == both
+        (tmp_path / "m").rename(tmp_path / "[2]")
+        assert [(tile.place, tile.sha256) for tile in tiles_of("*.tif", tmp_path / "[2]")] == both
 
     def test_there_is_no_seam(self, tmp_path):
         """One picture cut in two, with pixels that no tile's pixels coincide with."""
@@ -331,6 +334,9 @@ class TestColours:
                 "-colorinterp red,green,blue",
             ),
             (lambda rgb: rgb[:, :, [0, 1, 2, 0]], {"photometric": "CMYK"}, "4 bands (CMYK", "-colorinterp"),
+            (lambda rgb: rgb, {"photometric": "MINISBLACK"}, "found 3 bands", "-colorinterp red,green,blue"),
+            (lambda rgb: rgb[:, :, :1], {"photometric": "MINISWHITE"}, "found 0 as white", "-scale"),
+            (lambda rgb: rgb[:, :, :1] >> 4, {"nbits": 4}, "found 4 bits", "-scale"),
         ],
     )
     def test_what_has_no_certain_look_is_refused(self, change, options, said, mend, tmp_path):
