@@ -51,7 +51,9 @@ from store.trust.signatures import parse_trusted_keys, signature_problems
 from store.verify.coverage import intact_artifacts, missing_artifacts, named_by
 
 _PROBE = ".c10-probe"
-_MARK = b"c10 mirror made this copy of a cache, whose journal is elsewhere. c10 verify --cache DIR checks it.\n"
+_MARK = (
+    b"c10 mirror made this copy of a cache, whose journal is elsewhere. c10 verify --cache DIR checks it.\n"
+)
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
 
 
