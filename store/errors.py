@@ -78,6 +78,7 @@ class ErrorKind(StrEnum):
     OWN_HISTORY = "own-history"
     ARGUMENT = "argument"
     READINESS = "readiness"
+    MIRROR = "mirror"
 
 
 class StoreError(Exception):

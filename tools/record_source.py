@@ -67,12 +67,12 @@ def read_source(call: Call, journal: Path | None, bundle: Path | None) -> Source
 def read_records(call: Call, journal: Path | None, bundle: Path | None) -> FoldedRecords:
     """Read and fold the records of the source that the options name.
 
-    Of a cache, the journal must fit the files beside it. Of anything else, what can be read is used, with a warning.
+    Of a cache, the journal must fit the files beside it. Of anything else, a mirror among it, what can be read is used, with a warning.
 
     Raises:
         click.UsageError: They name two sources, or none.
     """
-    if journal is None and bundle is None:
+    if journal is None and bundle is None and not call.layout().is_mirror():
         view = read_history(call.layout())
         return FoldedRecords(
             state=view.state,

@@ -13,7 +13,7 @@ from store.base.canonical_json import sha256
 from store.base.valueclass import valueclass
 from store.cache.event_mapper import fold_entries, to_recorded_events, without_collector
 from store.disk.layout import Layout
-from store.disk.repair_commands import rebuilding, replaying
+from store.disk.repair_commands import rebuilding
 from store.disk.scratch import holds_leftovers
 from store.domain.fold import fold_into
 from store.domain.state import RecordedEvent, State
@@ -94,18 +94,25 @@ def require_cache(layout: Layout) -> None:
     """Refuse a folder that has no journal to read.
 
     Raises:
-        RequestRefusedError: There is no cache.
-        DamagedHistoryError: There are generations without a journal: it was lost, or this is a mirror.
+        RequestRefusedError: There is no cache, or this is a mirror of one.
+        DamagedHistoryError: There are generations without a journal: it was lost.
     """
     if layout.journal.exists():
         return
+    if layout.is_mirror():
+        raise RequestRefusedError(
+            f"expected {layout.journal.name} in {layout.root}, found a mirror, whose journal is in the cache that it was"
+            " made of",
+            kind=ErrorKind.MIRROR,
+            hint="run this on that cache; a mirror answers c10 verify, status, query, log and replay",
+        )
     if layout.lost_journal():
         if layout.may_be_mirror():
             raise DamagedHistoryError(
                 f"expected {layout.journal.name} in {layout.root}, found generations alone, as in a mirror",
                 kind=ErrorKind.JOURNAL_REPLACED,
-                hint=f"{replaying(layout)} reads a mirror; {rebuilding(layout)}, which ends it, is for a journal that was"
-                " lost",
+                hint=f"{rebuilding(layout)}, if its journal was lost; if it is a mirror of an earlier version,"
+                " run c10 mirror again, which marks it",
             )
         raise DamagedHistoryError(
             f"expected {layout.journal.name} beside the generations in {layout.root}, found none",

@@ -7,6 +7,7 @@ ever becomes a path.
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,9 @@ FOLDERS = ("artifacts", "manifests", "segments", "quarantine", "tmp")
 LOCKS = ("journal.mdb-lock", "build.lock")
 KNOWN_ENTRIES = frozenset({*FOLDERS, *LOCKS, "journal.mdb", "lost+found"})
 """What may lie in the root; a cache may be the root of its own file system."""
+
+MIRROR_MARK = "mirror.txt"
+"""The file by which a mirror is known. `c10 mirror` writes it, and whatever gives the folder a journal removes it."""
 
 
 @valueclass(frozen=True, slots=True)
@@ -151,6 +155,17 @@ class Layout:
         """
         lock = self.root / f"{self.journal.name}-lock"
         return not (os.path.lexists(self.journal) or os.path.lexists(lock) or self.journals_set_aside())
+
+    def is_marked(self) -> bool:
+        """Whether the mark of a mirror is here."""
+        try:
+            return stat.S_ISREG((self.root / MIRROR_MARK).lstat().st_mode)
+        except OSError:
+            return False
+
+    def is_mirror(self) -> bool:
+        """Whether this is a mirror: it has the mark, and no trace of a journal of its own."""
+        return self.is_marked() and not (os.path.lexists(self.journal) or self.journals_set_aside())
 
     def journals_set_aside(self) -> tuple[Path, ...]:
         """The journals that rebuilds put into quarantine, newest first."""

@@ -8,9 +8,9 @@ def rebuilding(layout: Layout) -> str:
     return f"c10 rebuild --cache {_quoted(layout)}"
 
 
-def replaying(layout: Layout) -> str:
-    """Return the command that looks into this cache, or into a mirror of one."""
-    return f"c10 replay --cache {_quoted(layout)}"
+def mirroring(layout: Layout) -> str:
+    """Return the command that heals this mirror."""
+    return f"c10 mirror {_quoted(layout)}, in the cache that this is a mirror of"
 
 
 def repairing(layout: Layout) -> str:

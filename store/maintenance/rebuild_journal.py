@@ -29,7 +29,7 @@ from store.base.clock import Clock, SystemClock, recorded_wall_ns
 from store.base.valueclass import valueclass
 from store.cache import journal_consistency, segment
 from store.cache.event_mapper import to_record, to_recorded_event
-from store.disk.layout import Layout
+from store.disk.layout import MIRROR_MARK, Layout
 from store.disk.quarantine import move_to_quarantine
 from store.domain.events import GenerationSigned
 from store.domain.fold import fold_into
@@ -262,6 +262,9 @@ def _create_journal(layout: Layout, history: _RebuiltHistory) -> None:
     with TranslateOSErrors(f"journal {layout.journal}"):
         # The old lock file lists transactions of the old file, which would mislead readers of the new one.
         layout.journal.with_name(layout.journal.name + "-lock").unlink(missing_ok=True)
+        if layout.is_marked():
+            # With a journal this is a cache: if it loses that journal, it must not be taken for a mirror.
+            (layout.root / MIRROR_MARK).unlink()
         fsync_dir(layout.root)
     Journal.create(
         layout.journal,

@@ -1,6 +1,6 @@
 """Mirror the head of a cache to a read-only copy, on a card or in another folder.
 
-The copy has no journal but artifacts, segments, signatures and manifests: that is what the reader on board
+The copy has no journal but artifacts, segments, signatures, manifests and a mark: that is what the reader on board
 needs, and `c10 rebuild` can make a journal from it. A mirror run copies only what is missing, each file
 complete and durable before it gets its name: artifacts, segments, signatures, and last the manifest of the
 head. A run that is killed leaves a copy that shows the old head or the new one, and the next run continues.
@@ -12,7 +12,7 @@ Anything else is another cache, or a copy that was written to since, and is not 
 import errno
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from store.cache.projections import signatures_of
 from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts, counted
 from store.disk.folder_integrity import refuse_symlinked_folders
-from store.disk.layout import Layout, nearest_folder
+from store.disk.layout import MIRROR_MARK, Layout, nearest_folder
 from store.disk.repair_commands import repairing
 from store.disk.scratch import clear_scratch
 from store.disk.write_once import write_once
@@ -51,6 +51,9 @@ from store.trust.signatures import parse_trusted_keys, signature_problems
 from store.verify.coverage import intact_artifacts, missing_artifacts, named_by
 
 _PROBE = ".c10-probe"
+_MARK = (
+    b"c10 mirror made this copy of a cache, whose journal is elsewhere. c10 verify --cache DIR checks it.\n"
+)
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
 
 
@@ -95,10 +98,11 @@ class _Source:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class _Missing:
-    """The files that the copy lacks, and whether an earlier run left scratch files in it."""
+    """The files that the copy lacks, its mark apart, and whether an earlier run left scratch files in it."""
 
     artifacts: tuple[ArtifactRef, ...]
     files: tuple[_File, ...]
+    mark: bool
     leftovers: bool
 
     @property
@@ -107,7 +111,7 @@ class _Missing:
 
     @property
     def nothing(self) -> bool:
-        return not self.artifacts and not self.files and not self.leftovers
+        return not self.artifacts and not self.files and not self.mark and not self.leftovers
 
 
 def mirror(
@@ -306,7 +310,7 @@ def _find_missing(source: _Source, target: Layout, *, full: bool) -> _Missing:
         elif _read_file(path, len(file.data)) != file.data:
             raise _foreign_file_error(target, f"{file.folder}/{file.name}")
     leftovers = target.scratch.is_dir() and any(target.scratch.iterdir())
-    return _Missing(artifacts=lacking, files=tuple(files), leftovers=leftovers)
+    return _Missing(artifacts=lacking, files=tuple(files), mark=not target.is_marked(), leftovers=leftovers)
 
 
 def _manifests(source: _Source, target: Layout) -> Iterator[_File]:
@@ -376,9 +380,19 @@ def _copy(
     problems = missing_artifacts(source.manifest, theirs)
     if problems:
         raise NoGoError(problems, kind=ErrorKind.ARTIFACT_DAMAGED, hint="c10 mirror DEST --full")
-    for file in lacking.files:
+    _write(target, (file for file in lacking.files if file.folder == "segments"), on_bytes)
+    # Before the head, so that a copy that shows one is known as a mirror; after segments, which make it no foreign
+    # folder.
+    if lacking.mark:
+        with TranslateOSErrors(f"{MIRROR_MARK} in {target.root}"):
+            write_once(target.root, MIRROR_MARK, _MARK, scratch=target.scratch)
+    _write(target, (file for file in lacking.files if file.folder != "segments"), on_bytes)
+    return tuple(digest for digest, _ in theirs.replaced)
+
+
+def _write(target: Layout, files: Iterable[_File], on_bytes: Callable[[int], None] | None) -> None:
+    for file in files:
         with TranslateOSErrors(f"{file.folder}/{file.name} in {target.root}"):
             write_once(target.root / file.folder, file.name, file.data, scratch=target.scratch)
         if on_bytes is not None:
             on_bytes(len(file.data))
-    return tuple(digest for digest, _ in theirs.replaced)

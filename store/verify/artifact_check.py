@@ -1,24 +1,41 @@
-"""Check artifacts by size and by digest, and report the damaged ones."""
+"""Check artifacts by size, by digest and against their manifest, and report the damaged and the foreign ones."""
 
-from collections.abc import Callable, Sequence
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts
 from store.disk.cell_tables import tables_of_manifest
-from store.errors import ArtifactError
+from store.errors import UNREADABLE, ArtifactError, CacheUnusableError, is_shortage
 from store.manifest.manifest import Manifest
 from store.manifest.roles import DELTA, PACKS, WHOLE
 from store.manifest.roles import TABLE as TABLE_ROLE
-from store.verify.coverage import CHANGED, map_in_threads
-from store.verify.report import Finding, HashedAmount, ProblemKind
+from store.reader import table_checks
+from store.trust.go_no_go import TrustedKeys
+from store.verify.coverage import CHANGED, map_in_threads, walk
+from store.verify.report import Depth, Finding, HashedAmount, ProblemKind
 
 ENGINE, INDEX, TABLE, BLOCK = range(4)
 """The order in which a check with a time budget hashes artifacts."""
 
 _AT_ONCE = 8
 """How many files are hashed before the clock is read again; more threads than this wait for the disk."""
+
+
+@valueclass(frozen=True, slots=True)
+class Options:
+    """The arguments of `store.verify.verify.verify`."""
+
+    depth: Depth
+    budget_s: float
+    seed: int
+    trusted_keys: TrustedKeys
+    monotonic: Callable[[], float]
+    on_total: Callable[[int], None] | None
+    on_bytes: Callable[[int], None] | None
 
 
 @valueclass(frozen=True, slots=True)
@@ -123,3 +140,60 @@ class ArtifactCheck:
         self.findings.append(
             Finding(kind=kind, subject=item.role, found=wrong, path=path, digest=item.digest)
         )
+
+
+def check_artifacts(check: ArtifactCheck, options: Options) -> None:
+    """Check all artifacts that were added, as closely as the options say."""
+    intact = check.check_sizes()
+    if options.on_total is not None:
+        options.on_total(sum(item.size for item in intact))
+    if options.depth is Depth.BUDGET:
+        blocks = [item for item in intact if item.urgency == BLOCK]
+        random.Random(options.seed).shuffle(blocks)  # noqa: S311 - a sample, not a secret
+        check.hash_until([item for item in intact if item.urgency < BLOCK], lambda: False)
+        deadline = options.monotonic() + options.budget_s
+        check.hash_until(blocks, lambda: options.monotonic() >= deadline)
+    elif options.depth is Depth.FULL:
+        check.hash(intact)
+
+
+def find_unnamed_files(
+    artifacts: Artifacts, referenced: frozenset[str], findings: list[Finding]
+) -> tuple[int, int]:
+    """Add foreign files to the findings; return number and bytes of artifacts that nothing refers to."""
+    try:
+        found = walk(artifacts, {}, referenced=referenced, full=False)
+    except CacheUnusableError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or is_shortage(cause):
+            raise
+        path = os.path.relpath(str(cause.filename or "."), artifacts.layout.root)
+        text = f"{UNREADABLE} ({cause.strerror}): nobody knows what is in it"
+        findings.append(Finding(kind=ProblemKind.STRANGER, subject=path, found=text, path=path))
+        return 0, 0
+    for path, text in found.foreign_files:
+        findings.append(Finding(kind=ProblemKind.STRANGER, subject=path, found=text, path=path))
+    return len(found.unreferenced), found.unreferenced_size
+
+
+def table_findings(manifest: Manifest, artifacts: Artifacts, damaged: set[str]) -> Iterator[Finding]:
+    """Compare the tables and the delta of a generation with its manifest, if none of them is damaged."""
+    delta = manifest.index.delta
+    tables: list[tuple[ArtifactRef, Callable[[Manifest, bytes], object]]] = [
+        (manifest.tiles, table_checks.tiles_of),
+        (manifest.index.blocks, table_checks.blocks_of),
+        *([(delta.artifact, table_checks.delta_of)] if delta else []),
+        *([(manifest.carried.packs, table_checks.packs_of)] if manifest.carried else []),
+    ]
+    if not damaged.isdisjoint(ref.sha256 for ref, _ in tables):
+        return
+    for ref, check in tables:
+        try:
+            check(manifest, artifacts.read(ref))
+        except (ArtifactError, ValueError) as error:
+            yield Finding(
+                kind=ProblemKind.CONTENT,
+                subject="tables",
+                found=str(error),
+                generation=manifest.envelope.generation,
+            )

@@ -16,7 +16,7 @@ from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts
 from store.disk.cell_tables import tables_of_manifest
-from store.disk.layout import FOLDERS, KNOWN_ENTRIES, LOCKS, Layout
+from store.disk.layout import FOLDERS, KNOWN_ENTRIES, LOCKS, MIRROR_MARK, Layout
 from store.domain.attachments import artifacts_of
 from store.domain.index_files import refs_of
 from store.domain.state import State
@@ -279,8 +279,9 @@ def _misnamed(layout: Layout, entries: Iterable[tuple[str, os.stat_result, Path]
 
 def _foreign_files(artifacts: Artifacts) -> Iterator[ForeignFile]:
     layout = artifacts.layout
+    known = KNOWN_ENTRIES | {MIRROR_MARK} if layout.is_mirror() else KNOWN_ENTRIES
     for entry in sorted(os.scandir(layout.root), key=lambda found: found.name):
-        if entry.name not in KNOWN_ENTRIES:
+        if entry.name not in known:
             yield ForeignFile(entry.name, _NO_SUCH_NAME)
         elif entry.name in FOLDERS and not entry.is_dir(follow_symlinks=False):
             yield ForeignFile(entry.name, "expected a folder of the cache, found something else")

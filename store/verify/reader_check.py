@@ -5,13 +5,11 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from store.base.cache_warning import CacheWarning
-from store.cache.projections import signatures_of
-from store.cache.view import View
-from store.domain.manifest_projection import project
-from store.domain.state import Generation
+from store.disk.capture_dates import stored_capture_dates
 from store.errors import ErrorKind, NoGoError
 from store.files.permissions import writable_folders_at
 from store.manifest.manifest import EngineEntry, Manifest
@@ -19,8 +17,9 @@ from store.reader.flight_cache import FlightCache
 from store.runtime.capabilities import covered
 from store.runtime.load import ExecutionError, RuntimeUnavailableError
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
-from store.trust.readiness_facts import Signature
+from store.trust.readiness_facts import Facts, Reading, Signature, facts_of_manifest
 from store.trust.signatures import TrustedKey, find_signer, parse_trusted_keys
+from store.verify.artifact_check import ArtifactCheck, Options
 from store.verify.report import Finding, ProblemKind
 
 _KIND_OF_REFUSAL: Final = {
@@ -36,6 +35,9 @@ class ReaderCheck:
     """A check of the head by the reader of the aircraft.
 
     Attributes:
+        root: Folder of the cache.
+        manifest: Of its head.
+        signatures: The signature files of that manifest.
         damaged: Digests of artifacts that are known to be damaged.
         signed_by: The trusted key whose signature of the head holds.
         loaded: Whether it was tried to load engines and index.
@@ -43,9 +45,9 @@ class ReaderCheck:
         elsewhere: The engines that are for another device, and what that means.
     """
 
-    view: View
-    head: Generation
+    root: Path
     manifest: Manifest
+    signatures: Sequence[bytes]
     damaged: set[str]
     findings: list[Finding] = field(default_factory=list)
     signed_by: str | None = None
@@ -53,15 +55,20 @@ class ReaderCheck:
     not_loaded: dict[str, str] = field(default_factory=dict)
     elsewhere: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def generation(self) -> int:
+        """The generation that is checked."""
+        return self.manifest.envelope.generation
+
     def open(self, trusted_keys: TrustedKeys, *, load: bool) -> None:
         """Open the head; with `load`, load engine and index as well."""
         if trusted_keys is not ALLOW_UNSIGNED:
             self.signed_by = self._trusted_signer(trusted_keys)
         try:
             with FlightCache.open(
-                self.view.layout.root,
+                self.root,
                 trusted_keys=trusted_keys,
-                generation=self.head.number,
+                generation=self.generation,
                 # A cache with a stand-in engine is for another device, and is still checked here.
                 flown=not self.manifest.stand_ins,
             ) as cache:
@@ -79,14 +86,31 @@ class ReaderCheck:
             return Signature.HOLDS
         if trusted_keys is not ALLOW_UNSIGNED:
             return None
-        return Signature.UNCHECKED if self.head.signatures else Signature.ABSENT
+        return Signature.UNCHECKED if self.signatures else Signature.ABSENT
+
+    def facts(self, check: ArtifactCheck, options: Options) -> Facts:
+        """Return what the readiness of the head is judged by, after `open`."""
+        tiles, hashed = self.manifest.tiles, check.hashed()
+        return facts_of_manifest(
+            self.manifest,
+            dates=stored_capture_dates(check.artifacts, tiles, tiles=self.manifest.tile_count),
+            reading=Reading(
+                depth=str(options.depth),
+                hashed=hashed.files,
+                files=hashed.files_total,
+                loaded=self.loaded,
+                not_loaded=self.not_loaded,
+                elsewhere=self.elsewhere,
+            ),
+            signature=self.signature(options.trusted_keys),
+            signed_by=self.signed_by,
+        )
 
     def group_writable(self) -> Iterator[CacheWarning]:
         """Yield a warning for each folder of the cache that a group may write to."""
-        root = self.view.layout.root
-        for text in writable_folders_at(root, permission=stat.S_IWGRP):
+        for text in writable_folders_at(self.root, permission=stat.S_IWGRP):
             yield CacheWarning(
-                kind="group-writable", message=text, hint=f"chmod -R g-w {shlex.quote(str(root))}"
+                kind="group-writable", message=text, hint=f"chmod -R g-w {shlex.quote(str(self.root))}"
             )
 
     def _trusted_signer(self, keys: Sequence[TrustedKey | bytes]) -> str | None:
@@ -95,11 +119,10 @@ class ReaderCheck:
             known = parse_trusted_keys(keys)
         except ValueError:
             return None
-        raw, signatures = project(self.view.state, self.head), signatures_of(self.head)
-        return find_signer(raw, signatures, generation=self.head.number, keys=known)
+        return find_signer(self.manifest.raw, self.signatures, generation=self.generation, keys=known)
 
     def _report_refusal(self, error: NoGoError) -> None:
-        generation = f"generation {self.head.number}"
+        generation = f"generation {self.generation}"
         kind = _KIND_OF_REFUSAL.get(error.kind)
         if kind is not None:
             self.signed_by = self.signed_by if kind is ProblemKind.DEVICE else None
@@ -139,4 +162,4 @@ class ReaderCheck:
                 self._report(ProblemKind.CONTENT, subject, error.message)
 
     def _report(self, kind: ProblemKind, subject: str, found: str) -> None:
-        self.findings.append(Finding(kind=kind, subject=subject, found=found, generation=self.head.number))
+        self.findings.append(Finding(kind=kind, subject=subject, found=found, generation=self.generation))

@@ -9,36 +9,37 @@ One run reports everything that is wrong; only a journal that cannot be trusted 
 says how to fix each problem. A verification never writes.
 """
 
-import os
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from store.base.cache_warning import CacheWarning
-from store.base.valueclass import valueclass
-from store.base.values import ArtifactRef
+from store.cache.projections import signatures_of
 from store.cache.view import HistoryView, View, open_view
 from store.disk.artifacts import Artifacts
-from store.disk.capture_dates import stored_capture_dates
 from store.disk.layout import Layout
 from store.domain.attachments import NETWORK, attached
 from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
-from store.errors import UNREADABLE, ArtifactError, CacheUnusableError, ErrorKind, NoGoError, is_shortage
+from store.errors import ArtifactError, ErrorKind, NoGoError
 from store.manifest.manifest import Manifest, parse
 from store.policy.retention import keep_without
-from store.reader import table_checks
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
-from store.trust.readiness_facts import Reading, facts_of_manifest
-from store.verify.artifact_check import BLOCK, ArtifactCheck
-from store.verify.coverage import named_by, referenced_by, walk
+from store.verify.artifact_check import (
+    ArtifactCheck,
+    Options,
+    check_artifacts,
+    find_unnamed_files,
+    table_findings,
+)
+from store.verify.coverage import named_by, referenced_by
 from store.verify.projections import projection_findings
 from store.verify.reader_check import ReaderCheck
-from store.verify.report import Depth, Finding, ProblemKind, VerifyReport, diagnose
+from store.verify.report import Depth, ProblemKind, VerifyReport, diagnose
 from store.verify.stable_view import stable_view
+from store.verify.verify_mirror import verify_mirror
 
 _LASTING: Final = frozenset({ProblemKind.DAMAGED, ProblemKind.DEVICE})
 """Problems that no concurrent writer can cause; others may be files that it is writing or collecting."""
@@ -57,7 +58,7 @@ def verify(
     on_total: Callable[[int], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> VerifyReport:
-    """Verify a cache.
+    """Verify a cache, or a mirror of one.
 
     Args:
         layout: The cache.
@@ -75,7 +76,9 @@ def verify(
         ArtifactsBusyError: A writer committed and did not write the files in time.
         DamagedHistoryError, journal.JournalError: The journal cannot be trusted.
     """
-    options = _Options(depth, budget_s, seed, trusted_keys, monotonic, on_total, on_bytes)
+    options = Options(depth, budget_s, seed, trusted_keys, monotonic, on_total, on_bytes)
+    if layout.is_mirror():
+        return verify_mirror(layout, options)
     attempt, seen_before = 1, frozenset[str]()
     while True:
         view = stable_view(layout, whole=depth is Depth.FULL)
@@ -92,33 +95,26 @@ def verify(
         attempt += 1
 
 
-@valueclass(frozen=True, slots=True)
-class _Options:
-    """The arguments of `verify`."""
-
-    depth: Depth
-    budget_s: float
-    seed: int
-    trusted_keys: TrustedKeys
-    monotonic: Callable[[], float]
-    on_total: Callable[[int], None] | None
-    on_bytes: Callable[[int], None] | None
-
-
-def _verify(view: View, options: _Options) -> VerifyReport:
+def _verify(view: View, options: Options) -> VerifyReport:
     head, artifacts, full = _require_head(view), Artifacts(view.layout), options.depth is Depth.FULL
     findings = [*projection_findings(view, view.chains if isinstance(view, HistoryView) else None)]
     manifests = _manifests(view.state, head, every=full)
     check = ArtifactCheck(artifacts=artifacts, on_bytes=options.on_bytes)
     for origin, manifest in manifests.items():
         check.add(origin, manifest)
-    _check_artifacts(check, options)
+    check_artifacts(check, options)
     findings += check.findings
     unreferenced = (0, 0)
-    reader = ReaderCheck(view=view, head=head, manifest=manifests[head.origin], damaged=check.damaged)
+    reader = ReaderCheck(
+        root=view.layout.root,
+        manifest=manifests[head.origin],
+        signatures=signatures_of(head),
+        damaged=check.damaged,
+    )
     if full:
-        unreferenced = _find_unnamed_files(view, artifacts, check.named.keys(), findings)
-        findings += _table_findings(head, reader.manifest, artifacts, check.damaged)
+        referenced = referenced_by(view.state).union(check.named)
+        unreferenced = find_unnamed_files(artifacts, referenced, findings)
+        findings += table_findings(reader.manifest, artifacts, check.damaged)
     if all(finding.generation != head.number for finding in findings):
         reader.open(options.trusted_keys, load=full)
     problems = diagnose(
@@ -142,20 +138,7 @@ def _verify(view: View, options: _Options) -> VerifyReport:
         unreferenced=unreferenced[0],
         unreferenced_size=unreferenced[1],
         seed=options.seed if options.depth is Depth.BUDGET else None,
-        facts=facts_of_manifest(
-            reader.manifest,
-            dates=stored_capture_dates(artifacts, reader.manifest.tiles, tiles=reader.manifest.tile_count),
-            reading=Reading(
-                depth=str(options.depth),
-                hashed=check.hashed().files,
-                files=check.hashed().files_total,
-                loaded=reader.loaded,
-                not_loaded=reader.not_loaded,
-                elsewhere=reader.elsewhere,
-            ),
-            signature=reader.signature(options.trusted_keys),
-            signed_by=reader.signed_by,
-        ),
+        facts=reader.facts(check, options),
         warnings=(
             *reader.group_writable(),
             *(_stand_in_warnings(view.state, head, artifacts) if full else ()),
@@ -163,20 +146,6 @@ def _verify(view: View, options: _Options) -> VerifyReport:
             *_newer_events(view.state),
         ),
     )
-
-
-def _check_artifacts(check: ArtifactCheck, options: _Options) -> None:
-    intact = check.check_sizes()
-    if options.on_total is not None:
-        options.on_total(sum(item.size for item in intact))
-    if options.depth is Depth.BUDGET:
-        blocks = [item for item in intact if item.urgency == BLOCK]
-        random.Random(options.seed).shuffle(blocks)  # noqa: S311 - a sample, not a secret
-        check.hash_until([item for item in intact if item.urgency < BLOCK], lambda: False)
-        deadline = options.monotonic() + options.budget_s
-        check.hash_until(blocks, lambda: options.monotonic() >= deadline)
-    elif options.depth is Depth.FULL:
-        check.hash(intact)
 
 
 def _require_head(view: View) -> Generation:
@@ -201,47 +170,6 @@ def _manifests(state: State, head: Generation, *, every: bool) -> dict[int, Mani
         shown = {generation.origin: generation for generation in kept}
         shown[head.origin] = shown.pop(head.origin)
     return {origin: parse(project(state, generation)) for origin, generation in shown.items()}
-
-
-def _find_unnamed_files(
-    view: View, artifacts: Artifacts, named: Iterable[str], findings: list[Finding]
-) -> tuple[int, int]:
-    """Add foreign files to the findings; return number and bytes of artifacts that nothing names."""
-    try:
-        found = walk(artifacts, {}, referenced=referenced_by(view.state).union(named), full=False)
-    except CacheUnusableError as error:
-        cause = error.__cause__
-        if not isinstance(cause, OSError) or is_shortage(cause):
-            raise
-        path = os.path.relpath(str(cause.filename or "."), view.layout.root)
-        text = f"{UNREADABLE} ({cause.strerror}): nobody knows what is in it"
-        findings.append(Finding(kind=ProblemKind.STRANGER, subject=path, found=text, path=path))
-        return 0, 0
-    for path, text in found.foreign_files:
-        findings.append(Finding(kind=ProblemKind.STRANGER, subject=path, found=text, path=path))
-    return len(found.unreferenced), found.unreferenced_size
-
-
-def _table_findings(
-    head: Generation, manifest: Manifest, artifacts: Artifacts, damaged: set[str]
-) -> Iterator[Finding]:
-    """Compare the tables and the delta of the head with its manifest, if none of them is damaged."""
-    delta = manifest.index.delta
-    tables: list[tuple[ArtifactRef, Callable[[Manifest, bytes], object]]] = [
-        (manifest.tiles, table_checks.tiles_of),
-        (manifest.index.blocks, table_checks.blocks_of),
-        *([(delta.artifact, table_checks.delta_of)] if delta else []),
-        *([(manifest.carried.packs, table_checks.packs_of)] if manifest.carried else []),
-    ]
-    if not damaged.isdisjoint(ref.sha256 for ref, _ in tables):
-        return
-    for ref, check in tables:
-        try:
-            check(manifest, artifacts.read(ref))
-        except (ArtifactError, ValueError) as error:
-            yield Finding(
-                kind=ProblemKind.CONTENT, subject="tables", found=str(error), generation=head.number
-            )
 
 
 def _stand_in_warnings(state: State, head: Generation, artifacts: Artifacts) -> Iterator[CacheWarning]:

@@ -190,7 +190,7 @@ def _check_cache(found: _Findings, layout: Layout) -> None:
         )
     facts["exists"] = layout.exists()
     facts["lock"] = _lock_holder(found, layout)
-    if facts["exists"]:
+    if facts["exists"] and not layout.is_mirror():
         _check_journal(found, layout, facts)
 
 

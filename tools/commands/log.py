@@ -6,7 +6,9 @@ from typing import Any, Final
 
 import click
 
+from store.disk.manifest_files import read_manifest_file
 from store.domain.state import Build, BuildStatus, State
+from store.manifest.manifest import Manifest, parse
 from tools.command import Answer, Call, shared_options
 from tools.forensics.cost import NO_COST, costs_of_builds, draw_trend
 from tools.output import render
@@ -30,10 +32,10 @@ _EMPTY: Final[dict[str, Any]] = {
 @source_options
 @shared_options()
 def log(call: Call, *, failed: bool, count: int | None, journal: Path | None, bundle: Path | None) -> Answer:
-    """List every build and rollback, newest first."""
+    """List every build and rollback, newest first; of a mirror, those up to its newest generation."""
     entries = [
         entry
-        for entry in _entries(read_records(call, journal, bundle))
+        for entry in _all_entries(call, journal, bundle)
         if not failed or entry["status"] in {"failed", "abandoned", "died", "refused", "denied"}
     ]
     entries = entries[: count or len(entries)]
@@ -81,6 +83,31 @@ def _trend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = (("took", "ms"), ("stored", "bytes"), ("reused", "reuse_ppm"))
     bars = [(label, draw_trend([entry[name] for entry in built])) for label, name in rows]
     return ["", "trend of committed builds, the newest last", *(f"  {label:<8}{bar}" for label, bar in bars)]
+
+
+def _all_entries(call: Call, journal: Path | None, bundle: Path | None) -> list[dict[str, Any]]:
+    layout = call.layout() if journal is None and bundle is None else None
+    if layout is None or not layout.is_mirror():
+        return _entries(read_records(call, journal, bundle))
+    recorded = _entries(read_records(call, None, None)) if layout.segment_files() else []
+    told = {entry["generation"] for entry in recorded}
+    shown = (number for number in sorted(layout.manifest_files(), reverse=True) if number not in told)
+    # Newer than all records: a segment holds everything before its commit.
+    return [*(_shown_generation(parse(read_manifest_file(layout, each).raw)) for each in shown), *recorded]
+
+
+def _shown_generation(manifest: Manifest) -> dict[str, Any]:
+    """Return the entry of a generation of which a manifest alone tells."""
+    return _EMPTY | {
+        "type": "build",
+        "build": manifest.envelope.origin,
+        "generation": manifest.envelope.generation,
+        "status": str(BuildStatus.COMMITTED),
+        "time": render.iso(manifest.envelope.wall_ns),
+        "identity": manifest.identity,
+        "tiles": manifest.tile_count,
+        "note": "known by its manifest alone; a rollback looks the same",
+    }
 
 
 def _entries(found: FoldedRecords) -> list[dict[str, Any]]:

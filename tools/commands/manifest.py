@@ -4,6 +4,7 @@ import click
 
 from store.base.canonical_json import sha256
 from store.cache.view import open_view
+from store.disk.manifest_files import read_manifest_file, shown_generation
 from store.domain.manifest_projection import project
 from store.errors import ErrorKind, RequestRefusedError
 from store.files.regular_file import read_regular
@@ -15,7 +16,10 @@ from tools.command import Answer, Call, print_message, shared_options
 @shared_options()
 def manifest(call: Call) -> Answer:
     """Print the manifest file of the head, byte for byte."""
-    view = open_view(call.layout())
+    layout = call.layout()
+    if layout.is_mirror():
+        return Answer(raw=read_manifest_file(layout, shown_generation(layout)).raw)
+    view = open_view(layout)
     head = view.state.head
     if head is None:
         raise RequestRefusedError(

@@ -76,7 +76,8 @@ def query(
     """
     began = time.perf_counter()
     layout = call.layout()
-    require_cache(layout)
+    if not layout.is_mirror():
+        require_cache(layout)
     trusted_keys = call.trusted_keys(trusted_key, unsigned=unsigned)
     if trusted_keys is ALLOW_UNSIGNED:
         print_message(f"c10: note: {UNCHECKED}")
@@ -256,6 +257,8 @@ def open_cache(root: Path, trusted_keys: TrustedKeys) -> FlightCache:
     try:
         return FlightCache.open(root, trusted_keys=trusted_keys)
     except IncompatibleDeviceError:
+        if Layout(root).is_mirror():  # which holds no stand-in
+            raise
         cache = FlightCache.open(root, trusted_keys=trusted_keys, flown=False)
         if not cache.manifest.stand_ins:
             cache.close()

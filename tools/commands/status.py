@@ -2,21 +2,23 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 
+from store.base.canonical_json import sha256
 from store.base.clock import SystemClock, utc_day
 from store.cache.view import View, died_build, open_view
 from store.disk.artifacts import Artifacts
 from store.disk.capture_dates import stored_capture_dates
-from store.domain.events import IndexExtended
+from store.disk.layout import Layout
+from store.disk.manifest_files import read_manifest_file
 from store.domain.manifest_projection import project
-from store.domain.proof import figures_of
 from store.domain.state import BuildStatus
-from store.manifest.manifest import parse
+from store.manifest.manifest import Manifest, parse
 from store.trust.readiness import Readiness, judge
 from store.trust.readiness_facts import Signature, facts_of_manifest
+from store.trust.signatures import parse_signature
 from tools.command import Answer, Call, shared_options
 from tools.output import render
 from tools.output.readiness import fields
@@ -24,80 +26,124 @@ from tools.output.readiness import fields
 _MILLION: Final = 1_000_000
 
 
+class _Head(NamedTuple):
+    """The generation that is shown: its manifest, and the ids of the keys that signed it, unchecked."""
+
+    manifest: Manifest
+    signed_by: list[str]
+
+
 @click.command()
 @shared_options()
 def status(call: Call) -> Answer:
-    """Show the current generation of the cache."""
-    view = open_view(call.layout())
-    readiness = _readiness(view)
+    """Show the current generation of the cache, or of a mirror."""
+    layout = call.layout()
+    if layout.is_mirror():
+        head, records = _head_of_mirror(layout), dict.fromkeys(_JOURNAL_FACTS)
+    else:
+        view = open_view(layout)
+        head, records = _head_of_journal(view), _journal_facts(view)
+    rolled_back = records.pop("rolled_back")
+    readiness = _readiness(layout, head) if head else None
     document = {
-        **_journal_facts(view),
-        **_head_facts(view),
+        **_head_names(head),
+        **records,
+        **_head_facts(head),
+        "rolled_back": rolled_back,
+        "signed_by": head.signed_by if head else None,
         "readiness": readiness.to_document() if readiness else None,
         "warnings": [each.to_document() for each in readiness.warnings] if readiness else [],
     }
-    return Answer(document=document, lines=_lines(view.layout.root, document))
+    return Answer(document=document, lines=_lines(layout.root, document))
+
+
+def _head_of_journal(view: View) -> _Head | None:
+    head = view.state.head
+    if head is None:
+        return None
+    return _Head(parse(project(view.state, head)), [key_id for key_id, _ in head.signatures])
+
+
+def _head_of_mirror(layout: Layout) -> _Head | None:
+    newest = max(layout.manifest_files(), default=None)
+    if newest is None:
+        return None
+    file = read_manifest_file(layout, newest)
+    return _Head(parse(file.raw), [each.key_id for each in map(parse_signature, file.signatures) if each])
+
+
+_JOURNAL_FACTS: Final = ("chain", "seq", "open_build", "lately", "rolled_back")
+"""What a journal alone says."""
 
 
 def _journal_facts(view: View) -> dict[str, Any]:
-    head, build = view.state.head, view.state.head_build
+    rollback = view.state.head.rolled_back if view.state.head else None
     return {
-        "generation": head.number if head else None,
-        "build": head.origin if head else None,
-        "identity": build.identity if build else None,
-        "manifest_sha256": head.manifest_sha256 if head else None,
-        "body_sha256": head.body_sha256 if head else None,
         "chain": view.head.chain.hex(),
         "seq": view.head.seq,
         "open_build": view.state.open_build,
         "lately": _last_build(view),
+        "rolled_back": {"left": rollback.left, "why": rollback.why} if rollback else None,
     }
 
 
-def _head_facts(view: View) -> dict[str, Any]:
-    """Return what the generation is that the head shows; every value is None if there is none."""
-    head, build = view.state.head, view.state.head_build
-    area, index = (build.coverage, build.index) if build else (None, None)
-    rollback = head.rolled_back if head else None
+def _head_names(head: _Head | None) -> dict[str, Any]:
+    manifest = head.manifest if head else None
     return {
-        "flight_id": build.inputs.get("flight_id") if build else None,
-        "sector": build.inputs.get("sector") if build else None,
-        "tiles": build.tiles.count if build and build.tiles else None,
-        "zoom": list(build.inputs.get("zoom", ())) if build else None,
-        "levels": _levels(build.inputs) if build else None,
-        "wanted": area.wanted if area else None,
-        "localisable": area.localisable(chunks="chunks" in build.inputs) if build and area else None,
-        "featureless": area.featureless if area else None,
-        "skipped": area.skipped if area else None,
+        "generation": manifest.envelope.generation if manifest else None,
+        "build": manifest.envelope.origin if manifest else None,
+        "identity": manifest.identity if manifest else None,
+        "manifest_sha256": sha256(manifest.raw) if manifest else None,
+        "body_sha256": manifest.body_sha256 if manifest else None,
+    }
+
+
+def _head_facts(head: _Head | None) -> dict[str, Any]:
+    """Return what the generation is that the head shows; every value is None if there is none."""
+    if head is None:
+        return dict.fromkeys(_HEAD_FACTS)
+    manifest, inputs, index = head.manifest, head.manifest.inputs, head.manifest.index
+    area, delta = manifest.body["geography"], manifest.index.delta
+    facts = facts_of_manifest(manifest, dates=None)
+    return {
+        "flight_id": inputs.get("flight_id"),
+        "sector": inputs.get("sector"),
+        "tiles": manifest.tile_count,
+        "zoom": list(inputs.get("zoom", ())),
+        "levels": _levels(inputs),
+        "wanted": area["wanted"],
+        "localisable": None if facts.coverage is None else round(facts.coverage, 4),
+        "featureless": area["featureless"],
+        "skipped": area["skipped"],
         "index": {
             "kind": index.kind,
             "dimensions": index.dimensions,
-            "added": index.added if isinstance(index, IndexExtended) else 0,
-            "dropped": index.dropped if isinstance(index, IndexExtended) else 0,
-            "networks": _networks(build.inputs) if build else [],
-        }
-        if index
-        else None,
-        "carried_bytes": build.carried.size if build and build.carried else 0 if build else None,
-        "proof": figures_of(build.proof) if build and build.proof else None,
-        "committed": render.iso(head.wall_ns) if head else None,
-        "rolled_back": {"left": rollback.left, "why": rollback.why} if rollback else None,
-        "signed_by": [key_id for key_id, _ in head.signatures] if head else None,
+            "added": delta.added if delta else 0,
+            "dropped": delta.dropped if delta else 0,
+            "networks": _networks(inputs),
+        },
+        "carried_bytes": manifest.carried.size if manifest.carried else 0,
+        "proof": facts.proof,
+        "committed": render.iso(manifest.envelope.wall_ns),
     }
 
 
-def _readiness(view: View) -> Readiness | None:
-    """Judge the head by its records and the dates of its tiles; that its files are whole is not the question."""
-    head = view.state.head
-    if head is None:
-        return None
-    manifest = parse(project(view.state, head))
+_HEAD_FACTS: Final = (
+    *("flight_id", "sector", "tiles", "zoom", "levels", "wanted", "localisable", "featureless", "skipped"),
+    *("index", "carried_bytes", "proof", "committed"),
+)
+"""The keys of `_head_facts`."""
+
+
+def _readiness(layout: Layout, head: _Head) -> Readiness:
+    """Judge the head by its manifest and the dates of its tiles; that its files are whole is not the question."""
+    manifest = head.manifest
     facts = facts_of_manifest(
         manifest,
-        dates=stored_capture_dates(Artifacts(view.layout), manifest.tiles, tiles=manifest.tile_count),
-        # Whose signature the records name: nobody checked it here.
-        signature=None if head.signatures else Signature.ABSENT,
-        signed_by=next((key_id for key_id, _ in head.signatures), None),
+        dates=stored_capture_dates(Artifacts(layout), manifest.tiles, tiles=manifest.tile_count),
+        # Whose signature there is; nobody checked it here.
+        signature=None if head.signed_by else Signature.ABSENT,
+        signed_by=next(iter(head.signed_by), None),
     )
     return judge(facts, today=utc_day(SystemClock()))
 
@@ -144,10 +190,16 @@ def _lines(root: Path, document: Mapping[str, Any]) -> list[str]:
     lines = render.fields(
         ("cache", root),
         *head,
-        ("journal", f"{render.plural(document['seq'], 'record')}, chain {document['chain'][:16]}"),
+        ("journal", _journal(document)),
         ("lately", lately),
     )
     return [*lines, *(["", *render.warning_lines(document["warnings"])] if document["warnings"] else [])]
+
+
+def _journal(document: Mapping[str, Any]) -> str:
+    if document["seq"] is None:
+        return "elsewhere: this is a mirror"
+    return f"{render.plural(document['seq'], 'record')}, chain {document['chain'][:16]}"
 
 
 def _head_fields(document: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -57,7 +57,7 @@ def make_finding(kind: str, severity: str, seq: int | None, message: str, fix: s
 def _damage(history: RecordHistory, folded: FoldedState) -> Iterator[dict[str, Any]]:
     if history.problem:
         message = f"reading ends after record {history.head[0]}: {history.problem}"
-        yield make_finding("damaged-journal", "error", history.head[0], message, "c10 rebuild")
+        yield make_finding("damaged-journal", "error", history.head[0], message, history.mend)
     if folded.problem:
         seq = folded.state.position.seq
         message = f"the state is known up to record {seq} only: {folded.problem}"

@@ -6,6 +6,7 @@ ends only where the chain breaks, since nothing after that can be trusted.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from journal.errors import JournalDamagedError, RecordError
@@ -72,10 +73,16 @@ class DecodedRecord:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class RecordHistory:
-    """All records that can be trusted, in order. `problem` says why reading ended early, if it did."""
+    """All records that can be trusted, in order.
+
+    Attributes:
+        problem: Why reading ended early, if it did.
+        mend: What would bring the others back.
+    """
 
     records: Sequence[DecodedRecord]
     problem: str = ""
+    mend: str = "c10 rebuild"
 
     @property
     def head(self) -> tuple[int, str]:
@@ -85,7 +92,7 @@ class RecordHistory:
 
     def until(self, seq: int) -> "RecordHistory":
         """Return the history as it was after a record."""
-        return RecordHistory(records=self.records[:seq], problem=self.problem)
+        return replace(self, records=self.records[:seq])
 
 
 def read(values: Iterable[tuple[int, bytes, bytes]], *, problem: str = "") -> RecordHistory:

@@ -5,6 +5,7 @@ beginning are used; if there are none, the segments beside it are read.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from journal import Entry, JournalDamagedError, JournalMissingError, safe_reader
@@ -17,6 +18,7 @@ from store.cache import segment
 from store.cache.view import require_cache
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
+from store.disk.repair_commands import mirroring
 from store.errors import DamagedHistoryError, StoreError, from_os_error
 from store.files.regular_file import read_regular
 from store.transfer.bundle import read_bundle
@@ -138,11 +140,12 @@ def _read_journal(path: Path, *, foreign: bool) -> RecordHistory:
 
 
 def _read_segments(layout: Layout) -> RecordHistory:
-    """Read all segments that follow each other."""
+    """Read all segments that follow each other; of a mirror nothing more is expected."""
+    mirror = layout.is_mirror()
     entries, head, problem = (
         list[Entry](),
         EMPTY,
-        "there is no journal: what came after the last commit is not known",
+        "" if mirror else "there is no journal: what came after the last commit is not known",
     )
     files = layout.segment_files()
     for number in range(1, max(files, default=0) + 1):
@@ -164,7 +167,8 @@ def _read_segments(layout: Layout) -> RecordHistory:
             break
         entries.extend(found.entries)
         head = entries[-1].head if entries else head
-    return read(_values(entries), problem=problem)
+    history = read(_values(entries), problem=problem)
+    return replace(history, mend=mirroring(layout)) if mirror else history
 
 
 def _values(entries: Iterable[Entry]) -> Iterator[tuple[int, bytes, bytes]]:

@@ -12,7 +12,7 @@ from journal import Journal
 from journal.lock import lock_holder
 from store.cache.view import HistoryView, open_view, read_history
 from store.disk.artifacts import Artifacts
-from store.disk.layout import KNOWN_ENTRIES, Layout
+from store.disk.layout import KNOWN_ENTRIES, MIRROR_MARK, Layout
 from store.disk.scratch import RESERVE_NAME
 from store.domain.events import (
     CellEmbedded,
@@ -178,7 +178,8 @@ class Judge:
         if not self.layout.root.exists():
             return
         names = {entry.name for entry in os.scandir(self.layout.root)}
-        assert names <= KNOWN_ENTRIES, f"strangers: {sorted(names - KNOWN_ENTRIES)}"
+        known = KNOWN_ENTRIES | {MIRROR_MARK} if self.driver.copies else KNOWN_ENTRIES
+        assert names <= known, f"strangers: {sorted(names - known)}"
         if self.driver.damaged:
             return
         if self.layout.artifacts.exists():

@@ -323,9 +323,9 @@ def test_an_empty_journal_is_refused(new, file, tmp_path):
 
 def test_a_mirror_is_no_place_for_an_import(source, new, file):
     mirror(source, new.root)
-    with pytest.raises(DamagedHistoryError) as caught:
+    with pytest.raises(RequestRefusedError) as caught:
         take(new, file)
-    assert "rebuild" in caught.value.hint
+    assert (caught.value.kind, "rebuild" in caught.value.hint) == (ErrorKind.MIRROR, False)
 
 
 @pytest.mark.parametrize("there", ["a file", "strangers", "exposed"])

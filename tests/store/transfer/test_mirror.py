@@ -1,6 +1,7 @@
 """Mirrors: what is copied, what is refused, and that the reader on board can use the copy."""
 
 import errno
+import itertools
 import os
 import shutil
 from importlib import metadata
@@ -42,7 +43,7 @@ from store.transfer.mirror import mirror
 from store.verify.coverage import named_by
 from tests.child_python import run_python
 from tests.damaging import replace_by
-from tests.played_builds import Scenario, play
+from tests.played_builds import Scenario, StopDeadError, play
 from tests.small_builds import tree
 from tests.store_caches import ALICE, BOB, open_writer
 
@@ -109,6 +110,28 @@ def test_a_new_copy(layout, tmp_path):
     for name in found:
         assert (root / name).read_bytes() == (layout.root / name).read_bytes()
         assert (root / name).stat().st_mode & 0o777 == 0o444
+
+
+def test_a_copy_that_shows_a_head_is_marked_wherever_a_run_ends(layout, tmp_path, monkeypatch):
+    link, last = os.link, 0
+    for last in itertools.count():
+        calls, target = itertools.count(), Layout(tmp_path / f"copy-{last}")
+
+        def stop(*args, at=last, calls=calls, **kwargs):
+            if next(calls) == at:
+                raise StopDeadError
+            link(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "link", stop)
+            try:
+                mirror(layout, target.root)
+                break
+            except StopDeadError:
+                assert target.is_mirror() or not target.manifest_files()
+        assert mirror(layout, target.root).generation == 2
+        assert target.is_mirror()
+    assert last > 10
 
 
 def test_only_missing_files_are_copied(layout, copy):

@@ -87,7 +87,7 @@ def test_a_cache_that_changed_meanwhile_is_verified_again(layout, monkeypatch):
                 play(store, Scenario(flight="f3", version=VERSION))
         return found
 
-    monkeypatch.setattr("store.verify.verify.walk", walking)
+    monkeypatch.setattr("store.verify.artifact_check.walk", walking)
     found = verify(layout, depth=Depth.FULL)
     assert found.generation == 3
     assert ProblemKind.STRANGER not in {problem.kind for problem in found.problems}
@@ -108,7 +108,7 @@ def test_a_cache_that_never_rests_shows_only_foreign_files_that_stay(layout, mon
             play(store, Scenario(flight=f"g{store.state.head.number}", version=VERSION))
         return found
 
-    monkeypatch.setattr("store.verify.verify.walk", walking)
+    monkeypatch.setattr("store.verify.artifact_check.walk", walking)
     assert verify(layout, depth=Depth.FULL).foreign_files == ({"stays"} if stays else frozenset())
 
 
