@@ -8,6 +8,7 @@ not: half transparent ones would leave seams between files.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from shlex import quote
 from typing import Any, Final
@@ -95,6 +96,8 @@ class RasterFacts:
         pixel_m: Side of the pixel in its middle, in metres of the Web Mercator projection.
         reductions: How many times smaller its overviews are, ascending.
         pixels: How many it has.
+        captured: The day on which it was photographed, if its metadata has that (`ACQUISITIONDATETIME`).
+        written: The day on which it was made, if it has that (`TIFFTAG_DATETIME`).
     """
 
     path: str
@@ -103,6 +106,8 @@ class RasterFacts:
     pixel_m: float
     reductions: tuple[int, ...]
     pixels: int
+    captured: date | None = None
+    written: date | None = None
 
     def reduction_at(self, z: int) -> tuple[int, float]:
         """Return which overview tiles of a zoom are made from, and how much coarser than it they are."""
@@ -138,6 +143,8 @@ class RasterFile:
                 pixel_m=pixel_m,
                 reductions=tuple(self._whole.overviews(1)),
                 pixels=int(self._whole.width) * int(self._whole.height),
+                captured=_day(self._whole.tags(ns="IMAGERY").get("ACQUISITIONDATETIME")),
+                written=_day(self._whole.tags().get("TIFFTAG_DATETIME")),
             )
             flags = self._whole.mask_flag_enums
         except BaseException:
@@ -222,6 +229,14 @@ class RasterFile:
                 self.facts.path, driver="GTiff", sharing=False, overview_level=level
             )
         return self._levels[reduction]
+
+
+def _day(text: str | None) -> date | None:
+    """Return the day of a time such as `2026:05:01 12:00:00` or `2026-05-01T12:00:00Z`; None if it is none."""
+    try:
+        return date.fromisoformat((text or "")[:10].replace(":", "-"))
+    except ValueError:
+        return None
 
 
 def tile_pixel_m(z: int) -> float:
