@@ -70,17 +70,13 @@ def draft_request(
     """
     extent = source.extent()
     if extent.zoom is None:
-        raise RequestError(
-            f"expected tiles in {source.name}, found none",
-            hint="name a folder of tiles {z}/{x}/{y}, an archive of them, or GeoTIFF files",
-            kind=ErrorKind.NO_TILES,
-            subject=source.name,
-        )
+        raise _nothing_in(source)
     if extent.finest is None:
         coarsest, finest = extent.zoom
-        held = TileColumns.of(source.query_by_bbox(extent.box_e7 or _WORLD, (finest, finest)))
-        if not len(held):  # what an archive says of itself may be wrong
-            held = TileColumns.of(source.query_by_bbox(_WORLD, (finest, finest)))
+        # Not within the bounds that an archive announces: they may be wrong.
+        held = TileColumns.of(source.query_by_bbox(_WORLD, (finest, finest)))
+        if not len(held):
+            raise _nothing_in(source)
         box, edge = _box_of(held), _edge(held)
     else:
         coarsest, finest = max(0, extent.finest - _COARSER), extent.finest
@@ -100,6 +96,15 @@ def draft_request(
     if edge is not None:
         draft = replace(draft, pixel_m=metres_per_pixel(finest, edge, draft.middle_e7[1] / E7))
     return _measured(draft, source, ground, today)
+
+
+def _nothing_in(source: TileMetadataStore) -> RequestError:
+    return RequestError(
+        f"expected tiles in {source.name}, found none",
+        hint="name a folder of tiles {z}/{x}/{y}, an archive of them, or GeoTIFF files",
+        kind=ErrorKind.NO_TILES,
+        subject=source.name,
+    )
 
 
 def _with_area(draft: RequestDraft) -> tuple[RequestDraft, Area | None]:
@@ -164,8 +169,6 @@ def _coverage_of(selection: Selection) -> float:
 
 def _box_of(held: TileColumns) -> BoxE7:
     """Return the box of some tiles of one zoom."""
-    if not len(held):
-        return _WORLD
     z, rows = int(held.places[0, 0]), held.places[:, 2]
     return _box_between(
         z, _columns(held.places[:, 1].astype(np.int64), 1 << z), int(rows.min()), int(rows.max())
@@ -226,5 +229,5 @@ def _inside(box: BoxE7, metres: float) -> BoxE7:
 
 def _edge(held: TileColumns) -> int | None:
     """Return the width of a tile, pixels; None if it cannot be read."""
-    header = read_header(read_tile(held[len(held) // 2].locator)) if len(held) else None
+    header = read_header(read_tile(held[len(held) // 2].locator))
     return None if header is None else header.width

@@ -82,7 +82,7 @@ def init(
         base=base,
         paths=[_relative(path, base) for path in sources],
         calibration=_relative(calibration, base),
-        has_camera=camera is not None,
+        has_camera=camera is not None or os.path.lexists(calibration),
         altitude_m=altitude,
         area=None if area is None else _relative(area, base),
         today=utc_day(SystemClock()),
