@@ -343,7 +343,12 @@ def _on_the_ground(source: Any, path: str) -> tuple[float, BoxE7]:  # noqa: ANN4
         degrees, metres, why = np.full((2, 1), np.inf), np.full((2, 3), np.inf), str(error)
     else:
         why = "places outside of it"
-    right, down = metres[:, 1] - metres[:, 0], metres[:, 2] - metres[:, 0]
+    with np.errstate(invalid="ignore"):
+        right, down = metres[:, 1] - metres[:, 0], metres[:, 2] - metres[:, 0]
+        # The middle may lie on the antimeridian.
+        right[0], down[0] = (
+            (each[0] + HALF_WORLD_M) % (2 * HALF_WORLD_M) - HALF_WORLD_M for each in (right, down)
+        )
     pixel_m = math.sqrt(abs(right[0] * down[1] - right[1] * down[0])) if np.isfinite(metres).all() else 0.0
     degrees = degrees[:, np.isfinite(degrees).all(axis=0)]
     if not pixel_m or not degrees.size:
@@ -358,6 +363,10 @@ def _on_the_ground(source: Any, path: str) -> tuple[float, BoxE7]:  # noqa: ANN4
 
 def _box_around(longitudes: npt.NDArray[np.float64], latitudes: npt.NDArray[np.float64]) -> BoxE7:
     """Return the box of some points, a little widened: what lies between them may bulge; clipped to the grid."""
+    around = longitudes % 360
+    crosses = np.ptp(around) < 180 < np.ptp(longitudes)
+    if crosses:
+        longitudes = around
     west, south, east, north = (
         float(edge) for edge in (longitudes.min(), latitudes.min(), longitudes.max(), latitudes.max())
     )
@@ -365,7 +374,7 @@ def _box_around(longitudes: npt.NDArray[np.float64], latitudes: npt.NDArray[np.f
     return (
         degrees_to_e7(max(west - beside, -180.0)),
         max(degrees_to_e7(max(south - above, -90.0)), -MERCATOR_LIMIT_E7),
-        degrees_to_e7(min(east + beside, 180.0)),
+        degrees_to_e7(min(east + beside, 180.0) if not crosses else east + beside - 360),
         min(degrees_to_e7(min(north + above, 90.0)), MERCATOR_LIMIT_E7),
     )
 

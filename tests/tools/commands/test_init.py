@@ -255,3 +255,32 @@ def test_geotiff_gets_its_own_zoom_and_date(turn, folder):
         file.update_tags(ns="IMAGERY", ACQUISITIONDATETIME="2024-04-30T08:00:00Z")
     assert run("init", "ortho.tif", "-o", "dated.toml")["captured"] == "2024-04-30"
     assert str(asked("dated.toml")["tiles"]["captured"]) == "2024-04-30"
+
+
+@pytest.mark.gdal
+def test_several_geotiffs_are_one_mosaic_also_across_the_antimeridian(folder):
+    pytest.importorskip("rasterio", reason="needs rasterio: pip install 'c10[gdal]'")
+    from tests.geotiffs import write_geotiff
+
+    for name, longitude in (("west.tif", 179.97), ("east.tif", -179.97)):
+        write_geotiff(folder / name, size=1100, middle=(longitude, 52.0))
+    told = run("init", "west.tif", "east.tif", "-o", "request.toml")
+    west, _, east, _ = told["bbox"]
+    assert west > 179.9
+    assert east < -179.9
+    assert asked()["tiles"]["source"] == ["west.tif", "east.tif"]
+    assert plan()["tiles"] == told["tiles"] > 20
+
+
+@pytest.mark.gdal
+def test_a_geotiff_across_the_antimeridian_has_a_small_box(folder):
+    pytest.importorskip("rasterio", reason="needs rasterio: pip install 'c10[gdal]'")
+    from tests.geotiffs import write_geotiff
+
+    write_geotiff(folder / "fiji.tif", size=2000, middle=(180.0, -17.0), crs="EPSG:32701", pixel=4.5)
+    told = run("init", "fiji.tif", "-o", "request.toml")
+    west, _, east, _ = told["bbox"]
+    assert west > 179.9
+    assert east < -179.9
+    assert told["coverage"] == 1
+    assert plan()["tiles"] == told["tiles"] > 20

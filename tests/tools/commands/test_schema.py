@@ -4,6 +4,7 @@ import copy
 import json
 import tomllib
 from datetime import date
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,7 @@ RELATED |= {"max", "head", "flight_id", "captured", "source", "area", "calibrati
 """What also depends on other keys, on an order, or on which characters can be printed."""
 
 
+@cache
 def printed(name):
     result = CliRunner().invoke(cli, ["schema", name, "--json"])
     assert result.exit_code == 0, result.output
