@@ -26,7 +26,7 @@ def described(value):
         schema["items"] = reduce(joined, map(described, value), {})
     if isinstance(value, dict):
         plain = {key: inner for key, inner in value.items() if not MADE_UP_KEY.fullmatch(key)}
-        schema["properties"] = {key: described(inner) for key, inner in plain.items()}
+        schema["properties"] = {key: described(inner) for key, inner in sorted(plain.items())}
         if len(plain) < len(value):
             made_up = [described(value[key]) for key in value.keys() - plain.keys()]
             schema["additionalProperties"] = reduce(joined, made_up)
