@@ -28,7 +28,7 @@ def described(value):
         plain = {key: inner for key, inner in value.items() if not MADE_UP_KEY.fullmatch(key)}
         schema["properties"] = {key: described(inner) for key, inner in sorted(plain.items())}
         if len(plain) < len(value):
-            made_up = [described(value[key]) for key in value.keys() - plain.keys()]
+            made_up = [described(value[key]) for key in sorted(value.keys() - plain.keys())]
             schema["additionalProperties"] = reduce(joined, made_up)
     return schema
 
