@@ -148,15 +148,13 @@ def _refused(expected: str, hint: str) -> RequestRefusedError:
 
 
 def _write(target: Path, text: str, *, force: bool) -> None:
-    """Write a file, whole or not at all and never through a link; one that is there only if forced."""
-    path = target.with_name(f"{target.name}.part") if force else target
+    """Write a file, never through a link, and over one that is there only if forced; remove it if that fails."""
     with TranslateOSErrors(f"request {target}"):
-        descriptor = open_regular(path, os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL))
+        descriptor = open_regular(target, os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL))
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
-            path.replace(target)
         except OSError:
             with suppress(OSError):
-                path.unlink()
+                target.unlink()
             raise

@@ -199,7 +199,6 @@ def test_nothing_is_overwritten_unless_it_is_asked_for(folder):
     assert (folder / "calibration.json").read_text() == '{"fx": 1}'
     (folder / "link.toml").symlink_to("request.toml")
     run("init", "tiles", "-o", "link.toml", "--force", code=2)
-    assert not list(folder.glob("*.part"))
 
 
 @pytest.mark.parametrize("name", ['a "b" \\ c', "Ödland 🛩", "a.b.c", "x" * 200, "$HOME"])
@@ -243,7 +242,7 @@ def test_geotiff_gets_its_own_zoom_and_date(turn, folder):
     from tests.geotiffs import PIXEL_M, write_geotiff
     from tests.geotiffs import ZOOM as OWN
 
-    write_geotiff(folder / "ortho.tif", size=2100, pixel=PIXEL_M * 0.9, turn=turn)
+    write_geotiff(folder / "ortho.tif", size=1500, pixel=PIXEL_M * 0.9, turn=turn)
     with rasterio.open(folder / "ortho.tif", "r+") as file:
         file.update_tags(TIFFTAG_DATETIME="2024:05:01 12:00:00")
     told = run("init", "ortho.tif", "-o", "request.toml")
