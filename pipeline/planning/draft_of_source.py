@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.builtin_model.place import PLACE_SIZE
-from pipeline.errors import ErrorKind, RequestError
+from pipeline.builtin_model.place import PLACE_SIZE, blank_share
+from pipeline.errors import ErrorKind, PipelineError, RequestError
 from pipeline.planning.area_report import ground_coverage
 from pipeline.planning.chunk_levels import choose_levels
 from pipeline.planning.request_draft import USUAL_COVERAGE, RequestDraft
@@ -19,12 +19,13 @@ from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.request.area import Area
 from pipeline.request.area_files.read_area import read_area
 from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7, MERCATOR_LIMIT_E7, BoxE7
+from pipeline.tiles.decode import decode_picture
 from pipeline.tiles.grid import TileRange, range_box_e7, tile_ranges
 from pipeline.tiles.image_header import read_header
 from pipeline.tiles.selection import Selection, select_tiles
 from pipeline.tiles.sources.raster_file import TILE_PX
 from pipeline.tiles.sources.read_tile import read_tile
-from pipeline.tiles.tile import TileMetadataStore
+from pipeline.tiles.tile import Locator, TileMetadataStore
 from pipeline.tiles.tile_columns import TileColumns
 from store.base.level import EARTH_M, metres_per_pixel
 from store.manifest.levels import ChunkLevel
@@ -34,6 +35,9 @@ _WIDTH_M: Final = 500
 _WORLD: Final[BoxE7] = (-HALF_TURN_E7, -MERCATOR_LIMIT_E7, HALF_TURN_E7, MERCATOR_LIMIT_E7)
 _COARSER: Final = 3
 """From so many zooms coarser than rendered imagery itself may tiles of chunks be taken."""
+_MOST_SEEN: Final = 2000
+"""So many tiles at the edge of the imagery are decoded at most, to see how many of them are blank."""
+_BLANK: Final = 0.25
 _HALF: Final = 0.51
 """Of the side of a chunk, with some for sides that differ by latitude."""
 
@@ -154,7 +158,13 @@ def _measured(draft: RequestDraft, source: TileMetadataStore, area: Area | None,
             kind=ErrorKind.NO_TILES,
             subject=source.name,
         )
-    return replace(draft, wanted=selection.wanted, tiles=len(selection.tiles), coverage=coverage)
+    return replace(
+        draft,
+        wanted=selection.wanted,
+        tiles=len(selection.tiles),
+        coverage=coverage,
+        blank=_blank_part(selection.tiles),
+    )
 
 
 def _coverage_of(selection: Selection) -> float:
@@ -165,6 +175,27 @@ def _coverage_of(selection: Selection) -> float:
         ground_coverage(each.level, each.area, each.made.ids, np.zeros(len(each.made), np.bool_)).localisable
         for each in selection.levels
     )
+
+
+def _blank_part(tiles: TileColumns) -> float:
+    """Return which part of some tiles is blank where the imagery ends in them: those are featureless, 0 to 1."""
+    z, x, y = tiles.places.T.astype(np.int64)
+    around = np.left_shift(1, z)
+    keys = z << 50 | x << 25 | y
+    steps = ((1, 0), (-1, 0), (0, 1), (0, -1))
+    inner = [np.isin(z << 50 | (x + dx) % around << 25 | (y + dy), keys) for dx, dy in steps]
+    edge = np.flatnonzero(~np.logical_and.reduce(inner))
+    seen = edge[:: -(-len(edge) // _MOST_SEEN) or 1].tolist()
+    blank = sum(_is_blank(tiles[row].locator) for row in seen)
+    return blank / len(seen) * len(edge) / len(tiles) if seen else 0.0
+
+
+def _is_blank(locator: Locator) -> bool:
+    try:
+        picture = decode_picture(read_tile(locator))
+    except PipelineError:
+        return False
+    return picture.transparent + blank_share(picture.pixels) > _BLANK
 
 
 def _box_of(held: TileColumns) -> BoxE7:

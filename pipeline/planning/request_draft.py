@@ -19,8 +19,8 @@ from store.base.valueclass import valueclass
 
 USUAL_COVERAGE: Final = CoverageOptions().min_fraction
 
-_MARGIN, _MARGIN_RENDERED = 0.05, 0.25
-"""Part of an area with holes that may turn out to be featureless: of GeoTIFF, the tiles at a ragged edge are half empty."""
+_MARGIN: Final = 0.05
+"""Part of an area with holes that may turn out to be featureless."""
 _NO_NAME: Final = re.compile(r"[{*?\[]")
 
 
@@ -42,6 +42,7 @@ class RequestDraft:
         pixel_m: Side of a pixel of the finest tiles at its middle, metres; None if no tile can be read.
         wanted: How many tiles the area wants.
         tiles: How many of them are there.
+        blank: Part of those tiles that is blank, for the imagery ends in them.
         coverage: Part of the area that is there, 0 to 1: of its tiles, or of its ground where there are chunks.
     """
 
@@ -59,6 +60,7 @@ class RequestDraft:
     wanted: int = 0
     tiles: int = 0
     coverage: float = 1.0
+    blank: float = 0.0
 
     @property
     def middle_e7(self) -> tuple[int, int]:
@@ -163,15 +165,15 @@ class RequestDraft:
         return [told, f"# captured = {self.extent.written or '2026-09-01'}"]
 
     def _holes(self) -> list[str]:
-        margin = _MARGIN if self.extent.finest is None else _MARGIN_RENDERED
-        least = max(0.0, math.floor((self.coverage - margin) * 100) / 100)
-        if self.coverage >= 1 or least >= USUAL_COVERAGE:
+        there = self.coverage * (1 - self.blank)
+        least = max(0.0, math.floor((there - _MARGIN) * 100) / 100)
+        if there >= 1 or least >= USUAL_COVERAGE:
             return []
         return [
             "",
             "[coverage]",
             (
-                f"min_fraction = {least:.2f}   # the imagery has holes: {self.coverage:.0%} of the area is there."
+                f"min_fraction = {least:.2f}   # the imagery has holes: {there:.0%} of the area is there."
                 f" The usual least is {USUAL_COVERAGE:g}"
             ),
         ]

@@ -2,11 +2,13 @@
 
 import json
 import tomllib
+from io import BytesIO
 from pathlib import Path
 
 import mercantile
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from tests.ground import ALTITUDE_M, CAMERA, TILES, GroundSite
 from tests.ground import ZOOM as GROUND_ZOOM
@@ -121,6 +123,20 @@ def test_holes_are_told_and_allowed_for_and_only_then(folder):
     assert told["coverage"] == len(ragged) / 20 == 0.8
     assert asked("ragged.toml")["coverage"]["min_fraction"] == 0.75
     build("ragged.toml")
+
+
+def test_tiles_in_which_the_imagery_ends_are_allowed_for(folder):
+    tiles = dict(BLOCK)
+    for row in range(4):
+        picture = Image.open(BytesIO(BLOCK[ZOOM, LEFT, TOP + row])).convert("RGBA")
+        picture.paste((0, 0, 0, 0), (0, 0, 20, 32))
+        buffer = BytesIO()
+        picture.save(buffer, "png")
+        tiles[ZOOM, LEFT, TOP + row] = buffer.getvalue()
+    write_mbtiles(folder / "a.mbtiles", tiles)
+    assert run("init", "a.mbtiles", "-o", "request.toml")["coverage"] == 1
+    assert asked()["coverage"]["min_fraction"] == 0.75
+    build()
 
 
 def test_a_camera_and_heights_give_chunks_inside_of_the_imagery(folder):
