@@ -5,12 +5,34 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pipeline.errors import RequestError
 
 _MAX_WORKERS = 256
 _EXECUTORS = ("local", "ray")
+_MOST_WAIT_S = 86_400
+_MOST_RESERVE_MB = 1 << 20
+_NOT_SETTINGS = frozenset({"cache_root", "digest_cache_folder"})
+
+SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "coverage_strict": {"type": "boolean"},
+    "lock_timeout_s": {"type": "number", "minimum": 0, "maximum": _MOST_WAIT_S},
+    "manifest_filename": {"type": "string"},
+    "workers": {"type": "integer", "minimum": 1, "maximum": _MAX_WORKERS},
+    "reserve_mb": {"type": "integer", "minimum": 0, "maximum": _MOST_RESERVE_MB},
+    "allow_unknown_filesystem": {"type": "boolean"},
+    "signing_key": {"type": "string", "minLength": 1},
+    "trusted_keys": {
+        "anyOf": [
+            {"type": "string", "minLength": 1},
+            {"type": "array", "items": {"type": "string", "minLength": 1}},
+        ]
+    },
+    "executor": {"enum": list(_EXECUTORS)},
+    "ray_address": {"type": "string", "minLength": 1},
+}
+"""JSON Schema of each setting in a file; `C10ProvisionerConfig` checks them, and refuses some that this takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +80,10 @@ class C10ProvisionerConfig:
         checks: dict[str, tuple[bool, str]] = {
             "coverage_strict": (isinstance(self.coverage_strict, bool), "true or false"),
             "allow_unknown_filesystem": (isinstance(self.allow_unknown_filesystem, bool), "true or false"),
-            "lock_timeout_s": (_is_number(self.lock_timeout_s, 0, 86_400), "seconds from 0 to 86400"),
+            "lock_timeout_s": (
+                _is_number(self.lock_timeout_s, 0, _MOST_WAIT_S),
+                f"seconds from 0 to {_MOST_WAIT_S}",
+            ),
             "manifest_filename": (
                 isinstance(self.manifest_filename, str),
                 "a name such as 'f-{generation:08d}.json'",
@@ -77,7 +102,10 @@ class C10ProvisionerConfig:
                 _are_texts(self.trusted_keys),
                 "a list of texts, each the path of a key file or a line of one",
             ),
-            "reserve_mb": (_is_whole(self.reserve_mb, 0, 1 << 20), "MiB from 0 to 1048576"),
+            "reserve_mb": (
+                _is_whole(self.reserve_mb, 0, _MOST_RESERVE_MB),
+                f"MiB from 0 to {_MOST_RESERVE_MB}",
+            ),
         }
         for name, (valid, expected) in checks.items():
             if not valid:
@@ -104,7 +132,7 @@ class C10ProvisionerConfig:
         Raises:
             RequestError: A setting is unknown, mistyped or out of its range.
         """
-        known = [item.name for item in fields(cls) if item.name not in {"cache_root", "digest_cache_folder"}]
+        known = [item.name for item in fields(cls) if item.name not in _NOT_SETTINGS]
         for name in settings:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
@@ -126,9 +154,11 @@ def _is_whole(value: object, least: int, greatest: int) -> bool:
 
 def _is_address(value: object) -> bool:
     """Say whether a text may be a cluster's address; `ray://`, the address of a client, is none."""
+    if not isinstance(value, str):
+        return False
     if value in {"auto", "local"}:
         return True
-    host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    host, _, port = value.rpartition(":")
     return (
         bool(host.strip())
         and "/" not in host

@@ -57,6 +57,10 @@ def _keys(names: str, value: int | None = None) -> dict[str, int | None]:
 
 _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
     "Build": {
+        "init": _Entry(
+            "Write a request with comments for imagery that you have.",
+            _keys("path calibration bbox zoom metres_per_pixel captured tiles wanted coverage"),
+        ),
         "build": _Entry(
             "Build a flight cache; do nothing if it is there already.",
             {
@@ -180,6 +184,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
         ),
     },
     "Learn": {
+        "schema": _Entry("Print the JSON Schema of requests, settings or an answer in JSON."),
         "demo": _Entry(
             "See all of it work on made-up terrain, in a minute.",
             _keys("ok sections"),

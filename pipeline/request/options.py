@@ -9,7 +9,9 @@ from typing import Annotated, ClassVar
 from pipeline.errors import Problem, RequestError
 from pipeline.request import rules
 from pipeline.request.head_options import HeadOptions
-from pipeline.request.validation import CheckedRecord, InvalidValueError, format_value, record_from
+from pipeline.request.json_schema import table_schema, takes
+from pipeline.request.shape_profile import ShapeProfile
+from pipeline.request.validation import CheckedRecord, InvalidValueError, record_from
 from store.base.cache_warning import CacheWarning
 from store.manifest.levels import MAX_LEVELS
 from store.runtime.backends.registry import BACKENDS, DEFAULT_BACKEND
@@ -148,6 +150,14 @@ class ChunkLevelOptions(CheckedRecord):
     overlap: Annotated[float, rules.number(0, 0.97)] = DEFAULT_OVERLAP
 
 
+@takes(
+    lambda: {
+        "type": "array",
+        "items": table_schema(ChunkLevelOptions),
+        "maxItems": MAX_LEVELS,
+        "uniqueItems": True,
+    }
+)
 def _chunk_levels(value: object) -> tuple[ChunkLevelOptions, ...]:
     described = f"1 to {MAX_LEVELS} tables {{side_m = ..., overlap = ...}}"
     if not isinstance(value, (list, tuple)):
@@ -238,26 +248,6 @@ class EngineOptions(CheckedRecord):
         given = {"workspace_mb": self.workspace_mb is not None, "tf32": self.tf32}
         for name in () if self.on_gpu else (name for name, is_given in given.items() if is_given):
             yield rules.ignored_option(f"engine.{name}", self.backend)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShapeProfile(CheckedRecord):
-    """Shapes of a model's dynamic input, batch first: smallest, the one to tune for, greatest."""
-
-    table: ClassVar[str] = "profile"
-
-    min: Annotated[tuple[int, ...], rules.shape]
-    opt: Annotated[tuple[int, ...], rules.shape]
-    max: Annotated[tuple[int, ...], rules.shape]
-
-    def check_relations(self) -> Iterator[Problem]:
-        """Require equal rank, and min <= opt <= max along every axis."""
-        same_rank = len(self.min) == len(self.opt) == len(self.max)
-        if not same_rank or any(
-            not a <= b <= c for a, b, c in zip(self.min, self.opt, self.max, strict=True)
-        ):
-            shown = ", ".join(format_value(shape) for shape in (self.min, self.opt, self.max))
-            yield Problem("min", f"expected min <= opt <= max with equally many axes, found {shown}")
 
 
 _NAME = rules.matching(

@@ -20,6 +20,7 @@ from pipeline.request.area import Area
 from pipeline.request.area_options import AreaOptions
 from pipeline.request.files import base_folder, read_request_text
 from pipeline.request.geometry import BoxE7, degrees_to_e7, metres_to_mm
+from pipeline.request.json_schema import DRAFT, table_schema, takes
 from pipeline.request.proof_options import ProofOptions
 from pipeline.request.validation import (
     CheckedRecord,
@@ -29,11 +30,17 @@ from pipeline.request.validation import (
     request_error,
 )
 from store.base.cache_warning import CacheWarning
+from store.base.canonical_json import Document
+
+MAX_MODELS = 64
 
 
+@takes(
+    lambda: {"type": "array", "items": table_schema(options.ModelSpec), "minItems": 1, "maxItems": MAX_MODELS}
+)
 def _models(value: object) -> tuple[options.ModelSpec, ...]:
-    described = '1 to 64 models, at least one of them with role = "descriptor"'
-    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= 64:
+    described = f'1 to {MAX_MODELS} models, at least one of them with role = "descriptor"'
+    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= MAX_MODELS:
         raise InvalidValueError(described, "add a [[models]] table")
     models = tuple(map(rules.record(options.ModelSpec), value))
     names = [model.name for model in models]
@@ -264,3 +271,13 @@ _TABLES: Mapping[str, type[CheckedRecord]] = {
     "checks": options.CheckOptions,
     "proof": ProofOptions,
 }
+
+
+def request_schema() -> Document:
+    """Return the JSON Schema of a request file; what concerns several keys is checked by `BuildRequest` alone."""
+    return {
+        "$schema": DRAFT,
+        "title": "C10 build request",
+        **table_schema(BuildRequest, without=frozenset({"base"})),
+        "oneOf": [{"required": [name]} for name in _AREAS],
+    }

@@ -15,20 +15,28 @@ from typing import Any, TypeVar
 
 from pipeline.errors import RequestError
 from pipeline.request.geometry import (
+    E7,
     FULL_TURN_E7,
     HALF_TURN_E7,
     MERCATOR_LIMIT,
     MERCATOR_LIMIT_E7,
     degrees_to_e7,
 )
+from pipeline.request.json_schema import schema_of, table_schema, takes
 from pipeline.request.validation import CheckedRecord, InvalidValueError, record_from, suggest_known
 from store.base.cache_warning import CacheWarning
+from store.base.canonical_json import Document
 
 MAX_ZOOM = 25
 MAX_BOXES = 1000
+MAX_SOURCES = 10_000
 
 _Value = TypeVar("_Value")
 _Record = TypeVar("_Record", bound=CheckedRecord)
+
+_PRINTABLE = r"^(?![\s\S]*[\x00-\x1f\x7f])[\s\S]*\S"
+_NORTHMOST = (MERCATOR_LIMIT_E7 + 0.5) / E7
+"""Rounded to 1e-7 degree it is the limit."""
 
 _FILES = "a list of at most 16 different paths"
 _SOURCES = "a path, or a list of at most 10000 different paths"
@@ -38,6 +46,7 @@ _SHAPE = "a list of 1 to 8 whole numbers from 1 to 2147483647"
 def text(limit: int = 1024) -> Callable[[object], str]:
     """A non-empty printable string (also a path) of at most `limit` characters."""
 
+    @takes(lambda: {"type": "string", "minLength": 1, "maxLength": limit, "pattern": _PRINTABLE})
     def rule(value: object) -> str:
         given = str(value) if isinstance(value, PurePath) else value
         if not isinstance(given, str) or not given.strip() or len(given) > limit or not given.isprintable():
@@ -51,6 +60,7 @@ def matching(pattern: str, described: str) -> Callable[[object], str]:
     """A string that matches a regular expression from end to end."""
     compiled = re.compile(pattern)
 
+    @takes(lambda: {"type": "string", "pattern": f"^(?:{pattern})$"})
     def rule(value: object) -> str:
         if not isinstance(value, str) or compiled.fullmatch(value) is None:
             raise InvalidValueError(described)
@@ -62,12 +72,13 @@ def matching(pattern: str, described: str) -> Callable[[object], str]:
 def one_of(choices: type[StrEnum]) -> Callable[[object], StrEnum]:
     """A member of an enumeration, given as itself or as its value."""
     known = key_of({member.value: member for member in choices})
-    return lambda value: choices(known(value))
+    return takes(lambda: schema_of(known))(lambda value: choices(known(value)))
 
 
 def key_of(table: Mapping[str, object]) -> Callable[[object], str]:
     """A key of a mapping, which is read when a value is checked."""
 
+    @takes(lambda: {"enum": list(table)})
     def rule(value: object) -> str:
         if isinstance(value, str) and value in table:
             return str(value)
@@ -80,6 +91,7 @@ def key_of(table: Mapping[str, object]) -> Callable[[object], str]:
 def whole_number(low: int, high: int) -> Callable[[object], int]:
     """A whole number from low to high inclusive; true and false are not numbers."""
 
+    @takes(lambda: {"type": "integer", "minimum": low, "maximum": high})
     def rule(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise InvalidValueError(f"a whole number from {low} to {high}")
@@ -91,6 +103,7 @@ def whole_number(low: int, high: int) -> Callable[[object], int]:
 def number(low: float, high: float) -> Callable[[object], float]:
     """A finite number from low to high inclusive, kept as a float; true and false are not numbers."""
 
+    @takes(lambda: {"type": "number", "minimum": low, "maximum": high})
     def rule(value: object) -> float:
         if (
             isinstance(value, bool)
@@ -111,6 +124,7 @@ def sequence_of(
 ) -> Callable[[object], tuple[object, ...]]:
     """Exactly `count` values that each satisfy a rule, kept as a tuple."""
 
+    @takes(lambda: _list_of(schema_of(rule), count, count))
     def apply(value: object) -> tuple[object, ...]:
         if not isinstance(value, (list, tuple)) or len(value) != count:
             raise InvalidValueError(described)
@@ -122,6 +136,7 @@ def sequence_of(
     return apply
 
 
+@takes(lambda: {"type": "boolean"})
 def boolean(value: object) -> bool:
     """True or false, and not a value that only looks like one."""
     if not isinstance(value, bool):
@@ -129,6 +144,7 @@ def boolean(value: object) -> bool:
     return value
 
 
+@takes(lambda: {"type": "string", "format": "date", "pattern": r"^\d{4}-\d{2}-\d{2}$"})
 def calendar_date(value: object) -> date:
     """A calendar date without a time of day."""
     if isinstance(value, datetime) or not isinstance(value, date):
@@ -139,6 +155,7 @@ def calendar_date(value: object) -> date:
 def record(kind: type[_Record]) -> Callable[[object], _Record]:
     """An instance of another record."""
 
+    @takes(lambda: table_schema(kind))
     def rule(value: object) -> _Record:
         if not isinstance(value, kind):
             raise InvalidValueError(f"a {kind.__name__}")
@@ -150,6 +167,7 @@ def record(kind: type[_Record]) -> Callable[[object], _Record]:
 def table_of(kind: type[_Record], name: str, described: str) -> Callable[[object], _Record]:
     """An instance of a record, or a table with its fields; `name` is its key, for messages."""
 
+    @takes(lambda: table_schema(kind))
     def rule(value: object) -> _Record:
         if isinstance(value, kind):
             return value
@@ -163,6 +181,7 @@ def table_of(kind: type[_Record], name: str, described: str) -> Callable[[object
     return rule
 
 
+@takes(lambda: schema_of(text()))
 def capture_source(value: object) -> date | str:
     """A date, or the path of a file; a date in quotes is neither."""
     if isinstance(value, (str, Path)):
@@ -178,6 +197,7 @@ def capture_source(value: object) -> date | str:
         raise InvalidValueError("a date such as 2026-03-01, or the path of a CSV file") from None
 
 
+@takes(lambda: {**_list_of(schema_of(text()), 0, 16), "uniqueItems": True})
 def files(value: object) -> tuple[str, ...]:
     """Paths of files, each once."""
     paths = _items(value, text(), range(17), _FILES)
@@ -186,21 +206,28 @@ def files(value: object) -> tuple[str, ...]:
     return paths
 
 
+@takes(
+    lambda: {
+        "anyOf": [schema_of(text()), {**_list_of(schema_of(text()), 1, MAX_SOURCES), "uniqueItems": True}]
+    }
+)
 def tile_source(value: object) -> str | tuple[str, ...]:
     """A path, or a list of paths, each once."""
     if not isinstance(value, (list, tuple)):
         return text()(value)
-    paths = _items(value, text(), range(1, 10_001), _SOURCES)
+    paths = _items(value, text(), range(1, MAX_SOURCES + 1), _SOURCES)
     if len(set(paths)) != len(paths):
         raise InvalidValueError(_SOURCES, "name each file once")
     return paths
 
 
+@takes(lambda: _list_of(schema_of(whole_number(1, 2**31 - 1)), 1, 8))
 def shape(value: object) -> tuple[int, ...]:
     """The shape of a tensor."""
     return _items(value, whole_number(1, 2**31 - 1), range(1, 9), _SHAPE)
 
 
+@takes(lambda: _tuple_of((-180, 180), (-_NORTHMOST, _NORTHMOST), (-180, 180), (-_NORTHMOST, _NORTHMOST)))
 def box(value: object) -> tuple[float, ...]:
     """West, south, east, north as given: they become integers later, once."""
     edges = _numbers(value, 4, "[west, south, east, north] in finite degrees")
@@ -219,6 +246,7 @@ def box(value: object) -> tuple[float, ...]:
     return edges
 
 
+@takes(lambda: _list_of(schema_of(box), 1, MAX_BOXES))
 def boxes(value: object) -> tuple[tuple[float, ...], ...]:
     """A list of boxes, each as `box` wants it."""
     if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= MAX_BOXES:
@@ -226,6 +254,7 @@ def boxes(value: object) -> tuple[tuple[float, ...], ...]:
     return tuple(map(box, value))
 
 
+@takes(lambda: _list_of(schema_of(whole_number(0, MAX_ZOOM)), 2, 2))
 def zoom(value: object) -> tuple[int, ...]:
     """Lowest and highest zoom, in order."""
     described = f"[lowest, highest] zoom, whole numbers from 0 to {MAX_ZOOM}"
@@ -235,6 +264,7 @@ def zoom(value: object) -> tuple[int, ...]:
     return lowest, highest
 
 
+@takes(lambda: _tuple_of((-180, 180), (-90, 90), (-1000, 30_000)))
 def origin(value: object) -> tuple[float, ...]:
     """Longitude, latitude, altitude as given: they become integers later, once."""
     point = _numbers(value, 3, "[longitude, latitude, altitude] in finite degrees and metres")
@@ -247,6 +277,7 @@ def origin(value: object) -> tuple[float, ...]:
     return point
 
 
+@takes(lambda: {"anyOf": [schema_of(number(1, 30_000)), _list_of(schema_of(number(1, 30_000)), 2, 2)]})
 def altitudes(value: object) -> tuple[float, float]:
     """One height above ground, or the lowest and the highest, metres."""
     described = "a height above ground in metres, 1 to 30000, or [lowest, highest]"
@@ -262,6 +293,16 @@ def folder(value: object) -> Path:
     if not isinstance(value, (str, Path)):
         raise InvalidValueError("a folder")
     return Path(value)
+
+
+def _list_of(items: Document, least: int, greatest: int) -> Document:
+    return {"type": "array", "items": items, "minItems": least, "maxItems": greatest}
+
+
+def _tuple_of(*ranges: tuple[float, float]) -> Document:
+    """Return the JSON Schema of a list of as many numbers as there are ranges."""
+    count, numbers = len(ranges), [schema_of(number(low, high)) for low, high in ranges]
+    return {"type": "array", "prefixItems": numbers, "minItems": count, "maxItems": count}
 
 
 def _numbers(value: Any, count: int, described: str) -> tuple[float, ...]:  # noqa: ANN401 - checked here

@@ -104,7 +104,7 @@ _Record = TypeVar("_Record", bound=CheckedRecord)
 def check_fields(record: type, given: Mapping[str, object]) -> tuple[dict[str, object], list[Problem]]:
     """Check every field; return the values to keep, and the unknown, missing and invalid fields."""
     known = {item.name: item for item in fields(record) if item.init}
-    rules = _rules_of(record)
+    rules = rules_of(record)
     problems = [
         Problem(key, f"expected a known key, found {key!r}; {suggest_known(key, known)}")
         for key in given
@@ -129,7 +129,8 @@ def check_fields(record: type, given: Mapping[str, object]) -> tuple[dict[str, o
 
 
 @cache
-def _rules_of(record: type) -> Mapping[str, Rule]:
+def rules_of(record: type) -> Mapping[str, Rule]:
+    """Return the rule of each field that has one."""
     hints = get_type_hints(record, include_extras=True)
     return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
 

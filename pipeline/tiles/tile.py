@@ -68,10 +68,16 @@ class Extent:
     Attributes:
         zoom: Lowest and highest zoom that it holds; None when it holds nothing.
         box_e7: Bounds in 1e-7 degree, when known.
+        finest: Of imagery of which tiles are rendered, for any zoom, the one whose pixels are as large as its own.
+        captured: The first day on which it was photographed, where its files say so.
+        written: The day on which the first of its files was made, likewise.
     """
 
     zoom: ZoomRange | None
     box_e7: BoxE7 | None
+    finest: int | None = None
+    captured: date | None = None
+    written: date | None = None
 
 
 class TileMetadataStore(Protocol):

@@ -24,6 +24,7 @@ from tools.exit_codes import MEANINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
+    "init",
     "build",
     "plan",
     "rollback",
@@ -49,6 +50,7 @@ COMMANDS = [
     "mirror",
     "keygen",
     "sign",
+    "schema",
     "demo",
 ]
 
@@ -70,7 +72,7 @@ def test_every_command_has_help_and_takes_json(name):
     result = CliRunner().invoke(cli, [name, "--help"])
     assert result.exit_code == 0
     assert "--json" in result.stdout
-    assert ("--cache" in result.stdout) == (name not in {"demo", "keygen"})
+    assert ("--cache" in result.stdout) == (name not in {"demo", "init", "keygen", "schema"})
 
 
 def test_without_a_command_the_help_is_shown():

@@ -1,6 +1,7 @@
 """Every command's `--json` has the keys that it had, and what it leaves on disk the structure that it had."""
 
 import json
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from journal.lock import BuildLock
+from tests.golden import answers
 from tests.golden.outward import cache_structure, file_names, keys
 from tests.ground import ALTITUDE_M, GroundSite, chunk_middle, frame_at
 from tests.tools.conftest import LEFT, TOP, ZOOM, World, picture
@@ -16,6 +18,18 @@ from tools.cli import cli
 CAMERA_TILE = f"{ZOOM}/{LEFT}/{TOP}"
 LOCAL = {"doctor": ("packages", "machine.gpus[]"), "replay": ("findings[]",)}
 """Objects whose keys depend on the machine: names of packages, or findings about slowness."""
+
+
+ANSWERS = defaultdict(list)
+"""What each command answered in the test that runs."""
+
+
+@pytest.fixture(autouse=True)
+def shipped_schemas(golden):
+    """Hold all answers of a test to the schemas that `c10 schema` prints, or write these anew."""
+    ANSWERS.clear()
+    yield
+    (answers.add if golden.writes else answers.check)(ANSWERS)
 
 
 class Play:
@@ -32,11 +46,19 @@ class Play:
         assert result.exit_code == code, (title, result.output)
         (line,) = result.stdout.splitlines()
         document = json.loads(line)
+        ANSWERS[str(words[0])].append(_without_local_keys(str(words[0]), document))
         local = LOCAL.get(str(words[0]), ())
         self.found[f"{title}, exit {code}"] = {
             path: names for path, names in keys(document).items() if path not in local
         }
         return document
+
+
+def _without_local_keys(command, document):
+    """Return an answer without keys that another machine has not."""
+    if command == "doctor" and document.get("packages"):
+        return document | {"packages": {}}
+    return document
 
 
 @pytest.fixture
@@ -155,6 +177,7 @@ def test_commands_that_build(play, golden):
 
 def test_the_first_commands_on_a_new_cache(empty, golden):
     play = Play(empty)
+    play("init", "init", empty.folder / "tiles", "-o", empty.folder / "written.toml", cache=False)
     play("plan, no cache yet", "plan", empty.request)
     play("engines, compiled", "engines", empty.request)
     play("status, nothing committed", "status")

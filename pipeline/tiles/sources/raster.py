@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ErrorKind, RequestError
+from pipeline.request.area import Area
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint, shows_changes
@@ -138,8 +139,17 @@ class RasterMosaic(TileArchive):
 
     def extent(self) -> Extent:
         """See `TileMetadataStore.extent`: a tile of any zoom can be rendered."""
-        west, south, east, north = zip(*(each.box_e7 for each in self._facts), strict=True)
-        return Extent(zoom=_ZOOMS, box_e7=(min(west), min(south), max(east), max(north)))
+        finest = round(math.log2(tile_pixel_m(0) / min(each.pixel_m for each in self._facts)))
+        captured, written = (
+            [getattr(each, name) for each in self._facts] for name in ("captured", "written")
+        )
+        return Extent(
+            zoom=_ZOOMS,
+            box_e7=Area.of_boxes(each.box_e7 for each in self._facts).bbox_e7,
+            finest=min(max(finest, _ZOOMS[0]), _ZOOMS[1]),
+            captured=None if None in captured else min(captured),
+            written=min(filter(None, written), default=None),
+        )
 
     def _upsampled(self, z: int) -> tuple[str, ...]:
         finest = min(each.pixel_m for each in self._facts)

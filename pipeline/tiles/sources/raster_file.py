@@ -8,6 +8,7 @@ not: half transparent ones would leave seams between files.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from shlex import quote
 from typing import Any, Final
@@ -95,6 +96,8 @@ class RasterFacts:
         pixel_m: Side of the pixel in its middle, in metres of the Web Mercator projection.
         reductions: How many times smaller its overviews are, ascending.
         pixels: How many it has.
+        captured: The day on which it was photographed, if its metadata has that (`ACQUISITIONDATETIME`).
+        written: The day on which it was made, if it has that (`TIFFTAG_DATETIME`).
     """
 
     path: str
@@ -103,6 +106,8 @@ class RasterFacts:
     pixel_m: float
     reductions: tuple[int, ...]
     pixels: int
+    captured: date | None = None
+    written: date | None = None
 
     def reduction_at(self, z: int) -> tuple[int, float]:
         """Return which overview tiles of a zoom are made from, and how much coarser than it they are."""
@@ -138,6 +143,8 @@ class RasterFile:
                 pixel_m=pixel_m,
                 reductions=tuple(self._whole.overviews(1)),
                 pixels=int(self._whole.width) * int(self._whole.height),
+                captured=_day(self._whole.tags(ns="IMAGERY").get("ACQUISITIONDATETIME")),
+                written=_day(self._whole.tags().get("TIFFTAG_DATETIME")),
             )
             flags = self._whole.mask_flag_enums
         except BaseException:
@@ -222,6 +229,14 @@ class RasterFile:
                 self.facts.path, driver="GTiff", sharing=False, overview_level=level
             )
         return self._levels[reduction]
+
+
+def _day(text: str | None) -> date | None:
+    """Return the day of a time such as `2026:05:01 12:00:00` or `2026-05-01T12:00:00Z`; None if it is none."""
+    try:
+        return date.fromisoformat((text or "")[:10].replace(":", "-"))
+    except ValueError:
+        return None
 
 
 def tile_pixel_m(z: int) -> float:
@@ -339,7 +354,12 @@ def _on_the_ground(source: Any, path: str) -> tuple[float, BoxE7]:  # noqa: ANN4
         degrees, metres, why = np.full((2, 1), np.inf), np.full((2, 3), np.inf), str(error)
     else:
         why = "places outside of it"
-    right, down = metres[:, 1] - metres[:, 0], metres[:, 2] - metres[:, 0]
+    with np.errstate(invalid="ignore"):
+        right, down = metres[:, 1] - metres[:, 0], metres[:, 2] - metres[:, 0]
+        # The middle may lie on the antimeridian.
+        right[0], down[0] = (
+            (each[0] + HALF_WORLD_M) % (2 * HALF_WORLD_M) - HALF_WORLD_M for each in (right, down)
+        )
     pixel_m = math.sqrt(abs(right[0] * down[1] - right[1] * down[0])) if np.isfinite(metres).all() else 0.0
     degrees = degrees[:, np.isfinite(degrees).all(axis=0)]
     if not pixel_m or not degrees.size:
@@ -354,6 +374,10 @@ def _on_the_ground(source: Any, path: str) -> tuple[float, BoxE7]:  # noqa: ANN4
 
 def _box_around(longitudes: npt.NDArray[np.float64], latitudes: npt.NDArray[np.float64]) -> BoxE7:
     """Return the box of some points, a little widened: what lies between them may bulge; clipped to the grid."""
+    around = longitudes % 360
+    crosses = np.ptp(around) < 180 < np.ptp(longitudes)
+    if crosses:
+        longitudes = around
     west, south, east, north = (
         float(edge) for edge in (longitudes.min(), latitudes.min(), longitudes.max(), latitudes.max())
     )
@@ -361,7 +385,7 @@ def _box_around(longitudes: npt.NDArray[np.float64], latitudes: npt.NDArray[np.f
     return (
         degrees_to_e7(max(west - beside, -180.0)),
         max(degrees_to_e7(max(south - above, -90.0)), -MERCATOR_LIMIT_E7),
-        degrees_to_e7(min(east + beside, 180.0)),
+        degrees_to_e7(min(east + beside, 180.0) if not crosses else east + beside - 360),
         min(degrees_to_e7(min(north + above, 90.0)), MERCATOR_LIMIT_E7),
     )
 

@@ -1,0 +1,78 @@
+"""The JSON Schema of what commands answer, made from the answers that tests see, and shipped as `tools/answers.json`.
+
+What is an object, a list or a value of a certain type in every answer is so in the schema, or null. A key at the top
+that every answer has, also that to a refused command, is required. Other keys may come.
+"""
+
+import json
+from functools import reduce
+from pathlib import Path
+
+from jsonschema import Draft202012Validator
+
+from tests.golden.outward import MADE_UP_KEY
+from tools.commands.schema import answer_schemas
+
+FILE = Path(__file__).parents[2] / "tools/answers.json"
+TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+
+
+def described(value):
+    """The schema of one value."""
+    if value is None:
+        return {}
+    schema = {"type": sorted({TYPES[type(value)], "null"})}
+    if isinstance(value, list):
+        schema["items"] = reduce(joined, map(described, value), {})
+    if isinstance(value, dict):
+        plain = {key: inner for key, inner in value.items() if not MADE_UP_KEY.fullmatch(key)}
+        schema["properties"] = {key: described(inner) for key, inner in sorted(plain.items())}
+        if len(plain) < len(value):
+            made_up = [described(value[key]) for key in sorted(value.keys() - plain.keys())]
+            schema["additionalProperties"] = reduce(joined, made_up)
+    return schema
+
+
+def joined(one, other):
+    """The schema of what either describes."""
+    if not one or not other:
+        return one or other
+    types = {*one["type"], *other["type"]}
+    found = {"type": sorted(types - {"integer"} if "number" in types else types)}
+    if "items" in one or "items" in other:
+        found["items"] = joined(one.get("items", {}), other.get("items", {}))
+    if "additionalProperties" in one or "additionalProperties" in other:
+        found["additionalProperties"] = joined(
+            one.get("additionalProperties", {}), other.get("additionalProperties", {})
+        )
+    if "properties" in one or "properties" in other:
+        mine, others = one.get("properties", {}), other.get("properties", {})
+        found["properties"] = {
+            key: joined(mine.get(key, {}), others.get(key, {})) for key in sorted({*mine, *others})
+        }
+    return found
+
+
+def add(answers):
+    """Write the schemas anew, such that they describe some answers of commands, {command: [answer]}, as well.
+
+    Nothing is taken out: to that end remove the file, and write it with all tests that use it.
+    """
+    known = json.loads(FILE.read_text()) if FILE.exists() else {}
+    for name, documents in answers.items():
+        before = known.get(name)
+        known[name] = reduce(
+            joined, map(described, documents), {**before, "type": ["object"]} if before else {}
+        )
+        always = [set(each) for each in documents] + ([set(before["required"])] if before else [])
+        known[name] |= {"type": "object", "required": sorted(set.intersection(*always) - {"error"})}
+    text = ",\n".join(f"{json.dumps(name)}: {json.dumps(known[name])}" for name in sorted(known))
+    FILE.write_text(f"{{\n{text}\n}}\n")
+
+
+def check(answers):
+    """Hold answers of commands, {command: [answer]}, to the schemas that `c10 schema` prints."""
+    known = answer_schemas()
+    for name, documents in answers.items():
+        for document in documents:
+            Draft202012Validator(known[name]).validate(document)

@@ -1,0 +1,301 @@
+"""`c10 init`: what it writes for each kind of imagery builds, and what it cannot write is refused in one line."""
+
+import json
+import tomllib
+from io import BytesIO
+from pathlib import Path
+
+import mercantile
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from tests.ground import ALTITUDE_M, CAMERA, TILES, GroundSite
+from tests.ground import ZOOM as GROUND_ZOOM
+from tests.pipeline.tiles.sources.test_geopackage import write_gpkg
+from tests.tile_archives import block, write_mbtiles, write_pmtiles, write_xyz
+from tools.cli import cli
+
+ZOOM, LEFT, TOP = 12, 2176, 1408
+BLOCK = block(ZOOM, LEFT, TOP, columns=5, rows=4)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The folder that commands run in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*args, code=0):
+    result = CliRunner().invoke(cli, [*map(str, args), "--json"], env={"HOME": "/nonexistent"})
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout)
+
+
+def build(request="request.toml"):
+    """Build a request that was written, in a cache of its own."""
+    made = run("build", request, "--cache", f"{request}.cache")
+    assert made["outcome"] == "built", made
+    return made
+
+
+def plan(request="request.toml"):
+    planned = run("plan", request, "--cache", "none")
+    assert planned["decision"] == "build"
+    return planned
+
+
+def asked(request="request.toml"):
+    return tomllib.loads(Path(request).read_text())
+
+
+def polygon(*corners):
+    """GeoJSON of columns and rows, counted from the first tile."""
+    places = [mercantile.ul(LEFT + x, TOP + y, ZOOM) for x, y in (*corners, corners[0])]
+    return json.dumps({"type": "Polygon", "coordinates": [[[each.lng, each.lat] for each in places]]})
+
+
+KINDS = {
+    "tiles": lambda root: write_xyz(root / "tiles", BLOCK),
+    "tiles/{z}/{x}/{y}.png": lambda root: write_xyz(root / "tiles", BLOCK),
+    "a.mbtiles": lambda root: write_mbtiles(root / "a.mbtiles", BLOCK),
+    "a.pmtiles": lambda root: write_pmtiles(root / "a.pmtiles", BLOCK, min_zoom=ZOOM, max_zoom=ZOOM),
+    "a.gpkg": lambda root: write_gpkg(root / "a.gpkg", BLOCK, edge=32),
+    "a.gpkg:ortho": lambda root: write_gpkg(root / "a.gpkg", BLOCK, edge=32),
+}
+
+
+@pytest.mark.parametrize("source", KINDS)
+def test_every_kind_of_tiles_becomes_a_request_that_builds(source, folder):
+    KINDS[source](folder)
+    (folder / "sub").mkdir()
+    told = run("init", source, "-o", "sub/request.toml")
+    assert (told["tiles"], told["wanted"], told["zoom"]) == (20, 20, [ZOOM, ZOOM])
+    assert told["metres_per_pixel"] == pytest.approx(40_075_016.686 * 0.6 / 2**ZOOM / 32, rel=0.2)
+    request = asked("sub/request.toml")
+    assert request["tiles"] == {"source": f"../{source}"}
+    assert "altitude_m" not in request
+    first, last = mercantile.bounds(LEFT, TOP, ZOOM), mercantile.bounds(LEFT + 4, TOP + 3, ZOOM)
+    assert request["bbox"] == pytest.approx([first.west, last.south, last.east, first.north], abs=1e-7)
+    assert request["origin"][0] == pytest.approx((first.west + last.east) / 2, abs=1e-6)
+    assert json.loads((folder / "sub/calibration.json").read_text()) == {}
+    planned = plan("sub/request.toml")
+    assert (planned["tiles"], planned["wanted"]) == (20, 20)
+
+
+def test_an_archive_whose_header_is_wrong_tells_what_it_holds(folder):
+    write_pmtiles(
+        folder / "a.pmtiles",
+        BLOCK,
+        min_zoom=ZOOM,
+        max_zoom=ZOOM,
+        min_lon_e7=0,
+        max_lon_e7=1,
+        min_lat_e7=0,
+        max_lat_e7=1,
+    )
+    assert run("init", "a.pmtiles", "-o", "request.toml")["tiles"] == 20
+
+
+def test_imagery_on_both_sides_of_the_antimeridian_gets_a_box_across_it(folder):
+    around = 1 << ZOOM
+    tiles = {(z, (around - 2 + x - LEFT) % around, y): content for (z, x, y), content in BLOCK.items()}
+    write_mbtiles(folder / "a.mbtiles", tiles)
+    told = run("init", "a.mbtiles", "-o", "request.toml")
+    west, _, east, _ = told["bbox"]
+    assert (told["tiles"], told["wanted"]) == (20, 20)
+    assert east < 0 < west
+    assert abs(asked()["origin"][0]) > 179
+    assert plan()["tiles"] == 20
+
+
+def test_holes_are_told_and_allowed_for_and_only_then(folder):
+    write_mbtiles(folder / "whole.mbtiles", BLOCK)
+    run("init", "whole.mbtiles", "-o", "whole.toml")
+    assert "coverage" not in asked("whole.toml")
+    corners = [(ZOOM, LEFT, TOP), (ZOOM, LEFT + 4, TOP + 3)]
+    ragged = {
+        place: BLOCK[place] for place in BLOCK if place[1] + place[2] != LEFT + TOP + 3 or place in corners
+    }
+    write_mbtiles(folder / "ragged.mbtiles", ragged)
+    told = run("init", "ragged.mbtiles", "-o", "ragged.toml")
+    assert told["coverage"] == len(ragged) / 20 == 0.8
+    assert asked("ragged.toml")["coverage"]["min_fraction"] == 0.75
+    build("ragged.toml")
+
+
+def test_tiles_in_which_the_imagery_ends_are_allowed_for(folder):
+    tiles = dict(BLOCK)
+    for row in range(4):
+        picture = Image.open(BytesIO(BLOCK[ZOOM, LEFT, TOP + row])).convert("RGBA")
+        picture.paste((0, 0, 0, 0), (0, 0, 20, 32))
+        buffer = BytesIO()
+        picture.save(buffer, "png")
+        tiles[ZOOM, LEFT, TOP + row] = buffer.getvalue()
+    write_mbtiles(folder / "a.mbtiles", tiles)
+    assert run("init", "a.mbtiles", "-o", "request.toml")["coverage"] == 1
+    assert asked()["coverage"]["min_fraction"] == 0.75
+    build()
+
+
+def test_a_camera_and_heights_give_chunks_inside_of_the_imagery(folder):
+    GroundSite(folder)
+    (folder / "camera.json").write_bytes(CAMERA)
+    heights = f"{ALTITUDE_M * 0.8:.0f},{ALTITUDE_M:.0f}"
+    told = run("init", "tiles", "-o", "request.toml", "--camera", "camera.json", "--altitude", heights)
+    assert told["coverage"] == 1
+    assert asked()["calibration"] == "camera.json"
+    made = build()
+    assert made["chunks"] > 0
+    assert made["missing"] == 0
+    assert made["tiles"] <= TILES**2
+    assert told["zoom"] == [GROUND_ZOOM, GROUND_ZOOM]
+
+
+def test_a_chunk_larger_than_the_imagery_is_refused(folder):
+    write_xyz(folder / "tiles", {place: BLOCK[place] for place in list(BLOCK)[:1]})
+    (folder / "camera.json").write_bytes(CAMERA)
+    error = run("init", "tiles", "-o", "r.toml", "--camera", "camera.json", "--altitude", 30_000, code=2)[
+        "error"
+    ]
+    assert "--altitude" in error["message"]
+    assert not (folder / "r.toml").exists()
+
+
+def test_an_area_is_the_ground_of_the_request(folder):
+    write_xyz(folder / "tiles", BLOCK)
+    (folder / "valley.json").write_text(polygon((0.1, 0.1), (2.9, 0.1), (2.9, 1.9), (0.1, 1.9)))
+    told = run("init", "tiles", "-o", "request.toml", "--area", "valley.json")
+    assert (told["tiles"], told["wanted"]) == (6, 6)
+    assert asked()["area"] == {"file": "valley.json"}
+    assert build()["tiles"] == 6
+
+
+def test_a_route_gets_a_width_that_is_marked(folder):
+    write_xyz(folder / "tiles", BLOCK)
+    line = json.loads(polygon((0.5, 0.5), (3.5, 0.5)))
+    line = {"type": "LineString", "coordinates": line["coordinates"][0][:2]}
+    (folder / "route.json").write_text(json.dumps(line))
+    run("init", "tiles", "-o", "request.toml", "--area", "route.json")
+    assert asked()["area"] == {"file": "route.json", "width_m": 500}
+    assert "CORRECT THIS: width" in (folder / "request.toml").read_text()
+    assert plan()["tiles"] == 4
+
+
+@pytest.mark.parametrize(
+    ("area", "hint"),
+    [
+        (polygon((20, 20), (22, 20), (22, 22)), "change the area"),
+        (polygon((3, 2), (9, 2), (9, 8), (3, 8)), "inside of the imagery"),
+        ('{"type": "Point", "coordinates": [11.25, 49.2]}', "draw a polygon"),
+        (
+            '{"type": "Polygon", "coordinates": [[[48.9, 11.3], [49.1, 11.3], [49.1, 11.6], [48.9, 11.3]]]}',
+            "exchange",
+        ),
+    ],
+)
+def test_an_area_that_the_imagery_does_not_cover_is_refused(area, hint, folder):
+    write_xyz(folder / "tiles", BLOCK)
+    (folder / "area.json").write_text(area)
+    error = run("init", "tiles", "-o", "request.toml", "--area", "area.json", code=2)["error"]
+    assert hint in error["hint"]
+    assert sorted(each.name for each in folder.iterdir()) == ["area.json", "tiles"]
+
+
+def test_nothing_is_overwritten_unless_it_is_asked_for(folder):
+    write_xyz(folder / "tiles", BLOCK)
+    (folder / "request.toml").write_text("mine")
+    (folder / "calibration.json").write_text('{"fx": 1}')
+    error = run("init", "tiles", "-o", "request.toml", code=2)["error"]
+    assert "--force" in error["hint"]
+    assert (folder / "request.toml").read_text() == "mine"
+    run("init", "tiles", "-o", "request.toml", "--force")
+    assert asked()["zoom"] == [ZOOM, ZOOM]
+    assert (folder / "calibration.json").read_text() == '{"fx": 1}'
+    (folder / "link.toml").symlink_to("request.toml")
+    run("init", "tiles", "-o", "link.toml", "--force", code=2)
+
+
+@pytest.mark.parametrize("name", ['a "b" \\ c', "Ödland 🛩", "a.b.c", "x" * 200, "$HOME"])
+def test_names_are_written_as_toml_reads_them(name, folder):
+    (folder / name).mkdir()
+    write_mbtiles(folder / name / f"{name}.mbtiles"[-100:], BLOCK)
+    run("init", f"{name}/" + f"{name}.mbtiles"[-100:], "-o", "request.toml")
+    assert plan()["tiles"] == 20
+
+
+@pytest.mark.parametrize(
+    ("args", "hint"),
+    [
+        (["none"], "for a folder of tiles"),
+        (["none.mbtiles"], "check the path"),
+        (["empty"], "name a folder of tiles"),
+        (["https://example.com/{z}/{x}/{y}.png"], "download"),
+        (["tiles", "empty"], "name one archive"),
+        (["tiles", "--altitude", "100"], "help"),
+        (["tiles", "--camera", "empty/camera.json"], "correct the path"),
+        (["tiles", "--camera", "list.json"], "into an object"),
+        (["tiles", "--camera", "bare.json", "--altitude", "100"], "altitude_m needs"),
+        (["tiles", "--camera", "bare.json", "--altitude", "150,100"], "help"),
+    ],
+)
+def test_what_is_of_no_use_is_refused_and_leaves_nothing(args, hint, folder):
+    write_xyz(folder / "tiles", BLOCK)
+    (folder / "empty").mkdir()
+    (folder / "list.json").write_text("[]")
+    (folder / "bare.json").write_text("{}")
+    before = sorted(folder.rglob("*"))
+    error = run("init", *args, "-o", "request.toml", code=2)["error"]
+    assert hint in error["hint"], error
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.gdal
+@pytest.mark.parametrize("turn", [0.0, 30.0])
+def test_geotiff_gets_its_own_zoom_and_date(turn, folder):
+    rasterio = pytest.importorskip("rasterio", reason="needs rasterio: pip install 'c10[gdal]'")
+    from tests.geotiffs import PIXEL_M, write_geotiff
+    from tests.geotiffs import ZOOM as OWN
+
+    write_geotiff(folder / "ortho.tif", size=1500, pixel=PIXEL_M * 0.9, turn=turn)
+    with rasterio.open(folder / "ortho.tif", "r+") as file:
+        file.update_tags(TIFFTAG_DATETIME="2024:05:01 12:00:00")
+    told = run("init", "ortho.tif", "-o", "request.toml")
+    assert told["zoom"] == [OWN, OWN]
+    assert told["captured"] is None
+    assert "# captured = 2024-05-01" in (folder / "request.toml").read_text()
+    build()
+    with rasterio.open(folder / "ortho.tif", "r+") as file:
+        file.update_tags(ns="IMAGERY", ACQUISITIONDATETIME="2024-04-30T08:00:00Z")
+    assert run("init", "ortho.tif", "-o", "dated.toml")["captured"] == "2024-04-30"
+    assert str(asked("dated.toml")["tiles"]["captured"]) == "2024-04-30"
+
+
+@pytest.mark.gdal
+def test_several_geotiffs_are_one_mosaic_also_across_the_antimeridian(folder):
+    pytest.importorskip("rasterio", reason="needs rasterio: pip install 'c10[gdal]'")
+    from tests.geotiffs import write_geotiff
+
+    for name, longitude in (("west.tif", 179.97), ("east.tif", -179.97)):
+        write_geotiff(folder / name, size=1100, middle=(longitude, 52.0))
+    told = run("init", "west.tif", "east.tif", "-o", "request.toml")
+    west, _, east, _ = told["bbox"]
+    assert west > 179.9
+    assert east < -179.9
+    assert asked()["tiles"]["source"] == ["west.tif", "east.tif"]
+    assert plan()["tiles"] == told["tiles"] > 20
+
+
+@pytest.mark.gdal
+def test_a_geotiff_across_the_antimeridian_has_a_small_box(folder):
+    pytest.importorskip("rasterio", reason="needs rasterio: pip install 'c10[gdal]'")
+    from tests.geotiffs import write_geotiff
+
+    write_geotiff(folder / "fiji.tif", size=2000, middle=(180.0, -17.0), crs="EPSG:32701", pixel=4.5)
+    told = run("init", "fiji.tif", "-o", "request.toml")
+    west, _, east, _ = told["bbox"]
+    assert west > 179.9
+    assert east < -179.9
+    assert told["coverage"] == 1
+    assert plan()["tiles"] == told["tiles"] > 20

@@ -1,0 +1,64 @@
+"""`schema`: JSON Schema of what C10 reads and says."""
+
+import json
+from dataclasses import fields
+from importlib import resources
+from typing import Any, Final
+
+import click
+
+from pipeline.config import SCHEMAS, C10ProvisionerConfig
+from pipeline.request.json_schema import DRAFT, attribute_texts
+from pipeline.request.request import request_schema
+from tools.command import Answer, Call, shared_options
+
+_ANSWERS: Final = "answers.json"
+
+
+@click.command()
+@click.argument("name", metavar="request|settings|COMMAND")
+@shared_options(cache=False)
+def schema(call: Call, *, name: str) -> Answer:  # noqa: ARG001 - every command gets a call
+    """Print the JSON Schema (2020-12) of a request, of a settings file, or of what COMMAND --json prints.
+
+    Dates of TOML count as strings.
+    """
+    if name == "request":
+        document = request_schema()
+    elif name == "settings":
+        document = settings_schema()
+    else:
+        document = _answer_schema(name)
+    # With --json as one line, like any other command.
+    return Answer(document=document, lines=json.dumps(document, indent=2, ensure_ascii=False).split("\n"))
+
+
+def settings_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a file of operator settings."""
+    texts, properties = attribute_texts(C10ProvisionerConfig), {}
+    for item in fields(C10ProvisionerConfig):
+        if item.name in SCHEMAS:
+            default = {} if item.default is None else {"default": item.default}
+            properties[item.name] = {**SCHEMAS[item.name], "description": texts[item.name], **default}
+    return {
+        "$schema": DRAFT,
+        "title": "C10 operator settings",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def answer_schemas() -> dict[str, Any]:
+    """Return the JSON Schema of what each command prints with --json."""
+    found: dict[str, Any] = json.loads(resources.files("tools").joinpath(_ANSWERS).read_text("utf-8"))
+    return found
+
+
+def _answer_schema(name: str) -> dict[str, Any]:
+    known = answer_schemas()
+    if name not in known:
+        raise click.UsageError(
+            f"expected request, settings or a command with --json, found {name!r}: {', '.join(known)}"
+        )
+    return {"$schema": DRAFT, "title": f"c10 {name} --json", **known[name]}
