@@ -27,6 +27,8 @@ HEAD = "head"
 
 _MAX_ONNX = 1 << 31
 _MAX_PLUGIN = 1 << 30
+_FRAME_BY_FRAME = frozenset({"openvino"})
+"""Backends with a fixed batch: one of 8 gains them a tenth at most, and each frame of a flight would cost eight."""
 
 
 def inspect_models(
@@ -147,7 +149,7 @@ def _model_of(
     precision: str,
     head: Document | None = None,
 ) -> Model:
-    job = _job_of(request, spec, facts, target=target, precision=precision)
+    job = _job_of(request, spec, facts, backend=compiler.backend, target=target, precision=precision)
     components = _with_head(compiler.key_components(job), head)
     return Model(
         spec=spec,
@@ -162,11 +164,20 @@ def _model_of(
 
 
 def _job_of(
-    request: BuildRequest, spec: ModelSpec, facts: "_NetworkFacts", *, target: str, precision: str
+    request: BuildRequest,
+    spec: ModelSpec,
+    facts: "_NetworkFacts",
+    *,
+    backend: str,
+    target: str,
+    precision: str,
 ) -> EngineJob:
     descriptor = spec.role is ModelRole.DESCRIPTOR
     preprocessing = _preprocessing(spec, facts.size) if descriptor else None
-    batch = request.engine.batch or facts.batch or DEFAULT_BATCH
+    # What an aircraft asks a cache of chunks is one frame at a time.
+    single = descriptor and request.cuts_chunks and facts.batch is None
+    usual = 1 if single and backend in _FRAME_BY_FRAME else DEFAULT_BATCH
+    batch = request.engine.batch or facts.batch or usual
     return EngineJob(
         model=spec.name,
         role="descriptor" if descriptor else "auxiliary",
@@ -176,8 +187,7 @@ def _job_of(
         output=facts.names[1],
         sample_shape=preprocessing.shape if preprocessing else (),
         batch=batch,
-        # What an aircraft asks a cache of chunks is one frame at a time.
-        single=descriptor and request.cuts_chunks and facts.batch is None and batch > 1,
+        single=single and batch > 1,
         precision=precision,
         quantized=facts.quantized,
         target=target,
