@@ -6,7 +6,7 @@ class, never on the text. `message` says what was expected and what was found, `
 
 import errno
 from collections.abc import Mapping
-from enum import StrEnum
+from enum import Enum
 from typing import ClassVar, Final
 
 _SHORTAGES: Final = frozenset({errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -16,8 +16,10 @@ _MAKE_ROOM: Final = (
 )
 
 
-class ErrorKind(StrEnum):
+class ErrorKind(str, Enum):  # `StrEnum` came with Python 3.11
     """Stable names of the errors. Names are added, never changed or reused."""
+
+    __str__ = str.__str__
 
     JOURNAL = "journal"
     DAMAGED = "journal-damaged"

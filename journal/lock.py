@@ -19,10 +19,10 @@ import time
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeAlias
+from typing import Final, TypeAlias
 
 import portalocker
 
@@ -132,7 +132,7 @@ class BuildLock:
             with suppress(OSError):
                 os.close(fd)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "BuildLock":  # noqa: PYI034 - `Self` came with Python 3.11
         self.acquire()
         return self
 
@@ -202,7 +202,7 @@ class BuildLock:
 def _now() -> str:
     """Return the time as text; empty for a clock that is wrong by millennia."""
     try:
-        return datetime.now(UTC).isoformat(timespec="milliseconds")
+        return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     except (OverflowError, ValueError):
         return ""
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Final, Self
+from typing import Final
 
 from journal import errors
 from journal.record import (
@@ -62,7 +62,7 @@ class Journal:
         scratch: Path | None = None,
         allow_unknown_filesystem: bool = False,
         map_bytes: int = MAP_BYTES,
-    ) -> Self:
+    ) -> "Journal":
         """Check a journal and open it. Create an empty one if it is missing, unless `readonly`.
 
         Args:
@@ -304,7 +304,7 @@ class Journal:
         """Close the file; without effect if it is closed."""
         self._environment.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Journal":  # noqa: PYI034 - `Self` came with Python 3.11
         return self
 
     def __exit__(

@@ -53,9 +53,10 @@ _ERRORS: Final[dict[str, type[errors.JournalError]]] = {
     )
 }
 _START_CHILD: Final = (
-    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "import sys; sys.path[: sys.path[0] == ''] = [sys.argv[1]]; "
     "from journal.safe_reader_child import main; sys.exit(main(sys.argv[2:]))"
 )
+"""It imports nothing from the current folder; the option `-P` for that came with Python 3.11."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,7 +276,7 @@ def _run_child(path: Path, after: Head, mode: str, timeout_s: float) -> "subproc
     import subprocess  # noqa: PLC0415 - not needed for a journal that is read in this process
 
     arguments = [
-        *(sys.executable, "-P", "-c", _START_CHILD, str(Path(__file__).resolve().parent.parent)),
+        *(sys.executable, "-c", _START_CHILD, str(Path(__file__).resolve().parent.parent)),
         *(str(path.absolute()), mode, str(after.seq), after.chain.hex()),
         *(str(math.ceil(timeout_s)), str(os.getpid())),
     ]

@@ -4,9 +4,9 @@ Every error says what was expected, what was found and how to fix it: `kind` is 
 `hint` are for people, `step` and `subject` name the place, `category` gives the exit code.
 """
 
-from enum import StrEnum
 from typing import NamedTuple
 
+from store.backports import StrEnum
 from store.errors import Category
 
 

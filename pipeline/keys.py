@@ -1,8 +1,7 @@
 """The keys of one machine: the one that signs what it commits, and those that it trusts."""
 
-from typing import Self
-
 from pipeline.config import C10ProvisionerConfig
+from store.backports import Self
 from store.base.cache_warning import CacheWarning
 from store.base.valueclass import valueclass
 from store.disk.layout import Layout

@@ -1,8 +1,7 @@
 """The build lock: at most one build of a cache runs."""
 
-from typing import Self
-
 from journal.lock import BuildLock
+from store.backports import Self
 from store.disk.folder_integrity import refuse_unfit_folder
 from store.disk.layout import Layout
 

@@ -10,7 +10,8 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
+
+from store.backports import StrEnum
 
 
 class Category(StrEnum):

@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -28,6 +27,7 @@ from pipeline.ports import Ports
 from pipeline.stages.checks import CheckResult, check_engine, require_passed
 from pipeline.stages.compile import compile_network, last_timing_cache
 from pipeline.stages.compile_progress import CompileProgress
+from store.backports import StrEnum
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache.optimistic_append import OptimisticAppender, open_for_append

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from enum import StrEnum
 from typing import Any
 
+from store.backports import StrEnum
 from store.base.cache_warning import CacheWarning
 from store.domain.events import CoverageWalked
 from store.errors import Category

@@ -8,7 +8,7 @@ usual cause is that memory ran out.
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from itertools import islice
-from typing import Final, Protocol, TypedDict, Unpack, assert_never
+from typing import Final, Protocol, TypedDict
 
 from pipeline.embed.cells import Window
 from pipeline.embed.worker_messages import (
@@ -23,6 +23,7 @@ from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.outcome import Died, Failed, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.processes.pool import QUEUE_DEPTH, WorkerPool, WorkerStartError
+from store.backports import Unpack, assert_never
 from store.base.preprocessing import Preprocessing
 from store.base.valueclass import valueclass
 

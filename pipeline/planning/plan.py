@@ -8,7 +8,6 @@ tiles changed keeps the rows of the tiles that did not.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from enum import StrEnum
 
 from pipeline.embed.cells import Cell, group_cells
 from pipeline.engines.models.model import Model
@@ -18,6 +17,7 @@ from pipeline.planning.known_index import why_new_index
 from pipeline.planning.proof import key_of_proof
 from pipeline.planning.tile_packs import carried_cells
 from pipeline.request.options import BadTilePolicy
+from store.backports import StrEnum
 from store.base.canonical_json import Document
 from store.base.identity import cell_components, cell_key, difference, digest_packed_tiles
 from store.base.valueclass import valueclass

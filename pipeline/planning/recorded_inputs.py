@@ -6,7 +6,7 @@ others can still be used.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime, timezone
 from functools import cached_property
 from hashlib import sha256
 from typing import Final, TypeVar
@@ -84,7 +84,7 @@ class RecordedInputs:
     @property
     def day(self) -> date:
         """The day on which the build was started, which the age of its tiles refers to."""
-        return datetime.fromtimestamp(self.build.started_ns / 1e9, tz=UTC).date()
+        return datetime.fromtimestamp(self.build.started_ns / 1e9, tz=timezone.utc).date()
 
     @property
     def request(self) -> BuildRequest:

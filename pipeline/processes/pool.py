@@ -16,12 +16,13 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.outcome import Failed, Finished, Outcome, OutOfMemory, TimedOut
 from pipeline.processes.process import Child
 from pipeline.processes.serve import FAILED, FINISHED, PROGRESS, READY
+from store.backports import Self
 from store.errors import Category
 
 QUEUE_DEPTH: Final = 2

@@ -22,6 +22,13 @@ LOG_LIMIT: Final = 64 * 1024
 _EXIT_WAIT_S: Final = 5.0
 """Longest time in seconds from the end of a child's answers to its exit."""
 
+START_MODULE: Final = (
+    "import sys; sys.path[: sys.path[0] == ''] = []; "
+    "import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+"""A program that runs the module in its first argument like `python -P -m`, which Python has from 3.11 on: it
+imports nothing from the current folder."""
+
 _READ_SIZE: Final = 1 << 20
 _NOT_INHERITED: Final = frozenset({"NVIDIA_TF32_OVERRIDE", "ORT_LOAD_CONFIG_FROM_MODEL"})
 """Settings of TensorRT and ONNX Runtime that change what an engine computes and are part of no step key."""
@@ -55,7 +62,7 @@ class Child:
         self._oom_kills = _count_oom_kills()
         inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, str(os.getpid())],
+            [sys.executable, "-c", START_MODULE, module, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

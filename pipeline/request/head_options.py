@@ -1,11 +1,11 @@
 """The table of a network's head: what turns its local features into one descriptor. Pure."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Annotated, ClassVar, Final
 
 from pipeline.request import rules
 from pipeline.request.validation import CheckedRecord
+from store.backports import StrEnum
 
 MOST_DIMENSIONS: Final = 1000
 """A projection has fewer dimensions than the sample has chunks."""

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pipeline.errors import Problem, RequestError
@@ -12,6 +11,7 @@ from pipeline.request.head_options import HeadOptions
 from pipeline.request.json_schema import table_schema, takes
 from pipeline.request.shape_profile import ShapeProfile
 from pipeline.request.validation import CheckedRecord, InvalidValueError, record_from
+from store.backports import StrEnum
 from store.base.cache_warning import CacheWarning
 from store.manifest.levels import MAX_LEVELS
 from store.runtime.backends.registry import BACKENDS, DEFAULT_BACKEND

@@ -7,12 +7,11 @@ option that was silently ignored would build something else than was asked for.
 Everything here is pure except `BuildRequest.load`, which reads one file.
 """
 
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 from pipeline.errors import Problem, RequestError
 from pipeline.request import options, rules
@@ -29,6 +28,8 @@ from pipeline.request.validation import (
     records_from,
     request_error,
 )
+from pipeline.toml import tomllib
+from store.backports import Self
 from store.base.cache_warning import CacheWarning
 from store.base.canonical_json import Document
 

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
-from enum import StrEnum
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
@@ -24,6 +23,7 @@ from pipeline.request.geometry import (
 )
 from pipeline.request.json_schema import schema_of, table_schema, takes
 from pipeline.request.validation import CheckedRecord, InvalidValueError, record_from, suggest_known
+from store.backports import StrEnum, parse_day
 from store.base.cache_warning import CacheWarning
 from store.base.canonical_json import Document
 
@@ -187,7 +187,7 @@ def capture_source(value: object) -> date | str:
     if isinstance(value, (str, Path)):
         given = text()(value)
         try:
-            date.fromisoformat(given)
+            parse_day(given)
         except ValueError:
             return given
         raise InvalidValueError("a date without quotes, or the path of a CSV file", "remove the quotes")

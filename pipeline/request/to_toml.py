@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from datetime import date
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 from pipeline.request.request import BuildRequest
 from pipeline.request.validation import CheckedRecord
+from store.backports import assert_never
 from store.base.canonical_json import Document
 
 MAX_TEXT_BYTES = 1 << 16

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from datetime import date
 from decimal import Decimal
-from enum import StrEnum
 from functools import cache
 from pathlib import PurePath
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from pipeline.errors import Problem, RequestError
+from store.backports import StrEnum
 
 Rule = Callable[[object], object]
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Protocol
 
 from pipeline.tiles.retrieval_units import unit_name
+from store.backports import StrEnum
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.domain.state import Build, RecordedEvent, State

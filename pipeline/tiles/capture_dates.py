@@ -10,6 +10,7 @@ from datetime import date
 
 from pipeline.errors import ErrorKind, TileError
 from pipeline.tiles.tile import Place
+from store.backports import parse_day
 
 MAX_CSV_BYTES = 256 << 20
 
@@ -45,7 +46,7 @@ def parse_capture_dates(text: str, *, name: str) -> Mapping[Place, date]:
             try:
                 z, x, y, day = (row[index] for index in columns)
                 place = Place(int(z), int(x), int(y))
-                captured = known_days.get(day) or known_days.setdefault(day, date.fromisoformat(day.strip()))
+                captured = known_days.get(day) or known_days.setdefault(day, parse_day(day.strip()))
             except (ValueError, IndexError):
                 wrong.append(
                     f"line {rows.line_num}: expected z, x, y and an ISO date, found {','.join(row)[:60]!r}"

@@ -1,7 +1,7 @@
 """The clock for the times of records: wall time for people, monotonic time for durations."""
 
 import time
-from datetime import UTC, date, datetime
+from datetime import date, datetime, timezone
 from typing import Protocol
 
 
@@ -27,7 +27,7 @@ def recorded_wall_ns(clock: Clock) -> int:
 
 def utc_day(clock: Clock) -> date:
     """Return the day of a clock, UTC."""
-    return datetime.fromtimestamp(recorded_wall_ns(clock) / 1e9, tz=UTC).date()
+    return datetime.fromtimestamp(recorded_wall_ns(clock) / 1e9, tz=timezone.utc).date()
 
 
 class SystemClock:

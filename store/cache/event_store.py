@@ -9,11 +9,11 @@ the journal before its next use.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Self
 
 from journal import HeadMovedError, Journal, JournalFullError
 from journal.errors import JournalClosedError, JournalIOError
 from journal.record import EMPTY, Chain, Entry, Head, Record, encode, link
+from store.backports import Self
 from store.base.clock import Clock, recorded_wall_ns
 from store.cache.event_mapper import fold_entries, to_record, to_recorded_event
 from store.disk.layout import Layout

@@ -8,9 +8,9 @@ records which the journal no longer holds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 
+from store.backports import StrEnum
 from store.base.canonical_json import sha256
 from store.base.valueclass import valueclass
 from store.base.values import GENESIS_CHAIN

@@ -5,8 +5,8 @@ Here are the values alone; `store.domain.fold` computes them from events.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
+from store.backports import StrEnum
 from store.base.canonical_json import Document
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef, Position

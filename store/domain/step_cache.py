@@ -6,8 +6,9 @@ check counts for the bytes that were checked, not for other bytes that later get
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias, assert_never
+from typing import NamedTuple, TypeAlias
 
+from store.backports import assert_never
 from store.domain.attachments import artifacts_of
 from store.domain.events import (
     CellEmbedded,

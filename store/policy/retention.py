@@ -16,9 +16,9 @@ runs again.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
 from typing import TypeVar
 
+from store.backports import StrEnum
 from store.base.canonical_json import Document
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef

@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from store.backports import Self
 from store.base.preprocessing import Pixels, Preprocessing
 from store.base.values import require_whole_number
 from store.errors import (

@@ -15,11 +15,11 @@ The records hold the signatures; manifests and signature files are projections o
 import hashlib
 import struct
 from collections.abc import Callable, Iterable
-from enum import StrEnum
 from typing import Final
 
 from journal import Entry
 from journal.record import stored_bytes
+from store.backports import StrEnum
 from store.base import canonical_json
 from store.base.canonical_json import is_digest
 from store.base.valueclass import valueclass

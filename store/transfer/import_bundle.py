@@ -17,12 +17,12 @@ source, bundle by bundle, gets no such event, and nothing else may be appended t
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from journal import Entry, Journal, RecordError
 from journal.record import Head
+from store.backports import StrEnum
 from store.base.canonical_json import Document, sha256
 from store.base.clock import Clock, recorded_wall_ns
 from store.base.valueclass import valueclass

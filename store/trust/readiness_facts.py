@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, date, datetime
-from enum import StrEnum
+from datetime import date, datetime, timezone
 from typing import Any, Final
 
+from store.backports import StrEnum
 from store.base.level import metres_per_pixel, side_m
 from store.base.valueclass import valueclass
 from store.errors import ErrorKind, NoGoError
@@ -216,7 +216,7 @@ def facts_of_manifest(
 
 def _day_of(wall_ns: int) -> date | None:
     try:
-        return datetime.fromtimestamp(wall_ns // _NANOSECONDS, tz=UTC).date()
+        return datetime.fromtimestamp(wall_ns // _NANOSECONDS, tz=timezone.utc).date()
     except (ValueError, OverflowError):  # a manifest may hold any number
         return None
 

@@ -4,10 +4,10 @@ import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from enum import StrEnum
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
+from store.backports import Self, StrEnum
 from store.base.cache_warning import CacheWarning
 from store.base.valueclass import valueclass
 from store.errors import UNREADABLE, IncompatibleDeviceError, NoGoError

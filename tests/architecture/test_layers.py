@@ -50,7 +50,7 @@ def test_layers_and_forbidden_imports():
 
 def test_reader_needs_neither_journal_nor_work():
     done = subprocess.run(
-        [sys.executable, "-P", "-c", IMPORT_READER],
+        [sys.executable, "-c", IMPORT_READER],
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT), "PATH": ""},
         capture_output=True,

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 
 import faiss
@@ -219,8 +219,7 @@ def _read_journal(path: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+    return sha256(path.read_bytes()).hexdigest()
 
 
 def _settle(site: BigSite, number: int, **fields: object) -> None:

@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +191,7 @@ def killed(machine, tiles=None):
 def clock_jump(machine):
     """Between two builds the clock is set ten years ahead, and tiles are too old all at once."""
     clock = Clock()
-    captured = datetime.fromtimestamp(clock.wall_ns() / 1e9, tz=UTC).date()
+    captured = datetime.fromtimestamp(clock.wall_ns() / 1e9, tz=timezone.utc).date()
     ages = {"captured": captured, "too_old": "fail"}
     machine.with_tiles()
     machine.provisioner(clock=clock).build_cache_artifacts(machine.request(tiles=ages))

@@ -48,7 +48,7 @@ _NEEDED: Final = (
 _EXTRAS: Final = ("onnx", "simplejpeg", "cryptography", "cuda-python")
 _FAISS: Final = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs")
 _LEAST_FREE: Final = 256 << 20
-_OLDEST_PYTHON: Final = (3, 11)
+_OLDEST_PYTHON: Final = (3, 10)
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ def _check_machine(found: _Findings) -> None:
     }
     if sys.version_info < _OLDEST_PYTHON:
         found.add_problem(
-            f"expected Python 3.11 or newer, found {platform.python_version()}", "install Python 3.11"
+            f"expected Python 3.10 or newer, found {platform.python_version()}", "install Python 3.10"
         )
     if sys.platform != "linux":
         found.add_problem(f"expected Linux, found {sys.platform}", "use Linux")

@@ -1,7 +1,6 @@
 """Describe an event in one line. Pure."""
 
-from typing import assert_never
-
+from store.backports import assert_never
 from store.domain import events as e
 from store.domain.events import Event
 from store.domain.proof import described, figures_of, is_proof

@@ -2,11 +2,11 @@
 
 import base64
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Protocol
 
+from pipeline.toml import tomllib
 from store.base.canonical_json import is_digest
 from store.base.identity import tile_of
 from store.base.values import ArtifactRef

@@ -5,8 +5,8 @@ the records end is *cut*: its process died, or is still running.
 """
 
 from dataclasses import dataclass, field
-from typing import assert_never
 
+from store.backports import assert_never
 from store.base.values import ArtifactRef
 from store.domain import events as e
 from store.domain.proof import PROOF

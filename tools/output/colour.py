@@ -1,7 +1,9 @@
 """Lines that have a colour where the terminal shows colours. Pure."""
 
 from collections.abc import Mapping
-from typing import Final, Self
+from typing import Final
+
+from store.backports import Self
 
 _CODES: Final = {"green": "\x1b[1;32m", "yellow": "\x1b[33m", "red": "\x1b[1;31m"}
 _END: Final = "\x1b[0m"

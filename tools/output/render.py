@@ -1,7 +1,7 @@
 """Text for terminals: aligned, at most 80 columns where the content allows it. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any, Final
 
 from tools.output.colour import Coloured
@@ -16,12 +16,12 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 def when(wall_ns: int) -> str:
     """Return a time as UTC text, from nanoseconds since 1970."""
-    return datetime.fromtimestamp(wall_ns / 1e9, tz=UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(wall_ns / 1e9, tz=timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def iso(wall_ns: int) -> str:
     """Return a time for programs: ISO 8601, UTC, milliseconds."""
-    moment = datetime.fromtimestamp(wall_ns / 1e9, tz=UTC)
+    moment = datetime.fromtimestamp(wall_ns / 1e9, tz=timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
-from typing import Final, Unpack, assert_never
+from typing import Final
 
 from pipeline.embed.batcher import EmbedCallbacks, WindowQueue, describe_outcome, embed_error
 from pipeline.embed.cells import Window
@@ -29,6 +29,7 @@ from pipeline.processes.framing import Payload, encode
 from pipeline.processes.outcome import Died, Failed, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.processes.pool import QUEUE_DEPTH
 from pipeline.tiles.sources.read_tile import read_tile
+from store.backports import Unpack, assert_never
 from store.base.preprocessing import Preprocessing
 from store.runtime.backends.base import Untyped
 

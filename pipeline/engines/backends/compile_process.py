@@ -1,7 +1,6 @@
 """Steps that all backends share: collect what an engine depends on, and compile in a child process."""
 
 from pathlib import Path
-from typing import assert_never
 
 from pipeline.engines.backends.compile_request import CompileRequest
 from pipeline.engines.onnx.declaration import EXPORT_HINT
@@ -9,6 +8,7 @@ from pipeline.engines.port import CompiledEngine, EngineCompiler, EngineJob, Eng
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.processes.framing import Message
 from pipeline.processes.outcome import Died, Failed, Finished, Outcome, OutOfMemory, TimedOut
+from store.backports import assert_never
 from store.base.canonical_json import Document
 from store.base.identity import engine_components
 from store.runtime.backends.base import EngineLoadError, EngineRunError

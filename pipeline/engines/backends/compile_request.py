@@ -3,10 +3,10 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Self
 
 from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.processes.framing import Message, Payload
+from store.backports import Self
 from store.base.preprocessing import Preprocessing
 from store.base.valueclass import valueclass
 

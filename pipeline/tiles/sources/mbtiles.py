@@ -8,6 +8,7 @@ it is refused.
 import hashlib
 import os
 import sqlite3
+import sys
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -181,10 +182,19 @@ def open_database(path: str | Path, kind: str = "MBTiles") -> sqlite3.Connection
         database = sqlite3.connect(uri, uri=True, check_same_thread=False)
         # The archive may be hostile: its views must not call functions, and its values must not fill the
         # memory.
-        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BLOB_BYTES)
+        if sys.version_info >= (3, 11):
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BLOB_BYTES)
+        else:  # such a value has been read then, of up to the 1 GB that SQLite itself allows
+            database.row_factory = _refuse_long_values
         database.execute("PRAGMA trusted_schema = OFF")
         database.execute("PRAGMA query_only = ON")
     return database
+
+
+def _refuse_long_values(_: sqlite3.Cursor, row: tuple[object, ...]) -> tuple[object, ...]:
+    if any(isinstance(value, (bytes, str)) and len(value) > MAX_BLOB_BYTES for value in row):
+        raise sqlite3.DataError("string or blob too big")
+    return row
 
 
 class _OpenArchive:

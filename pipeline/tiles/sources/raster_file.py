@@ -20,6 +20,7 @@ from pipeline.errors import ErrorKind, RequestError
 from pipeline.request.geometry import MERCATOR_LIMIT_E7, BoxE7, degrees_to_e7
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.sources.archive import bad_archive
+from store.backports import parse_day
 from store.base.valueclass import valueclass
 
 try:
@@ -234,7 +235,7 @@ class RasterFile:
 def _day(text: str | None) -> date | None:
     """Return the day of a time such as `2026:05:01 12:00:00` or `2026-05-01T12:00:00Z`; None if it is none."""
     try:
-        return date.fromisoformat((text or "")[:10].replace(":", "-"))
+        return parse_day((text or "")[:10].replace(":", "-"))
     except ValueError:
         return None
 

@@ -6,11 +6,12 @@ A graph would find most of the best chunks sooner, and could not say which of th
 """
 
 from dataclasses import dataclass
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from store.backports import Self
 from store.base.distances import points_of, within
 from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT
 from store.base.lattice import chunk_ids, middles, tile_span

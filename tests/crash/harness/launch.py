@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
+from store.backports import Self
 from tests.crash.harness.drivers import DRIVERS
 from tests.crash.harness.plan import Plan
 from tests.crash.harness.serve import HEAVY, LIBRARY, LIGHT

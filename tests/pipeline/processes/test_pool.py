@@ -17,7 +17,7 @@ import pipeline
 from pipeline.processes.framing import FrameError, FrameReader, decode, encode
 from pipeline.processes.outcome import Died, Failed, Finished, OutOfMemory, TimedOut
 from pipeline.processes.pool import WorkerPool, WorkerStartError, run_once
-from pipeline.processes.process import LOG_LIMIT
+from pipeline.processes.process import LOG_LIMIT, START_MODULE
 
 ROOT = Path(next(iter(pipeline.__path__))).parent
 
@@ -388,7 +388,7 @@ def test_no_worker_outlives_a_killed_parent(child, tmp_path, way):
 
 def test_a_child_whose_parent_ended_first_ends_itself(child, tmp_path):
     finished = subprocess.run(
-        [sys.executable, "-P", "-m", child, "1"],
+        [sys.executable, "-c", START_MODULE, child, "1"],
         input=encode(None) + encode([1, ["echo", "too late"]]),
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])},

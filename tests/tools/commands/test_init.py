@@ -1,7 +1,6 @@
 """`c10 init`: what it writes for each kind of imagery builds, and what it cannot write is refused in one line."""
 
 import json
-import tomllib
 from io import BytesIO
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from pipeline.toml import tomllib
 from tests.ground import ALTITUDE_M, CAMERA, TILES, GroundSite
 from tests.ground import ZOOM as GROUND_ZOOM
 from tests.pipeline.tiles.sources.test_geopackage import write_gpkg

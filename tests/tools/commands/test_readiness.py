@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta, timezone
 
 import pytest
 from click.testing import CliRunner
@@ -16,7 +16,7 @@ from tools.command import Answer, write
 from tools.commands import status, verify
 from tools.output.colour import Coloured, wants_colour
 
-TODAY = datetime.now(tz=UTC).date()
+TODAY = datetime.now(tz=timezone.utc).date()
 PROOF = ProofOptions(pictures="truth.csv", min=1, within_m=tile_side_m(ZOOM, 0) / 2)
 FIT = {"proof": PROOF, "tiles": {"captured": TODAY - timedelta(days=30)}}
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import tomllib
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from jsonschema import Draft202012Validator
 
 from pipeline import BuildRequest, C10ProvisionerConfig
 from pipeline.errors import RequestError
+from pipeline.toml import tomllib
 from tests.sample_request import REQUEST
 from tools.cli import cli
 

@@ -201,7 +201,7 @@ class TestHoles:
     def test_the_edge_of_a_file_is_transparent(self, tmp_path):
         write_geotiff(tmp_path / "a.tif", crs="EPSG:32633")
         parts = {tile.place: pixels_of(tile).transparent for tile in tiles_of("a.tif", tmp_path)}
-        assert parts[ZOOM, *CENTRE] == 0
+        assert parts[(ZOOM, *CENTRE)] == 0
         assert max(parts.values()) > 0.2
 
     def test_nothing_but_nodata_is_no_tile(self, tmp_path):

@@ -299,7 +299,9 @@ class TestAnswer:
     def test_days_of_the_tiles_under_a_chunk(self, cache):
         best = cache.locate(frame_at(X, Y), altitude_m=ALTITUDE_M).candidates[0]
         assert best.captured == (dt.date(2026, 3, 1), dt.date(2026, 3, 1))
-        assert best.too_old == (dt.datetime.now(dt.UTC).date() - dt.date(2026, 3, 1) > dt.timedelta(365))
+        assert best.too_old == (
+            dt.datetime.now(dt.timezone.utc).date() - dt.date(2026, 3, 1) > dt.timedelta(365)
+        )
 
     @pytest.mark.parametrize("threads", [1, 2])
     def test_threads_change_no_answer(self, cache, threads):
