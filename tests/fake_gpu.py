@@ -90,7 +90,6 @@ class FakeGpu:
         self.ended_busy = False
         self.seen = None
         self.batches = []
-        self.switched_on = None
 
     # --- what the streams do
 
@@ -348,7 +347,7 @@ class Engine:
 class Context:
     def __init__(self, engine):
         self.engine, self.addresses, self.batch = engine, {}, engine.facts["input"][0]
-        self.profile = 0
+        self.profile, self.switched_on = 0, None
 
     def set_optimization_profile_async(self, number, stream):
         gpu, facts = self.engine.gpu, self.engine.facts
@@ -357,7 +356,7 @@ class Context:
             self.engine.logger.log(SEVERITY.ERROR, "setOptimizationProfileAsync: no memory")
             return False
         self.profile, self.batch = number, -1
-        gpu.switched_on = stream
+        self.switched_on = stream
         return 0 <= number < len(facts["profiles"])
 
     def set_input_shape(self, name, shape):
@@ -379,7 +378,7 @@ class Context:
         assert number != 0, "the default stream serialises everything"
         assert self.batch > 0, "runs without knowing its batch"
         assert set(self.addresses) == set(self.engine.names)
-        assert self.engine.gpu.switched_on in {None, number}, "computes on a stream that does not wait for the change"
+        assert self.switched_on in {None, number}, "computes on a stream that does not wait for the change"
         if self.engine.gpu.refuses == "run":
             self.engine.logger.log(SEVERITY.ERROR, "enqueueV3: Error Code 3")
             return False
