@@ -101,7 +101,7 @@ def test_an_engine_takes_one_sample_too_by_a_second_profile(compiler, job, tmp_p
     engine = compiler.compile(replace(job, single=True), scratch=tmp_path)
     assert asked(engine)["profiles"] == [{"input": [batch] * 3}, {"input": [one] * 3}]
     assert (engine.signature.input_shape, engine.signature.output_shape) == ((8, *SAMPLE), (8, DIMENSIONS))
-    assert "alone" not in engine.log
+    assert "compiled for batches" not in engine.log
     assert difference(compiler.key_components(job), compiler.key_components(replace(job, single=True))) == [
         "options.batch"
     ]
