@@ -89,6 +89,7 @@ class FakeGpu:
         self.calls = {}
         self.ended_busy = False
         self.seen = None
+        self.batches = []
 
     # --- what the streams do
 
@@ -247,6 +248,7 @@ class FakeGpu:
             assert given.ready, "computes on samples that were not uploaded yet"
             assert not made.ready, "overwrites vectors that were not downloaded yet"
             samples = np.frombuffer(given.data, np.float32).reshape(engine["input"])
+            self.batches.append(len(samples))
             self.seen = samples.copy()
             made.data[:] = answer(samples, engine).tobytes()
             given.ready, made.ready = False, True
@@ -321,6 +323,15 @@ class Engine:
     def get_tensor_shape(self, name):
         return self.facts[name] if name in self.facts else self.facts["others"][name]
 
+    @property
+    def num_optimization_profiles(self):
+        return len(self.facts["profiles"])
+
+    def get_tensor_profile_shape(self, name, number):
+        assert name == "input"
+        least, most = self.facts["profiles"][number]
+        return [(size, *self.facts["input"][1:]) for size in (least, most, most)]
+
     def create_runtime_config(self):
         return SimpleNamespace(dynamic_shapes_kernel_specialization_strategy=None)
 
@@ -336,9 +347,20 @@ class Engine:
 class Context:
     def __init__(self, engine):
         self.engine, self.addresses, self.batch = engine, {}, engine.facts["input"][0]
+        self.profile, self.switched_on = 0, None
+
+    def set_optimization_profile_async(self, number, stream):
+        gpu, facts = self.engine.gpu, self.engine.facts
+        assert facts["input"][0] == -1, "a fixed batch needs no profile"
+        if gpu.refuses == "profile":
+            self.engine.logger.log(SEVERITY.ERROR, "setOptimizationProfileAsync: no memory")
+            return False
+        self.profile, self.batch = number, -1
+        self.switched_on = stream
+        return 0 <= number < len(facts["profiles"])
 
     def set_input_shape(self, name, shape):
-        least, most = self.engine.facts["range"]
+        least, most = self.engine.facts["profiles"][self.profile]
         assert name == "input"
         assert list(shape[1:]) == self.engine.facts["input"][1:]
         if not least <= shape[0] <= most:
@@ -356,6 +378,7 @@ class Context:
         assert number != 0, "the default stream serialises everything"
         assert self.batch > 0, "runs without knowing its batch"
         assert set(self.addresses) == set(self.engine.names)
+        assert self.switched_on in {None, number}, "computes on a stream that does not wait for the change"
         if self.engine.gpu.refuses == "run":
             self.engine.logger.log(SEVERITY.ERROR, "enqueueV3: Error Code 3")
             return False
@@ -364,7 +387,15 @@ class Context:
 
 
 def engine_bytes(
-    batch=4, sample=(3, 6, 5), dimensions=7, *, version=VERSION, old=False, others=None, kind="FLOAT"
+    batch=4,
+    sample=(3, 6, 5),
+    dimensions=7,
+    *,
+    version=VERSION,
+    old=False,
+    others=None,
+    kind="FLOAT",
+    profiles=((1, 8),),
 ):
     """Return an engine that the fake TensorRT can load; its first bytes are laid out as real ones are."""
     header = bytearray(64)
@@ -373,7 +404,7 @@ def engine_bytes(
     facts = {
         "input": [batch, *sample],
         "descriptor": [batch, dimensions],
-        "range": [1, 8],
+        "profiles": profiles,
         "others": others or {},
         "old": old,
         "type": kind,

@@ -41,6 +41,17 @@ def toy_network(
     return model
 
 
+def with_batch_within(model, batch):
+    """Return the model with a shape within it that is that of a whole batch, though its input stays open."""
+    (flatten,) = (node for node in model.graph.node if node.op_type == "Flatten")
+    flatten.op_type = "Reshape"
+    flatten.input.append("shape")
+    del flatten.attribute[:]
+    shape = np.array([batch, DIMENSIONS], np.int64)
+    model.graph.initializer.append(numpy_helper.from_array(shape, "shape"))
+    return model
+
+
 def batch_coupled_network():
     """A network whose rows depend on their neighbours: it subtracts the mean over the batch."""
     model = toy_network()

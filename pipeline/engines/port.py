@@ -42,7 +42,7 @@ class EngineJob:
         sample_shape: Shape of one preprocessed sample, without batch; empty for an auxiliary network.
         batch: Fixed batch size.
         single: Whether one sample alone should cost one sample, for backends that can; the engine then takes
-            any batch, and gives one sample the same answer as in a batch.
+            batches of one too, and gives one sample the same answer as in a batch.
         precision: "fp32", "fp16" or "bf16".
         quantized: Whether the network computes with integers of 8 bits; see `Declaration.quantized`.
         target: What `EngineCompiler.target` returned.

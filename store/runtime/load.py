@@ -6,7 +6,7 @@ machine has all of them. Two rules hold for every backend:
 - An engine runs only under the exact library version that compiled it.
 - It runs with one batch size. A shorter batch is filled up with zeros and the surplus rows are dropped, so
   that the kernels always see the same shape, and a row does not depend on the number of rows beside it.
-  Engines that take any batch run with that of the ground, or with 1 in flight.
+  Engines that take batches of one too run with the batch of the ground, or with 1 in flight.
 """
 
 import math
@@ -156,8 +156,8 @@ def load_engine(
         target: The device that the engine was compiled for; on another one, the library never sees the bytes.
         precision: Arithmetic that the engine was compiled for. OpenVINO needs it: the bytes do not say it,
             and the library would choose by itself.
-        single: Run each sample alone, if the engine takes any batch, as for the frames of a flight: one frame
-            then costs one frame. Engines of a fixed batch do not change.
+        single: Run each sample alone, if the engine takes batches of one too, as for the frames of a flight:
+            one frame then costs one frame. Engines of a fixed batch do not change.
 
     Raises:
         RuntimeUnavailableError: The backend is unknown, its library is not installed, or its device is not
@@ -179,6 +179,7 @@ def load_engine(
         output=output,
         batch=batch,
         threads=require_whole_number("threads", threads, least=1),
+        single=single,
     )
     with TranslateShortages(f"loading an engine of {backend}"):
         executor = runtime.load(data, expected)

@@ -31,7 +31,7 @@ from store.runtime.backends.gpu import gpus
 from store.runtime.backends.tensorrt import TensorRtExecutor
 from store.runtime.capabilities import covered
 from store.runtime.faiss_install import installed_faiss
-from store.runtime.golden_vectors import batch_invariance, golden_inputs, parity
+from store.runtime.golden_vectors import agreement, batch_invariance, golden_inputs, parity
 from store.runtime.load import load_index
 from store.verify.verify import Depth, verify
 from tests.engine_jobs import job_of, load_compiled
@@ -129,6 +129,41 @@ def test_many_overlapping_batches_give_the_same_rows_as_one_at_a_time(engines, b
     )
     for _ in range(20):
         np.testing.assert_array_equal(engine.run(samples), alone)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("backend", FLAVOURS)
+def test_one_sample_alone_costs_one_sample_and_gets_the_answer_of_a_batch(tmp_path, backend, precision):
+    compiler, target = compiler_of(backend)
+    if compiler is None:
+        pytest.skip(target)
+    job = job_of(
+        tmp_path,
+        resnet50(side=SIDE),
+        sample_shape=(3, SIDE, SIDE),
+        batch=BATCH,
+        precision=precision,
+        target=target,
+        single=True,
+    )
+    compiled = compiler.compile(job, scratch=tmp_path)
+    assert "compiled for batches" not in compiled.log
+    data = compiled.path.read_bytes()
+    ground, flight = (
+        load_compiled(compiler, data, target=target, batch=BATCH, precision=precision, single=single)
+        for single in (False, True)
+    )
+    assert (ground.batch, flight.batch) == (BATCH, 1)
+    samples = golden_inputs((BATCH + 3, *job.sample_shape))
+    least = 0.999999 if precision == "fp32" else least_cosine(precision)
+    assert agreement(flight.run(samples), ground.run(samples)) >= least
+    ratio = compared(
+        f"{backend} {precision}, one frame",
+        lambda: flight.run(samples[:1]),
+        lambda: ground.run(samples[:1]),
+        1,
+    )
+    assert ratio > 1
 
 
 @pytest.mark.parametrize("backend", FLAVOURS)

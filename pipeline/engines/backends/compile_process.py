@@ -79,6 +79,11 @@ def eight_bit_options(job: EngineJob) -> Document:
     return {"eight_bit": "floats"} if job.quantized else {}
 
 
+def open_batch_options(job: EngineJob) -> Document:
+    """Return the part of a step key's options that says that one sample alone costs one sample, if it should."""
+    return {"batch": "open"} if job.single else {}
+
+
 def tensor_options(job: EngineJob) -> Document:
     """Return the part of a step key's options that says which tensors the engine has."""
     return {

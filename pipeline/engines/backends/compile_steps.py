@@ -15,8 +15,8 @@ from store.runtime.load import Engine, load_engine
 OPEN_SIZE: Final = -1
 """Stands for an open size in a shape."""
 
-_LEAST_COSINE_ALONE: Final = 0.999999
-"""Kernels for one sample may add in another order, which changes the last digits."""
+LEAST_COSINE_ALONE: Final = 0.999999
+"""Kernels for one sample may add in another order, which in float32 changes the last digits."""
 
 Shapes = tuple[list[int], list[int]]
 """Shapes of input and output, with their batch."""
@@ -54,15 +54,19 @@ def run_new_engine(request: CompileRequest) -> Shapes:
     return [engine.batch, *engine.sample_shape], [engine.batch, engine.dimensions]
 
 
-def answers_alone_as_in_a_batch(request: CompileRequest) -> bool:
+def answers_alone_as_in_a_batch(request: CompileRequest, *, least: float = LEAST_COSINE_ALONE) -> bool:
     """Return whether a new engine takes one sample, and answers it as it does in a batch.
+
+    Args:
+        request: The compile that made it.
+        least: Least cosine between the two answers.
 
     Raises:
         ExecutionError: It does not load or run.
     """
     alone, together = _load(request, single=True), _load(request)
     samples = golden_inputs((request.job.batch, *together.sample_shape))
-    return alone.batch == 1 and agreement(alone.run(samples), together.run(samples)) >= _LEAST_COSINE_ALONE
+    return alone.batch == 1 and agreement(alone.run(samples), together.run(samples)) >= least
 
 
 def _load(request: CompileRequest, *, single: bool = False) -> Engine:

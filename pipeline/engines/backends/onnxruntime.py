@@ -16,6 +16,7 @@ from pipeline.engines.backends.compile_process import (
     compile_in_child,
     eight_bit_options,
     job_components,
+    open_batch_options,
     refuse_plugins,
     tensor_options,
 )
@@ -67,8 +68,12 @@ class OnnxRuntimeCompiler:
     def key_components(self, job: EngineJob) -> Document:
         """Return everything the engine depends on. This backend ignores workspace, TF32 and profile."""
         _check(job)
-        single: Document = {"batch": "open"} if job.single else {}
-        options = {"level": "extended", **eight_bit_options(job), **single, **tensor_options(job)}
+        options = {
+            "level": "extended",
+            **eight_bit_options(job),
+            **open_batch_options(job),
+            **tensor_options(job),
+        }
         return job_components(job, self, options=options)
 
     def compile(

@@ -10,7 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from pipeline.engines.backends.compile_process import compile_in_child, job_components, tensor_options
+from pipeline.engines.backends.compile_process import (
+    compile_in_child,
+    job_components,
+    open_batch_options,
+    tensor_options,
+)
 from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.engines.precision.convert import conversion_document
 from pipeline.errors import CompileError, ErrorKind
@@ -25,6 +30,10 @@ _GRACE_S: Final = 10.0
 """Seconds that a cancelled build gets to end by itself: one step of it may take that long."""
 _ORIN: Final = "sm87"
 _NO_CAPABILITY: Final = frozenset({"none", "current"})
+_OPEN_BATCH_FAILS: Final = frozenset(
+    {ErrorKind.BAD_MODEL, ErrorKind.COMPILE_FAILED, ErrorKind.COMPILE_CRASHED}
+)
+"""How the compile of a network for one sample too ends, if it works at a fixed batch alone."""
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +104,7 @@ class TensorRtCompiler:
             job,
             self,
             options={
+                **open_batch_options(job),
                 **tensor_options(job),
                 "profile": None
                 if profile is None
@@ -115,11 +125,24 @@ class TensorRtCompiler:
 
         When `on_progress` raises, or on an interrupt, the library is asked to cancel before the child is
         killed.
+
+        Some networks work at a fixed batch alone, which they say nowhere: they are compiled for that.
         """
         timing_cache = (job.timing_cache or b"") if self._product.keeps_timings else None
+        job = replace(job, timing_cache=timing_cache)
+        try:
+            return self._compile(job, scratch, on_progress)
+        except CompileError as error:
+            if not job.single or error.kind not in _OPEN_BATCH_FAILS:
+                raise
+            why = f"compiled for batches of {job.batch} alone: {error.message}\n"
+        fixed = self._compile(replace(job, single=False), scratch, on_progress)
+        return replace(fixed, log=why + fixed.log)
+
+    def _compile(self, job: EngineJob, scratch: Path, on_progress: OnProgress | None) -> CompiledEngine:
         return compile_in_child(
             _CHILD,
-            replace(job, timing_cache=timing_cache),
+            job,
             self,
             engine=scratch / _ENGINE_NAME,
             on_progress=on_progress,

@@ -107,12 +107,12 @@ class TensorRtSession:
         )
 
     def build(
-        self, ranges: Mapping[str, ShapeRange], on_phase: Callable[[BuildPhases], bool]
+        self, profiles: Sequence[Mapping[str, ShapeRange]], on_phase: Callable[[BuildPhases], bool]
     ) -> tuple[bytes, bytes | None]:
         """Build the engine; return it with its timing cache, None where the library keeps none.
 
         Args:
-            ranges: Shapes of inputs with an open size.
+            profiles: Optimisation profiles, each with the shapes of all inputs with an open size.
             on_phase: Called with the progress; the build is cancelled when it returns False.
 
         Raises:
@@ -120,7 +120,8 @@ class TensorRtSession:
         """
         config: Untyped = self._builder.create_builder_config()
         self._set_options(config)
-        self._set_profile(config, ranges)
+        for ranges in profiles:
+            self._add_profile(config, ranges)
         cache = self._load_timing_cache(config)
         monitor = _monitor(self._trt, on_phase)
         config.progress_monitor = monitor
@@ -180,9 +181,7 @@ class TensorRtSession:
             for place, name in enumerate(names):
                 config.set_compute_capability(trt.ComputeCapability.__members__[name], place)
 
-    def _set_profile(self, config: Untyped, ranges: Mapping[str, ShapeRange]) -> None:
-        if not ranges:
-            return
+    def _add_profile(self, config: Untyped, ranges: Mapping[str, ShapeRange]) -> None:
         profile: Untyped = self._builder.create_optimization_profile()
         for name, each in ranges.items():
             profile.set_shape(name, each.min, each.opt, each.max)

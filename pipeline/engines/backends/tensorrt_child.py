@@ -17,7 +17,12 @@ from typing import Final
 import numpy as np
 
 from pipeline.engines.backends.compile_request import CompileRequest
-from pipeline.engines.backends.compile_steps import Shapes
+from pipeline.engines.backends.compile_steps import (
+    LEAST_COSINE_ALONE,
+    OPEN_SIZE,
+    Shapes,
+    answers_alone_as_in_a_batch,
+)
 from pipeline.engines.backends.tensorrt_build import TensorRtSession
 from pipeline.engines.backends.tensorrt_progress import BuildPhases
 from pipeline.engines.onnx.declaration import bad_model
@@ -32,6 +37,7 @@ from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Handler, Progress, serve
 from store.runtime.backends import tensorrt_library
 from store.runtime.backends.gpu import gpus
+from store.runtime.capabilities import covered
 from store.runtime.golden_vectors import golden_images, golden_inputs
 
 _TOTAL: Final = 1000
@@ -68,7 +74,7 @@ def compile_network(message: Message, progress: Progress) -> Payload:
         reports.step("read the network", _READ)
         model = read_onnx(job.onnx, expected_sha256=job.onnx_sha256)
         nodes = _name_nodes(model)
-        ranges = set_input_sizes(model, job)
+        profiles = set_input_sizes(model, job)
         reports.step("convert", _CONVERTED)
         converted = convert(model, job.precision)
         plugins = _copy_plugins(job, request.engine.parent)
@@ -78,15 +84,18 @@ def compile_network(message: Message, progress: Progress) -> Payload:
         reports.step("parse", _CONVERTED)
         session.parse(_serialised(converted, job.model))
         _refuse_shape_inputs(session, model, job.model)
-        shapes = _shapes(session, job)
+        shapes = _shapes(session, job, opened=bool(profiles))
         if job.precision != "fp32":
             reports.step(f"measure {job.precision}", _PARSED)
-            _require_parity(model, job, ranges)
+            _require_parity(model, job, profiles[0] if profiles else {})
         del model, converted  # their weights are in the library's network now
         reports.step("build", _PARSED)
-        engine, timing_cache = session.build(ranges, reports.phase)
+        engine, timing_cache = session.build(profiles, reports.phase)
         _require_version(engine, backend, version, job.model)
         request.engine.write_bytes(engine)
+        if job.single and covered(backend, job.target):
+            reports.step("compare one sample with a batch", _BUILT)
+            _require_same_alone(request)
         reports.step("done", _TOTAL)
     return {
         "seconds": time.monotonic() - began,
@@ -160,20 +169,33 @@ def _refuse_shape_inputs(session: TensorRtSession, model: Proto, name: str) -> N
         )
 
 
-def _shapes(session: TensorRtSession, job: EngineJob) -> Shapes:
-    """Return the shapes of input and output; those of a descriptor engine must have the job's batch."""
+def _shapes(session: TensorRtSession, job: EngineJob, *, opened: bool) -> Shapes:
+    """Return the shapes of input and output; those of a descriptor engine get the job's batch if it is open."""
     shapes = session.tensor_shapes()
     if job.role == "descriptor":
-        for shape in shapes:
-            if shape and shape[0] < 0:
-                shape[0] = job.batch
-        if len(shapes[1]) != 2 or shapes[1][0] != job.batch or shapes[1][1] < 1:
+        batches = {OPEN_SIZE} if opened else {OPEN_SIZE, job.batch}
+        if len(shapes[1]) != 2 or shapes[1][0] not in batches or shapes[1][1] < 1:
             raise bad_model(
-                f"expected a descriptor output of [{job.batch}, d], found {shapes[1]}",
+                f"expected a descriptor output of [{'any batch' if opened else job.batch}, d], found {shapes[1]}",
                 "export the network with one vector for each image",
                 job.model,
             )
+        for shape in shapes:
+            shape[0] = job.batch
     return shapes
+
+
+def _require_same_alone(request: CompileRequest) -> None:
+    """Require that a new engine answers one sample alone as in a batch, as near as its arithmetic allows."""
+    job = request.job
+    exact = job.precision == "fp32" and not (job.tf32 or job.quantized)
+    least = LEAST_COSINE_ALONE if exact else least_cosine(job.precision, job.least_cosine)
+    if not answers_alone_as_in_a_batch(request, least=least):
+        raise bad_model(
+            "expected an engine that answers one sample alone as in a batch, found another answer",
+            "export the network with one vector for each image",
+            job.model,
+        )
 
 
 def _require_parity(model: Proto, job: EngineJob, ranges: Mapping[str, ShapeRange]) -> None:

@@ -1,11 +1,12 @@
 """Give every input of a network its sizes: fixed ones, or the range of an optimisation profile.
 
-A descriptor network has one image input and a fixed batch; a profile may widen its batch only. An auxiliary
-network may have several inputs: the profile is for the one that the job names, and the others take from it
-the sizes that they share with it: the batch, and sizes of the same name.
+A descriptor network has one image input and a fixed batch; a profile may widen its batch only, and another
+one is for a single sample. An auxiliary network may have several inputs: the profile is for the one that the
+job names, and the others take from it the sizes that they share with it: the batch, and sizes of the same
+name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,7 +20,7 @@ _SizeRange = tuple[int, int, int]
 """Least, usual and greatest size along one axis."""
 
 
-def set_input_sizes(model: Proto, job: EngineJob) -> Mapping[str, ShapeRange]:
+def set_input_sizes(model: Proto, job: EngineJob) -> Sequence[Mapping[str, ShapeRange]]:
     """Write the sizes that a job fixes into a model, in place.
 
     Args:
@@ -27,18 +28,21 @@ def set_input_sizes(model: Proto, job: EngineJob) -> Mapping[str, ShapeRange]:
         job: What is asked for.
 
     Returns:
-        For each input that still has an open size, the shapes that it may take, with the batch.
+        The optimisation profiles, none where all sizes are fixed: for each input that still has an open size,
+        the shapes that it may take, with the batch. The profile for the job's batch comes first, then the one
+        for a single sample.
 
     Raises:
         CompileError: BAD_MODEL, the network fixes other sizes, or a size stays unknown.
     """
-    ranges = (
-        _set_descriptor_sizes(model, job) if job.role == "descriptor" else _set_auxiliary_sizes(model, job)
-    )
-    return {name: each for name, each in ranges.items() if each.min != each.max}
+    if job.role == "descriptor":
+        return [{job.input: each} for each in _set_descriptor_sizes(model, job)]
+    ranges = _set_auxiliary_sizes(model, job)
+    opened = {name: each for name, each in ranges.items() if each.min != each.max}
+    return [opened] if opened else []
 
 
-def _set_descriptor_sizes(model: Proto, job: EngineJob) -> dict[str, ShapeRange]:
+def _set_descriptor_sizes(model: Proto, job: EngineJob) -> list[ShapeRange]:
     wanted = (job.batch, *job.sample_shape)
     profile = job.profile or ShapeRange(min=wanted, opt=wanted, max=wanted)
     inside = all(len(shape) == len(wanted) for shape in (profile.min, profile.max)) and all(
@@ -52,7 +56,8 @@ def _set_descriptor_sizes(model: Proto, job: EngineJob) -> dict[str, ShapeRange]
             job.model,
         )
     signature = declaration_of(model).signature(input=job.input, output=job.output, subject=job.model)
-    if profile.min != profile.max and signature.fixed_batch() is not None:
+    opened = job.single or profile.min != profile.max
+    if opened and signature.fixed_batch() is not None:
         raise bad_model(
             f"expected a network with an open batch for a profile from {profile.min[0]} to {profile.max[0]}, found one "
             f"that fixes a batch of {signature.fixed_batch()}",
@@ -60,9 +65,11 @@ def _set_descriptor_sizes(model: Proto, job: EngineJob) -> dict[str, ShapeRange]
             job.model,
         )
     fix_sizes(model, signature, batch=job.batch, sample_shape=job.sample_shape, model_name=job.model)
-    if profile.min != profile.max:
-        _open_batch(model, job.input)
-    return {job.input: profile}
+    if not opened:
+        return []
+    _open_batch(model, job.input)
+    one = (1, *job.sample_shape)
+    return [profile, ShapeRange(min=one, opt=one, max=one)] if job.single else [profile]
 
 
 def _open_batch(model: Proto, name: str) -> None:

@@ -81,7 +81,7 @@ class LoadedEngine(Protocol):
 
     @property
     def takes_any_batch(self) -> bool:
-        """Whether it runs batches of any size, and not only of the expected one."""
+        """Whether it runs batches of one too, and not only of the expected size."""
         ...
 
 
@@ -116,6 +116,7 @@ class EngineExpectation:
     output: str
     batch: int
     threads: int
+    single: bool = False
 
 
 class BackendRuntime(Protocol):

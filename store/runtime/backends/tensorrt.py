@@ -77,8 +77,6 @@ tensorrt_rtx: Final = partial(TensorRt, "tensorrt-rtx")
 class TensorRtExecutor:
     """An engine of TensorRT or TensorRT for RTX on the first GPU. Not for two threads at once."""
 
-    takes_any_batch: Final = False
-
     def __init__(self, source: base.Source, expected: base.EngineExpectation, *, backend: str) -> None:
         module = _require_library(backend, expected.version)
         with _open_bytes(source) as data:
@@ -122,16 +120,19 @@ class TensorRtExecutor:
         self._engine.load(data)
         inputs, outputs = self._engine.tensors(expected.batch)
         self.sample_shape, self.dimensions = base.sample_shapes(inputs, outputs, expected, float_type="FLOAT")
-        self._batch, self._input, self._output = expected.batch, expected.input, expected.output
+        self._input, self._output = expected.input, expected.output
+        of_one = self._engine.profile_of_one(self._input)
+        self.takes_any_batch = of_one is not None
+        self._batch, profile = (expected.batch, 0) if of_one is None or not expected.single else (1, of_one)
         others = [tensor for tensor in outputs if tensor.name != expected.output]
         input_shape, output_shape = (self._batch, *self.sample_shape), (self._batch, self.dimensions)
         numbers = _SETS * (math.prod(input_shape) + math.prod(output_shape))
         buffers = 4 * numbers + sum(map(_tensor_bytes, others))
         self._require_memory(self._engine.activation_bytes() + buffers, "activations and buffers", gpu)
-        self._engine.make_context(self._input, input_shape)
+        self._copying, self._computing = self._cuda.stream(), self._cuda.stream()
+        self._engine.make_context(self._input, input_shape, profile=profile, stream=self._computing)
         for tensor in others:
             self._engine.set_address(tensor.name, self._cuda.device_memory(_tensor_bytes(tensor)))
-        self._copying, self._computing = self._cuda.stream(), self._cuda.stream()
         self._sets = tuple(_Buffers.on(self._cuda, input_shape, output_shape) for _ in range(_SETS))
 
     def _require_memory(self, size: int, what: str, gpu: Gpu) -> None:

@@ -7,6 +7,8 @@ from typing import Final
 from store.runtime.backends.base import EngineLoadError, EngineRunError, Tensor, Untyped
 
 _LOG_LINES: Final = 8
+_OPEN: Final = -1
+"""Stands for an open size in a shape."""
 
 
 @dataclass(slots=True)
@@ -44,24 +46,40 @@ class TensorRtEngine:
         found: tuple[list[Tensor], list[Tensor]] = ([], [])
         for name in names:
             declared = tuple(self.engine.get_tensor_shape(name))
-            shape = (batch, *declared[1:]) if declared[:1] == (-1,) else declared
+            shape = (batch, *declared[1:]) if declared[:1] == (_OPEN,) else declared
             tensor = Tensor(name=name, type=self.engine.get_tensor_dtype(name).name, shape=shape)
             found[self.engine.get_tensor_mode(name) != self.library.TensorIOMode.INPUT].append(tensor)
         return found
 
+    def profile_of_one(self, name: str) -> int | None:
+        """Return the number of the optimisation profile that is for one sample alone, None without one."""
+        if self.engine.get_tensor_shape(name)[0] != _OPEN:
+            return None
+        for number in range(self.engine.num_optimization_profiles):
+            _, _, most = self.engine.get_tensor_profile_shape(name, number)
+            if most[0] == 1:
+                return number
+        return None
+
     def activation_bytes(self) -> int:
-        """Return the bytes that a context takes; newer versions have only the second attribute."""
+        """Return the bytes that a context takes, which serve each of its optimisation profiles.
+
+        Newer versions have only the second attribute.
+        """
         size = getattr(self.engine, "device_memory_size_v2", None)
         return int(self.engine.device_memory_size if size is None else size)
 
-    def make_context(self, name: str, shape: tuple[int, ...]) -> None:
+    def make_context(self, name: str, shape: tuple[int, ...], *, profile: int, stream: Untyped) -> None:
         """Create the context, which takes the memory for activations, for one shape of the input.
+
+        A context begins with the optimisation profile 0. The change to another one may be queued on a stream:
+        on the one that computes, so that it comes first.
 
         If the engine leaves its batch open, TensorRT for RTX begins with kernels for any batch, compiles
         others for this batch in the background, and changes over in the middle of the work: rows would depend
         on when they were computed. So those kernels are compiled first.
         """
-        is_open = self.engine.get_tensor_shape(name)[0] != shape[0]
+        is_open = self.engine.get_tensor_shape(name)[0] == _OPEN
         kinds = getattr(self.library, "DynamicShapesKernelSpecializationStrategy", None)
         if is_open and kinds is not None:
             self.config = config = self.engine.create_runtime_config()
@@ -74,7 +92,8 @@ class TensorRtEngine:
                 f"expected an execution context, found: {self.last_errors()}",
                 hint="end other programs that use the GPU, or build with a smaller engine.batch",
             )
-        if is_open and not self.context.set_input_shape(name, shape):
+        chosen = not profile or self.context.set_optimization_profile_async(profile, int(stream))
+        if is_open and not (chosen and self.context.set_input_shape(name, shape)):
             raise EngineLoadError(
                 f"expected an engine that takes batches of {shape[0]}, found: {self.last_errors()}",
                 hint="build the cache again",

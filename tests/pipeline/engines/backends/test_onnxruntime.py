@@ -10,7 +10,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from onnx.external_data_helper import set_external_data
 
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
@@ -22,7 +22,7 @@ from store.runtime.golden_vectors import batch_invariance, golden_images, golden
 from store.runtime.load import load_engine
 from tests.engine_jobs import SAMPLE, job_for, job_of, load_compiled
 from tests.networks import quantised
-from tests.toy_networks import DIMENSIONS, batch_coupled_network, toy_network
+from tests.toy_networks import DIMENSIONS, batch_coupled_network, toy_network, with_batch_within
 
 
 @pytest.fixture
@@ -447,12 +447,7 @@ def test_only_an_engine_that_takes_any_batch_has_that_in_its_key(job):
 
 def test_a_network_that_works_at_a_fixed_batch_alone_is_left_with_it(tmp_path):
     """Its input is open, but a shape within it is that of eight samples."""
-    model = toy_network()
-    (flatten,) = (node for node in model.graph.node if node.op_type == "Flatten")
-    flatten.op_type = "Reshape"
-    flatten.input.append("shape")
-    del flatten.attribute[:]
-    model.graph.initializer.append(numpy_helper.from_array(np.array([8, DIMENSIONS], np.int64), "shape"))
+    model = with_batch_within(toy_network(), 8)
     engine = OnnxRuntimeCompiler().compile(replace(job_of(tmp_path, model), single=True), scratch=tmp_path)
     loaded = load_from(engine, single=True)
     assert loaded.batch == 8

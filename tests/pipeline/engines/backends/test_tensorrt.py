@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.engines.backends import tensorrt as backend
+from pipeline.engines.backends import tensorrt_child
+from pipeline.engines.backends.compile_request import CompileRequest
 from pipeline.engines.backends.registry import engine_compiler
 from pipeline.engines.backends.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtCompiler
 from pipeline.engines.port import ShapeRange
@@ -17,10 +19,11 @@ from store.base.identity import difference, engine_key
 from store.runtime.backends import tensorrt_library
 from store.runtime.backends.gpu import Gpu
 from tests.engine_jobs import SAMPLE, job_of
-from tests.toy_networks import DIMENSIONS, toy_network
+from tests.toy_networks import DIMENSIONS, toy_network, with_batch_within
 
 ORIN = Gpu(index=0, name="Orin", capability="sm87", memory=1 << 34, driver="12.6")
 L4 = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=1 << 34, driver="13.0")
+HERE = ("tensorrt", "sm87:Orin")
 FAKE = Path(__file__).resolve().parents[3] / "fake_tensorrt"
 
 
@@ -93,6 +96,65 @@ def test_an_engine_is_compiled_with_the_options_of_its_job(compiler, job, tmp_pa
     assert engine.signature.input_shape == (8, *SAMPLE)
 
 
+def test_an_engine_takes_one_sample_too_by_a_second_profile(compiler, job, tmp_path):
+    one, batch = ([number, *SAMPLE] for number in (1, 8))
+    engine = compiler.compile(replace(job, single=True), scratch=tmp_path)
+    assert asked(engine)["profiles"] == [{"input": [batch] * 3}, {"input": [one] * 3}]
+    assert (engine.signature.input_shape, engine.signature.output_shape) == ((8, *SAMPLE), (8, DIMENSIONS))
+    assert "compiled for batches" not in engine.log
+    assert difference(compiler.key_components(job), compiler.key_components(replace(job, single=True))) == [
+        "options.batch"
+    ]
+
+
+def test_a_network_that_works_at_a_fixed_batch_alone_is_compiled_for_that(compiler, tmp_path):
+    job = job_of(tmp_path, with_batch_within(toy_network(), 8), target="sm87:Orin", single=True)
+    engine = compiler.compile(job, scratch=tmp_path)
+    assert asked(engine)["profiles"] == []
+    assert engine.signature.output_shape == (8, DIMENSIONS)
+    assert "compiled for batches of 8 alone: expected a descriptor output of [any batch, d]" in engine.log
+
+
+@pytest.mark.parametrize(
+    ("changes", "least"),
+    [
+        ({}, 0.999999),
+        ({"tf32": True}, 0.999),
+        ({"quantized": True}, 0.999),
+        ({"precision": "bf16"}, 0.99),
+        ({"precision": "fp16", "least_cosine": 0.9}, 0.9),
+    ],
+)
+@pytest.mark.parametrize("same", [True, False])
+def test_where_the_gpu_is_one_sample_is_compared_with_a_batch(
+    fake, compiler, job, tmp_path, changes, least, same
+):
+    compared = []
+
+    def answers(request, *, least):
+        compared.append((request.engine.exists(), least))
+        return same
+
+    fake.setattr(tensorrt_child, "covered", lambda backend, target: (backend, target) == HERE)
+    fake.setattr(tensorrt_child, "answers_alone_as_in_a_batch", answers)
+
+    def compile_here(job):
+        request = CompileRequest(job=job, backend="tensorrt", version=compiler.version, engine=tmp_path / "e")
+        return tensorrt_child.compile_network(request.to_message(), lambda _: None)
+
+    job = replace(job, timing_cache=b"", **changes)
+    compile_here(job)
+    compile_here(replace(job, single=True, target="sm87:Other"))
+    assert compared == []
+    if same:
+        compile_here(replace(job, single=True))
+    else:
+        with pytest.raises(CompileError, match="one sample alone as in a batch") as caught:
+            compile_here(replace(job, single=True))
+        assert caught.value.kind is ErrorKind.BAD_MODEL
+    assert compared == [(True, least)]
+
+
 def test_a_timing_cache_is_given_to_the_next_compile(compiler, job, tmp_path):
     first = compiler.compile(job, scratch=tmp_path)
     assert (asked(first)["cache"], first.timing_cache) == ("", b"+learnt")
@@ -115,9 +177,10 @@ def test_a_timing_cache_is_given_to_the_next_compile(compiler, job, tmp_path):
         ("stamp", ErrorKind.BACKEND_UNAVAILABLE, "header says 10.13.3.9"),
     ],
 )
-def test_every_failure_has_its_own_kind(fake, compiler, job, tmp_path, fault, kind, words):
+@pytest.mark.parametrize("single", [False, True])
+def test_every_failure_has_its_own_kind(fake, compiler, job, tmp_path, fault, kind, words, single):
     fake.setenv("C10_FAKE_TENSORRT", fault)
-    error = failure(compiler, job, tmp_path)
+    error = failure(compiler, replace(job, single=single), tmp_path)
     assert error.kind is kind
     assert words in error.message
     assert not (tmp_path / "engine.plan").exists()

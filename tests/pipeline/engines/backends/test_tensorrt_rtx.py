@@ -26,9 +26,10 @@ from store.runtime.load import load_engine
 from store.verify.verify import Depth, verify
 from tests import engine_jobs
 from tests.engine_jobs import SAMPLE
+from tests.ground import GroundSite
 from tests.networks import checked, mobilenet, quantised, resnet50, unsupported, vit_b14, with_open_size
 from tests.small_builds import Site, local_network, spread, tiny_network
-from tests.toy_networks import toy_network
+from tests.toy_networks import DIMENSIONS, toy_network, with_batch_within
 
 pytest.importorskip("tensorrt_rtx", reason="needs TensorRT for RTX: pip install 'c10[rtx]'")
 pytestmark = pytest.mark.rtx
@@ -186,6 +187,29 @@ def test_a_profile_leaves_the_batch_open(tmp_path):
     assert engine.signature.input_shape == (1, 3, -1, -1)
 
 
+def shapes_within(engine, batch):
+    """How often the bytes of an engine have the shape of a batch of samples: three times for each profile."""
+    return engine.path.read_bytes().count(struct.pack("<4q", batch, *SAMPLE))
+
+
+@pytest.mark.parametrize("target", ["portable", "sm89"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_an_engine_has_profiles_for_its_batch_and_for_one_sample(tmp_path, target, precision):
+    engine = compiled(tmp_path, toy_network(), batch=5, single=True, target=target, precision=precision)
+    assert engine.signature.input_shape == (5, *SAMPLE)
+    assert [shapes_within(engine, batch) >= 3 for batch in (1, 5, 8)] == [True, True, False]
+    assert "compiled for batches" not in engine.log
+    fixed = compiled(tmp_path, toy_network(), batch=5, target=target, precision=precision)
+    assert shapes_within(fixed, 1) == 0
+
+
+def test_a_network_that_works_at_a_fixed_batch_alone_is_compiled_for_that(tmp_path):
+    engine = compiled(tmp_path, with_batch_within(toy_network(), 8), single=True)
+    assert engine.signature.output_shape == (8, DIMENSIONS)
+    assert shapes_within(engine, 1) == 0
+    assert "compiled for batches of 8 alone: expected" in engine.log
+
+
 def test_an_interrupt_ends_a_build_at_once(tmp_path):
     def stop(report):
         if report["phase"] == "build":
@@ -285,6 +309,16 @@ def test_a_whole_build_commits_and_verifies_and_a_second_compiles_nothing(site):
         cache.verify()
         (named,) = cache.manifest.engines
         assert sha256(cache.engine_bytes("place")).hexdigest() == named.artifact.sha256
+
+
+def test_the_engine_of_a_cache_of_chunks_has_a_profile_for_one_frame(tmp_path):
+    site = GroundSite(tmp_path)
+    site.write("net.onnx", tiny_network(batch="N"))
+    report = site.build(engine=EngineOptions(backend="tensorrt-rtx"))
+    assert report.outcome is BuildOutcome.BUILT, report.error
+    with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED, flown=False) as cache:
+        shapes = bytes(cache.engine_bytes("place")).count(struct.pack("<4q", 1, 3, 32, 32))
+    assert shapes >= 3
 
 
 def test_a_change_recompiles_exactly_that_engine(site):

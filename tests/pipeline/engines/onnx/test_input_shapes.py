@@ -47,18 +47,26 @@ def refusal(model, job):
 
 def test_a_descriptor_network_gets_its_batch():
     model = toy_network()
-    assert set_input_sizes(model, job_of(batch=4)) == {}
+    assert set_input_sizes(model, job_of(batch=4)) == []
     assert sizes(model) == [4, *SAMPLE]
 
 
 def test_a_profile_leaves_the_batch_open():
     model = toy_network()
     profile = around(1, 8, 32)
-    assert set_input_sizes(model, job_of(profile=profile)) == {"input": profile}
+    assert set_input_sizes(model, job_of(profile=profile)) == [{"input": profile}]
     assert sizes(model) == ["batch", *SAMPLE]
     model = toy_network()
-    assert set_input_sizes(model, job_of(profile=around(8, 8, 8))) == {}
+    assert set_input_sizes(model, job_of(profile=around(8, 8, 8))) == []
     assert sizes(model) == [8, *SAMPLE]
+
+
+@pytest.mark.parametrize("profile", [None, around(1, 8, 32), around(4, 8, 8)])
+def test_a_single_sample_has_a_profile_of_its_own_after_that_of_the_batch(profile):
+    model = toy_network()
+    found = set_input_sizes(model, job_of(profile=profile, single=True))
+    assert found == [{"input": profile or around(8, 8, 8)}, {"input": around(1, 1, 1)}]
+    assert sizes(model) == ["batch", *SAMPLE]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +89,7 @@ def test_a_profile_for_a_fixed_batch_is_refused():
 
 def test_an_auxiliary_network_takes_the_batch_and_asks_for_the_rest():
     model = toy_network()
-    assert set_input_sizes(model, job_of("auxiliary", batch=2)) == {}
+    assert set_input_sizes(model, job_of("auxiliary", batch=2)) == []
     assert sizes(model) == [2, *SAMPLE]
     assert "axis 2 of the input 'input'" in refusal(with_open_size(), job_of("auxiliary"))
 
@@ -89,7 +97,7 @@ def test_an_auxiliary_network_takes_the_batch_and_asks_for_the_rest():
 def test_an_auxiliary_network_takes_a_profile():
     model = with_open_size()
     profile = ShapeRange(min=(1, 3, 32, 64), opt=(1, 3, 64, 64), max=(1, 3, 128, 64))
-    assert set_input_sizes(model, job_of("auxiliary", profile=profile)) == {"input": profile}
+    assert set_input_sizes(model, job_of("auxiliary", profile=profile)) == [{"input": profile}]
     assert sizes(model) == [1, 3, "height", 64]
     wrong = ShapeRange(min=(1, 4, 32, 64), opt=(1, 4, 64, 64), max=(1, 4, 128, 64))
     assert "expected 3 along axis 1" in refusal(with_open_size(), job_of("auxiliary", profile=wrong))
@@ -118,9 +126,11 @@ def test_a_nameless_axis_is_not_the_batch():
 def test_other_inputs_share_named_sizes_and_the_batch():
     profile = ShapeRange(min=(1, 4), opt=(2, 8), max=(3, 16))
     model = two_inputs(["n", "length"], ["n", "length"])
-    assert set_input_sizes(model, job_of("auxiliary", profile=profile)) == {"input": profile, "mask": profile}
+    assert set_input_sizes(model, job_of("auxiliary", profile=profile)) == [
+        {"input": profile, "mask": profile}
+    ]
     model = two_inputs(["n", 8], ["m", 8])
-    assert set_input_sizes(model, job_of("auxiliary", batch=2)) == {}
+    assert set_input_sizes(model, job_of("auxiliary", batch=2)) == []
     assert sizes(model, "mask") == [2, 8]
     assert "'mask'" in refusal(
         two_inputs(["n", "length"], ["n", "other"]), job_of("auxiliary", profile=profile)

@@ -47,6 +47,10 @@ EXPECTED = {
 }
 
 
+FOR_ONE_TOO = engine_bytes(batch=-1, profiles=((BATCH, BATCH), (1, 1)))
+"""An engine with a profile for the ground's batch and one for a single sample."""
+
+
 def samples(count, seed=0):
     return np.random.default_rng(seed).random((count, *SAMPLE), np.float32)
 
@@ -66,10 +70,11 @@ class Bench:
         return load_engine(engine_bytes() if data is None else data, **(EXPECTED | changes))
 
 
+@pytest.mark.parametrize("single", [False, True])
 @given(seed=st.integers(0, 1 << 32), counts=st.lists(st.integers(0, 23), min_size=1, max_size=4))
-def test_rows_are_right_in_every_order_of_the_streams(seed, counts):
+def test_rows_are_right_in_every_order_of_the_streams(single, seed, counts):
     with pytest.MonkeyPatch.context() as patch:
-        engine = Bench(patch, seed=seed).load()
+        engine = Bench(patch, seed=seed).load(FOR_ONE_TOO, single=single)
         for number, count in enumerate(counts):
             given_samples = samples(count, number)
             found = engine.run(given_samples)
@@ -93,9 +98,10 @@ def test_the_fake_gpu_notices_missing_synchronisation(step, monkeypatch):
 
 
 @pytest.mark.parametrize("batches", [1, 2, 3, 30])
-def test_copies_overlap_with_computing(monkeypatch, batches):
+@pytest.mark.parametrize("single", [False, True])
+def test_copies_overlap_with_computing(monkeypatch, batches, single):
     bench = Bench(monkeypatch)
-    bench.load().run(samples(batches * BATCH))
+    bench.load(FOR_ONE_TOO, single=single).run(samples(batches if single else batches * BATCH))
     assert bench.gpu.now == UPLOAD + batches * COMPUTE + DOWNLOAD
 
 
@@ -104,6 +110,40 @@ def test_copies_overlap_with_computing(monkeypatch, batches):
 )
 def test_a_portion_is_as_many_batches_as_fit(sample, batches):
     assert _portion_batches(BATCH, sample) == batches
+
+
+@pytest.mark.parametrize("rtx", [False, True])
+def test_a_single_sample_costs_a_single_sample(monkeypatch, rtx):
+    bench = Bench(monkeypatch, rtx=rtx)
+    ground, flight = bench.load(FOR_ONE_TOO), bench.load(FOR_ONE_TOO, single=True)
+    assert (ground.batch, flight.batch) == (BATCH, 1)
+    for engine, batches in ((flight, [1] * 6), (ground, [BATCH, BATCH])):
+        bench.gpu.batches.clear()
+        np.testing.assert_array_equal(engine.run(samples(6)), answer(samples(6)))
+        assert bench.gpu.batches == batches
+    assert bench.gpu.specialises == ("EAGER" if rtx else None)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [engine_bytes(), engine_bytes(batch=-1), engine_bytes(batch=-1, profiles=((2, 8), (BATCH, BATCH)))],
+    ids=["fixed", "open", "open, two profiles"],
+)
+def test_an_engine_without_a_profile_for_one_runs_whole_batches_in_flight_too(monkeypatch, data):
+    bench = Bench(monkeypatch)
+    engine = bench.load(data, single=True)
+    assert engine.batch == BATCH
+    np.testing.assert_array_equal(engine.run(samples(1)), answer(samples(1)))
+    assert bench.gpu.batches == [BATCH]
+
+
+def test_a_profile_that_the_library_does_not_change_to_is_quoted(monkeypatch):
+    bench = Bench(monkeypatch, refuses="profile")
+    with pytest.raises(EngineLoadError, match="batches of 1, found: setOptimizationProfileAsync: no memory"):
+        bench.load(FOR_ONE_TOO, single=True)
+    gc.collect()
+    assert not bench.gpu.alive
+    assert bench.load(FOR_ONE_TOO).batch == BATCH
 
 
 def test_an_engine_takes_many_batches_at_once(monkeypatch):
