@@ -68,6 +68,7 @@ class AreaMap {
     this.changes = changes;
     this.showChanges = false;
     this.photographs = null;
+    this.imagery = null;
     this.seq = Infinity;
     this.cursor = null;
     this.box = this.boxOf(area.bbox_e7);
@@ -159,8 +160,8 @@ class AreaMap {
   }
 
   /** Device pixels [x, y, width, height] of a rectangle of tiles, on whole pixels so that neighbours meet. */
-  pixels(x, y, across, down) {
-    const n = 2 ** this.zoom, left = this.around(x / n), [x0, y0] = this.screen(left, y / n), [x1, y1] = this.screen(left + across / n, (y + down) / n);
+  pixels(x, y, across, down, zoom = this.zoom) {
+    const n = 2 ** zoom, left = this.around(x / n), [x0, y0] = this.screen(left, y / n), [x1, y1] = this.screen(left + across / n, (y + down) / n);
     const u = this.unit, a = Math.round(x0 * u), b = Math.round(y0 * u);
     return [a, b, Math.max(1, Math.round(x1 * u) - a), Math.max(1, Math.round(y1 * u) - b)];
   }
@@ -195,8 +196,10 @@ class AreaMap {
     if (this.hasFailed) for (const style of [this.colours.failing, this.patterns.failing]) this.fillRuns(paint, failing, style);
     paint.globalCompositeOperation = "destination-in";
     if (this.mask) paint.drawImage(this.mask, 0, 0);
+    if (this.ground) Imagery.thin(paint, this.ground);
     pen.fillStyle = this.colours.map;
     pen.fillRect(0, 0, this.canvas.width, this.canvas.height);
+    if (this.ground) pen.drawImage(this.ground, 0, 0);
     pen.drawImage(this.under, 0, 0);
     pen.drawImage(this.paint, 0, 0);
     pen.drawImage(this.cover, 0, 0);
@@ -213,6 +216,7 @@ class AreaMap {
     const under = this.under.getContext("2d"), cover = this.cover.getContext("2d");
     this.patterns = Object.fromEntries(["dispatched", "failing", "waiting", "holes", "excluded", "skipped", "featureless"].map((name) => [name, pattern(cover, name, this.colours, this.unit)]));
     this.mask = level && level.rows.has("present") ? this.cut(level) : null;
+    this.ground = this.imagery?.layer(this) || null;
     if (level) {
       for (const name of ["holes", "excluded", "skipped"]) this.fillRuns(under, level.rows.get(name), this.patterns[name]);
       if (this.mask) this.fillRuns(cover, level.rows.get("featureless"), this.patterns.featureless);

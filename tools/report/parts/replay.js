@@ -5,7 +5,7 @@ const STEPS_SHOWN = 200;
 const ENDINGS = { "build.failed": "bad", "build.abandoned": "warn", "build.refused": "warn", "build.denied": "warn" };
 
 class Replay {
-  constructor(told) {
+  constructor(told, imagery) {
     this.told = told;
     this.rows = list(told.timeline);
     this.steps = list(told.steps);
@@ -15,6 +15,7 @@ class Replay {
     this.severity = new Map();
     for (const finding of list(told.findings)) if (finding.seq !== null && finding.severity !== "note" && !this.severity.has(finding.seq)) this.severity.set(finding.seq, finding.severity);
     this.map = told.area ? new AreaMap(byId("map"), told.area, told.failure, told.compare && told.compare.tiles && told.compare.tiles.runs) : null;
+    if (this.map && imagery) this.map.imagery = new Imagery(imagery);
     if (this.map && told.proof && list(told.proof.answers).length) this.map.photographs = new Photographs(this.map, told.proof);
   }
 
@@ -232,12 +233,16 @@ class Replay {
     map.canvas.setAttribute("aria-label", `Map of zoom level ${map.zoom}: ${spoken || "no cells"}`);
     const changed = ["added", "removed", "changed"].filter((name) => counts[name]).map((name) => `${count(counts[name])} ${name === "added" ? "new" : name === "removed" ? "gone" : name}`);
     const box = el("input", { type: "checkbox", checked: map.showChanges, on: { change: (event) => { map.showChanges = event.target.checked; map.stale = true; map.draw(); } } });
+    const { imagery } = map, ground = imagery?.levelFor(map.zoom);
+    const bare = ground ? el("input", { type: "checkbox", checked: imagery.shown, on: { change: (event) => { imagery.shown = event.target.checked; map.stale = true; map.draw(); } } }) : null;
     const hide = map.photographs ? el("input", { type: "checkbox", checked: map.photographs.shown, on: { change: (event) => { map.photographs.shown = event.target.checked; map.draw(); this.drawLegend(); } } }) : null;
     byId("legend").replaceChildren(
       el("table", { "aria-label": "What became of the tiles" }, el("tbody", {}, el("tr", {}, el("td", { colspan: 2, class: "soft" }, `Zoom level ${map.zoom}`), el("td", { class: "num soft" }, known ? "tiles" : "cells")), body)),
       changed.length ? el("label", {}, box, el("span", {}, `outline tiles that differ from build ${this.told.compare.a.build}: ${changed.join(", ")}`)) : "",
+      bare ? el("label", {}, bare, el("span", {}, `show imagery under the colours: ${plural(ground.tiles, "tile")} of zoom level ${ground.zoom}, made smaller`)) : "",
       hide ? el("label", {}, hide, el("span", {}, "show photographs: a line from the true place to a square, the answer")) : "",
       this.told.area.report || !known ? "" : el("p", { class: "soft" }, "No geographic report: holes follow from the area alone."),
+      imagery?.note ? el("p", { class: "soft" }, imagery.note) : "",
       known ? "" : el("p", { class: "soft" }, "The tile table cannot be read here: whole cells are shown."),
     );
   }

@@ -5,7 +5,7 @@ const PAPER_ROWS = 400;
 
 function start() {
   const told = JSON.parse(byId("replay-data").textContent), dark = matchMedia("(prefers-color-scheme: dark)"), root = document.documentElement;
-  const replay = new Replay(told);
+  const pictures = byId("imagery-data"), replay = new Replay(told, pictures ? JSON.parse(pictures.textContent) : null);
   let chosen = "auto";
   const wear = (theme) => { root.dataset.theme = theme === "auto" ? (dark.matches ? "dark" : "light") : theme; };
   const button = byId("theme");
@@ -41,6 +41,7 @@ function start() {
     root.classList.remove("paper");
     replay.redraw(true);
   });
+  replay.map?.imagery?.ready.then(() => { replay.redraw(); root.dataset.imagery = "yes"; });
   root.dataset.ready = "yes";
 }
 
