@@ -19,6 +19,7 @@ MARK: Final = b"<!-- C10 flight recorder -->"
 _SCRIPTS: Final = (
     "words.js",
     "imagery.js",
+    "counts.js",
     "map.js",
     "proof.js",
     "replay.js",

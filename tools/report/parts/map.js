@@ -34,8 +34,8 @@ function surface(width, height) {
 function pattern(context, name, colours, unit) {
   const size = Math.round(8 * unit), tile = surface(size, size), pen = tile.getContext("2d");
   pen.scale(size / 8, size / 8);
-  pen.lineWidth = 1.3;
-  pen.strokeStyle = pen.fillStyle = { dispatched: colours.ink, failing: colours.card, waiting: colours.soft, holes: colours.hole, featureless: colours.card }[name] || colours.hole;
+  pen.lineWidth = name === "partly" ? 2.8 : 1.3;
+  pen.strokeStyle = pen.fillStyle = { partly: colours.embedded, dispatched: colours.ink, failing: colours.card, waiting: colours.soft, holes: colours.hole, featureless: colours.card }[name] || colours.hole;
   pen.globalAlpha = { dispatched: 0.34, failing: 0.5, waiting: 0.55 }[name] || 1;
   const stroke = (...points) => { pen.beginPath(); points.forEach(([x, y], place) => (place ? pen.lineTo(x, y) : pen.moveTo(x, y))); pen.stroke(); };
   if (name === "waiting") pen.fillRect(3, 3, 1.6, 1.6);
@@ -56,7 +56,7 @@ function pattern(context, name, colours, unit) {
 function statusAt(cell, seq, failedAt) {
   const [, , , , status, dispatched, done] = cell;
   if (status === "failing" && failedAt !== null && failedAt <= seq) return "failing";
-  if (done !== null && done <= seq) return status === "reused" ? "reused" : "embedded";
+  if (done !== null && done <= seq) return status === "reused" || cell[7] === 0 ? "reused" : "embedded";
   return dispatched !== null && dispatched <= seq ? "dispatched" : "waiting";
 }
 
@@ -78,7 +78,7 @@ class AreaMap {
     for (const name of ["present", ...Object.keys(LAYER_NAMES)]) for (const run of list(area.tiles && area.tiles[name])) this.put(run, name);
     for (const name of ["added", "removed", "changed"]) for (const run of list(changes && changes[name])) this.put(run, name);
     this.levels = [...this.byLevel.keys()].sort((a, b) => a - b);
-    const having = (status) => this.levels.filter((zoom) => this.byLevel.get(zoom).cells.some((cell) => cell[4] === status));
+    const having = (status) => this.levels.filter((zoom) => this.byLevel.get(zoom).counts[status] || this.byLevel.get(zoom).cells.some((cell) => cell[4] === status));
     const faulty = having("failing"), first = faulty.length ? faulty : having("dispatched");
     this.faulty = new Set(faulty);
     this.zoom = first.length ? first.at(-1) : this.levels.length ? this.levels.at(-1) : 0;
@@ -188,9 +188,10 @@ class AreaMap {
       const place = this.pixels(cell[1] * CELL, cell[2] * CELL, CELL, CELL);
       if (!this.inView(place)) continue;
       const status = this.statusOf(cell);
-      paint.fillStyle = this.colours[status];
+      const partly = status === "embedded" && isPartly(cell), over = this.patterns[partly ? "partly" : status];
+      paint.fillStyle = this.colours[partly ? "reused" : status];
       paint.fillRect(...place);
-      if (this.patterns[status]) { paint.fillStyle = this.patterns[status]; paint.fillRect(...place); }
+      if (over) { paint.fillStyle = over; paint.fillRect(...place); }
     }
     const failing = this.byLevel.get(this.zoom)?.rows.get("failing");
     if (this.hasFailed) for (const style of [this.colours.failing, this.patterns.failing]) this.fillRuns(paint, failing, style);
@@ -214,7 +215,7 @@ class AreaMap {
     this.colours = palette();
     [this.paint, this.under, this.cover] = [0, 1, 2].map(() => surface(width, height));
     const under = this.under.getContext("2d"), cover = this.cover.getContext("2d");
-    this.patterns = Object.fromEntries(["dispatched", "failing", "waiting", "holes", "excluded", "skipped", "featureless"].map((name) => [name, pattern(cover, name, this.colours, this.unit)]));
+    this.patterns = Object.fromEntries(["partly", "dispatched", "failing", "waiting", "holes", "excluded", "skipped", "featureless"].map((name) => [name, pattern(cover, name, this.colours, this.unit)]));
     this.mask = level && level.rows.has("present") ? this.cut(level) : null;
     this.ground = this.imagery?.layer(this) || null;
     if (level) {
@@ -391,22 +392,6 @@ class AreaMap {
 
   /** Cells and tiles per status at the record that is shown. */
   tally() {
-    const found = Object.fromEntries(STATUS.map((name) => [name, { cells: 0, tiles: 0 }]));
-    for (const cell of this.byLevel.get(this.zoom)?.cells || []) {
-      const failing = this.hasFailed ? this.failingIn(cell) : 0;
-      found[statusAt(cell, this.seq, this.failedAt)].cells += 1;
-      found[this.statusOf(cell)].tiles += Math.max(0, (cell[3] || 0) - failing);
-      found.failing.tiles += failing;
-    }
-    return found;
-  }
-
-  /** How many failing tiles are in a cell. */
-  failingIn([zoom, x, y]) {
-    const rows = this.byLevel.get(zoom).rows.get("failing") || new Map(), left = x * CELL;
-    let tiles = 0;
-    for (let row = y * CELL; row < (y + 1) * CELL; row += 1)
-      for (const [first, last] of rows.get(row) || []) tiles += Math.max(0, Math.min(last, left + CELL - 1) - Math.max(first, left) + 1);
-    return tiles;
+    return countsOf(this);
   }
 }

@@ -207,7 +207,10 @@ class Replay {
   aboutCell(cell, lines) {
     if (!cell) return [el("b", {}, "No cell of this build"), ...lines.map((line) => el("div", {}, line))];
     const [zoom, x, y, tiles, , dispatched, done] = cell, status = statusAt(cell, this.map.seq, this.map.failedAt), seq = this.map.seq;
-    const told = [`${tiles === null ? "tiles not known" : plural(tiles, "tile")}`];
+    const unit = this.told.cost?.unit === "chunk" ? "chunk" : "tile", failing = this.map.hasFailed ? failingIn(this.map, cell) : 0;
+    const told = [tiles === null ? "tiles not known" : plural(tiles, unit)];
+    if (failing) told.push(`${plural(failing, unit)} of these failing`);
+    if (done !== null && done <= seq && isPartly(cell)) told.push(`${count(cell[7])} of these embedded, ${count(cell[8] - cell[7])} copied`);
     if (dispatched !== null && dispatched <= seq) told.push(`given to a worker: record ${count(dispatched)}`);
     if (done !== null && done <= seq) told.push(`done: record ${count(done)}`);
     return [el("b", {}, `Cell ${zoom}/${x}/${y}: ${STATUS_NAMES[status]}`), ...[...told, ...lines].map((line) => el("div", {}, line))];
@@ -224,10 +227,15 @@ class Replay {
   drawLegend() {
     const map = this.map, tally = map.tally(), counts = map.byLevel.get(map.zoom)?.counts || {}, known = this.told.area.known === "tiles";
     const line = (name, label, amount, unit, kind) => el("tr", { class: [amount ? "" : "none", kind].join(" ") }, el("td", {}, this.swatch(name)), el("td", {}, label), el("td", { class: "num", title: unit }, count(amount)));
-    const used = STATUS.filter((name) => name !== "failing" || tally.failing.cells || map.faulty.size);
-    const body = used.map((name, place) => line(name, STATUS_NAMES[name], known ? tally[name].tiles : tally[name].cells, known ? "tiles" : "cells", place === used.length - 1 ? "space" : ""));
+    const chunks = list(this.told.area.levels).some((level) => level.zoom + level.k === map.zoom), unit = known ? (chunks ? "chunks" : "tiles") : "cells", layer = chunks ? "steps of ground" : "tiles";
+    const used = map.byLevel.get(map.zoom)?.cells.length ? STATUS.filter((name) => name !== "failing" || tally.failing.cells || map.faulty.size) : [];
+    const body = used.map((name) => line(name, STATUS_NAMES[name], known ? tally[name].tiles : tally[name].cells, unit, ""));
+    if (tally.bare.tiles) body.push(line("map", "without a descriptor", tally.bare.tiles, unit, ""));
+    if (tally.partly.cells) body.push(line("partly", "cells that are embedded in part", tally.partly.cells, "cells", ""));
+    if (!used.length) body.push(line("under", "seen under chunks of a finer level", counts.present || 0, "tiles", ""));
+    body.at(-1).classList.add("space");
     const layers = Object.keys(LAYER_NAMES).filter((name) => counts[name] && (name !== "failing" || counts.failing));
-    body.push(...layers.map((name, place) => line(name === "failing" ? "ring" : name, LAYER_NAMES[name], counts[name], "tiles", `${place ? "" : "line"} ${place === layers.length - 1 ? "space" : ""}`)));
+    body.push(...layers.map((name, place) => line(name === "failing" ? "ring" : name, `${LAYER_NAMES[name]}${chunks ? " (steps)" : ""}`, counts[name], layer, `${place ? "" : "line"} ${place === layers.length - 1 ? "space" : ""}`)));
     if (map.photographs) body.push(...map.photographs.legend(this));
     const spoken = used.filter((name) => tally[name].cells).map((name) => `${plural(tally[name].cells, "cell")} ${STATUS_NAMES[name]}`).join(", ");
     map.canvas.setAttribute("aria-label", `Map of zoom level ${map.zoom}: ${spoken || "no cells"}`);
@@ -237,7 +245,7 @@ class Replay {
     const bare = ground ? el("input", { type: "checkbox", checked: imagery.shown, on: { change: (event) => { imagery.shown = event.target.checked; map.stale = true; map.draw(); } } }) : null;
     const hide = map.photographs ? el("input", { type: "checkbox", checked: map.photographs.shown, on: { change: (event) => { map.photographs.shown = event.target.checked; map.draw(); this.drawLegend(); } } }) : null;
     byId("legend").replaceChildren(
-      el("table", { "aria-label": "What became of the tiles" }, el("tbody", {}, el("tr", {}, el("td", { colspan: 2, class: "soft" }, `Zoom level ${map.zoom}`), el("td", { class: "num soft" }, known ? "tiles" : "cells")), body)),
+      el("table", { "aria-label": "What became of the tiles" }, el("tbody", {}, el("tr", {}, el("td", { colspan: 2, class: "soft" }, `Zoom level ${map.zoom}`), el("td", { class: "num soft" }, used.length ? unit : "tiles")), body)),
       changed.length ? el("label", {}, box, el("span", {}, `outline tiles that differ from build ${this.told.compare.a.build}: ${changed.join(", ")}`)) : "",
       bare ? el("label", {}, bare, el("span", {}, `show imagery under the colours: ${plural(ground.tiles, "tile")} of zoom level ${ground.zoom}, made smaller`)) : "",
       hide ? el("label", {}, hide, el("span", {}, "show photographs: a line from the true place to a square, the answer")) : "",
@@ -250,14 +258,14 @@ class Replay {
   /** A sample of how something is drawn. */
   swatch(name) {
     const unit = Math.min(3, window.devicePixelRatio || 1), made = surface(18 * unit, 18 * unit), pen = made.getContext("2d"), colours = palette();
-    pen.fillStyle = colours[name] || (name === "featureless" ? colours.reused : colours.map);
+    pen.fillStyle = colours[name] || (name === "partly" ? colours.reused : name === "featureless" ? colours.reused : colours.map);
     pen.fillRect(0, 0, made.width, made.height);
     if (name === "ring") {
       pen.scale(unit, unit);
       pen.strokeStyle = colours.failing; pen.lineWidth = 2;
       pen.beginPath(); pen.arc(9, 9, 6.5, 0, 7); pen.moveTo(6.5, 6.5); pen.lineTo(11.5, 11.5); pen.moveTo(11.5, 6.5); pen.lineTo(6.5, 11.5); pen.stroke();
     } else if (name === "hit" || name === "miss") { pen.scale(unit, unit); drawPhotograph(pen, colours, name === "hit", [9, 9], null, false); }
-    else if (!["embedded", "reused"].includes(name)) { pen.fillStyle = pattern(pen, name, colours, unit); pen.fillRect(0, 0, made.width, made.height); }
+    else if (!["embedded", "reused", "map", "under"].includes(name)) { pen.fillStyle = pattern(pen, name, colours, unit); pen.fillRect(0, 0, made.width, made.height); }
     made.setAttribute("aria-hidden", "true");
     return made;
   }
