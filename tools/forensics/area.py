@@ -161,8 +161,12 @@ def area_document(
         "known": "cells" if tiles is None else "tiles",
         "report": report is not None,
         "cells": [
-            [*place, cell.tiles, cell.status, cell.dispatched, cell.done, cell.embedded, cell.described]
+            [*place, cell.tiles, cell.status, cell.dispatched, cell.done]
             for place, cell in sorted(cells.items())[:MAX_CELLS]
+        ],
+        "descriptors": [
+            None if cell.embedded is None else [cell.embedded, cell.described]
+            for _, cell in sorted(cells.items())[:MAX_CELLS]
         ],
         "levels": [level.to_document() for level in levels],
         "tiles": _tile_runs(timeline, tiles, report, (area, zoom), levels),

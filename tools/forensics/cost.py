@@ -77,7 +77,7 @@ def cost_of(timeline: BuildTimeline) -> dict[str, Any]:
     )
     skipped = next((m.event.skipped for m in timeline.own if isinstance(m.event, e.CoverageWalked)), 0)
     # A skipped tile has no descriptor, and is neither embedded nor reused.
-    units = indexed if chunks or indexed is not None else selected - skipped if selected else selected
+    units = indexed if chunks else indexed or (None if selected is None else selected - skipped)
     units = units * networks if units is not None else None
     embedded = sum(m.event.embedded for m in timeline.own if isinstance(m.event, e.CellEmbedded))
     walked = any(isinstance(m.event, (e.IndexBuilt, e.IndexExtended, e.CoverageWalked)) for m in timeline.own)

@@ -22,6 +22,7 @@ _SCRIPTS: Final = (
     "counts.js",
     "map.js",
     "proof.js",
+    "bars.js",
     "replay.js",
     "records.js",
     "panels.js",

@@ -82,7 +82,7 @@ def tiles_in(document, name, zoom=None):
 def test_the_document_agrees_with_itself(documents, kind):
     told = json.loads(documents[kind])
     area, cost, steps = told["area"], told["cost"], told["steps"]
-    cells, chunks = area["cells"], bool(area["levels"])
+    cells, done, chunks = area["cells"], area["descriptors"], bool(area["levels"])
     networks = 2 if kind == "two networks" else 1
     lowest, highest = area["zoom"]
     assert sum(tiles_in(told, "present", zoom) for zoom in range(lowest, highest + 1)) == area["present"]
@@ -94,17 +94,17 @@ def test_the_document_agrees_with_itself(documents, kind):
     )
     if not chunks:
         assert sum(cell[3] for cell in cells) == area["present"] == cost["tiles"]
-    embedded = sum(cell[7] or 0 for cell in cells)
+    embedded = sum(found[0] for found in done if found)
     assert embedded * networks == cost["embedded"]
-    described = sum(cell[8] or 0 for cell in cells)
+    described = sum(found[1] for found in done if found)
     if cost["reuse_ppm"] is not None and cost["reused_tiles"] is not None:
         assert described * networks == cost["embedded"] + cost["reused_tiles"]
         assert cost["reuse_ppm"] == round(1e6 * cost["reused_tiles"] / (described * networks))
         index = next((step for step in steps if step["kind"] == "index" and step["outcome"] == "done"), None)
         assert index is None or index["count"] == described
-    assert all(
-        cell[7] is None or cell[7] <= cell[8] <= (cell[8] if cell[3] is None else cell[3]) for cell in cells
-    )
+    for cell, found in zip(cells, done, strict=True):
+        assert (found is None) == (cell[6] is None)
+        assert found is None or found[0] <= found[1] <= cell[3]
     assert (
         sum(step["bytes"] for step in steps) == cost["bytes"] == sum(part["bytes"] for part in cost["steps"])
     )
@@ -114,8 +114,8 @@ def test_the_document_agrees_with_itself(documents, kind):
 
 def test_skipped_tiles_are_neither_embedded_nor_reused(documents):
     told = json.loads(documents["skipped"])
-    (cell,) = told["area"]["cells"]
-    assert (cell[3], cell[7], cell[8]) == (20, 0, 19)
+    assert [cell[3] for cell in told["area"]["cells"]] == [20]
+    assert told["area"]["descriptors"] == [[0, 19]]
     assert (told["cost"]["embedded"], told["cost"]["reused_tiles"], told["cost"]["reuse_ppm"]) == (
         0,
         19,

@@ -74,7 +74,7 @@ class AreaMap {
     this.box = this.boxOf(area.bbox_e7);
     this.outlined = list(area.rings).length + list(area.routes).length > 0;
     this.byLevel = new Map();
-    for (const cell of list(area.cells)) if (cell[0] >= 0 && cell[0] <= MAX_ZOOM) this.level(cell[0]).cells.push(cell);
+    list(area.cells).forEach((cell, place) => { if (cell[0] >= 0 && cell[0] <= MAX_ZOOM) this.level(cell[0]).cells.push([...cell, ...list(list(area.descriptors)[place])]); });
     for (const name of ["present", ...Object.keys(LAYER_NAMES)]) for (const run of list(area.tiles && area.tiles[name])) this.put(run, name);
     for (const name of ["added", "removed", "changed"]) for (const run of list(changes && changes[name])) this.put(run, name);
     this.levels = [...this.byLevel.keys()].sort((a, b) => a - b);

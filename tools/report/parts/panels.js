@@ -187,5 +187,5 @@ function drawPanels(told, replay) {
   const names = [["replay", "Replay"], ["findings", "Findings", list(told.findings).length], ["proof", "Photographs", told.proof && told.proof.pictures], ["inputs", "Inputs"], ["checks", "Checks", list(told.checks).length], ["records", "Records"], ["compare", "Compare"], ["keys", "Keys"], ["cost", "Cost"], ["host", "Machine"], ["cache", "Cache"]];
   byId("contents").replaceChildren(...names.filter(([id]) => byId(id)).map(([id, name, number]) => el("a", { href: `#${id}` }, name, number ? el("sup", {}, String(number)) : "")));
   const source = told.source || {};
-  byId("footer").replaceChildren(`Drawn from ${count(source.records)} records of the ${source.kind} ${source.path}, up to record ${count(source.seq)}, chain ${short(source.chain)}. This page holds all of its data and asks for nothing from any network.`);
+  byId("footer").replaceChildren(`Drawn from ${count(source.records)} records of the ${source.kind} ${source.path}, up to record ${count(source.seq)}, chain ${short(source.chain)}. This page holds all of its data and asks for nothing from any network.`, el("span", { class: "onpaper" }, "Two pages of paper have room for a part of it only."));
 }
