@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any, Final
 
+from tools.report.static import static_steps
+
 MARK: Final = b"<!-- C10 flight recorder -->"
 """Near the beginning of every page; tells a page from any other file."""
 
@@ -29,7 +31,7 @@ _SCRIPTS: Final = (
     "start.js",
 )
 _IMAGERY: Final = '<script type="application/json" id="imagery-data">{}</script>\n'
-_PLACEHOLDERS: Final = ("CSP", "CSS", "SUMMARY", "DATA", "IMAGERY", "SCRIPT")
+_PLACEHOLDERS: Final = ("CSP", "CSS", "SUMMARY", "STEPS", "DATA", "IMAGERY", "SCRIPT")
 
 
 def page(document: Mapping[str, Any], imagery: Mapping[str, Any] | None = None) -> str:
@@ -43,6 +45,7 @@ def page(document: Mapping[str, Any], imagery: Mapping[str, Any] | None = None) 
         "CSP": _policy(style=style, script=script),
         "CSS": style,
         "SUMMARY": html.escape(str(document.get("summary", ""))),
+        "STEPS": static_steps(document),
         "DATA": embedded(document),
         "IMAGERY": "" if imagery is None else _IMAGERY.format(embedded(imagery)),
         "SCRIPT": script,

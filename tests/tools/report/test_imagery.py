@@ -165,3 +165,34 @@ class TestPage:
         )
         assert again.exit_code == 0, again.output
         assert told_by(tmp_path / "page.html")["note"] == "No imagery: the tile table cannot be read here."
+
+
+@pytest.mark.deep
+class TestDrawn:
+    def show(self, tab, world, folder, number="2"):
+        assert world.run("report", number, "-o", str(folder / "page.html")).exit_code == 0
+        tab.open(folder / "page.html")
+        tab.js(
+            "new Promise((done) => { const ask = () => (document.documentElement.dataset.imagery ? done() : setTimeout(ask, 20)); ask(); })"
+        )
+        assert tab.complaints() == []
+        return tab
+
+    def test_imagery_lies_under_the_cells_and_can_be_hidden(self, tab, carrying, tmp_path):
+        self.show(tab, carrying, tmp_path)
+        box = "[...document.querySelectorAll('#legend label')].find((each) => each.innerText.includes('imagery')).querySelector('input')"
+        assert "19 tiles of zoom level 12" in tab.js("document.getElementById('legend').innerText")
+        colours = """(() => { const map = document.getElementById('map'), { data } = map.getContext('2d').getImageData(0, 0, map.width, map.height), found = new Set();
+            for (let at = 0; at < data.length; at += 4) found.add((data[at] >> 3) * 1024 + (data[at + 1] >> 3) * 32 + (data[at + 2] >> 3)); return found.size; })()"""
+        whole = tab.js("document.getElementById('map').toDataURL()")
+        varied = tab.js(colours)
+        tab.js(f"{box}.click()")
+        # Random pictures have many colours; cells have few.
+        assert varied > 2 * tab.js(colours)
+        tab.js(f"{box}.click()")
+        assert tab.js("document.getElementById('map').toDataURL()") == whole
+
+    def test_without_imagery_the_map_is_as_before_and_says_why(self, tab, built, tmp_path):
+        self.show(tab, built, tmp_path, "1")
+        assert "this build carries no tiles" in tab.js("document.getElementById('legend').innerText")
+        assert "show imagery" not in tab.js("document.getElementById('legend').innerText")

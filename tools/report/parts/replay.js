@@ -200,7 +200,7 @@ class Replay {
     const [zoom, x, y, tiles, , dispatched, done] = cell, status = statusAt(cell, this.map.seq, this.map.failedAt), seq = this.map.seq;
     const unit = this.told.cost?.unit === "chunk" ? "chunk" : "tile", failing = this.map.hasFailed ? failingIn(this.map, cell) : 0;
     const told = [tiles === null ? "tiles not known" : plural(tiles, unit)];
-    if (failing) told.push(`${plural(failing, unit)} of these failing`);
+    if (failing) told.push(`${count(failing)} of these failing`);
     if (done !== null && done <= seq && isPartly(cell)) told.push(`${count(cell[7])} of these embedded, ${count(cell[8] - cell[7])} copied`);
     if (dispatched !== null && dispatched <= seq) told.push(`given to a worker: record ${count(dispatched)}`);
     if (done !== null && done <= seq) told.push(`done: record ${count(done)}`);

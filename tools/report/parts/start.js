@@ -6,7 +6,7 @@ const PAPER_STEPS = 12;
 
 /** Leave out of long tables and lists what two pages have no room for, and return notes that say how much it is. */
 function shorten() {
-  const groups = [...document.querySelectorAll("#panels tbody")].map((each) => [[...each.rows], PAPER_ROWS, (note) => el("tr", {}, el("td", { colspan: 9, class: "soft" }, note))]);
+  const groups = [...document.querySelectorAll("#panels tbody")].map((each) => [[...each.rows], each.closest("#cost") ? PAPER_STEPS + 2 : PAPER_ROWS, (note) => el("tr", {}, el("td", { colspan: 9, class: "soft" }, note))]);
   const lists = [["#findings", ".finding", 5], ["#bars .lanes", ".step", PAPER_STEPS], ["#readiness", ".finding", 4], ["#host dl", "dt, dd", 2 * PAPER_ROWS]];
   for (const [where, what, most] of lists) for (const each of document.querySelectorAll(where)) groups.push([[...each.querySelectorAll(what)], most, (note) => el(what === "dt, dd" ? "dd" : "p", { class: "soft" }, note)]);
   return groups.flatMap(([items, most, note]) => {
@@ -22,6 +22,7 @@ function start() {
   const told = JSON.parse(byId("replay-data").textContent), dark = matchMedia("(prefers-color-scheme: dark)"), root = document.documentElement;
   const pictures = byId("imagery-data"), replay = new Replay(told, pictures ? JSON.parse(pictures.textContent) : null);
   let chosen = "auto";
+  root.dataset.scripted = "yes";
   const wear = (theme) => { root.dataset.theme = theme === "auto" ? (dark.matches ? "dark" : "light") : theme; };
   const button = byId("theme");
   const label = () => { button.textContent = THEMES[chosen]; button.setAttribute("aria-label", `Colours: ${chosen}`); };
