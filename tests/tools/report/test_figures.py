@@ -10,13 +10,25 @@ import pytest
 
 from pipeline.request.proof_options import ProofOptions
 from store.disk.layout import Layout
-from tests.ground import GroundSite
+from tests.ground import COLUMN, ROW, GroundSite
+from tests.ground import ZOOM as GROUND_ZOOM
 from tests.pipeline.build.test_proof import STEP_M, write_truth
 from tests.tools.conftest import ACROSS, DOWN, LEFT, TOP, ZOOM, make_world, picture
 from tools.analysis.replay_document import replay
 from tools.forensics.sources import from_cache
 
-KINDS = ("good", "part", "failed", "killed", "skipped", "polygon", "chunks", "reused chunks", "two networks")
+KINDS = (
+    "good",
+    "part",
+    "failed",
+    "killed",
+    "skipped",
+    "polygon",
+    "chunks",
+    "reused chunks",
+    "failed chunks",
+    "two networks",
+)
 MODEL = '[[models]]\nname = "tiny"\nrole = "descriptor"\nonnx = "tiny.onnx"\n'
 
 
@@ -67,9 +79,12 @@ def chunk_documents(folder):
     proof = ProofOptions(pictures="truth.csv", min=0.5, within_m=STEP_M)
     for flight in ("f1", "f2"):
         assert site.build(proof=proof, flight_id=flight).error is None
+    tile = site.root / f"tiles/{GROUND_ZOOM}/{COLUMN + 6}/{ROW + 6}.png"
+    tile.write_bytes(tile.read_bytes()[:90])
+    assert site.build(flight_id="f3").error is not None
     return {
         name: replay(from_cache(site.layout), word=str(number))
-        for name, number in (("chunks", 1), ("reused chunks", 2))
+        for name, number in (("chunks", 1), ("reused chunks", 2), ("failed chunks", 3))
     }
 
 
@@ -147,7 +162,9 @@ def test_head_legend_and_tables_say_the_same(draw, documents, kind):
     states = ("embedded", "reused", "under way", "failing", "not reached", "without a descriptor")
     assert sum(legend.get(name, 0) for name in states) == sum(cell[3] for cell in cells)
     if told["failure"] and told["failure"]["tiles"]:
-        assert legend["failing"] == legend["failing tile"] == len(told["failure"]["tiles"])
+        assert legend["failing tile"] == len(told["failure"]["tiles"])
+        # Chunks are not tiles: none of theirs failed.
+        assert legend.get("failing", 0) == (0 if told["area"]["levels"] else legend["failing tile"])
     if legend.get("skipped") and not told["area"]["levels"]:
         assert legend["without a descriptor"] == legend["skipped"]
     rows = tab.js(
