@@ -42,14 +42,22 @@ def replay(
     Raises:
         RequestRefusedError: There is no such build or record.
     """
-    builds = BuildHistory(source=source, at=at)
+    return replay_build(BuildHistory(source=source, at=at), word=word, today=today)
+
+
+def replay_build(builds: BuildHistory, *, word: str | None, today: date | None) -> dict[str, Any]:
+    """Return what `replay` does, from builds that are not folded yet.
+
+    Raises:
+        RequestRefusedError: There is no such build or record.
+    """
     match builds.choose(word):
         case DeniedRun(record, event):
             return {**_denied_document(builds.fold(), record, event), "readiness": None}
         case number:
             return {
                 **_build_document(builds.fold(number), number),
-                "readiness": readiness_document(builds.build(number), source.artifacts, today),
+                "readiness": readiness_document(builds.build(number), builds.source.artifacts, today),
             }
 
 

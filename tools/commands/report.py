@@ -4,17 +4,20 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from store.base.clock import SystemClock, utc_day
 from store.errors import ErrorKind, RequestRefusedError, TranslateOSErrors
 from store.files.regular_file import open_regular
-from tools.analysis.replay_document import replay
+from tools.analysis.replay_document import replay_build
 from tools.command import LOCAL_FILE, NUMBER, Answer, Call, shared_options
+from tools.forensics.history import BuildHistory
+from tools.forensics.kept_tiles import kept_tiles
 from tools.output import render
 from tools.record_source import read_source, source_options
+from tools.report.imagery import imagery_document
 from tools.report.page import MARK, page
 
 _HEAD: Final = 512
@@ -48,8 +51,9 @@ def report(
     if not to_stdout:
         _check_target(target, call.cache if journal is None else _cache_of(journal))
     source = read_source(call, journal, bundle)
-    document = replay(source, word=build, at=at, today=utc_day(SystemClock()))
-    data = page(document).encode()
+    builds = BuildHistory(source=source, at=at)
+    document = replay_build(builds, word=build, today=utc_day(SystemClock()))
+    data = page(document, _imagery(builds, document["build"])).encode()
     if to_stdout:
         return Answer(raw=data)
     _write(target, data)
@@ -66,6 +70,13 @@ def report(
         ],
         lasting=True,
     )
+
+
+def _imagery(builds: BuildHistory, number: int | None) -> dict[str, Any]:
+    if number is None:
+        return imagery_document({}, lambda _: (), "a run that never became a build has no tiles")
+    kept = kept_tiles(builds, number)
+    return imagery_document(kept.counts(), kept.read, kept.reason)
 
 
 def _cache_of(journal: Path) -> Path | None:

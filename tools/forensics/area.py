@@ -57,6 +57,17 @@ class _Cell:
     dispatched: int | None = None
     done: int | None = None
     status: str = "waiting"
+    embedded: int | None = None
+    described: int | None = None
+
+    def take(self, blocks: Sequence[e.CellEmbedded], *, reused: bool = False) -> None:
+        """Count what got a descriptor of every network, and what went through any."""
+        embedded = 0 if reused else max((event.embedded for event in blocks), default=0)
+        self.embedded = max(self.embedded or 0, embedded)
+        self.described = min(
+            [event.rows for event in blocks]
+            + [(self.tiles or 0) if self.described is None else self.described]
+        )
 
 
 @dataclass(slots=True)
@@ -153,6 +164,10 @@ def area_document(
             [*place, cell.tiles, cell.status, cell.dispatched, cell.done]
             for place, cell in sorted(cells.items())[:MAX_CELLS]
         ],
+        "descriptors": [
+            None if cell.embedded is None else [cell.embedded, cell.described]
+            for _, cell in sorted(cells.items())[:MAX_CELLS]
+        ],
         "levels": [level.to_document() for level in levels],
         "tiles": _tile_runs(timeline, tiles, report, (area, zoom), levels),
     }
@@ -173,15 +188,20 @@ def _cells(
             case e.CellEmbedded() as made:
                 cell = found.setdefault((made.zoom, made.cell_x, made.cell_y), _Cell(tiles=made.rows))
                 cell.status, cell.done = "embedded", record.seq
+                cell.take([made])
             case e.StepReused(kind="cells"):
                 reused_at = record.seq
             case _:
                 continue
     if reused_at is not None and tiles is not None:
-        for place in _reused(found, members, spaces, before):
-            found[place].status, found[place].done = "reused", reused_at
+        for place, blocks in _reused(found, members, spaces, before):
+            cell = found[place]
+            cell.status, cell.done = "reused", reused_at
+            cell.take(blocks, reused=True)
     for place in cells_at_fault(timeline):
-        found.setdefault(place, _Cell()).status = "failing"
+        # A tile under chunks is in none of their cells.
+        if place in found or tiles is None:
+            found.setdefault(place, _Cell()).status = "failing"
     return found
 
 
@@ -190,21 +210,22 @@ def _reused(
     members: Mapping[CellPlace, RetrievalUnits],
     spaces: Sequence[str],
     before: StepCache | None,
-) -> Iterator[CellPlace]:
-    """Yield the cells with a block of their tiles; without a step cache, those that no record names."""
+) -> Iterator[tuple[CellPlace, list[e.CellEmbedded]]]:
+    """Yield the cells with a block of their tiles, and these blocks; without a step cache, those that no record names."""
     for place, cell in found.items():
         if cell.status != "waiting":
             continue
         if before is None or not spaces:
-            yield place
+            yield place, []
             continue
         units = digest_packed_tiles(members[place].packed())
         keys = {space: cell_key(cell_components(space=space, tiles=units)) for space in spaces}
-        if all(
-            any(event.key == key for event in before.blocks_of((space, *place)))
+        blocks = [
+            next((event for event in before.blocks_of((space, *place)) if event.key == key), None)
             for space, key in keys.items()
-        ):
-            yield place
+        ]
+        if None not in blocks:
+            yield place, [event for event in blocks if event is not None]
 
 
 def _geographic_report(timeline: BuildTimeline, artifacts: ArtifactReader) -> Mapping[str, Any] | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
+from store.base.canonical_json import Document
 from store.domain import events as e
 from tools.forensics.records import DecodedRecord
 from tools.forensics.steps import Step
@@ -68,12 +69,16 @@ def is_slow(took_ms: int, usual_ms: int) -> bool:
 
 def cost_of(timeline: BuildTimeline) -> dict[str, Any]:
     """Return the cost of a build, whole and by step."""
-    chunks = any(isinstance(m.event, e.BuildStarted) and "chunks" in m.event.inputs for m in timeline.own)
+    inputs = next((m.event.inputs for m in timeline.own if isinstance(m.event, e.BuildStarted)), {})
+    chunks, networks = "chunks" in inputs, _networks(inputs)
     selected = next((m.event.count for m in timeline.own if isinstance(m.event, e.TilesSelected)), None)
     indexed = next(
         (m.event.rows for m in timeline.own if isinstance(m.event, (e.IndexBuilt, e.IndexExtended))), None
     )
-    units = indexed if chunks else selected
+    skipped = next((m.event.skipped for m in timeline.own if isinstance(m.event, e.CoverageWalked)), 0)
+    # A skipped tile has no descriptor, and is neither embedded nor reused.
+    units = indexed if chunks else indexed or (None if selected is None else selected - skipped)
+    units = units * networks if units is not None else None
     embedded = sum(m.event.embedded for m in timeline.own if isinstance(m.event, e.CellEmbedded))
     walked = any(isinstance(m.event, (e.IndexBuilt, e.IndexExtended, e.CoverageWalked)) for m in timeline.own)
     # Only when all cells are done is it known that what was not embedded was reused.
@@ -91,7 +96,7 @@ def cost_of(timeline: BuildTimeline) -> dict[str, Any]:
         else _ppm(max(0, reused), units)
         if units and reused is not None
         else None,
-        "unit": "chunk" if chunks else "tile",
+        "unit": "descriptor" if networks > 1 else "chunk" if chunks else "tile",
         "steps": [
             {
                 "kind": safe_text(step.kind, 64),
@@ -104,6 +109,17 @@ def cost_of(timeline: BuildTimeline) -> dict[str, Any]:
             for step in timeline.steps
         ],
     }
+
+
+def _networks(inputs: Document) -> int:
+    """Return how many networks describe each tile or chunk."""
+    models = inputs.get("models")
+    roles = (
+        [each.get("role") for each in models if isinstance(each, Mapping)]
+        if isinstance(models, Sequence)
+        else []
+    )
+    return max(1, roles.count("descriptor"))
 
 
 def _ppm(part: int, whole: int) -> int:

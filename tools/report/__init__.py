@@ -1,4 +1,4 @@
 """The report page of a build: one HTML file that needs no network.
 
-It imports nothing of this repository. The page never loads anything from elsewhere.
+Of this repository it imports only what decodes tiles. The page never loads anything from elsewhere.
 """

@@ -13,22 +13,41 @@ from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any, Final
 
+from tools.report.static import static_steps
+
 MARK: Final = b"<!-- C10 flight recorder -->"
 """Near the beginning of every page; tells a page from any other file."""
 
-_SCRIPTS: Final = ("words.js", "map.js", "proof.js", "replay.js", "records.js", "panels.js", "start.js")
-_PLACEHOLDERS: Final = ("CSP", "CSS", "SUMMARY", "DATA", "SCRIPT")
+_SCRIPTS: Final = (
+    "words.js",
+    "imagery.js",
+    "counts.js",
+    "map.js",
+    "proof.js",
+    "bars.js",
+    "replay.js",
+    "records.js",
+    "panels.js",
+    "start.js",
+)
+_IMAGERY: Final = '<script type="application/json" id="imagery-data">{}</script>\n'
+_PLACEHOLDERS: Final = ("CSP", "CSS", "SUMMARY", "STEPS", "DATA", "IMAGERY", "SCRIPT")
 
 
-def page(document: Mapping[str, Any]) -> str:
-    """Return the HTML page of a document as `docs/replay.md` describes it."""
+def page(document: Mapping[str, Any], imagery: Mapping[str, Any] | None = None) -> str:
+    """Return the HTML page of a document as `docs/replay.md` describes it.
+
+    `imagery` are the pictures under its map, as `tools.report.imagery.imagery_document` makes them.
+    """
     style = _part("page.css")
     script = "".join(('"use strict";\n(() => {\n', *map(_part, _SCRIPTS), "})();\n"))
     parts = {
         "CSP": _policy(style=style, script=script),
         "CSS": style,
         "SUMMARY": html.escape(str(document.get("summary", ""))),
+        "STEPS": static_steps(document),
         "DATA": embedded(document),
+        "IMAGERY": "" if imagery is None else _IMAGERY.format(embedded(imagery)),
         "SCRIPT": script,
     }
     return "".join(_filled(_part("page.html"), parts))

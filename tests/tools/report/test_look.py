@@ -1,5 +1,6 @@
 """What people see and can do: headline, slider, keyboard, map, tooltips, themes, phone, paper."""
 
+import base64
 import json
 import re
 from importlib import resources
@@ -279,24 +280,152 @@ def test_nothing_is_wider_than_a_phone(draw, tab, failed, width):
     assert tab.js("document.getElementById('map').getBoundingClientRect().height") >= 200
 
 
-def test_paper_has_no_controls_but_all_records(draw, failed, tmp_path):
+def test_paper_has_no_controls_and_the_last_records(draw, failed):
     tab, told = draw(failed), json.loads(failed)
-    tab.pdf(tmp_path / "report.pdf")
-    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
     tab.call("Emulation.setEmulatedMedia", media="print")
     tab.js("dispatchEvent(new Event('beforeprint')), 0")
-    hidden = ("#print", ".transport", ".zoomers", ".records", ".find")
+    hidden = ("#print", ".transport", ".timezoom", ".zoomers", ".records", ".find")
     assert [
         tab.js(
             f"getComputedStyle(document.querySelector('{name}').closest('.tools') ?? document.querySelector('{name}')).display"
         )
         for name in hidden
-    ] == ["none"] * 5
-    assert tab.js("document.querySelectorAll('#records .onpaper tbody tr').length") == len(told["timeline"])
-    assert tab.js("[...document.querySelectorAll('#inputs details')].every((each) => each.open)")
+    ] == ["none"] * 6
+    rows = tab.js("[...document.querySelectorAll('#records .onpaper tbody tr')].map((row) => row.innerText)")
+    assert len(rows) == min(9, len(told["timeline"]))
+    assert told["timeline"][-1]["text"][:40] in rows[-1]
     tab.js("dispatchEvent(new Event('afterprint')), 0")
     tab.call("Emulation.setEmulatedMedia", media="")
-    assert tab.js("document.querySelectorAll('#records .onpaper tr').length") == 0
+    assert tab.js("document.querySelectorAll('#records .onpaper tr, .overpaper').length") == 0
+    assert tab.js("document.querySelector('#records').nextSibling.id") == "compare"
+
+
+def long(told):
+    """A document with more of everything than two pages have room for."""
+    told["steps"] = told["steps"] * 12
+    told["checks"] = told["checks"] * 40
+    told["findings"] = [
+        {"kind": "x", "severity": "warning", "seq": None, "text": "many words " * 30, "mend": "mend it"}
+    ] * 30
+    told["keys"] = told["keys"] * 10
+    told["host"] = {f"fact {number}": "of the machine " * 9 for number in range(60)}
+    told["readiness"] = {"warnings": [{"message": "long " * 40, "hint": "hint " * 20}] * 12}
+    return told
+
+
+@pytest.mark.parametrize("paper", [(8.27, 11.69), (8.5, 11)], ids=["A4", "Letter"])
+@pytest.mark.parametrize("kind", ["failed", "committed", "long"])
+def test_paper_has_two_pages(draw, failed, committed, paper, kind):
+    told = json.loads(failed if kind == "failed" else committed)
+    tab = draw(long(told) if kind == "long" else told)
+    width, height = paper
+    data = tab.call("Page.printToPDF", printBackground=True, paperWidth=width, paperHeight=height)["data"]
+    assert len(re.findall(rb"/Type\s*/Page\b", base64.b64decode(data))) == 2
+
+
+@pytest.mark.parametrize("width", [360, 412])
+@pytest.mark.parametrize("kind", ["failed", "committed"])
+def test_no_column_is_hidden_on_a_phone(draw, tab, failed, committed, kind, width):
+    tab.size(width, 780, mobile=True, scale=2)
+    draw(failed if kind == "failed" else committed)
+    tab.js("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    beyond = tab.js(
+        "[...document.querySelectorAll('td, .took, .row > *, #contents a')].filter((each) => { const box = each.getBoundingClientRect(), held = each.closest('section, header').getBoundingClientRect();"
+        " return !box.width || box.right > held.right + 1 || box.left < held.left - 1; }).map((each) => each.outerHTML.slice(0, 80))"
+    )
+    assert beyond == []
+    # What a table says of its columns stands beside each value.
+    labels = tab.js("[...document.querySelectorAll('#cache .stacked td')].map((each) => each.dataset.label)")
+    assert labels[:3] == ["Generation", "Record", "Body"]
+
+
+def with_windows(told):
+    """Six windows, of which three are under way at once; the last did not end, and one was tried twice."""
+    step = next(step for step in told["steps"] if step["kind"] == "cells")
+    spans = [(0, 300), (10, 200), (20, 70), (100, 110), (220, 70), (310, None)]
+    step["parts"] = [
+        {
+            "from": step["from"],
+            "to": step["to"],
+            "begin_ms": step["begin_ms"] + begin,
+            "ms": ms,
+            "cells": 1,
+            "first": CELL,
+            "last": CELL,
+            "attempts": 1 + (begin == 10),
+            "outcome": "done" if ms else "cut",
+        }
+        for begin, ms in spans
+    ]
+    step["ms"] = 400
+    told["timeline"][-1]["ms"] = max(told["timeline"][-1]["ms"], step["begin_ms"] + 400)
+    return told
+
+
+def test_windows_have_lanes_and_the_page_says_what_lanes_are(draw, failed):
+    tab = draw(with_windows(json.loads(failed)))
+    assert tab.js("document.querySelectorAll('.laned').length") == 1
+    assert "at most 3 at once" in text(tab, "#bars")
+    assert "do not say which worker" in text(tab, "#bars")
+    rows = """(() => { const map = document.querySelector('.laned .parts'), pen = map.getContext('2d'), unit = map.width / map.clientWidth;
+        const { data } = pen.getImageData(0, 0, map.width, map.height); const found = [];
+        for (let lane = 0; lane < 3; lane += 1) { let painted = 0; for (let x = 0; x < map.width; x += 1) painted += data[4 * (Math.round((lane * 7 + 2) * unit) * map.width + x) + 3] > 0; found.push(painted / map.width); }
+        return found; })()"""
+    assert all(share > 0.05 for share in tab.js(rows))
+    tab.js("document.getElementById('slider').focus()")
+    tab.key("Home")
+    assert "100%" in tab.js("document.querySelector('.laned .parts').style.clipPath")
+    assert draw(failed).js("document.querySelectorAll('.laned').length") == 0
+
+
+def test_the_time_axis_is_zoomed_by_buttons_keys_wheel_and_drag(draw, failed):
+    tab = draw(failed)
+
+    def span():
+        return tab.js(
+            "(({ hidden, innerText }) => hidden ? '' : innerText)(document.querySelector('.timezoom output'))"
+        )
+
+    assert span() == ""
+    tab.js("document.getElementById('later').focus()")
+    tab.key("Enter")
+    half = span()
+    assert " to " in half
+    tab.key("+")
+    assert span() != half
+    tab.key("-")
+    assert span() == half
+    assert tab.js("document.activeElement.id") == "later"
+    tab.js(
+        "(() => { const at = document.getElementById('when'); at.value = 0; at.dispatchEvent(new Event('input')); })()"
+    )
+    assert span().startswith("0:00.000 to ")
+    tab.js("document.getElementById('steps').scrollIntoView({block: 'center'})")
+    x, y = middle_of(tab, "#bars .track")
+    tab.drag(x, y, x - 200, y)
+    assert not span().startswith("0:00.000 to ")
+    tab.js("document.getElementById('alltime').click()")
+    assert span() == ""
+    tab.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-120, modifiers=2)
+    tab.js("new Promise((done) => setTimeout(done, 100))")
+    assert " to " in span()
+    wide = tab.js(
+        "[...document.querySelectorAll('.track i')].every((bar) => { const box = bar.getBoundingClientRect(), track = bar.parentNode.getBoundingClientRect(); return bar.hidden || (box.left >= track.left - 4 && box.right <= track.right + 4); })"
+    )
+    assert wide
+
+
+def test_the_time_axis_is_pinched(draw, tab, failed):
+    tab.size(390, 844, mobile=True)
+    tab.call("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
+    draw(failed)
+    tab.js("document.getElementById('steps').scrollIntoView({block: 'center'})")
+    x, _ = middle_of(tab, "#bars .track")
+    pinch = """(() => { const send = (name, id, x) => document.querySelector('#bars .track').dispatchEvent(new PointerEvent(name, { pointerId: id, clientX: x, bubbles: true, pointerType: 'touch' }));
+        send('pointerdown', 1, %(x)d - 30); send('pointerdown', 2, %(x)d + 30); send('pointermove', 2, %(x)d + 120); send('pointerup', 1, 0); send('pointerup', 2, 0); })()"""
+    tab.js(pinch % {"x": x})
+    assert " to " in tab.js("document.querySelector('.timezoom output').innerText")
+    tab.call("Emulation.setTouchEmulationEnabled", enabled=False)
 
 
 PAIRS = [

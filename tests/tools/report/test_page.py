@@ -4,10 +4,13 @@ import base64
 import hashlib
 import json
 import re
+import time
 
 import pytest
 
+from tests.tools.report import browser
 from tools.report.page import MARK, embedded, page
+from tools.report.static import pack_lanes, static_steps
 
 HOSTILE = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'><!-- ]]> @DATA@ ${window.pwned=1} &lt;b&gt; \u2028"
 TILES_WIDE = 320
@@ -120,6 +123,34 @@ def test_scripts_never_make_markup_of_text():
 
 def test_without_scripts_the_summary_is_there_as_text():
     assert "&lt;b&gt;" in page({"summary": "<b>"})
+
+
+def test_without_scripts_the_steps_stand_in_time(tab, failed, tmp_path):
+    told = json.loads(failed)
+    (tmp_path / "page.html").write_text(page(told))
+    tab.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        tab.call("Page.navigate", url=(tmp_path / "page.html").as_uri())
+        until, names = time.monotonic() + browser.TIMEOUT_S, ""
+        while "Steps in time" not in names and time.monotonic() < until:
+            shown = tab.call("Accessibility.getFullAXTree")["nodes"]
+            names = " ".join(str(node.get("name", {}).get("value", "")) for node in shown)
+    finally:
+        tab.call("Emulation.setScriptExecutionDisabled", value=False)
+    assert told["summary"] in names
+    assert all(step["kind"] in names for step in told["steps"])
+    assert "Record of the build" not in names
+
+
+def test_the_static_page_draws_windows_in_lanes():
+    spans = [(0, 300), (10, 200), (20, 90), (200, 210), (95, 120)]
+    assert sorted(pack_lanes(spans)) == [(0, 300, 0), (10, 200, 1), (20, 90, 2), (95, 120, 2), (200, 210, 1)]
+    parts = [{"begin_ms": begin, "ms": end - begin} for begin, end in spans]
+    step = {"kind": "cells", "subject": "<b>", "outcome": "done", "begin_ms": 0, "ms": 300, "parts": parts}
+    text = static_steps({"steps": [step], "ms": 400})
+    assert text.count("<rect") == 5
+    assert {re.search(r'y="(\d+)"', each)[1] for each in text.split("<rect")[1:]} == {"0", "7", "14"}
+    assert "&lt;b&gt;" in text
 
 
 def test_hostile_texts_stay_texts(draw, failed):

@@ -34,8 +34,8 @@ function surface(width, height) {
 function pattern(context, name, colours, unit) {
   const size = Math.round(8 * unit), tile = surface(size, size), pen = tile.getContext("2d");
   pen.scale(size / 8, size / 8);
-  pen.lineWidth = 1.3;
-  pen.strokeStyle = pen.fillStyle = { dispatched: colours.ink, failing: colours.card, waiting: colours.soft, holes: colours.hole, featureless: colours.card }[name] || colours.hole;
+  pen.lineWidth = name === "partly" ? 2.8 : 1.3;
+  pen.strokeStyle = pen.fillStyle = { partly: colours.embedded, dispatched: colours.ink, failing: colours.card, waiting: colours.soft, holes: colours.hole, featureless: colours.card }[name] || colours.hole;
   pen.globalAlpha = { dispatched: 0.34, failing: 0.5, waiting: 0.55 }[name] || 1;
   const stroke = (...points) => { pen.beginPath(); points.forEach(([x, y], place) => (place ? pen.lineTo(x, y) : pen.moveTo(x, y))); pen.stroke(); };
   if (name === "waiting") pen.fillRect(3, 3, 1.6, 1.6);
@@ -56,7 +56,7 @@ function pattern(context, name, colours, unit) {
 function statusAt(cell, seq, failedAt) {
   const [, , , , status, dispatched, done] = cell;
   if (status === "failing" && failedAt !== null && failedAt <= seq) return "failing";
-  if (done !== null && done <= seq) return status === "reused" ? "reused" : "embedded";
+  if (done !== null && done <= seq) return status === "reused" || cell[7] === 0 ? "reused" : "embedded";
   return dispatched !== null && dispatched <= seq ? "dispatched" : "waiting";
 }
 
@@ -68,16 +68,17 @@ class AreaMap {
     this.changes = changes;
     this.showChanges = false;
     this.photographs = null;
+    this.imagery = null;
     this.seq = Infinity;
     this.cursor = null;
     this.box = this.boxOf(area.bbox_e7);
     this.outlined = list(area.rings).length + list(area.routes).length > 0;
     this.byLevel = new Map();
-    for (const cell of list(area.cells)) if (cell[0] >= 0 && cell[0] <= MAX_ZOOM) this.level(cell[0]).cells.push(cell);
+    list(area.cells).forEach((cell, place) => { if (cell[0] >= 0 && cell[0] <= MAX_ZOOM) this.level(cell[0]).cells.push([...cell, ...list(list(area.descriptors)[place])]); });
     for (const name of ["present", ...Object.keys(LAYER_NAMES)]) for (const run of list(area.tiles && area.tiles[name])) this.put(run, name);
     for (const name of ["added", "removed", "changed"]) for (const run of list(changes && changes[name])) this.put(run, name);
     this.levels = [...this.byLevel.keys()].sort((a, b) => a - b);
-    const having = (status) => this.levels.filter((zoom) => this.byLevel.get(zoom).cells.some((cell) => cell[4] === status));
+    const having = (status) => this.levels.filter((zoom) => this.byLevel.get(zoom).counts[status] || this.byLevel.get(zoom).cells.some((cell) => cell[4] === status));
     const faulty = having("failing"), first = faulty.length ? faulty : having("dispatched");
     this.faulty = new Set(faulty);
     this.zoom = first.length ? first.at(-1) : this.levels.length ? this.levels.at(-1) : 0;
@@ -159,8 +160,8 @@ class AreaMap {
   }
 
   /** Device pixels [x, y, width, height] of a rectangle of tiles, on whole pixels so that neighbours meet. */
-  pixels(x, y, across, down) {
-    const n = 2 ** this.zoom, left = this.around(x / n), [x0, y0] = this.screen(left, y / n), [x1, y1] = this.screen(left + across / n, (y + down) / n);
+  pixels(x, y, across, down, zoom = this.zoom) {
+    const n = 2 ** zoom, left = this.around(x / n), [x0, y0] = this.screen(left, y / n), [x1, y1] = this.screen(left + across / n, (y + down) / n);
     const u = this.unit, a = Math.round(x0 * u), b = Math.round(y0 * u);
     return [a, b, Math.max(1, Math.round(x1 * u) - a), Math.max(1, Math.round(y1 * u) - b)];
   }
@@ -187,16 +188,19 @@ class AreaMap {
       const place = this.pixels(cell[1] * CELL, cell[2] * CELL, CELL, CELL);
       if (!this.inView(place)) continue;
       const status = this.statusOf(cell);
-      paint.fillStyle = this.colours[status];
+      const partly = status === "embedded" && isPartly(cell), over = this.patterns[partly ? "partly" : status];
+      paint.fillStyle = this.colours[partly ? "reused" : status];
       paint.fillRect(...place);
-      if (this.patterns[status]) { paint.fillStyle = this.patterns[status]; paint.fillRect(...place); }
+      if (over) { paint.fillStyle = over; paint.fillRect(...place); }
     }
     const failing = this.byLevel.get(this.zoom)?.rows.get("failing");
     if (this.hasFailed) for (const style of [this.colours.failing, this.patterns.failing]) this.fillRuns(paint, failing, style);
     paint.globalCompositeOperation = "destination-in";
     if (this.mask) paint.drawImage(this.mask, 0, 0);
+    if (this.ground) Imagery.thin(paint, this.ground);
     pen.fillStyle = this.colours.map;
     pen.fillRect(0, 0, this.canvas.width, this.canvas.height);
+    if (this.ground) pen.drawImage(this.ground, 0, 0);
     pen.drawImage(this.under, 0, 0);
     pen.drawImage(this.paint, 0, 0);
     pen.drawImage(this.cover, 0, 0);
@@ -211,8 +215,9 @@ class AreaMap {
     this.colours = palette();
     [this.paint, this.under, this.cover] = [0, 1, 2].map(() => surface(width, height));
     const under = this.under.getContext("2d"), cover = this.cover.getContext("2d");
-    this.patterns = Object.fromEntries(["dispatched", "failing", "waiting", "holes", "excluded", "skipped", "featureless"].map((name) => [name, pattern(cover, name, this.colours, this.unit)]));
+    this.patterns = Object.fromEntries(["partly", "dispatched", "failing", "waiting", "holes", "excluded", "skipped", "featureless"].map((name) => [name, pattern(cover, name, this.colours, this.unit)]));
     this.mask = level && level.rows.has("present") ? this.cut(level) : null;
+    this.ground = this.imagery?.layer(this) || null;
     if (level) {
       for (const name of ["holes", "excluded", "skipped"]) this.fillRuns(under, level.rows.get(name), this.patterns[name]);
       if (this.mask) this.fillRuns(cover, level.rows.get("featureless"), this.patterns.featureless);
@@ -387,22 +392,6 @@ class AreaMap {
 
   /** Cells and tiles per status at the record that is shown. */
   tally() {
-    const found = Object.fromEntries(STATUS.map((name) => [name, { cells: 0, tiles: 0 }]));
-    for (const cell of this.byLevel.get(this.zoom)?.cells || []) {
-      const failing = this.hasFailed ? this.failingIn(cell) : 0;
-      found[statusAt(cell, this.seq, this.failedAt)].cells += 1;
-      found[this.statusOf(cell)].tiles += Math.max(0, (cell[3] || 0) - failing);
-      found.failing.tiles += failing;
-    }
-    return found;
-  }
-
-  /** How many failing tiles are in a cell. */
-  failingIn([zoom, x, y]) {
-    const rows = this.byLevel.get(zoom).rows.get("failing") || new Map(), left = x * CELL;
-    let tiles = 0;
-    for (let row = y * CELL; row < (y + 1) * CELL; row += 1)
-      for (const [first, last] of rows.get(row) || []) tiles += Math.max(0, Math.min(last, left + CELL - 1) - Math.max(first, left) + 1);
-    return tiles;
+    return countsOf(this);
   }
 }

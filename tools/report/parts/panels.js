@@ -42,7 +42,7 @@ function figures(told) {
   const cost = told.cost || {}, area = told.area || {};
   const pairs = [["Took", duration(told.ms), told.ended ? null : "has no end on record"]];
   if (typeof area.present === "number") pairs.push(["Tiles", count(area.present), typeof area.wanted === "number" && area.wanted !== area.present ? `of ${count(area.wanted)} wanted` : "all that were wanted"]);
-  if (typeof cost.embedded === "number" && list(told.steps).length) pairs.push(["Embedded", count(cost.embedded), "by the network"]);
+  if (typeof cost.embedded === "number" && list(told.steps).length) pairs.push(["Embedded", count(cost.embedded), `${cost.unit || "tile"}s, by the network`]);
   if (typeof cost.reuse_ppm === "number") pairs.push(["Reused", share(cost.reuse_ppm), plural(cost.reused_tiles, cost.unit || "tile")]);
   if (typeof cost.bytes === "number" && list(told.steps).length) pairs.push(["Stored", bytes(cost.bytes), "by its steps"]);
   if (list(area.zoom).length) pairs.push(["Zoom", area.zoom[0] === area.zoom[1] ? String(area.zoom[0]) : `${area.zoom[0]}–${area.zoom[1]}`, `${plural(list(area.cells).length, "cell")}`]);
@@ -150,8 +150,10 @@ function costPanel(told) {
   if (!steps.length) return null;
   const most = (name) => Math.max(1, ...steps.map((each) => each[name] || 0)), sum = (name) => steps.reduce((whole, each) => whole + (each[name] || 0), 0);
   const kind = (each) => (each.reused ? "reused" : "");
-  const rows = steps.slice(0, LISTED).map((each) => [stepName(each), held(kind(each), each.ms, most("ms"), duration(each.ms)), each.bytes ? held(kind(each), each.bytes, most("bytes"), bytes(each.bytes)) : DASH]);
-  rows.push([el("b", {}, "All steps"), el("b", {}, duration(sum("ms"))), el("b", {}, bytes(sum("bytes")))]);
+  const rows = steps.slice(0, LISTED - 2).map((each) => [stepName(each), held(kind(each), each.ms, most("ms"), duration(each.ms)), each.bytes ? held(kind(each), each.bytes, most("bytes"), bytes(each.bytes)) : DASH]);
+  const between = (cost.ms || 0) - sum("ms");
+  if (between > 0) rows.push(["Between steps", held("", between, most("ms"), duration(between)), DASH]);
+  rows.push([el("b", {}, "The build"), el("b", {}, duration(Math.max(cost.ms || 0, sum("ms")))), el("b", {}, bytes(sum("bytes")))]);
   const reuse = typeof cost.reuse_ppm === "number" ? `${share(cost.reuse_ppm)} of the ${cost.unit || "tile"}s needed no network` : null;
   return panel("cost", "Cost", reuse, table(["Step", "Time", "Stored"], rows));
 }
@@ -185,5 +187,5 @@ function drawPanels(told, replay) {
   const names = [["replay", "Replay"], ["findings", "Findings", list(told.findings).length], ["proof", "Photographs", told.proof && told.proof.pictures], ["inputs", "Inputs"], ["checks", "Checks", list(told.checks).length], ["records", "Records"], ["compare", "Compare"], ["keys", "Keys"], ["cost", "Cost"], ["host", "Machine"], ["cache", "Cache"]];
   byId("contents").replaceChildren(...names.filter(([id]) => byId(id)).map(([id, name, number]) => el("a", { href: `#${id}` }, name, number ? el("sup", {}, String(number)) : "")));
   const source = told.source || {};
-  byId("footer").replaceChildren(`Drawn from ${count(source.records)} records of the ${source.kind} ${source.path}, up to record ${count(source.seq)}, chain ${short(source.chain)}. This page holds all of its data and asks for nothing from any network.`);
+  byId("footer").replaceChildren(`Drawn from ${count(source.records)} records of the ${source.kind} ${source.path}, up to record ${count(source.seq)}, chain ${short(source.chain)}. This page holds all of its data and asks for nothing from any network.`, el("span", { class: "onpaper" }, "Two pages of paper have room for a part of it only."));
 }

@@ -1,29 +1,21 @@
 // The build, record by record: slider, map, step bars and list of records show the same moment.
 
 const PLAY_MS = 14000;
-const STEPS_SHOWN = 200;
 const ENDINGS = { "build.failed": "bad", "build.abandoned": "warn", "build.refused": "warn", "build.denied": "warn" };
 
 class Replay {
-  constructor(told) {
+  constructor(told, imagery) {
     this.told = told;
     this.rows = list(told.timeline);
     this.steps = list(told.steps);
     this.place = Math.max(0, this.rows.length - 1);
     this.playing = null;
-    this.until = this.axisEnd();
+    this.bars = new StepBars(this);
     this.severity = new Map();
     for (const finding of list(told.findings)) if (finding.seq !== null && finding.severity !== "note" && !this.severity.has(finding.seq)) this.severity.set(finding.seq, finding.severity);
     this.map = told.area ? new AreaMap(byId("map"), told.area, told.failure, told.compare && told.compare.tiles && told.compare.tiles.runs) : null;
+    if (this.map && imagery) this.map.imagery = new Imagery(imagery);
     if (this.map && told.proof && list(told.proof.answers).length) this.map.photographs = new Photographs(this.map, told.proof);
-  }
-
-  /** Milliseconds that the bars span. Whoever finds a dead build may come days later, and would squeeze it to nothing. */
-  axisEnd() {
-    const last = this.rows.at(-1), earlier = this.rows.at(-2);
-    const worked = Math.max(1, earlier ? earlier.ms : 0, ...this.steps.slice(0, STEPS_SHOWN).map((step) => (step.outcome === "cut" ? step.begin_ms : step.begin_ms + (step.ms || 0))));
-    if (!last) return Math.max(1, this.told.ms || 1);
-    return last.tag === "build.abandoned" && last.ms > 3 * worked ? worked * 1.15 : Math.max(worked, last.ms, 1);
   }
 
   start() {
@@ -42,7 +34,7 @@ class Replay {
     }
     if (this.rows.length < 2) byId("slider").closest(".transport").hidden = true;
     byId("steps").hidden = !this.steps.length;
-    this.drawSteps();
+    this.bars.start();
     this.show(this.place);
   }
 
@@ -82,7 +74,7 @@ class Replay {
     this.slider.setAttribute("aria-valuetext", `record ${row.seq}: ${row.text}`);
     byId("position").replaceChildren(el("b", {}, clock(row.ms)), `${count(this.place + 1)} of ${plural(this.rows.length, "record")}`);
     this.drawNow(row);
-    this.markSteps(row);
+    this.bars.mark(row);
     if (this.map) {
       // Once all is told, what was never done stays as it was left.
       this.map.seq = this.place === this.rows.length - 1 ? Infinity : row.seq;
@@ -206,7 +198,10 @@ class Replay {
   aboutCell(cell, lines) {
     if (!cell) return [el("b", {}, "No cell of this build"), ...lines.map((line) => el("div", {}, line))];
     const [zoom, x, y, tiles, , dispatched, done] = cell, status = statusAt(cell, this.map.seq, this.map.failedAt), seq = this.map.seq;
-    const told = [`${tiles === null ? "tiles not known" : plural(tiles, "tile")}`];
+    const unit = this.told.cost?.unit === "chunk" ? "chunk" : "tile", failing = this.map.hasFailed ? failingIn(this.map, cell) : 0;
+    const told = [tiles === null ? "tiles not known" : plural(tiles, unit)];
+    if (failing) told.push(`${count(failing)} of these failing`);
+    if (done !== null && done <= seq && isPartly(cell)) told.push(`${count(cell[7])} of these embedded, ${count(cell[8] - cell[7])} copied`);
     if (dispatched !== null && dispatched <= seq) told.push(`given to a worker: record ${count(dispatched)}`);
     if (done !== null && done <= seq) told.push(`done: record ${count(done)}`);
     return [el("b", {}, `Cell ${zoom}/${x}/${y}: ${STATUS_NAMES[status]}`), ...[...told, ...lines].map((line) => el("div", {}, line))];
@@ -223,21 +218,30 @@ class Replay {
   drawLegend() {
     const map = this.map, tally = map.tally(), counts = map.byLevel.get(map.zoom)?.counts || {}, known = this.told.area.known === "tiles";
     const line = (name, label, amount, unit, kind) => el("tr", { class: [amount ? "" : "none", kind].join(" ") }, el("td", {}, this.swatch(name)), el("td", {}, label), el("td", { class: "num", title: unit }, count(amount)));
-    const used = STATUS.filter((name) => name !== "failing" || tally.failing.cells || map.faulty.size);
-    const body = used.map((name, place) => line(name, STATUS_NAMES[name], known ? tally[name].tiles : tally[name].cells, known ? "tiles" : "cells", place === used.length - 1 ? "space" : ""));
+    const chunks = list(this.told.area.levels).some((level) => level.zoom + level.k === map.zoom), unit = known ? (chunks ? "chunks" : "tiles") : "cells", layer = chunks ? "steps of ground" : "tiles";
+    const used = map.byLevel.get(map.zoom)?.cells.length ? STATUS.filter((name) => name !== "failing" || tally.failing.cells || map.faulty.size) : [];
+    const body = used.map((name) => line(name, STATUS_NAMES[name], known ? tally[name].tiles : tally[name].cells, unit, ""));
+    if (tally.bare.tiles) body.push(line("map", "without a descriptor", tally.bare.tiles, unit, ""));
+    if (tally.partly.cells) body.push(line("partly", "cells that are embedded in part", tally.partly.cells, "cells", ""));
+    if (!used.length) body.push(line("under", "seen under chunks of a finer level", counts.present || 0, "tiles", ""));
+    body.at(-1).classList.add("space");
     const layers = Object.keys(LAYER_NAMES).filter((name) => counts[name] && (name !== "failing" || counts.failing));
-    body.push(...layers.map((name, place) => line(name === "failing" ? "ring" : name, LAYER_NAMES[name], counts[name], "tiles", `${place ? "" : "line"} ${place === layers.length - 1 ? "space" : ""}`)));
+    body.push(...layers.map((name, place) => line(name === "failing" ? "ring" : name, `${LAYER_NAMES[name]}${chunks ? " (steps)" : ""}`, counts[name], layer, `${place ? "" : "line"} ${place === layers.length - 1 ? "space" : ""}`)));
     if (map.photographs) body.push(...map.photographs.legend(this));
     const spoken = used.filter((name) => tally[name].cells).map((name) => `${plural(tally[name].cells, "cell")} ${STATUS_NAMES[name]}`).join(", ");
     map.canvas.setAttribute("aria-label", `Map of zoom level ${map.zoom}: ${spoken || "no cells"}`);
     const changed = ["added", "removed", "changed"].filter((name) => counts[name]).map((name) => `${count(counts[name])} ${name === "added" ? "new" : name === "removed" ? "gone" : name}`);
     const box = el("input", { type: "checkbox", checked: map.showChanges, on: { change: (event) => { map.showChanges = event.target.checked; map.stale = true; map.draw(); } } });
+    const { imagery } = map, ground = imagery?.levelFor(map.zoom);
+    const bare = ground ? el("input", { type: "checkbox", checked: imagery.shown, on: { change: (event) => { imagery.shown = event.target.checked; map.stale = true; map.draw(); } } }) : null;
     const hide = map.photographs ? el("input", { type: "checkbox", checked: map.photographs.shown, on: { change: (event) => { map.photographs.shown = event.target.checked; map.draw(); this.drawLegend(); } } }) : null;
     byId("legend").replaceChildren(
-      el("table", { "aria-label": "What became of the tiles" }, el("tbody", {}, el("tr", {}, el("td", { colspan: 2, class: "soft" }, `Zoom level ${map.zoom}`), el("td", { class: "num soft" }, known ? "tiles" : "cells")), body)),
+      el("table", { "aria-label": "What became of the tiles" }, el("tbody", {}, el("tr", {}, el("td", { colspan: 2, class: "soft" }, `Zoom level ${map.zoom}`), el("td", { class: "num soft" }, used.length ? unit : "tiles")), body)),
       changed.length ? el("label", {}, box, el("span", {}, `outline tiles that differ from build ${this.told.compare.a.build}: ${changed.join(", ")}`)) : "",
+      bare ? el("label", {}, bare, el("span", {}, `show imagery under the colours: ${plural(ground.tiles, "tile")} of zoom level ${ground.zoom}, made smaller`)) : "",
       hide ? el("label", {}, hide, el("span", {}, "show photographs: a line from the true place to a square, the answer")) : "",
       this.told.area.report || !known ? "" : el("p", { class: "soft" }, "No geographic report: holes follow from the area alone."),
+      imagery?.note ? el("p", { class: "soft" }, imagery.note) : "",
       known ? "" : el("p", { class: "soft" }, "The tile table cannot be read here: whole cells are shown."),
     );
   }
@@ -245,83 +249,16 @@ class Replay {
   /** A sample of how something is drawn. */
   swatch(name) {
     const unit = Math.min(3, window.devicePixelRatio || 1), made = surface(18 * unit, 18 * unit), pen = made.getContext("2d"), colours = palette();
-    pen.fillStyle = colours[name] || (name === "featureless" ? colours.reused : colours.map);
+    pen.fillStyle = colours[name] || (name === "partly" ? colours.reused : name === "featureless" ? colours.reused : colours.map);
     pen.fillRect(0, 0, made.width, made.height);
     if (name === "ring") {
       pen.scale(unit, unit);
       pen.strokeStyle = colours.failing; pen.lineWidth = 2;
       pen.beginPath(); pen.arc(9, 9, 6.5, 0, 7); pen.moveTo(6.5, 6.5); pen.lineTo(11.5, 11.5); pen.moveTo(11.5, 6.5); pen.lineTo(6.5, 11.5); pen.stroke();
     } else if (name === "hit" || name === "miss") { pen.scale(unit, unit); drawPhotograph(pen, colours, name === "hit", [9, 9], null, false); }
-    else if (!["embedded", "reused"].includes(name)) { pen.fillStyle = pattern(pen, name, colours, unit); pen.fillRect(0, 0, made.width, made.height); }
+    else if (!["embedded", "reused", "map", "under"].includes(name)) { pen.fillStyle = pattern(pen, name, colours, unit); pen.fillRect(0, 0, made.width, made.height); }
     made.setAttribute("aria-hidden", "true");
     return made;
-  }
-
-  // Steps
-
-  percent(ms) {
-    return Math.min(100, Math.max(0, (100 * ms) / this.until));
-  }
-
-  drawSteps() {
-    const shown = this.steps.slice(0, STEPS_SHOWN), lanes = el("div", { class: "lanes" });
-    if (!shown.length) return;
-    this.bars = shown.map((step) => this.bar(step));
-    this.head = el("div", { id: "head" });
-    const ticks = this.ticks().map((ms) => { const made = el("span", {}, duration(ms)); made.style.left = `${this.percent(ms)}%`; return made; });
-    lanes.append(...this.bars.map((bar) => bar.row), el("div", { class: "axis", "aria-hidden": "true" }, el("span"), el("div", {}, ticks), el("span")), this.head);
-    byId("steps").replaceChildren(lanes, this.steps.length > shown.length ? el("p", { class: "soft" }, `… ${count(this.steps.length - shown.length)} more steps in the JSON`) : "");
-  }
-
-  bar(step) {
-    const [sign, outcome] = OUTCOMES[step.outcome] || ["?", step.outcome], lasted = step.outcome === "cut" || typeof step.ms !== "number" ? Math.max(0, this.until - step.begin_ms) : step.ms;
-    const slow = typeof step.ms === "number" && typeof step.normal_ms === "number" && step.ms > 2 * step.normal_ms && step.ms - step.normal_ms > 1000;
-    const usual = typeof step.normal_ms === "number" ? `, usually ${duration(step.normal_ms)}` : "";
-    const work = step.count ? `${count(step.count)} ${step.count === 1 && typeof step.unit === "string" ? step.unit.replace(/s$/, "") : step.unit || ""}`.trim() : "";
-    const took = step.outcome === "cut" ? "cut short" : duration(step.ms);
-    const title = `${stepName(step)}: ${outcome}${typeof step.ms === "number" ? `, ${duration(step.ms)}` : ""}${usual}${work ? `, ${work}` : ""}${step.bytes ? `, ${bytes(step.bytes)}` : ""}${step.why ? `. ${capital(step.why)}` : ""}`;
-    const did = el("i", { class: "did" }), track = el("div", { class: "track", title });
-    if (typeof step.normal_ms === "number") { const ghost = el("i", { class: "ghost" }); ghost.style.left = `${this.percent(step.begin_ms)}%`; ghost.style.width = `${this.percent(step.begin_ms + step.normal_ms) - this.percent(step.begin_ms)}%`; track.append(ghost); }
-    did.style.left = `min(${this.percent(step.begin_ms)}%, calc(100% - 3px))`;
-    track.append(did);
-    const parts = list(step.parts);
-    if (parts.length > 1) track.append(this.parts(parts));
-    const row = el("div", { class: `step ${step.outcome}` },
-      el("button", { type: "button", title, "aria-label": title, on: { click: () => { this.pause(); this.show(this.rowOf(step.to === null ? step.from : step.to)); } } }, el("span", { class: "sign", "aria-hidden": "true" }, sign), el("span", { class: "name" }, stepName(step))),
-      track, el("span", { class: `took ${slow ? "slow" : ""}`, title }, took, work ? el("span", { class: "soft" }, ` · ${work}`) : ""));
-    return { step, row, did, lasted };
-  }
-
-  /** The windows of a step, as gaps in its bar; those that did not end, and those tried again, stand out. */
-  parts(parts) {
-    const made = surface(1200, 28), pen = made.getContext("2d"), colours = palette(), x = (ms) => (this.percent(ms) / 100) * 1200;
-    for (const part of parts) {
-      if (part.ms !== null && x(part.begin_ms + part.ms) < 1199) { pen.fillStyle = colours.card; pen.fillRect(x(part.begin_ms + part.ms) - 1, 0, 2, 28); }
-      if (part.attempts > 1) { pen.fillStyle = colours.dispatched; pen.fillRect(x(part.begin_ms), 20, Math.max(5, x(part.begin_ms + (part.ms || 0)) - x(part.begin_ms)), 8); }
-    }
-    made.setAttribute("class", "parts");
-    made.setAttribute("aria-hidden", "true");
-    return made;
-  }
-
-  ticks() {
-    const power = 10 ** Math.floor(Math.log10(this.until / 4)), step = [1, 2, 5, 10].find((each) => (each * power * 5) >= this.until) * power;
-    const found = [];
-    for (let ms = 0; ms <= this.until * 0.97; ms += step) found.push(ms);
-    return found;
-  }
-
-  markSteps(row) {
-    if (!this.bars) return;
-    for (const { step, row: node, did, lasted } of this.bars) {
-      const begun = step.from <= row.seq, ended = step.to !== null && step.to <= row.seq, now = this.percent(row.ms) - this.percent(step.begin_ms);
-      const last = this.place === this.rows.length - 1, whole = this.percent(step.begin_ms + lasted) - this.percent(step.begin_ms);
-      node.classList.toggle("todo", !begun);
-      node.classList.toggle("busy", begun && !ended);
-      did.style.width = `${begun ? (ended || last ? whole : Math.min(whole, Math.max(0, now))) : 0}%`;
-    }
-    const track = this.bars[0].row.querySelector(".track"), part = this.percent(row.ms) / 100;
-    this.head.style.left = `${track.offsetLeft + part * track.clientWidth - 1}px`;
   }
 
   /** Above the slider: which step each record belongs to, and where findings are. */
@@ -357,7 +294,7 @@ class Replay {
     if (this.map && resized) this.map.fit();
     if (this.map) this.map.stale = true;
     this.drawRail();
-    this.drawSteps();
+    this.bars.draw();
     this.show(this.place);
   }
 }

@@ -84,7 +84,7 @@ function* leaves(value, path = "") {
 
 const STEP_NAMES = {
   plan: "Plan", engine: "Engine", "stand-in": "Stand-in engine", check: "Check", cells: "Embed cells", index: "Build index",
-  coverage: "Coverage walk", commit: "Commit", lock: "Build lock", start: "Start", tiles: "Select tiles", inputs: "Read inputs",
+  coverage: "Coverage walk", commit: "Commit", lock: "Build lock", start: "Start", tiles: "Select tiles", inputs: "Read inputs", packs: "Pack tiles",
 };
 const OUTCOMES = { done: ["✓", "done"], reused: ["↺", "reused"], failed: ["✕", "failed"], cut: ["⚡", "cut short"] };
 
@@ -109,10 +109,10 @@ function measured(name, value) {
 function table(titles, rows, most = LISTED) {
   const right = titles.map((title) => title.startsWith(">"));
   const head = el("tr", {}, titles.map((title, place) => el("th", { scope: "col", class: right[place] ? "num" : null }, title.replace(/^>/, ""))));
-  const body = rows.slice(0, most).map((row) => el("tr", {}, row.map((cell, place) => el("td", { class: right[place] ? "num" : null }, cell))));
+  const body = rows.slice(0, most).map((row) => el("tr", {}, row.map((cell, place) => el("td", { class: right[place] ? "num" : null, "data-label": titles[place].replace(/^>/, "") || null }, cell))));
   const more = rows.length - most;
   if (more > 0) body.push(el("tr", {}, el("td", { colspan: titles.length, class: "soft" }, `… ${count(more)} more in the JSON`)));
-  return el("div", { class: "wide" }, el("table", { class: titles.length > 3 ? "list broad" : "list" }, el("thead", {}, head), el("tbody", {}, body)));
+  return el("div", { class: "wide" }, el("table", { class: titles.length > 3 ? "list stacked" : "list" }, el("thead", {}, head), el("tbody", {}, body)));
 }
 
 const code = (text, title) => el("code", { title }, text);
