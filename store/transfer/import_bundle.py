@@ -48,7 +48,7 @@ from store.transfer.bundle_history import (
 )
 from store.transfer.bundle_reader import BundleReader, open_bundle
 from store.transfer.free_space import require_space
-from store.transfer.selection import artifacts_named, digests_collected
+from store.transfer.selection import artifacts_expected, artifacts_named
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.verify.coverage import missing_artifacts
 
@@ -136,9 +136,8 @@ def import_bundle(
 
 def _bytes_to_store(header: BundleHeader, history: BundleHistory, artifacts: Artifacts) -> int:
     """Return how many bytes an import stores: what is carried and absent. Nobody says yet which are carried."""
-    collected = digests_collected(history.facts)
-    named = (ref for ref in history.named.values() if ref.sha256 not in collected)
-    return min(header.size, sum(ref.size for ref in named if not artifacts.present(ref)))
+    expected = artifacts_expected(history.facts).values()
+    return min(header.size, sum(ref.size for ref in expected if not artifacts.present(ref)))
 
 
 def _store_artifacts(
