@@ -154,14 +154,14 @@ def _decode(data: bytes) -> Have:
         case _:
             raise ValueError("other keys")
     _check(have)
-    # A number that is written as `true` equals 1; a digest that stands twice is one.
+    # A format that is written as `true` equals 1; a digest that stands twice is one.
     if have.encode() != data:
         raise ValueError("another form of it")
     return have
 
 
 def _check(have: Have) -> None:
-    if not 0 <= have.records <= _MAX_NUMBER:
+    if type(have.records) is not int or not 0 <= have.records <= _MAX_NUMBER:
         raise ValueError(f"{have.records!r:.40} records")
     some = have.cache_id is not None and is_digest(have.chain)
     if not (some if have.records else have.cache_id is have.chain is None):
