@@ -138,7 +138,8 @@ def find_artifacts(layout):
 
 def test_what_was_collected_is_neither_lacking_nor_sent(source, copy):
     with open_writer(source) as store:
-        play(store, Scenario(flight="f5", engine="e5", tiles={(0, 0): "x"}))
+        for number in (5, 6):
+            play(store, Scenario(flight=f"f{number}", engine=f"e{number}", tiles={(0, 0): f"x{number}"}))
     take(copy, sent(source)[1])
     with open_writer(source, exclusive_within_s=1.0) as store:
         assert collect(store, KeepPolicy(keep=1, unfinished=False)).done
