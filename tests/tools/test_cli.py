@@ -47,6 +47,7 @@ COMMANDS = [
     "rebuild",
     "export",
     "import",
+    "have",
     "mirror",
     "keygen",
     "sign",

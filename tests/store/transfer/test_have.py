@@ -325,10 +325,11 @@ def test_anything_else_is_refused(data):
     assert "c10 have" in caught.value.hint
 
 
-@pytest.mark.parametrize("end", range(len(WHOLE.encode())))
-def test_a_line_that_is_cut_short_is_refused(end):
-    with pytest.raises(RequestRefusedError):
-        read_have(io.BytesIO(WHOLE.encode()[:end]), "x")
+def test_a_line_that_is_cut_short_is_refused():
+    line = WHOLE.encode()
+    for end in range(len(line)):
+        with pytest.raises(RequestRefusedError):
+            read_have(io.BytesIO(line[:end]), "x")
 
 
 def test_no_more_is_read_than_a_line_may_have(monkeypatch):
