@@ -1,6 +1,7 @@
 """Every command's `--json` has the keys that it had, and what it leaves on disk the structure that it had."""
 
 import json
+import shutil
 from collections import defaultdict
 
 import numpy as np
@@ -206,6 +207,8 @@ def test_commands_that_keep_mend_and_carry(play, golden, tmp_path):
         assert play(f"import, {title}", "import", bundle, *new, cache=False)["outcome"] == title
     play("have", "have")
     play("have without a cache", "have", "--cache", tmp_path / "none", cache=False)
+    shutil.copytree(world.cache / "artifacts", tmp_path / "left" / "artifacts")
+    play("have of what an import left that was killed", "have", "--cache", tmp_path / "left", cache=False)
     play("mirror", "mirror", tmp_path / "card")
     play("mirror, nothing to do", "mirror", tmp_path / "card")
     play("have of a mirror", "have", "--cache", tmp_path / "card", cache=False, code=2)
