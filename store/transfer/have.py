@@ -29,6 +29,10 @@ _FORMAT: Final = 1
 _MAX_BYTES: Final = 1 << 27
 """More than MAX_ARTIFACTS digests with their sizes take."""
 _MAX_NUMBER: Final = 1 << 62
+_OWN_WAY: Final = (
+    "it was written to, or imported without --follow: c10 import --follow with a new --cache DIR there;"
+    " or, if it is ahead, export from there"
+)
 _ASK_AGAIN: Final = (
     "ask it again: c10 have --cache DIR, where the bundle goes; if that shows an error, mend it first"
 )
@@ -195,11 +199,8 @@ def artifacts_held(
         return dict(have.extra)
     if have.cache_id != cache_id:
         found, hint = f"cache {have.cache_id!r:.40}", "name another --cache DIR, there or here"
-    elif count > len(entries):
-        found, hint = f"{count}: it is ahead", "export from there; or name another --cache DIR there"
-    elif entries[count - 1].chain.hex() != have.chain:
-        found = f"{count}, of which the last is another one"
-        hint = "c10 import --follow with a new --cache DIR there: a copy that was imported without --follow goes its own way"
+    elif count > len(entries) or entries[count - 1].chain.hex() != have.chain:
+        found, hint = f"{count} that go on otherwise", _OWN_WAY
     else:
         expected = artifacts_expected(facts[:count])
         kept = {digest: ref.size for digest, ref in expected.items() if digest not in have.lacks}

@@ -223,7 +223,7 @@ def test_who_has_other_records_is_told_so_before_anything_is_sent(source, copy, 
     with open_writer(copy) as store:
         play(store, Scenario(flight="its own"))
     error = refused(source, find_have(copy))
-    assert (error.kind, "it is ahead" in error.message) == (ErrorKind.OWN_HISTORY, True)
+    assert (error.kind, "if it is ahead" in error.hint) == (ErrorKind.OWN_HISTORY, True)
     build_more(source)
     build_more(source)
     error = refused(source, find_have(copy))
