@@ -27,6 +27,7 @@ from store.domain.fold import fold
 from store.domain.state import BuildStatus, State
 from store.errors import (
     ArtifactError,
+    CacheUnusableError,
     ErrorKind,
     RequestRefusedError,
     StoreError,
@@ -317,6 +318,12 @@ def _writing(target: Path) -> Iterator[Callable[[bytes], object]]:
     except FileExistsError as error:
         raise _target_error(target, "that it exists") from error
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise CacheUnusableError(
+                f"bundle {target}: expected that one file may hold all of it, found: {error.strerror}",
+                kind=ErrorKind.FILE_SYSTEM,
+                hint="FAT32 takes 4 GiB a file: use exFAT or ext4, or c10 export -o - and a pipe; or raise ulimit -f",
+            ) from error
         raise from_os_error(error, f"bundle {target}") from error
 
 

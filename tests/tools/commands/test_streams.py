@@ -261,3 +261,14 @@ def test_two_receivers_at_once(stream, tmp_path):
     ends = [side.communicate(stream, timeout=60) for side in sides]
     assert sorted({side.returncode for side in sides}) in ([0], [0, 4]), ends
     assert open_view(Layout(tmp_path / "new")).state.head.number == 3
+
+
+def test_a_bundle_that_is_too_long_for_one_file_is_told_so(built, tmp_path):
+    """As on FAT32, which takes 4 GiB a file."""
+    script = f'ulimit -f 8; exec "$0" -m tools.cli export --cache {built.cache} -o {tmp_path / "b"}'
+    ended = subprocess.run(
+        ["bash", "-c", script, sys.executable], cwd=ROOT, stderr=subprocess.PIPE, check=False
+    )
+    assert ended.returncode == 2
+    assert b"FAT32 takes 4 GiB a file" in ended.stderr
+    assert not (tmp_path / "b").exists()
