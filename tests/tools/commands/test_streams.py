@@ -255,10 +255,12 @@ def test_a_receiver_waits_for_a_slow_sender_that_does_not_block(stream, tmp_path
 
 
 def test_two_receivers_at_once(stream, tmp_path):
-    sides = [
-        start("import", "-", "--follow", "--cache", tmp_path / "new", stdin=subprocess.PIPE) for _ in range(2)
-    ]
-    ends = [side.communicate(stream, timeout=60) for side in sides]
+    (tmp_path / "stream").write_bytes(stream)
+    sides = []
+    for _ in range(2):
+        with (tmp_path / "stream").open("rb") as sender:
+            sides.append(start("import", "-", "--follow", "--cache", tmp_path / "new", stdin=sender))
+    ends = [side.communicate(timeout=120) for side in sides]
     assert sorted({side.returncode for side in sides}) in ([0], [0, 4]), ends
     assert open_view(Layout(tmp_path / "new")).state.head.number == 3
 
