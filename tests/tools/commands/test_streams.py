@@ -116,9 +116,10 @@ def test_json_and_the_bundle_do_not_share_a_stream(built):
 
 def test_a_stream_that_is_cut_short_anywhere_changes_nothing(stream, copy, tmp_path):
     before = shown(copy)
-    step = max(1, len(stream) // 40)
-    for end in (*range(0, 120, 7), *range(120, len(stream), step), len(stream) - 1):
-        for folder in (copy, tmp_path / "new"):
+    step = len(stream) // 20
+    ends = (*range(0, 120, 11), *range(120, len(stream), step), len(stream) - 1)
+    for number, end in enumerate(ends):
+        for folder in (copy, tmp_path / "new")[: 1 + (number % 4 == 0)]:
             result = c10("import", "-", "--follow", "--cache", folder, "--json", code=5, data=stream[:end])
             error = json.loads(result.stdout)["error"]
             assert error["kind"] == "bundle"
@@ -132,7 +133,7 @@ def test_a_stream_that_is_cut_short_anywhere_changes_nothing(stream, copy, tmp_p
 
 def test_a_flipped_bit_anywhere_changes_nothing(stream, copy):
     before = shown(copy)
-    for at in (*range(0, 300, 23), *range(300, len(stream), max(1, len(stream) // 40)), len(stream) - 1):
+    for at in (*range(0, 300, 31), *range(300, len(stream), len(stream) // 20), len(stream) - 1):
         data = bytearray(stream)
         data[at] ^= 1 << at % 8
         c10("import", "-", "--follow", "--cache", copy, code=5, data=bytes(data))
