@@ -24,6 +24,10 @@ HERE = f"{shlex.quote(sys.executable)} -m tools.cli"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     with sshd.running(tmp_path_factory.mktemp("sshd")) as server:
+        if subprocess.run([*server.client, "true"], check=False).returncode:
+            if "locked" in server.log():
+                pytest.skip("sshd lets nobody into an account that is locked")
+            pytest.fail(server.log())
         yield server
 
 
