@@ -161,13 +161,17 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
     "Transfer": {
         "export": _Entry(
             "Write records, and artifacts by choice, to one file.",
-            _keys("file sha256 bytes cache_id build records chain artifacts missing"),
+            _keys("file sha256 bytes cache_id build records chain artifacts held missing"),
         ),
         "import": _Entry(
             "Create a cache from such a file, or update one.",
             _keys("outcome cache_id generation build manifest_sha256 records artifacts sha256"),
             module="tools.commands.import_",
             function="import_",
+        ),
+        "have": _Entry(
+            "Print what a cache has, so that export leaves it out.",
+            _keys("format cache_id records chain lacks extra"),
         ),
         "mirror": _Entry(
             "Update a read-only copy, for example on a card.",

@@ -89,6 +89,11 @@ def _is_written_elsewhere(path: Path) -> bool:
     return False
 
 
+def is_untested_filesystem(number: int) -> bool:
+    """Tell whether nothing is known of a file system but its type number. FUSE has one for all of its own."""
+    return number not in _ALLOWED.keys() | _REMOTE.keys() | _UNFIT.keys()
+
+
 def require_supported_filesystem(number: int, path: Path, *, allow_unknown: bool) -> None:
     """Refuse a file system by its type number.
 

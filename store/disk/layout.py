@@ -12,8 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from journal.fsync import fsync_dir
-from journal.storage.filesystem import filesystem_type, require_supported_filesystem
+from journal.storage.filesystem import (
+    filesystem_type,
+    is_untested_filesystem,
+    require_supported_filesystem,
+)
 from store.base.valueclass import valueclass
+from store.disk.hard_links import require_hard_links
 from store.errors import CacheUnusableError, ErrorKind, RequestRefusedError, TranslateOSErrors, from_os_error
 from store.manifest.file_names import MANIFEST_NAME
 
@@ -176,16 +181,21 @@ class Layout:
     def require_filesystem(self) -> None:
         """Refuse a file system that cannot hold a cache, before anything is made on it.
 
+        Where the type of it says nothing, hard links are tried first: without them nobody can allow it.
+
         Raises:
             journal.JournalFilesystemError: It is remote, unfit or unknown.
-            CacheUnusableError: The folder cannot be reached.
+            CacheUnusableError: The folder cannot be reached, or there are no hard links.
         """
+        existing = nearest_folder(self.root)
         try:
-            number = filesystem_type(nearest_folder(self.root))
+            number = filesystem_type(existing)
         except OSError as error:
             raise from_os_error(error, f"cache folder {self.root}") from error
         # `make_root` says what is wrong with one of the kernel's own.
         if number not in _KERNELS_OWN:
+            if is_untested_filesystem(number):
+                require_hard_links(existing, self.root)
             require_supported_filesystem(number, self.journal, allow_unknown=self.allow_unknown_filesystem)
 
     def create(self) -> None:

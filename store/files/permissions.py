@@ -14,6 +14,9 @@ from typing import Final
 from store.errors import CacheUnusableError, ErrorKind, from_os_error, is_shortage
 
 _FOLDERS: Final = (".", "artifacts", "manifests")
+_WITHOUT_PERMISSIONS: Final = frozenset({"vfat", "msdos", "exfat", "fuseblk", "ntfs", "ntfs3"})
+"""File systems, by the kernel's names, in which whoever mounts them says what the permissions are. exFAT and NTFS
+are `fuseblk`, if a program reads them."""
 
 
 def writable_folders(folder: int, *, permission: int = stat.S_IWOTH) -> tuple[str, ...]:
@@ -59,6 +62,28 @@ def writable_folders_at(root: Path, *, permission: int = stat.S_IWOTH) -> tuple[
         os.close(folder)
 
 
+def mount_without_permissions(path: str | os.PathLike[str]) -> str:
+    """Return the kernel's name of a path's file system, if chmod changes nothing there; else an empty text."""
+    try:
+        device = Path(path).stat().st_dev
+        wanted = f"{os.major(device)}:{os.minor(device)}"
+        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+            mount, _, system = line.partition(" - ")
+            if mount.split()[2] == wanted:
+                name = system.split()[0]
+                return name if name in _WITHOUT_PERMISSIONS else ""
+    except (OSError, IndexError):
+        pass
+    return ""
+
+
+def revoke_writing(root: Path, who: str = "o") -> str:
+    """Return what takes the permission to write from others (`o`) or the group (`g`): a command, or another mount."""
+    if system := mount_without_permissions(root):
+        return f"mount it again with umask=022 (chmod changes nothing on {system})"
+    return f"chmod -R {who}-w {shlex.quote(str(root))}"
+
+
 def refuse_world_writable(root: Path) -> None:
     """Refuse to write to a cache that anybody may write to.
 
@@ -68,5 +93,5 @@ def refuse_world_writable(root: Path) -> None:
     reasons = writable_folders_at(root)
     if reasons:
         raise CacheUnusableError(
-            f"{root}: {reasons[0]}", kind=ErrorKind.PERMISSION, hint=f"chmod -R o-w {shlex.quote(str(root))}"
+            f"{root}: {reasons[0]}", kind=ErrorKind.PERMISSION, hint=revoke_writing(root)
         )

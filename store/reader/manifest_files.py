@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from store.errors import ErrorKind, NoGoError, from_os_error, is_shortage
-from store.files.permissions import writable_folders
+from store.files.permissions import mount_without_permissions, writable_folders
 from store.files.regular_file import open_folder
 from store.files.sealed_memory import SealError, open_expected
 from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, parse_signature_name, signature_name
@@ -19,9 +19,13 @@ def refuse_world_writable(folder: int) -> None:
         NoGoError: With every such file or folder.
     """
     if reasons := writable_folders(folder):
-        raise NoGoError(
-            reasons, kind=ErrorKind.PERMISSION, hint="chmod -R o-w CACHE, or mount the medium read-only"
+        system = mount_without_permissions(f"/proc/self/fd/{folder}")
+        hint = (
+            f"mount it again read-only, or with umask=022 (chmod changes nothing on {system})"
+            if system
+            else "chmod -R o-w CACHE, or mount the medium read-only"
         )
+        raise NoGoError(reasons, kind=ErrorKind.PERMISSION, hint=hint)
 
 
 def read_manifest(

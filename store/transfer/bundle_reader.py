@@ -1,7 +1,8 @@
-"""Read a bundle in one pass, and believe nothing in it.
+"""Read a bundle in one pass, from a file or as it arrives, and believe nothing in it.
 
 The reader checks each length against the rest of the file before it reads, each record against the chain, and
-the trailer against all bytes. Who takes the content of an artifact checks it against its digest.
+the trailer against all bytes. Who takes the content of an artifact checks it against its digest. Of a stream, how
+much is left shows only at its end: no read asks for more than `CHUNK`, or one record.
 """
 
 import hashlib
@@ -36,7 +37,8 @@ from store.transfer.bundle_format import (
     decode_header,
 )
 
-COPY_AGAIN: Final = "copy it again, or make it again: c10 export"
+_COPY_AGAIN: Final = "copy it again, or make it again: c10 export"
+_SEND_AGAIN: Final = "if the sender shows an error, mend that; then run both again"
 _FAMILY: Final = MAGIC[:-1]
 _FIRST_EVENT: Final = "cache.created"
 
@@ -46,12 +48,13 @@ class BundleReader:
     """A bundle read from beginning to end, in this order: `header`, `entries`, `artifacts`, `finish`.
 
     Each of them raises `BundleError` if the file is no bundle, cut short, of a newer version, or not what its
-    header and digests say. `offset` is where in the file the next byte is read.
+    header and digests say. `name` is what errors call it; `offset` is where the next byte is read; `_left` are the
+    bytes before the trailer, None of a stream.
     """
 
-    path: Path
+    name: str
     _file: BinaryIO
-    _left: int
+    _left: int | None
     _hash: "hashlib._Hash | None"
     offset: int = 0
     _header: BundleHeader | None = None
@@ -84,14 +87,14 @@ class BundleReader:
             digest, size = ARTIFACT.unpack(self._read(ARTIFACT.size, f"artifact {number}"))
             if digest <= before:
                 raise self.error("artifacts by rising digest, each once", digest.hex()[:12])
-            if size > self._left:
+            if self._left is not None and size > self._left:
                 raise self.error(
                     f"the {size} bytes of artifact {digest.hex()[:12]}",
                     f"{self._left} before the end of the file: it was cut short",
                 )
-            before, total, end = digest, total + size, self._left - size
+            before, total, end = digest, total + size, self.offset + size
             yield ArtifactRef(sha256=digest.hex(), size=size)
-            self._skip(self._left - end)
+            self._skip(end - self.offset)
         if total != header.size:
             raise self.error(f"artifacts of {header.size} bytes", f"{total}")
 
@@ -108,26 +111,34 @@ class BundleReader:
         if self._left:
             raise self.error("nothing between the last artifact and the trailer", f"{self._left} bytes")
         expected = b"" if self._hash is None else self._hash.digest()
-        self._left = TRAILER_BYTES
+        if self._left is not None:
+            self._left = TRAILER_BYTES
         trailer = self._read(TRAILER_BYTES, "the trailer")
         if self._hash is None:
             return ArtifactRef(sha256="", size=self.offset)
         if trailer != expected:
             raise self.error(f"bytes with SHA-256 {trailer.hex()[:12]}", f"others: {expected.hex()[:12]}")
-        if self._file.read(1):
-            raise self.error("a file that nobody writes", "one that grew while it was read")
+        with TranslateOSErrors(f"bundle {self.name}"):
+            more = self._file.read(1)
+        if more:
+            raise self.error("nothing behind the trailer", "more bytes")
         return ArtifactRef(sha256=self._hash.hexdigest(), size=self.offset)
+
+    @property
+    def mend(self) -> str:
+        """What to do if it is damaged."""
+        return _SEND_AGAIN if self._left is None else _COPY_AGAIN
 
     def error(self, expected: str, found: str) -> BundleError:
         """Return the error that says what is wrong with the file."""
-        return _bundle_error(self.path, expected, found, COPY_AGAIN)
+        return _bundle_error(self.name, expected, found, self.mend)
 
     def _read_header(self) -> BundleHeader:
         magic = self._read(len(MAGIC), "its first bytes")
         if magic != MAGIC:
             if magic.startswith(_FAMILY):
                 hint = "use the newer C10 that wrote it"
-                raise _bundle_error(self.path, f"format {FORMAT}", str(magic[-1]), hint)
+                raise _bundle_error(self.name, f"format {FORMAT}", str(magic[-1]), hint)
             raise self.error("a bundle", "a file that begins otherwise")
         (length,) = LENGTH.unpack(self._read(LENGTH.size, "the header"))
         if not 0 < length <= MAX_HEADER:
@@ -155,20 +166,28 @@ class BundleReader:
             raise self.error(f"the creation of cache {header.cache_id} as record 1", record.tag)
 
     def _read(self, count: int, what: str) -> bytes:
-        if count > self._left:
+        if self._left is not None and count > self._left:
             raise self.error(f"{what} whole", "the end of the file: it was cut short")
-        with TranslateOSErrors(f"bundle {self.path}"):
+        with TranslateOSErrors(f"bundle {self.name}"):
             data = self._file.read(count)
         if len(data) != count:
-            raise self.error("a file that nobody writes", "one that shrank while it was read")
-        self._left -= count
+            raise self._short_error(what, len(data))
+        if self._left is not None:
+            self._left -= count
         self.offset += count
         if self._hash is not None:
             self._hash.update(data)
         return data
 
+    def _short_error(self, what: str, found: int) -> BundleError:
+        if self._left is not None:
+            return self.error("a file that nobody writes", "one that shrank while it was read")
+        if not self.offset and not found:
+            return self.error("a bundle", "nothing: its sender wrote no byte")
+        return self.error(f"{what} whole", f"the end of the stream after {self.offset + found} bytes")
+
     def _skip(self, count: int) -> None:
-        if self._hash is None:
+        if self._hash is None and self._left is not None:
             self._file.seek(count, os.SEEK_CUR)
             self._left -= count
             self.offset += count
@@ -200,11 +219,16 @@ def open_bundle(path: Path, *, hash_all: bool = True) -> Iterator[BundleReader]:
         raise _no_file_error(path, "a file to read", error.strerror or str(error)) from error
     with os.fdopen(fd, "rb") as file:
         left = max(0, os.fstat(fd).st_size - TRAILER_BYTES)
-        yield BundleReader(path, file, left, hashlib.sha256() if hash_all else None)
+        yield BundleReader(str(path), file, left, hashlib.sha256() if hash_all else None)
 
 
-def _bundle_error(path: Path, expected: str, found: str, hint: str) -> BundleError:
-    return BundleError(f"bundle {path}: expected {expected}, found {found}", kind=ErrorKind.BUNDLE, hint=hint)
+def read_stream(file: BinaryIO, name: str) -> BundleReader:
+    """Return the reader of a bundle that arrives, every byte of it hashed; errors call it `name`."""
+    return BundleReader(name, file, None, hashlib.sha256())
+
+
+def _bundle_error(name: str, expected: str, found: str, hint: str) -> BundleError:
+    return BundleError(f"bundle {name}: expected {expected}, found {found}", kind=ErrorKind.BUNDLE, hint=hint)
 
 
 def _no_file_error(path: Path, expected: str, found: str) -> RequestRefusedError:

@@ -1,14 +1,14 @@
-"""Export the records of a cache, and chosen artifacts, to one file.
+"""Export the records of a cache, and chosen artifacts, to one file or stream.
 
 An export neither writes to the cache nor locks it; what a collection removes meanwhile is left out. Artifacts
 are hashed while they are copied. If one is damaged, all are hashed, and the bundle is written again without
-the damaged ones; the result names them.
+the damaged ones; the result names them. A stream cannot be written again: it ends before its trailer.
 """
 
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,12 +20,14 @@ from store.cache.view import HistoryView, died_build, read_history
 from store.disk.artifacts import Artifacts, counted
 from store.disk.cell_tables import tables_of_build
 from store.disk.layout import Layout
+from store.disk.repair_commands import repairing
 from store.disk.write_once import Draft
 from store.domain.events import BuildAbandoned, BuildCommitted, BuildFailed, BuildRefused
 from store.domain.fold import fold
 from store.domain.state import BuildStatus, State
 from store.errors import (
     ArtifactError,
+    CacheUnusableError,
     ErrorKind,
     RequestRefusedError,
     StoreError,
@@ -33,6 +35,7 @@ from store.errors import (
 )
 from store.policy.recovery import check as check_history
 from store.transfer.bundle_format import MAX_ARTIFACTS, BundleHeader, Choice, write_bundle
+from store.transfer.have import Have, artifacts_held
 from store.transfer.selection import artifacts_named, artifacts_of_failing_step, digests_collected
 from store.verify.coverage import intact_artifacts, referenced_by
 
@@ -45,15 +48,17 @@ _BUILD_ENDS = (BuildCommitted, BuildFailed, BuildAbandoned, BuildRefused)
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class ExportResult:
-    """The bundle that was written.
+    """The bundle that was written, to a file or to a stream, which has no path.
 
-    `missing` holds the digests of artifacts that the records need and the cache lacks, or holds damaged.
+    `missing` holds the digests of artifacts that the records need and the cache lacks, or holds damaged. `held` counts
+    those that were left out because the other side has them.
     """
 
-    path: Path
+    path: Path | None
     header: BundleHeader
     file: ArtifactRef
     missing: tuple[str, ...]
+    held: int
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -62,46 +67,55 @@ class _Content:
     entries: Sequence[Entry]
     refs: Sequence[ArtifactRef]
     missing: tuple[str, ...]
+    held: int
 
 
 def export(
     layout: Layout,
-    target: Path,
+    target: Path | Callable[[bytes], object],
     *,
     build: int | None = None,
     choice: Choice | None = None,
+    have: Have | None = None,
     on_total: Callable[[int], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> ExportResult:
-    """Write a bundle.
+    """Write a bundle to a file or a stream.
 
     Args:
         layout: The cache.
-        target: The file to write, outside of the cache; it must not exist.
+        target: The file to write, outside of the cache; it must not exist. Or what takes the bytes of a stream, in order.
         build: Only the records up to the end of this build; all of them if absent.
         choice: Which artifacts; by default all, or what the failing step worked on if `build` did not commit.
+        have: What the other side has; it is left out.
         on_total: Called with the bytes of all artifacts before they are copied.
         on_bytes: Called with the bytes of each piece.
 
     Raises:
-        RequestRefusedError: There is no cache or no such build, or it was collected; or the file exists.
+        RequestRefusedError: There is no cache or no such build, or it was collected; the file exists; or the other side
+            has other records.
         DamagedHistoryError, journal.JournalError: The journal cannot be trusted.
         UnknownEventError: All artifacts are wanted, and events of a newer version may name some.
+        ArtifactError: One that goes to a stream is damaged, or was collected. The stream then ends without a trailer.
         StoreError: The file cannot be written.
     """
-    _require_new(layout, target)
+    if isinstance(target, Path):
+        _require_new(layout, target)
     artifacts, damaged = Artifacts(layout), frozenset[str]()
     while True:
         content = _stable_content(
-            layout, partial(_content, artifacts=artifacts, build=build, choice=choice, damaged=damaged)
+            layout,
+            partial(_content, artifacts=artifacts, build=build, choice=choice, have=have, damaged=damaged),
         )
         if on_total is not None:
             on_total(content.header.size)
         try:
-            with _writing(target) as put:
+            with _writing(target) if isinstance(target, Path) else nullcontext(target) as put:
                 pieces = ((ref, counted(artifacts.pieces(ref), on_bytes)) for ref in content.refs)
                 file = write_bundle(put, content.header, content.entries, pieces)
-        except ArtifactError:
+        except ArtifactError as error:
+            if not isinstance(target, Path):
+                raise _cut_short_error(layout, error) from error
             intact = intact_artifacts(artifacts, content.refs)
             present = {ref.sha256 for ref in content.refs if artifacts.present(ref)}
             if present == intact.keys() and len(present) == len(content.refs):
@@ -109,7 +123,13 @@ def export(
             # An artifact that is absent was collected, or is reported as missing after the next reading.
             damaged |= present - intact.keys()
         else:
-            return ExportResult(path=target, header=content.header, file=file, missing=content.missing)
+            return ExportResult(
+                path=target if isinstance(target, Path) else None,
+                header=content.header,
+                file=file,
+                missing=content.missing,
+                held=content.held,
+            )
 
 
 def _stable_content(layout: Layout, select: Callable[[HistoryView], _Content]) -> _Content:
@@ -133,6 +153,7 @@ def _content(
     artifacts: Artifacts,
     build: int | None,
     choice: Choice | None,
+    have: Have | None,
     damaged: frozenset[str],
 ) -> _Content:
     entries = view.entries
@@ -163,14 +184,17 @@ def _content(
             _require_all_artifacts(view, state)
             wanted = artifacts_named(facts)
             needed = referenced_by(state, _listed(state, artifacts))
-    refs = [ref for _, ref in sorted(wanted.items()) if ref.sha256 not in damaged and artifacts.present(ref)]
+    there = {} if have is None else artifacts_held(have, state.cache_id, entries[:end], facts)
+    held = {digest for digest, ref in wanted.items() if there.get(digest) == ref.size}
+    rest = [ref for digest, ref in sorted(wanted.items()) if digest not in held]
+    refs = [ref for ref in rest if ref.sha256 not in damaged and artifacts.present(ref)]
     if len(refs) > MAX_ARTIFACTS:
         raise RequestRefusedError(
             f"expected at most {MAX_ARTIFACTS} artifacts for one bundle, found {len(refs)}",
             kind=ErrorKind.BUNDLE,
             hint="c10 gc --yes, or c10 mirror",
         )
-    carried = {ref.sha256 for ref in refs}
+    carried = held | {ref.sha256 for ref in refs}
     header = BundleHeader(
         cache_id=state.cache_id,
         records=end,
@@ -181,7 +205,9 @@ def _content(
         build=_ended_build(view, state, build),
     )
     missing = needed - carried - (digests_collected(view.facts) - damaged)
-    return _Content(header=header, entries=entries[:end], refs=refs, missing=tuple(sorted(missing)))
+    return _Content(
+        header=header, entries=entries[:end], refs=refs, missing=tuple(sorted(missing)), held=len(held)
+    )
 
 
 def _last_record(view: HistoryView, number: int) -> int:
@@ -240,6 +266,14 @@ def _listed(state: State, artifacts: Artifacts) -> Iterator[ArtifactRef]:
                     yield from (ref for _, ref in table.files(artifacts))
 
 
+def _cut_short_error(layout: Layout, error: ArtifactError) -> ArtifactError:
+    return ArtifactError(
+        f"{error.message}; the bundle was cut short there, so that its reader refuses it",
+        kind=error.kind,
+        hint=f"{repairing(layout)}, then run it again; or c10 export -o FILE, which leaves out what is damaged",
+    )
+
+
 def _require_new(layout: Layout, target: Path) -> None:
     if target.resolve().is_relative_to(layout.root.resolve()):
         raise _target_error(target, "one inside of the cache")
@@ -284,6 +318,12 @@ def _writing(target: Path) -> Iterator[Callable[[bytes], object]]:
     except FileExistsError as error:
         raise _target_error(target, "that it exists") from error
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise CacheUnusableError(
+                f"bundle {target}: expected that one file may hold all of it, found: {error.strerror}",
+                kind=ErrorKind.FILE_SYSTEM,
+                hint="FAT32 takes 4 GiB a file: use exFAT or ext4, or c10 export -o - and a pipe; or raise ulimit -f",
+            ) from error
         raise from_os_error(error, f"bundle {target}") from error
 
 

@@ -9,11 +9,10 @@ A copy has no history of its own. Every manifest and segment in it must be one o
 Anything else is another cache, or a copy that was written to since, and is not touched.
 """
 
-import errno
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from journal.lock import BuildLock
@@ -26,6 +25,7 @@ from store.cache.projections import signatures_of
 from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts, counted
 from store.disk.folder_integrity import refuse_symlinked_folders
+from store.disk.hard_links import require_hard_links
 from store.disk.layout import MIRROR_MARK, Layout, nearest_folder
 from store.disk.repair_commands import repairing
 from store.disk.scratch import clear_scratch
@@ -34,7 +34,6 @@ from store.domain.manifest_projection import project
 from store.domain.state import Generation
 from store.errors import (
     ArtifactError,
-    CacheUnusableError,
     DamagedHistoryError,
     ErrorKind,
     NoGoError,
@@ -50,11 +49,9 @@ from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.signatures import parse_trusted_keys, signature_problems
 from store.verify.coverage import intact_artifacts, missing_artifacts, named_by
 
-_PROBE = ".c10-probe"
 _MARK = (
     b"c10 mirror made this copy of a cache, whose journal is elsewhere. c10 verify --cache DIR checks it.\n"
 )
-_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +173,8 @@ def _update_copy(
     _require_apart(layout, target)
     refuse_symlinked_folders(target)
     previous = _require_same_history(target, source)
-    _require_hard_links(target)
+    if not target.segment_files():
+        require_hard_links(nearest_folder(target.root), target.root)
     refuse_world_writable(destination)
     if _find_missing(source, target, full=full).nothing:
         return MirrorResult(generation=source.head.number, previous=previous, files=0, size=0)
@@ -322,36 +320,6 @@ def _manifests(source: _Source, target: Layout) -> Iterator[_File]:
         for place, signature in enumerate(signatures_of(state.generations[number]), start=1):
             yield _File("manifests", signature_name(name, place), signature)
     yield _File("manifests", names[head.number], source.manifest.raw)
-
-
-def _require_hard_links(target: Layout) -> None:
-    """Try, before anything is made, whether the file system has hard links, as `write_once` needs."""
-    if target.segment_files():
-        return
-    first, second = (nearest_folder(target.root) / name for name in (_PROBE, f"{_PROBE}-linked"))
-    _remove(first, second)  # a run that was killed left them
-    with suppress(
-        OSError
-    ):  # another run tries the same, or nothing can be made here: making the folder says why
-        os.close(os.open(first, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        try:
-            second.hardlink_to(first)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            raise CacheUnusableError(
-                f"expected a file system with hard links in {target.root}, found: {error.strerror}",
-                kind=ErrorKind.FILE_SYSTEM,
-                hint="use a card with ext4 or f2fs, or take a bundle along: c10 export -o FILE",
-            ) from error
-        finally:
-            _remove(first, second)
-
-
-def _remove(*paths: Path) -> None:
-    for path in paths:
-        with suppress(OSError):
-            path.unlink()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ may hold. To analyse a failure and run its step again, another machine needs wha
 tables and reports for the map, and, depending on the step, engines, index and blocks.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 
 from store.base.identity import spaces_of_index
@@ -44,6 +44,15 @@ def digests_collected(facts: Iterable[RecordedEvent]) -> frozenset[str]:
     """Return the digests that garbage collections have removed."""
     plans = (fact.event for fact in facts if isinstance(fact.event, CollectionPlanned))
     return frozenset(digest for plan in plans for digest in plan.digests)
+
+
+def artifacts_expected(facts: Sequence[RecordedEvent]) -> dict[str, ArtifactRef]:
+    """Return digest to reference of the artifacts that a cache with these facts has, unless some got lost.
+
+    The same facts give the same answer everywhere: what `c10 have` prints counts on that.
+    """
+    collected = digests_collected(facts)
+    return {digest: ref for digest, ref in artifacts_named(facts).items() if digest not in collected}
 
 
 def artifacts_of_failing_step(

@@ -1,6 +1,5 @@
 """Open the head of a cache as the aircraft would, and report why the reader refuses it."""
 
-import shlex
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Final
 from store.base.cache_warning import CacheWarning
 from store.disk.capture_dates import stored_capture_dates
 from store.errors import ErrorKind, NoGoError
-from store.files.permissions import writable_folders_at
+from store.files.permissions import revoke_writing, writable_folders_at
 from store.manifest.manifest import EngineEntry, Manifest
 from store.reader.flight_cache import FlightCache
 from store.runtime.capabilities import covered
@@ -109,9 +108,7 @@ class ReaderCheck:
     def group_writable(self) -> Iterator[CacheWarning]:
         """Yield a warning for each folder of the cache that a group may write to."""
         for text in writable_folders_at(self.root, permission=stat.S_IWGRP):
-            yield CacheWarning(
-                kind="group-writable", message=text, hint=f"chmod -R g-w {shlex.quote(str(self.root))}"
-            )
+            yield CacheWarning(kind="group-writable", message=text, hint=revoke_writing(self.root, "g"))
 
     def _trusted_signer(self, keys: Sequence[TrustedKey | bytes]) -> str | None:
         """Return the key of the first signature of the head that holds."""

@@ -11,6 +11,7 @@ from store.backports import Self, StrEnum
 from store.base.cache_warning import CacheWarning
 from store.base.valueclass import valueclass
 from store.errors import UNREADABLE, IncompatibleDeviceError, NoGoError
+from store.files.permissions import revoke_writing
 from store.trust.readiness import Readiness, judge
 from store.trust.readiness_facts import Facts
 
@@ -46,7 +47,6 @@ _FIXES: Final = {
     ProblemKind.MANIFEST: "c10 build REQUEST --cache {cache} --again",
     ProblemKind.DEVICE: "c10 build REQUEST --cache {cache} on that device, with its libraries",
     ProblemKind.SIGNATURE: "c10 sign --cache {cache} (with a signing_key that is trusted)",
-    ProblemKind.EXPOSED: "chmod -R o-w {cache}",
 }
 """How to fix problems that `c10 repair` does not."""
 
@@ -287,4 +287,6 @@ def _fix(finding: Finding, root: Path) -> str:
         return f"fix the permissions of {root / finding.path}, or the disk, then verify again"
     if finding.path in _NEEDED_BY_REPAIR:
         return f"move {root / finding.path} out of the cache: C10 creates it again"
+    if finding.kind is ProblemKind.EXPOSED:
+        return revoke_writing(root)
     return _FIXES.get(finding.kind, "c10 repair --cache {cache}").format(cache=shlex.quote(str(root)))

@@ -28,6 +28,7 @@ from store.errors import (
     from_os_error,
     is_shortage,
 )
+from store.files.permissions import revoke_writing
 from store.files.regular_file import read_regular
 from store.manifest.manifest import Manifest, parse
 from store.verify.artifact_check import (
@@ -53,7 +54,6 @@ _FIXES: Final = {
     ProblemKind.DEVICE: "c10 build REQUEST on that device, with its libraries, then c10 mirror {mirror}",
     ProblemKind.SIGNATURE: "c10 sign in the cache that this is a mirror of, with a key that is trusted here, then"
     " c10 mirror {mirror}",
-    ProblemKind.EXPOSED: "chmod -R o-w {mirror}",
 }
 """How to fix problems of a mirror; everything else comes anew from its cache."""
 
@@ -202,5 +202,7 @@ def _problem(finding: Finding, layout: Layout, named_in: Mapping[str, list[int]]
 
 
 def _fix(kind: ProblemKind, layout: Layout, path: str) -> str:
+    if kind is ProblemKind.EXPOSED:
+        return revoke_writing(layout.root)
     fix = _FIXES.get(kind, _MIRROR_AGAIN)
     return fix.format(mirror=shlex.quote(str(layout.root)), path=shlex.quote(str(layout.root / path)))

@@ -47,6 +47,7 @@ COMMANDS = [
     "rebuild",
     "export",
     "import",
+    "have",
     "mirror",
     "keygen",
     "sign",
@@ -356,6 +357,32 @@ def test_fat_is_refused_before_anything_is_made(empty, monkeypatch, command, the
     error = empty.json(command, empty.request, code=2)["error"]
     assert "found FAT, which has no hard links" in error["message"]
     assert not (list(empty.cache.rglob("*")) if there else empty.cache.exists())
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "anybody may write to it"])
+@pytest.mark.parametrize("allowed", ["false", "true"])
+@pytest.mark.parametrize("command", ["build", "plan", "import"])
+def test_a_file_system_that_a_program_serves_is_refused_for_its_lack_of_hard_links(
+    empty, built, monkeypatch, tmp_path, command, allowed, there
+):
+    """exFAT through FUSE: its type number says nothing, and to allow it would not help."""
+    built.json("export", "-o", str(tmp_path / "b"))
+    if there:
+        empty.cache.mkdir()
+        empty.cache.chmod(0o777)
+
+    def no_links(*_, **__):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(layout, "filesystem_type", lambda _: 0x65735546)
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setenv("C10_ALLOW_UNKNOWN_FILESYSTEM", allowed)
+    words = [str(tmp_path / "b")] if command == "import" else [empty.request]
+    error = empty.json(command, *words, code=2)["error"]
+    assert "expected a file system with hard links" in error["message"]
+    assert "c10 export -o FILE" in error["hint"]
+    assert not (list(empty.cache.rglob("*")) if there else empty.cache.exists())
+    assert not list(empty.folder.glob(".c10-probe*"))
 
 
 @pytest.mark.parametrize("spoilt", ["written by anybody", "a link"])

@@ -1,6 +1,7 @@
 """Every command's `--json` has the keys that it had, and what it leaves on disk the structure that it had."""
 
 import json
+import shutil
 from collections import defaultdict
 
 import numpy as np
@@ -204,8 +205,13 @@ def test_commands_that_keep_mend_and_carry(play, golden, tmp_path):
     for title in ("imported", "unchanged"):
         new = ("--cache", tmp_path / "new")
         assert play(f"import, {title}", "import", bundle, *new, cache=False)["outcome"] == title
+    play("have", "have")
+    play("have without a cache", "have", "--cache", tmp_path / "none", cache=False)
+    shutil.copytree(world.cache / "artifacts", tmp_path / "left" / "artifacts")
+    play("have of what an import left that was killed", "have", "--cache", tmp_path / "left", cache=False)
     play("mirror", "mirror", tmp_path / "card")
     play("mirror, nothing to do", "mirror", tmp_path / "card")
+    play("have of a mirror", "have", "--cache", tmp_path / "card", cache=False, code=2)
     play("gc, nothing to do", "gc")
     for name in ("a", "b", "c"):
         play("build", "build", other_flight(world, name))
@@ -213,6 +219,7 @@ def test_commands_that_keep_mend_and_carry(play, golden, tmp_path):
     play("gc --yes", "gc", "--keep", 1, "--yes")
     play("log after gc", "log")
     damage(world, body(world, 6)["engines"][0]["artifact"])
+    play("have of a damaged cache", "have", "--full")
     play("export a damaged cache", "export", "-o", tmp_path / "less.bundle", code=5)
     play("repair --dry-run", "repair", "--dry-run", code=5)
     play("repair", "repair")

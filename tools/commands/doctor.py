@@ -26,7 +26,7 @@ from store.disk.layout import Layout
 from store.disk.scratch import RESERVE_NAME
 from store.domain.state import BuildStatus
 from store.errors import StoreError
-from store.files.permissions import writable_folders_at
+from store.files.permissions import revoke_writing, writable_folders_at
 from store.runtime.backends.gpu import gpus
 from store.runtime.backends.registry import BACKENDS
 from tools.command import Answer, Call, shared_options
@@ -181,7 +181,7 @@ def _check_cache(found: _Findings, layout: Layout) -> None:
             f"expected to be allowed to write in {existing}, found that it is not", "run as its owner"
         )
     for reason in writable_folders_at(root):
-        found.add_problem(reason, f"chmod -R o-w {root}")
+        found.add_problem(reason, revoke_writing(root))
     free = shutil.disk_usage(existing).free
     facts["free_bytes"] = free
     if free < _LEAST_FREE:

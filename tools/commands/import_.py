@@ -1,5 +1,6 @@
 """`import`: create a cache from a bundle, or update a cache from a newer one."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,16 @@ from pipeline.build.host_facts import host_facts
 from pipeline.config import C10ProvisionerConfig
 from pipeline.lock import CacheLock
 from store.base.clock import SystemClock
-from store.transfer.bundle_reader import open_bundle
+from store.transfer.bundle_reader import BundleReader, open_bundle, read_stream
 from store.transfer.import_bundle import ImportResult, import_bundle
-from tools.command import PATH, Answer, Call, shared_options, trust_options
+from tools.command import Answer, Call, shared_options, trust_options
 from tools.output import render
 from tools.output.progress import byte_progress, shown_progress
+from tools.streams import FILE_OR_STDIN, standard_input
 
 
 @click.command("import")
-@click.argument("bundle", metavar="FILE", type=PATH)
+@click.argument("bundle", metavar="FILE", type=FILE_OR_STDIN)
 @click.option(
     "--follow",
     "follows",
@@ -27,9 +29,11 @@ from tools.output.progress import byte_progress, shown_progress
 @trust_options
 @shared_options()
 def import_(
-    call: Call, *, bundle: Path, follows: bool, trusted_key: tuple[str, ...], unsigned: bool
+    call: Call, *, bundle: Path | str, follows: bool, trusted_key: tuple[str, ...], unsigned: bool
 ) -> Answer:
     """Create a cache from a bundle, or update a cache that has the bundle's first records.
+
+    With - as FILE the bundle is the standard input.
 
     With trusted keys the import ends with the newest generation: records behind it are left out.
 
@@ -38,24 +42,28 @@ def import_(
     """
     config = C10ProvisionerConfig.from_settings(call.settings(), cache_root=call.root)
     layout = call.layout()
-    # Check the file first: if it is no bundle, no folder of a cache is created.
-    with open_bundle(bundle) as reader:
-        _ = reader.header
     trusted_keys = call.trusted_keys(trusted_key, unsigned=unsigned)
-    with shown_progress() as progress, CacheLock(layout, config.lock_timeout_s):
+    opened = nullcontext(_arriving()) if isinstance(bundle, str) else open_bundle(bundle)
+    with opened as reader, shown_progress(bars=isinstance(bundle, Path)) as progress:
+        _ = reader.header  # before the lock: if this is no bundle, no folder of a cache is created
         on_total, on_bytes = byte_progress(progress, "import")
-        found = import_bundle(
-            layout,
-            bundle,
-            clock=SystemClock(),
-            host=host_facts(),
-            trusted_keys=trusted_keys,
-            follows=follows,
-            on_total=on_total,
-            on_bytes=on_bytes,
-        )
+        with CacheLock(layout, config.lock_timeout_s):
+            found = import_bundle(
+                layout,
+                reader,
+                clock=SystemClock(),
+                host=host_facts(),
+                trusted_keys=trusted_keys,
+                follows=follows,
+                on_total=on_total,
+                on_bytes=on_bytes,
+            )
         progress.finish()
     return Answer(document=_document(found), lines=_lines(found, call), lasting=True)
+
+
+def _arriving() -> BundleReader:
+    return read_stream(standard_input("a bundle"), "standard input")
 
 
 def _document(found: ImportResult) -> dict[str, Any]:

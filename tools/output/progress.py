@@ -24,13 +24,14 @@ _PHASE_WIDTH: Final = 34
 
 
 @contextmanager
-def shown_progress(stream: TextIO | None = None) -> Iterator[Progress]:
+def shown_progress(stream: TextIO | None = None, *, bars: bool = True) -> Iterator[Progress]:
     """Show progress on a stream, by default standard error, in the way that fits it.
 
-    Stop drawing however the work ends: a bar that is left alone hides the cursor.
+    Stop drawing however the work ends: a bar that is left alone hides the cursor. Without `bars` a terminal gets lines:
+    two ends of a pipe share it.
     """
     stream = sys.stderr if stream is None else stream
-    progress = Bars(stream) if stream.isatty() else Lines(stream=stream)
+    progress = Bars(stream) if bars and stream.isatty() else Lines(stream=stream)
     try:
         yield progress
     finally:

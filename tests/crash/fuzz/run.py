@@ -32,6 +32,7 @@ GATE = {
     "tables": 1500,
     "vectors": 1500,
     "bundles": 800,
+    "haves": 800,
     "imports": 150,
 }
 SLOW_S = 10

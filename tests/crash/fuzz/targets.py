@@ -9,6 +9,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from store.errors import (
     BundleError,
     DamagedHistoryError,
     NoGoError,
+    RequestRefusedError,
     StoreError,
     UnknownEventError,
 )
@@ -37,8 +39,9 @@ from store.testing import FakeClock
 from store.transfer import import_bundle
 from store.transfer.bundle import read_bundle
 from store.transfer.bundle_format import write_bundle
-from store.transfer.bundle_reader import open_bundle
+from store.transfer.bundle_reader import open_bundle, read_stream
 from store.transfer.export import export
+from store.transfer.have import find_have, read_have
 from tests.crash.fuzz.mutation import mutated, regrown, reworded
 from tests.crash.powercut.writer import scenario
 from tests.sample_request import REQUEST
@@ -290,12 +293,13 @@ def bundles(folder):
     def feed(data):
         path.write_bytes(data)
         found = read_bundle(path)
-        with open_bundle(path) as reader:
-            assert tuple(reader.entries()) == found.entries
-            for ref in reader.artifacts():
-                content = b"".join(reader.pieces(ref))
-                assert found.read(ref) in {None, content}
-            assert reader.finish().size == len(data)
+        for opened in (open_bundle(path), nullcontext(read_stream(io.BytesIO(data), "x"))):
+            with opened as reader:
+                assert tuple(reader.entries()) == found.entries
+                for ref in reader.artifacts():
+                    content = b"".join(reader.pieces(ref))
+                    assert found.read(ref) in {None, content}
+                assert reader.finish().size == len(data)
 
     def change(data, others, dice):
         if dice.random() < 0.02:
@@ -305,6 +309,13 @@ def bundles(folder):
         return body + hashlib.sha256(body).digest() if dice.random() < 0.8 else mutated(data, others, dice)
 
     return Target(seeds, feed, (BundleError,), change)
+
+
+def haves(folder):
+    have = find_have(_cache(folder))
+    more = replace(have, lacks=frozenset({"ab" * 32}), extra={"cd" * 32: 7, "ef" * 32: 0})
+    seeds = [each.encode() for each in (have, more, find_have(Layout(Path(folder) / "none")))]
+    return Target(seeds, lambda data: read_have(io.BytesIO(data), "x"), (RequestRefusedError,))
 
 
 def imports(folder):
@@ -358,6 +369,7 @@ TARGETS = {
         tables,
         vectors,
         bundles,
+        haves,
         imports,
     )
 }

@@ -44,9 +44,10 @@ from store.reader import ALLOW_UNSIGNED
 from store.testing import FakeClock
 from store.transfer.bundle import read_bundle
 from store.transfer.bundle_format import BundleHeader, Choice, write_bundle
+from store.transfer.bundle_history import ImportOutcome
 from store.transfer.bundle_reader import open_bundle
 from store.transfer.export import export
-from store.transfer.import_bundle import ImportOutcome, import_bundle
+from store.transfer.import_bundle import import_bundle
 from store.transfer.mirror import mirror
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify

@@ -37,8 +37,9 @@ from store.policy.retention import KeepPolicy
 from store.reader import FlightCache, NoGoError
 from store.testing import FakeClock
 from store.transfer import mirror as module
+from store.transfer.bundle_history import ImportOutcome
 from store.transfer.export import export
-from store.transfer.import_bundle import ImportOutcome, import_bundle
+from store.transfer.import_bundle import import_bundle
 from store.transfer.mirror import mirror
 from store.verify.coverage import named_by
 from tests.child_python import run_python

@@ -56,7 +56,7 @@ def test_what_export_says(built, tmp_path):
     before = tree(built.cache)
     done = built.json("export", "2", "-o", str(tmp_path / "b"))
     assert sorted(done) == sorted(
-        ["file", "sha256", "bytes", "cache_id", "build", "records", "chain", "artifacts", "missing"]
+        ["file", "sha256", "bytes", "cache_id", "build", "records", "chain", "artifacts", "held", "missing"]
     )
     assert (done["build"], done["artifacts"]["choice"], done["missing"]) == (2, "failing", [])
     assert done["bytes"] == (tmp_path / "b").stat().st_size
