@@ -94,7 +94,7 @@ def test_holes_on_both_sides_of_the_antimeridian(make):
 
 
 def test_nothing_in_the_area(make):
-    with pytest.raises(TileError) as caught:
+    with pytest.raises(RequestError) as caught:
         select_tiles(
             make(), FakeSource([(13, 0, 0)], box=(10_000_000, 0, 20_000_000, 5_000_000)), today=TODAY
         )
@@ -120,7 +120,7 @@ def test_nothing_in_the_area(make):
 def test_an_area_without_tiles_has_a_hint_that_mends_it(extent, change, hint, make):
     source = FakeSource([])
     source.extent = lambda: extent
-    with pytest.raises(TileError) as caught:
+    with pytest.raises(RequestError) as caught:
         select_tiles(make("", *change), source, today=TODAY)
     assert caught.value.hint.startswith(hint)
 
@@ -131,7 +131,7 @@ def test_what_a_source_says_is_a_warning_or_the_hint(make, whole):
             return replace(TileColumns.of(super().query_by_bbox(bbox_e7, zoom)), warnings=("it is odd",))
 
     assert select_tiles(make(), Saying(whole.places), today=TODAY).warnings[0].message == "it is odd"
-    with pytest.raises(TileError) as caught:
+    with pytest.raises(RequestError) as caught:
         select_tiles(make(), Saying([]), today=TODAY)
     assert caught.value.hint == "it is odd"
 
