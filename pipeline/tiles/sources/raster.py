@@ -30,7 +30,6 @@ from pipeline.tiles.digest_cache import Fingerprint, shows_changes
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.sources.archive import TileArchive, foreign_file, unreadable_archive
 from pipeline.tiles.sources.raster_file import (
-    RASTER_ERRORS,
     TILE_PX,
     RasterFacts,
     RasterFile,
@@ -40,6 +39,7 @@ from pipeline.tiles.sources.raster_file import (
     require_rasterio,
     tile_pixel_m,
 )
+from pipeline.tiles.sources.raster_place import RASTER_ERRORS
 from pipeline.tiles.sources.read_tile import keep_open, source_changed
 from pipeline.tiles.sources.stored_png import stored_png
 from pipeline.tiles.tile import Extent, Locator, Place, ZoomRange
