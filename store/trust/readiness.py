@@ -244,7 +244,8 @@ def _detail_warnings(facts: Facts) -> Iterator[CacheWarning]:
                 kind="resolution",
                 message=f"level {found.level}: the imagery has {found.available:.2f} m per pixel, and chunks of "
                 f"{found.side_m:.0f} m ask for {found.asked:.2f} m",
-                hint=f"add a higher zoom, of at most {min(2 * found.asked, max(found.asked, FINEST_ASKED_M)):.2f} m per pixel, {_BUILD}",
+                hint=("name finer imagery" if found.is_upsampled else "add a higher zoom")
+                + f", of at most {min(2 * found.asked, max(found.asked, FINEST_ASKED_M)):.2f} m per pixel, {_BUILD}",
             )
     if not facts.chunks:
         yield CacheWarning(

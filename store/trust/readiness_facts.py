@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from store.base.level import metres_per_pixel, side_m
+from store.base.level import metres_per_pixel, pixel_m, side_m
 from store.base.valueclass import valueclass
 from store.errors import ErrorKind, NoGoError
 from store.formats.capture_dates import CaptureDates
@@ -40,12 +40,16 @@ class AreaCounts:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
-    """Metres per pixel that the chunks of a level ask for, and those of the imagery. Sides in metres."""
+    """Metres per pixel that the chunks of a level ask for, and those of the imagery, whatever its tiles have.
+
+    Sides in metres. Of imagery whose tiles are upsampled, a higher zoom has no more detail.
+    """
 
     level: int
     side_m: float
     asked: float
     available: float
+    is_upsampled: bool = False
 
     @property
     def is_too_coarse(self) -> bool:
@@ -222,15 +226,21 @@ def _day_of(wall_ns: int) -> date | None:
 
 
 def _resolutions(inputs: Mapping[str, Any]) -> tuple[Resolution, ...]:
-    """Return what each level asks for and has, true at the take-off of the request."""
-    latitude = inputs["origin"]["lat_e7"] / _E7
+    """Return what each level asks for and has where the area is nearest to the equator: a pixel shows most there."""
+    _, south, _, north = inputs["bbox_e7"]
+    latitude = max(south, -north, 0) / _E7
     sides = [min(each["preprocessing"]["size"]) for each in inputs["models"] if each["role"] == "descriptor"]
+    levels = parse_levels(inputs)
+    sources = inputs["imagery"]["pixel_mm"] if "imagery" in inputs else [0] * len(levels)
     return tuple(
         Resolution(
             level=number,
             side_m=side_m(each.level, latitude),
             asked=side_m(each.level, latitude) / max(sides),
-            available=metres_per_pixel(each.level.zoom, each.tile_edge, latitude),
+            available=max(
+                metres_per_pixel(each.level.zoom, each.tile_edge, latitude), pixel_m(source_mm, latitude)
+            ),
+            is_upsampled=bool(source_mm),
         )
-        for number, each in enumerate(parse_levels(inputs), start=1)
+        for number, (each, source_mm) in enumerate(zip(levels, sources, strict=True), start=1)
     )

@@ -149,6 +149,7 @@ class RasterMosaic(TileArchive):
             finest=min(max(finest, _ZOOMS[0]), _ZOOMS[1]),
             captured=None if None in captured else min(captured),
             written=min(filter(None, written), default=None),
+            pixels=tuple((each.box_e7, each.pixel_m) for each in self._facts),
         )
 
     def _upsampled(self, z: int) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """What a cache that is intact still lacks to be fit to fly, and what mends it."""
 
+import math
 from datetime import date, timedelta
 
 import pytest
@@ -291,6 +292,27 @@ class TestFacts:
         assert isinstance(level, Resolution)
         assert level.asked == pytest.approx(level.side_m / 256)
         assert level.available == pytest.approx(level.side_m / 1.5 / 256)
+
+    @pytest.mark.parametrize(
+        ("south", "north", "nearest"), [(60, 70, 60), (-70, -60, 60), (-10, 20, 0), (0, 70, 0)]
+    )
+    def test_metres_are_those_where_the_area_is_nearest_to_the_equator(self, south, north, nearest):
+        chunks = {"levels": [{"zoom": 18, "k": 1, "m": 3, "tile_edge": 256}]}
+        tall = {**INPUTS, "bbox_e7": [0, south * 10**7, 10, north * 10**7], "chunks": chunks}
+        (level,) = facts_of_inputs(tall, counts=None, dates=None).resolutions
+        assert level.available == pytest.approx(0.5972 * math.cos(math.radians(nearest)), abs=1e-3)
+
+    def test_imagery_whose_tiles_are_upsampled_has_its_own_detail(self):
+        levels = [{"zoom": zoom, "k": 1, "m": 3, "tile_edge": 256} for zoom in (19, 18)]
+        inputs = {**INPUTS, "bbox_e7": [0, 600_000_000, 10, 610_000_000], "chunks": {"levels": levels}}
+        upsampled = {**inputs, "imagery": {"pixel_mm": [3000, 0]}}
+        fine, coarse = facts_of_inputs(upsampled, counts=None, dates=None).resolutions
+        assert (fine.available, fine.is_upsampled, fine.is_too_coarse) == (pytest.approx(1.5), True, True)
+        assert not coarse.is_upsampled
+        assert coarse == facts_of_inputs(inputs, counts=None, dates=None).resolutions[1]
+        (warning,) = judge(make_facts(resolutions=(fine,)), today=TODAY).warnings
+        assert "the imagery has 1.50 m per pixel" in warning.message
+        assert warning.hint.startswith("name finer imagery, of at most 0.45 m per pixel")
 
     @pytest.mark.parametrize(
         "broken",
