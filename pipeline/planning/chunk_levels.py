@@ -209,7 +209,9 @@ def choose_levels(
     return tuple(
         replace(each, source_mm=source_mm, available=max(each.available, pixel_m(source_mm, latitude)))
         for each in _chosen_levels(request, chosen, edges, latitude, input_side_px=input_side_px)
-        for source_mm in (upsampled_pixel_mm(ground, each.described.level.zoom, each.chunks.tile_edge, pixels),)
+        for source_mm in (
+            upsampled_pixel_mm(ground, each.described.level.zoom, each.chunks.tile_edge, pixels),
+        )
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from store.base.level import metres_per_pixel, pixel_m, side_m
 from store.base.valueclass import valueclass
 from store.errors import ErrorKind, NoGoError
+from store.formats.area_shape import AreaShape
 from store.formats.capture_dates import CaptureDates
 from store.manifest.levels import parse_levels
 from store.manifest.manifest import Manifest
@@ -99,6 +100,7 @@ class Facts:
         sector: How fast the ground changes.
         area: West, south, east, north of the area, 1e-7 degree; west > east crosses the antimeridian.
         area_is_box: Whether the area is all of that box, and no polygon or corridor in it.
+        shape: Its polygons and corridors, where it is no box and they are known.
         origin: Longitude and latitude of the take-off, 1e-7 degree.
         counts: What is there of the area.
         chunks: Whether chunks of ground have the descriptors, and not tiles.
@@ -126,6 +128,7 @@ class Facts:
     signature: Signature | None = None
     signed_by: str | None = None
     area_is_box: bool = True
+    shape: AreaShape | None = None
 
     @property
     def coverage(self) -> float | None:
@@ -144,6 +147,7 @@ def facts_of_inputs(
     counts: AreaCounts | None,
     dates: CaptureDates | None,
     proof: Mapping[str, Any] | None = None,
+    shape: AreaShape | None = None,
 ) -> Facts:
     """Return the facts of a build with some inputs, committed or not; nobody looked at its files.
 
@@ -152,6 +156,7 @@ def facts_of_inputs(
         counts: What is there of its area.
         dates: When its tiles were captured.
         proof: What its photographs showed.
+        shape: The shape of an area that is no box, if it is known.
 
     Raises:
         KeyError, TypeError, ValueError: These are no inputs of a build.
@@ -169,6 +174,7 @@ def facts_of_inputs(
         has_proof="proof" in inputs,
         proof=proof,
         area_is_box="area" not in inputs,
+        shape=shape,
     )
 
 
@@ -179,6 +185,7 @@ def facts_of_manifest(
     reading: Reading | None = None,
     signature: Signature | None = None,
     signed_by: str | None = None,
+    shape: AreaShape | None = None,
 ) -> Facts:
     """Return the facts of a generation.
 
@@ -188,6 +195,7 @@ def facts_of_manifest(
         reading: How closely its files were looked at; None where it was not the question.
         signature: What is known of its signatures, likewise.
         signed_by: Id of the key that signed it.
+        shape: The shape of an area that is no box, if it could be read.
 
     Raises:
         NoGoError: The manifest does not say what every build records.
@@ -200,6 +208,7 @@ def facts_of_manifest(
             counts=AreaCounts(**{name: int(area[name]) for name in names}),
             dates=dates,
             proof=figures_in(manifest.body),
+            shape=shape,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NoGoError(

@@ -9,6 +9,7 @@ import click
 from store.base.canonical_json import sha256
 from store.base.clock import SystemClock, utc_day
 from store.cache.view import View, died_build, open_view
+from store.disk.area_shapes import stored_area_shape
 from store.disk.artifacts import Artifacts
 from store.disk.capture_dates import stored_capture_dates
 from store.disk.layout import Layout
@@ -144,6 +145,7 @@ def _readiness(layout: Layout, head: _Head) -> Readiness:
         # Whose signature there is; nobody checked it here.
         signature=None if head.signed_by else Signature.ABSENT,
         signed_by=next(iter(head.signed_by), None),
+        shape=stored_area_shape(Artifacts(layout), manifest.area),
     )
     return judge(facts, today=utc_day(SystemClock()))
 

@@ -45,7 +45,10 @@ def find_on_the_ground(source: Any, path: str) -> tuple[float, BoxE7]:  # noqa: 
         degrees = np.array(transform(source.crs, _DEGREES, *places))
         there = np.isfinite(degrees).all(axis=0)
         there[there] = np.abs(degrees[1, there]) * E7 <= MERCATOR_LIMIT_E7
-        why, mend = "places beyond latitude 85", "name imagery of other places: Web Mercator ends at latitude 85.05"
+        why, mend = (
+            "places beyond latitude 85",
+            "name imagery of other places: Web Mercator ends at latitude 85.05",
+        )
         if there.any():
             # The middle, or where that is about a pole what lies furthest from it.
             middle = len(there) // 2

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import date
 from itertools import product
 
 import numpy as np
@@ -194,6 +195,24 @@ class TestPolygons:
         assert "origin-outside" not in {
             each.kind for each in built(site, origin=(*corner(3, 9), 0.0)).warnings
         }
+
+
+    def test_on_board_and_on_the_ground_the_shape_itself_is_asked(self, site):
+        built(site)
+        places = {(9, 3): False, (3, 9): True, (5.5, 6.5): False}
+        with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
+            for place, inside in places.items():
+                found = cache.readiness(origin=corner(*place))
+                assert found.origin_inside is inside
+                assert ("origin-outside" in [each.kind for each in found.warnings]) is not inside
+        for place, inside in places.items():
+            built(site, origin=(*corner(*place), 0.0), flight_id=str(place))
+            document = json.loads(
+                CliRunner().invoke(cli, ["status", "--json", "--cache", str(site.cache)]).output
+            )
+            assert document["readiness"]["origin_inside"] is inside
+            report = verify(site.layout, depth=Depth.QUICK)
+            assert report.readiness(date(2026, 11, 29)).origin_inside is inside
 
 
 class TestOtherAreas:

@@ -21,7 +21,9 @@ def test_stored_tiles_say_nothing():
     assert pixel_mm() is None
 
 
-@pytest.mark.parametrize(("times", "told"), [(0.5, False), (1.0, False), (1.4, False), (1.5, True), (4, True)])
+@pytest.mark.parametrize(
+    ("times", "told"), [(0.5, False), (1.0, False), (1.4, False), (1.5, True), (4, True)]
+)
 def test_it_is_told_where_another_zoom_is_nearer_to_the_imagery(times, told):
     assert pixel_mm((ALL, times * NOMINAL)) == (round(times * NOMINAL * 1000) if told else None)
 

@@ -497,7 +497,6 @@ def test_forms_are_all_different():
     assert all(one != other for one, other in pairwise(sorted(documents)))
 
 
-
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
 def test_files_in_utf_16_are_read_with_a_mark_and_without(encoding, area_of):
     declared = kml(placemark(kml_polygon(), "Fläche")).decode()

@@ -6,6 +6,7 @@ from datetime import date, timedelta
 import pytest
 
 from store.errors import ErrorKind, NoGoError
+from store.formats.area_shape import AreaShape
 from store.formats.capture_dates import CaptureDates, parse_capture_column
 from store.trust.readiness import MAX_AGE_DAYS, judge
 from store.trust.readiness_facts import Resolution, Signature, facts_of_inputs, facts_of_manifest
@@ -156,6 +157,16 @@ class TestOrigin:
         found = judge(make_facts(area_is_box=False), today=TODAY)
         assert found.origin_inside is None
         assert judge(make_facts(area_is_box=False, origin=(0, 0)), today=TODAY).origin_inside is False
+
+    @pytest.mark.parametrize(("longitude", "inside"), [(101_000_000, True), (106_000_000, False)])
+    def test_in_the_shape_itself_where_it_is_known(self, longitude, inside):
+        west = ((100_000_000, 200_000_000), (105_000_000, 200_000_000), (105_000_000, 210_000_000))
+        shape = AreaShape(polygons=[[west], [[(x + 50, y) for x, y in west]]], routes=(), width_mm=0)
+        facts = make_facts(area_is_box=False, shape=shape, origin=(longitude, 200_500_000))
+        found = judge(facts, today=TODAY)
+        assert found.origin_inside is inside
+        assert [each.kind for each in found.warnings] == ([] if inside else ["origin-outside"])
+        assert all("outside of the area within [10.0," in each.message for each in found.warnings)
 
     def test_outside_and_elsewhere(self):
         found = the_warning(make_facts(origin=(0, 0)))

@@ -528,7 +528,8 @@ def write_noise(path, crs, west, north, pixel):
 
 
 @pytest.mark.parametrize(
-    ("west", "mend"), [(190.0, "-a_ullr -170 10.01 -169.976 9.986"), (-190.0, "-a_ullr 170 10.01 170.024 9.986")]
+    ("west", "mend"),
+    [(190.0, "-a_ullr -170 10.01 -169.976 9.986"), (-190.0, "-a_ullr 170 10.01 170.024 9.986")],
 )
 def test_longitudes_that_are_all_beyond_180_degrees_are_refused_with_what_moves_them(west, mend, tmp_path):
     write_noise(tmp_path / "x.tif", "EPSG:4326", west, 10.01, 0.00004)
