@@ -196,7 +196,6 @@ class TestPolygons:
             each.kind for each in built(site, origin=(*corner(3, 9), 0.0)).warnings
         }
 
-
     def test_on_board_and_on_the_ground_the_shape_itself_is_asked(self, site):
         built(site)
         places = {(9, 3): False, (3, 9): True, (5.5, 6.5): False}
