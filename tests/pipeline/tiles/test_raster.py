@@ -260,3 +260,22 @@ def test_of_a_diagonal_corridor_a_source_is_asked_for_little_else(degrees, width
     )
     assert asked < 2.5 * wanted
     assert len(parts) <= 129
+
+
+@pytest.mark.parametrize("most", [1, 7, 100])
+def test_rows_that_are_computed_apart_give_the_same_places(most, monkeypatch):
+    hole = [(x + 40_000_000, y + 20_000_000) for x, y in star((0, 0), [9_000_000] * 7)[::-1]]
+    shell = star((40_000_000, 20_000_000), [50_000_000, 90_000_000, 30_000_000, 70_000_000, 60_000_000])
+    area = Area.of_shape(
+        canonical_shape([[shell, hole], [star((1_790_000_000, 0), [30_000_000] * 5)]], [shell], 10_000_000)
+    )
+
+    def found():
+        runs = [tile_runs(area, zoom) for zoom in (0, 5, 9)]
+        runs += [middle_runs(area, level) for level in (LEVEL, Level(8, 1, 5))]
+        numbers = raster.polygons_with_middles(area, LEVEL).tolist()
+        return [[each.rows.tolist(), each.first.tolist(), each.stop.tolist()] for each in runs], numbers
+
+    whole = found()
+    monkeypatch.setattr(raster, "_AT_ONCE", most)
+    assert found() == whole
