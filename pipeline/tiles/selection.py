@@ -203,7 +203,8 @@ def _hint_to_meet(request: BuildRequest, area: Area, extent: Extent) -> str:
     if request.zoom[0] > greatest or request.zoom[1] < least:
         return f"set zoom = [{least}, {greatest}], or name a tiles.source that has other zooms"
     west, south, east, north = area.bbox_e7
-    if extent.box_e7 is not None and _meet((south, west, north, east), extent.box_e7):
+    held = extent.box_e7
+    if held is not None and _meet((south, west, north, east), held) and not _meet(area.bbox_e7, held):
         return "exchange longitude and latitude: the source has imagery where they are exchanged"
     what = "bbox" if area.shape is None else "the area"
     if area.shape is None and west > east:

@@ -114,7 +114,9 @@ def _tms_box(text: str) -> BoxE7 | None:
     origin = _TMS_ORIGIN.search(text)
     if origin and tuple(map(float, origin.groups())) == (edges["miny"], edges["minx"]):
         # gdal2tiles before GDAL 3 wrote latitudes as x, but for the origin.
-        edges = {f"{end}{axis}": edges[f"{end}{other}"] for end in ("min", "max") for axis, other in ("xy", "yx")}
+        edges = {
+            f"{end}{axis}": edges[f"{end}{other}"] for end in ("min", "max") for axis, other in ("xy", "yx")
+        }
     largest = max(map(abs, edges.values()))
     if largest > _MOST_METRES:
         return None

@@ -111,6 +111,17 @@ def test_nothing_in_the_area(make):
         (Extent(zoom=(3, 14), box_e7=None), (), "change bbox, zoom or tiles.source"),
         (Extent(zoom=None, box_e7=None), (), "put tiles there"),
         (
+            Extent(zoom=(3, 14), box_e7=(360_000_000, -1_190_000_000, 370_000_000, -1_170_000_000)),
+            (),
+            "exchange longitude and latitude",
+        ),
+        # Bounds that an archive announces for want of better ones show nothing.
+        (
+            Extent(zoom=(3, 14), box_e7=(-1_800_000_000, -1_800_000_000, 1_800_000_000, 900_000_000)),
+            (),
+            "change bbox, zoom or tiles.source",
+        ),
+        (
             Extent(zoom=(3, 14), box_e7=None),
             (("zoom = [13, 15]", "zoom = [0, 5]"), ("[-118.3198, ", "[-118.0, ")),
             "exchange west and east in bbox",
