@@ -432,6 +432,9 @@ class TestRefused:
                     pixels_of(other)
                 bad.append(other.place)
         assert 0 < len(bad) < len(sound)
+        (warning,) = damaged.warnings
+        assert warning.startswith(f"{len(bad)} of {len(sound)} tiles cannot be read from a.tif")
+        assert sound.warnings == ()
 
     def test_zooms_that_would_take_hours_without_overviews(self, tmp_path, monkeypatch):
         write_geotiff(tmp_path / "a.tif")
