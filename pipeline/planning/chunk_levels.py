@@ -6,11 +6,13 @@ A chunk is to show as much ground as the camera sees, at about the resolution th
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from pipeline.errors import ErrorKind, PipelineError, RequestError
+from pipeline.planning.imagery_detail import upsampled_pixel_mm
 from pipeline.request.area import Area
 from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7, BoxE7
 from pipeline.request.options import DEFAULT_OVERLAP
@@ -26,7 +28,7 @@ from store.base.cache_warning import CacheWarning
 from store.base.camera import Camera, level_sides_m
 from store.base.canonical_json import Document
 from store.base.lattice import choose_level, overlap_of
-from store.base.level import Level, metres_per_pixel, side_m
+from store.base.level import Level, metres_per_pixel, pixel_m, side_m
 from store.base.valueclass import valueclass
 from store.manifest.levels import MAX_LEVELS, ChunkLevel, parse_levels
 
@@ -91,12 +93,14 @@ class ChosenLevel:
         also_wanted_m: Further sides that were chosen by hand and are these very chunks on the lattice.
         asked: Metres per pixel of the network's input.
         available: Metres per pixel of the imagery.
+        source_mm: Side of its pixels where its tiles are upsampled, millimetres of the Web Mercator projection.
     """
 
     described: DescribedLevel
     wanted_m: float
     asked: float
     available: float
+    source_mm: int | None = None
     also_wanted_m: tuple[float, ...] = ()
 
     @property
@@ -201,7 +205,14 @@ def choose_levels(
                 kind=ErrorKind.BAD_REQUEST if edges else ErrorKind.NO_TILES,
             ) from error
         chosen.setdefault(level, []).append(side)
-    return tuple(_chosen_levels(request, chosen, edges, latitude, input_side_px=input_side_px))
+    pixels = source.extent().pixels
+    return tuple(
+        replace(each, source_mm=source_mm, available=max(each.available, pixel_m(source_mm, latitude)))
+        for each in _chosen_levels(request, chosen, edges, latitude, input_side_px=input_side_px)
+        for source_mm in (
+            upsampled_pixel_mm(ground, each.described.level.zoom, each.chunks.tile_edge, pixels),
+        )
+    )
 
 
 def _chosen_levels(
@@ -290,6 +301,12 @@ def _middle_part(box: BoxE7, part: int) -> BoxE7:
         east - FULL_TURN_E7 if east > HALF_TURN_E7 else east,
         north - down,
     )
+
+
+def imagery_document(levels: Sequence[ChosenLevel]) -> Document | None:
+    """Return what the identity of a build names of its imagery: how coarse it is, where that is told; else None."""
+    sides = [each.source_mm or 0 for each in levels]
+    return {"pixel_mm": sides} if any(sides) else None
 
 
 def levels_document(levels: Sequence[ChosenLevel]) -> Document | None:

@@ -8,13 +8,14 @@ from pipeline.engines.models.model import Model
 from pipeline.planning.chunk_levels import ChosenLevel
 from pipeline.planning.proof import TruthTable
 from pipeline.request.area import Area
-from pipeline.request.geometry import E7, contains
+from pipeline.request.geometry import E7
 from pipeline.request.options import ModelRole
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.selection import Selection
 from store.base.cache_warning import CacheWarning
 from store.base.canonical_json import Document
 from store.base.valueclass import valueclass
+from store.formats.area_shape import AreaShape
 from store.formats.capture_dates import CaptureDates
 from store.trust.readiness import Readiness, judge
 from store.trust.readiness_facts import AreaCounts, facts_of_inputs
@@ -73,8 +74,9 @@ class Inputs:
             proof: What its photographs showed, likewise.
             dates: When the tiles were captured that it shows; by default those of this request.
         """
+        shape = None if self.area.encoded is None else AreaShape.parse(self.area.encoded)
         facts = facts_of_inputs(
-            self.document, counts=counts, dates=dates or self.selection.dates, proof=proof
+            self.document, counts=counts, dates=dates or self.selection.dates, proof=proof, shape=shape
         )
         return judge(facts, today=self.today)
 
@@ -84,7 +86,6 @@ class Inputs:
         latitude = self.request.origin_e7[1] / E7
         found = (line for level in self.levels for line in level.warnings(self.area.bbox_e7, latitude))
         return (
-            *self._origin_outside(),
             *self.request.warnings,
             *found,
             *self.selection.warnings,
@@ -108,18 +109,3 @@ class Inputs:
                 message=f"proof: {unserved}",
                 hint="correct altitude_m, there or here",
             )
-
-    def _origin_outside(self) -> tuple[CacheWarning, ...]:
-        """Return the warning of a take-off inside the least box around an area and outside of the area itself.
-
-        A manifest has that box alone, and so judges a take-off outside of it.
-        """
-        place = self.request.origin_e7
-        if self.area.contains(*place) or not contains(self.area.bbox_e7, *place):
-            return ()
-        warning = CacheWarning(
-            kind="origin-outside",
-            message=f"origin: {[degrees / E7 for degrees in place]} lies outside {self.area.text}",
-            hint="correct origin or widen the area",
-        )
-        return (warning,)

@@ -17,7 +17,7 @@ from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import RequestError
 from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.index.plan import chosen_kind, graph_recipe
-from pipeline.planning.chunk_levels import ChosenLevel, choose_levels, levels_document
+from pipeline.planning.chunk_levels import ChosenLevel, choose_levels, imagery_document, levels_document
 from pipeline.planning.disk_space import flown_size
 from pipeline.planning.heads import Heads, put_heads
 from pipeline.planning.inputs import Inputs
@@ -175,6 +175,7 @@ def _identity_document(
             "min_fraction_ppb": round(request.coverage.min_fraction * _BILLION),
         },
         chunks=levels_document(levels),
+        imagery=imagery_document(levels),
         proof=proof_document(request.proof, proof),
         carry={"tiles": True} if request.carries_tiles else None,
     )

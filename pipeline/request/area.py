@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.request.corridor import corridor_polygons
 from pipeline.request.geometry import (
     FULL_TURN_E7,
     HALF_TURN_E7,
@@ -26,6 +25,7 @@ from pipeline.request.geometry import (
     contains,
 )
 from store.base.canonical_json import Document, Value, decode, encode, sha256
+from store.base.corridor import corridor_polygons
 from store.base.values import ArtifactRef
 
 Point: TypeAlias = tuple[int, int]

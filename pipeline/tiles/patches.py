@@ -14,8 +14,8 @@ import numpy as np
 
 from pipeline.tiles.raster import Mask, Runs
 
-_SPARE: Final = 4096
-"""So many places beside the wanted ones are no reason for another rectangle."""
+SPARE: Final = 4096
+"""So many places beside the wanted ones are no reason for another rectangle where only masks are computed."""
 
 
 class Rectangle(NamedTuple):
@@ -55,12 +55,13 @@ class Patch:
         return np.ones(shape, np.bool_) if self.mask is None else self.mask.copy()
 
 
-def cover(runs: Mapping[int, Runs], *, most: int) -> list[tuple[int, Patch]]:
+def cover(runs: Mapping[int, Runs], *, most: int, spare: int = SPARE) -> list[tuple[int, Patch]]:
     """Return disjoint patches of some places of several lattices, with the lattice of each.
 
     Args:
         runs: The places by lattice.
         most: Greatest number of patches beyond one for each lattice.
+        spare: So many places beside the wanted ones, and a quarter of these, are no reason for another patch.
     """
     order = count()
     waiting = [(-_beside(part), next(order), key, part) for key, part in runs.items() if part.total]
@@ -68,7 +69,7 @@ def cover(runs: Mapping[int, Runs], *, most: int) -> list[tuple[int, Patch]]:
     wanted = sum(part.total for part in runs.values())
     done = []
     for _ in range(most):
-        if not waiting or -sum(each[0] for each in waiting) <= wanted // 4 + _SPARE:
+        if not waiting or -sum(each[0] for each in waiting) <= wanted // 4 + spare:
             break
         _, _, key, part = heapq.heappop(waiting)
         halves = _halves(part)

@@ -9,7 +9,7 @@ edge, as for a box. The ground of a polygon within a row, seen from the south, i
 over, and what lies between them at the row's south edge.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -26,7 +26,9 @@ Integers: TypeAlias = npt.NDArray[np.int64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 MAX_CROSSINGS: Final = 20_000_000
-"""An outline that has more edges in rows than that is refused, to bound memory."""
+"""An outline that has more edges in rows than that is refused, to bound the time."""
+_AT_ONCE: Final = 1_000_000
+"""So many edges in rows are computed at once, which take 300 bytes each."""
 
 _STRIDE: Final = 1 << 34
 """More than the length of a row, in columns and in 1e-7 degree; rows are below 2^25."""
@@ -78,6 +80,12 @@ class Runs:
             np.concatenate([np.minimum(stop, around), stop[beyond] - around]),
         )
 
+    @classmethod
+    def by_rows(cls, parts: "Iterable[Runs]") -> "Runs":
+        """Return the places of some parts, each of which lies below the one before it."""
+        columns = zip(*((each.rows, each.first, each.stop) for each in parts), strict=True)
+        return cls(*map(np.concatenate, columns))
+
     def joined(self, other: "Runs") -> "Runs":
         """Return the places in either."""
         rows, first, stop = (
@@ -98,8 +106,12 @@ def tile_runs(area: Area, zoom: int) -> Runs:
     Raises:
         TooDetailedError: The outline has too many edges.
     """
-    edge, row = _edges_in_rows(area.edges, lambda y: _row_of(y, 1 << zoom), 1 << zoom)
-    each = area.edges.take(edge)
+    blocks = _edges_in_rows(area.edges, lambda y: _row_of(y, 1 << zoom), 1 << zoom)
+    return Runs.by_rows(_tile_runs_in(area.edges.take(edge), row, zoom) for edge, row in blocks)
+
+
+def _tile_runs_in(each: Edges, row: Integers, zoom: int) -> Runs:
+    """Return the tiles of some rows, given all edges that meet each of them; both are as long."""
     south, north = (_by_row(row + below, lambda y: north_edge_e7(zoom, y)) for below in (1, 0))
     low, high = np.maximum(each.y1, south), np.minimum(each.y2, north)
     level = each.y1 == each.y2
@@ -126,13 +138,15 @@ def middle_runs(area: Area, level: Level) -> Runs:
     Raises:
         TooDetailedError: The outline has too many edges.
     """
-    rows, first, stop, _ = _ground_at_middles(area.edges, level)
-    ground = _joined((rows, first, stop))
-    columns, ends_at = (
-        _first_column(each - FULL_TURN_E7, level.m, level.steps_around)
-        for each in (ground.first, ground.stop)
-    )
-    return Runs.wrapped(ground.rows, columns, ends_at, level.steps_around)
+    found = []
+    for rows, first, stop, _ in _ground_at_middles(area.edges, level):
+        ground = _joined((rows, first, stop))
+        columns, ends_at = (
+            _first_column(each - FULL_TURN_E7, level.m, level.steps_around)
+            for each in (ground.first, ground.stop)
+        )
+        found.append(Runs.wrapped(ground.rows, columns, ends_at, level.steps_around))
+    return Runs.by_rows(found)
 
 
 def polygons_with_middles(area: Area, level: Level) -> Integers:
@@ -141,17 +155,22 @@ def polygons_with_middles(area: Area, level: Level) -> Integers:
     Raises:
         TooDetailedError: The outline has too many edges.
     """
-    _, first, stop, polygon = _ground_at_middles(area.edges, level)
-    columns, ends_at = (_first_column(each, level.m, level.steps_around) for each in (first, stop))
-    return np.unique(polygon[columns < ends_at])
+    found = [np.zeros(0, np.int64)]
+    for _, first, stop, polygon in _ground_at_middles(area.edges, level):
+        columns, ends_at = (_first_column(each, level.m, level.steps_around) for each in (first, stop))
+        found.append(np.unique(polygon[columns < ends_at]))
+    return np.unique(np.concatenate(found))
 
 
-def _ground_at_middles(edges: Edges, level: Level) -> tuple[Integers, Integers, Integers, Integers]:
-    """Return where polygons lie at the latitude of each row's middles: row, first and stop in 1e-7 degree, polygon."""
+def _ground_at_middles(edges: Edges, level: Level) -> Iterator[tuple[Integers, Integers, Integers, Integers]]:
+    """Yield where polygons lie at the latitude of some rows' middles: row, first and stop in 1e-7 degree, polygon."""
     around, rows = level.steps_around, level.steps_around - level.m + 1
-    edge, row = _edges_in_rows(edges, lambda y: _row_of(y, around) - level.m // 2, rows)
+    for edge, row in _edges_in_rows(edges, lambda y: _row_of(y, around) - level.m // 2, rows):
+        yield _ground_at(edges.take(edge), row, level)
+
+
+def _ground_at(each: Edges, row: Integers, level: Level) -> tuple[Integers, Integers, Integers, Integers]:
     y = _by_row(row, lambda each: middle_latitude_e7(level, each))
-    each = edges.take(edge)
     meets = (each.y1 <= y) & (y <= each.y2)
     each, row, y = each.take(meets), row[meets], y[meets]
     flat, touch = each.y1 == each.y2, (each.y1 == y) | (each.y2 == y)
@@ -192,15 +211,24 @@ def _between(
 
 def _edges_in_rows(
     edges: Edges, row_of: Callable[[npt.NDArray[np.float64]], Integers], rows: int
-) -> tuple[Integers, Integers]:
-    """Return numbers of edges and the rows that they may meet, at most one too many on either side."""
+) -> Iterator[tuple[Integers, Integers]]:
+    """Yield numbers of edges and the rows that they may meet, some rows after the other, a few too many."""
     first = np.clip(row_of(edges.y2 / E7) - 2, 0, rows)
     stop = np.clip(row_of(edges.y1 / E7) + 3, 0, rows)
-    count = stop - first
-    if int(count.sum()) > MAX_CROSSINGS:
-        raise TooDetailedError(f"an outline with {int(count.sum())} edges in rows of tiles")
-    edge = np.repeat(np.arange(len(count)), count)
-    return edge, np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+    total = int((stop - first).sum())
+    if total > MAX_CROSSINGS:
+        raise TooDetailedError(f"an outline with {total} edges in rows of tiles")
+    waiting = [(int(first.min(initial=rows)), int(stop.max(initial=0)))]
+    while waiting:
+        start, end = waiting.pop()
+        here = np.clip(first, start, end)
+        count = np.clip(stop, start, end) - here
+        if int(count.sum()) > _AT_ONCE and end - start > 1:
+            middle = (start + end) // 2
+            waiting += [(middle, end), (start, middle)]
+            continue
+        edge = np.repeat(np.arange(len(count)), count)
+        yield edge, np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + here[edge]
 
 
 def _row_of(latitude: npt.NDArray[np.float64], rows: int) -> Integers:

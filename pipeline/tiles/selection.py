@@ -11,7 +11,7 @@ from datetime import date
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ErrorKind, PipelineError, RequestError, TileError
+from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.request.area import Area
 from pipeline.request.files import read_request_text
 from pipeline.request.geometry import BoxE7, box_text, split_at_antimeridian
@@ -107,9 +107,10 @@ def select_tiles(
         levels: The levels of chunks, by rising side; none if the tiles get the descriptors.
 
     Raises:
-        RequestError: when the area wants more than `MAX_WANTED` tiles, or the dates cannot be read.
-        TileError: when there are no tiles, some are too old or of unknown age and the request forbids it, or
-            the source or the dates are damaged.
+        RequestError: when the area wants more than `MAX_WANTED` tiles, the source has none of them, or the dates
+            cannot be read.
+        TileError: when some tiles are too old or of unknown age and the request forbids it, or the source or the
+            dates are damaged.
     """
     ground = request.area_of_boxes() if area is None else area
     wanted = wanted_tiles_of(ground, request.zoom, levels)
@@ -181,14 +182,12 @@ def no_tiles(
     area: Area,
     wanted: Sequence[WantedTiles],
     *hints: str,
-) -> PipelineError:
+) -> RequestError:
     """Return the error that a source has none of the wanted tiles: it says what the source has."""
     extent, count = source.extent(), sum(part.count for part in wanted)
     zooms = f"zooms {extent.zoom[0]} to {extent.zoom[1]}" if extent.zoom else "nothing"
     bounds = f" in {box_text(extent.box_e7)}" if extent.box_e7 else ""
-    # A box was refused by this error before there were shapes, and a build of it is recorded as failed.
-    kind = TileError if area.shape is None else RequestError
-    return kind(
+    return RequestError(
         f"expected some of the {count} tiles of zooms {request.zoom[0]} to {request.zoom[1]} in "
         f"{area.text}, found none: {source.name} holds {zooms}{bounds}",
         hint="; ".join(hints) or _hint_to_meet(request, area, extent),
@@ -204,7 +203,8 @@ def _hint_to_meet(request: BuildRequest, area: Area, extent: Extent) -> str:
     if request.zoom[0] > greatest or request.zoom[1] < least:
         return f"set zoom = [{least}, {greatest}], or name a tiles.source that has other zooms"
     west, south, east, north = area.bbox_e7
-    if extent.box_e7 is not None and _meet((south, west, north, east), extent.box_e7):
+    held = extent.box_e7
+    if held is not None and _meet((south, west, north, east), held) and not _meet(area.bbox_e7, held):
         return "exchange longitude and latitude: the source has imagery where they are exchanged"
     what = "bbox" if area.shape is None else "the area"
     if area.shape is None and west > east:

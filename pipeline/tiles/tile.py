@@ -71,6 +71,8 @@ class Extent:
         finest: Of imagery of which tiles are rendered, for any zoom, the one whose pixels are as large as its own.
         captured: The first day on which it was photographed, where its files say so.
         written: The day on which the first of its files was made, likewise.
+        pixels: Box and side of a pixel, in metres of the Web Mercator projection, of each file that tiles are
+            rendered from; none where tiles are stored, of which nothing says how fine their source was.
     """
 
     zoom: ZoomRange | None
@@ -78,6 +80,7 @@ class Extent:
     finest: int | None = None
     captured: date | None = None
     written: date | None = None
+    pixels: tuple[tuple[BoxE7, float], ...] = ()
 
 
 class TileMetadataStore(Protocol):

@@ -22,8 +22,10 @@ from pipeline.tiles.tile_columns import TileColumns
 from store.base.level import Level, side_m
 from store.manifest.levels import ChunkLevel
 
-_MOST_PARTS: Final = 48
+_MOST_PARTS: Final = 128
 """So many rectangles are asked for at most; an archive's list is kept for 256 (`pipeline.tiles.archive_cache`)."""
+_SPARE: Final = 256
+"""Tiles beside the wanted ones are listed and hashed, and those of a GeoTIFF rendered, for nothing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,7 +116,7 @@ def _parts(area: Area, zooms: ZoomRange, levels: Sequence[ChunkLevel]) -> tuple[
     _require_few(area, sum(each.total for each in runs.values()), "zoom", "tiles")
     return tuple(
         WantedTiles(TileRange(z=zoom, x0=x0, x1=x0 + nx - 1, y0=y0, y1=y0 + ny - 1), patch.mask)
-        for zoom, patch in cover(runs, most=_MOST_PARTS)
+        for zoom, patch in cover(runs, most=_MOST_PARTS, spare=_SPARE)
         for x0, nx, y0, ny in (patch.rectangle,)
     )
 

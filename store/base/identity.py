@@ -250,6 +250,7 @@ def build_inputs(
     checks: Document,
     area: Document | None = None,
     chunks: Document | None = None,
+    imagery: Document | None = None,
     carry: Document | None = None,
     proof: Document | None = None,
 ) -> Document:
@@ -269,6 +270,8 @@ def build_inputs(
         checks: Thresholds, as integers.
         area: Digest and size of the area's polygons and routes; None for a box.
         chunks: The `levels` of chunks, each with zoom, k, m and tile_edge; None if tiles get the descriptors.
+        imagery: `pixel_mm` of each level, as integers: how coarse the imagery is whose tiles are upsampled; None where
+            nothing says so.
         carry: `{"tiles": true}` if the cache carries its tiles; None if not.
         proof: Digests of the photographs that must be found, and how many of them; None if none must.
     """
@@ -288,6 +291,7 @@ def build_inputs(
         "recipes": dict(RECIPES),
         **({} if area is None else {"area": area}),
         **({} if chunks is None else {"chunks": chunks}),
+        **({} if imagery is None else {"imagery": imagery}),
         **({} if carry is None else {"carry": carry}),
         **({} if proof is None else {"proof": proof}),
     }

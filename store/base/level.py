@@ -83,6 +83,11 @@ def metres_per_pixel(zoom: int, tile_edge: int, latitude_deg: float) -> float:
     return tile_side_m(zoom, latitude_deg) / tile_edge
 
 
+def pixel_m(projected_mm: int | None, latitude_deg: float) -> float:
+    """Return how many metres some millimetres of the Web Mercator projection are at a latitude; 0 of None."""
+    return (projected_mm or 0) / 1000 * math.cos(math.radians(latitude_deg))
+
+
 def side_m(level: Level, latitude_deg: float) -> float:
     """Return the side of a chunk in metres at a latitude."""
     return level.m * tile_side_m(level.lattice_zoom, latitude_deg)

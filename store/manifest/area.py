@@ -1,6 +1,6 @@
 """The artifact that the inputs of a build name where its area is no box: its polygons and routes. Pure.
 
-Its form is that of `pipeline.request.area`; an aircraft carries it, and needs it for nothing.
+Its form is that of `store.formats.area_shape`; an aircraft asks it for the take-off.
 """
 
 from store.base.canonical_json import Document

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from datetime import date
 
 from store.errors import ErrorKind, NoGoError, TranslateShortages
+from store.formats.area_shape import AreaShape
 from store.formats.capture_dates import CaptureDates, parse_capture_column
+from store.manifest.roles import AREA
 from store.reader.arguments import as_day, as_days, as_part, as_place
 from store.reader.carried_tiles import CarriedTiles
 from store.reader.manifest_files import damaged
@@ -54,7 +56,7 @@ class JudgedCache(CarriedTiles):
         Raises:
             TypeError, ValueError: One of them is no date, or no place.
             RequestRefusedError: The cache was closed.
-            NoGoError: The tile table is damaged, or the manifest does not say what every build records.
+            NoGoError: Tile table or area are damaged, or the manifest does not say what every build records.
         """
         day, place = as_day(today), as_place(origin)
         self._files.require_open()
@@ -72,6 +74,7 @@ class JudgedCache(CarriedTiles):
             ),
             signature=Signature.UNCHECKED if self._signed_by is None else Signature.HOLDS,
             signed_by=self._signed_by,
+            shape=self._area_shape(),
         )
         return judge(facts, today=day, origin=place)
 
@@ -97,6 +100,13 @@ class JudgedCache(CarriedTiles):
                 kind=ErrorKind.READINESS,
                 hint="bring a cache that meets this, built anew: c10 build; or demand less of it",
             )
+
+    def _area_shape(self) -> AreaShape | None:
+        area = self.manifest.area
+        try:
+            return None if area is None else AreaShape.parse(bytes(self._files.view(AREA, area)))
+        except ValueError as error:
+            raise damaged([f"{AREA}: {error}"]) from error
 
     def _capture_dates(self) -> CaptureDates:
         try:

@@ -132,7 +132,8 @@ def judge(facts: Facts, *, today: date, origin: tuple[int, int] | None = None) -
     day = today if facts.committed is None else max(today, facts.committed)
     inside = None if facts.area is None or take_off is None else _is_inside(facts.area, take_off)
     if inside and not facts.area_is_box:
-        inside = None  # the area lies somewhere in that box
+        # The area lies somewhere in that box.
+        inside = None if facts.shape is None or take_off is None else facts.shape.contains(*take_off)
     age = None if oldest is None else max(0, (day - oldest).days)
     limit = MAX_AGE_DAYS.get(facts.sector or "")
     return Readiness(
@@ -152,7 +153,7 @@ def judge(facts: Facts, *, today: date, origin: tuple[int, int] | None = None) -
         warnings=(
             *(() if counts is None else area_warnings(counts, chunks=facts.chunks)),
             *_age_warnings(facts, day, age, limit),
-            *(_origin_warning(facts.area, take_off) if inside is False else ()),
+            *(_origin_warning(facts, take_off) if inside is False else ()),
             *_detail_warnings(facts),
             *(() if reading is None else _reading_warnings(reading)),
             *_signature_warning(facts),
@@ -225,14 +226,12 @@ def _age_warnings(facts: Facts, day: date, age: int | None, limit: int | None) -
         )
 
 
-def _origin_warning(
-    area: tuple[int, int, int, int] | None, origin: tuple[int, int] | None
-) -> Iterator[CacheWarning]:
-    place, box = ([round(each / _E7, 7) for each in degrees or ()] for degrees in (origin, area))
+def _origin_warning(facts: Facts, origin: tuple[int, int] | None) -> Iterator[CacheWarning]:
+    place, box = ([round(each / _E7, 7) for each in degrees or ()] for degrees in (origin, facts.area))
     yield CacheWarning(
         kind="origin-outside",
-        message=f"the take-off {place} lies outside of the area {box}",
-        hint=f"correct origin or widen bbox, {_BUILD}",
+        message=f"the take-off {place} lies outside of the area {'' if facts.area_is_box else 'within '}{box}",
+        hint=f"correct origin or widen {'bbox' if facts.area_is_box else 'the area'}, {_BUILD}",
     )
 
 
@@ -244,7 +243,8 @@ def _detail_warnings(facts: Facts) -> Iterator[CacheWarning]:
                 kind="resolution",
                 message=f"level {found.level}: the imagery has {found.available:.2f} m per pixel, and chunks of "
                 f"{found.side_m:.0f} m ask for {found.asked:.2f} m",
-                hint=f"add a higher zoom, of at most {min(2 * found.asked, max(found.asked, FINEST_ASKED_M)):.2f} m per pixel, {_BUILD}",
+                hint=("name finer imagery" if found.is_upsampled else "add a higher zoom")
+                + f", of at most {min(2 * found.asked, max(found.asked, FINEST_ASKED_M)):.2f} m per pixel, {_BUILD}",
             )
     if not facts.chunks:
         yield CacheWarning(

@@ -6,9 +6,10 @@ from datetime import date, datetime, timezone
 from typing import Any, Final
 
 from store.backports import StrEnum
-from store.base.level import metres_per_pixel, side_m
+from store.base.level import metres_per_pixel, pixel_m, side_m
 from store.base.valueclass import valueclass
 from store.errors import ErrorKind, NoGoError
+from store.formats.area_shape import AreaShape
 from store.formats.capture_dates import CaptureDates
 from store.manifest.levels import parse_levels
 from store.manifest.manifest import Manifest
@@ -40,12 +41,16 @@ class AreaCounts:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
-    """Metres per pixel that the chunks of a level ask for, and those of the imagery. Sides in metres."""
+    """Metres per pixel that the chunks of a level ask for, and those of the imagery, whatever its tiles have.
+
+    Sides in metres. Of imagery whose tiles are upsampled, a higher zoom has no more detail.
+    """
 
     level: int
     side_m: float
     asked: float
     available: float
+    is_upsampled: bool = False
 
     @property
     def is_too_coarse(self) -> bool:
@@ -95,6 +100,7 @@ class Facts:
         sector: How fast the ground changes.
         area: West, south, east, north of the area, 1e-7 degree; west > east crosses the antimeridian.
         area_is_box: Whether the area is all of that box, and no polygon or corridor in it.
+        shape: Its polygons and corridors, where it is no box and they are known.
         origin: Longitude and latitude of the take-off, 1e-7 degree.
         counts: What is there of the area.
         chunks: Whether chunks of ground have the descriptors, and not tiles.
@@ -122,6 +128,7 @@ class Facts:
     signature: Signature | None = None
     signed_by: str | None = None
     area_is_box: bool = True
+    shape: AreaShape | None = None
 
     @property
     def coverage(self) -> float | None:
@@ -140,6 +147,7 @@ def facts_of_inputs(
     counts: AreaCounts | None,
     dates: CaptureDates | None,
     proof: Mapping[str, Any] | None = None,
+    shape: AreaShape | None = None,
 ) -> Facts:
     """Return the facts of a build with some inputs, committed or not; nobody looked at its files.
 
@@ -148,6 +156,7 @@ def facts_of_inputs(
         counts: What is there of its area.
         dates: When its tiles were captured.
         proof: What its photographs showed.
+        shape: The shape of an area that is no box, if it is known.
 
     Raises:
         KeyError, TypeError, ValueError: These are no inputs of a build.
@@ -165,6 +174,7 @@ def facts_of_inputs(
         has_proof="proof" in inputs,
         proof=proof,
         area_is_box="area" not in inputs,
+        shape=shape,
     )
 
 
@@ -175,6 +185,7 @@ def facts_of_manifest(
     reading: Reading | None = None,
     signature: Signature | None = None,
     signed_by: str | None = None,
+    shape: AreaShape | None = None,
 ) -> Facts:
     """Return the facts of a generation.
 
@@ -184,6 +195,7 @@ def facts_of_manifest(
         reading: How closely its files were looked at; None where it was not the question.
         signature: What is known of its signatures, likewise.
         signed_by: Id of the key that signed it.
+        shape: The shape of an area that is no box, if it could be read.
 
     Raises:
         NoGoError: The manifest does not say what every build records.
@@ -196,6 +208,7 @@ def facts_of_manifest(
             counts=AreaCounts(**{name: int(area[name]) for name in names}),
             dates=dates,
             proof=figures_in(manifest.body),
+            shape=shape,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NoGoError(
@@ -222,15 +235,21 @@ def _day_of(wall_ns: int) -> date | None:
 
 
 def _resolutions(inputs: Mapping[str, Any]) -> tuple[Resolution, ...]:
-    """Return what each level asks for and has, true at the take-off of the request."""
-    latitude = inputs["origin"]["lat_e7"] / _E7
+    """Return what each level asks for and has where the area is nearest to the equator: a pixel shows most there."""
+    _, south, _, north = inputs["bbox_e7"]
+    latitude = max(south, -north, 0) / _E7
     sides = [min(each["preprocessing"]["size"]) for each in inputs["models"] if each["role"] == "descriptor"]
+    levels = parse_levels(inputs)
+    sources = inputs["imagery"]["pixel_mm"] if "imagery" in inputs else [0] * len(levels)
     return tuple(
         Resolution(
             level=number,
             side_m=side_m(each.level, latitude),
             asked=side_m(each.level, latitude) / max(sides),
-            available=metres_per_pixel(each.level.zoom, each.tile_edge, latitude),
+            available=max(
+                metres_per_pixel(each.level.zoom, each.tile_edge, latitude), pixel_m(source_mm, latitude)
+            ),
+            is_upsampled=bool(source_mm),
         )
-        for number, each in enumerate(parse_levels(inputs), start=1)
+        for number, (each, source_mm) in enumerate(zip(levels, sources, strict=True), start=1)
     )

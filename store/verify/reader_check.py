@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from store.base.cache_warning import CacheWarning
+from store.disk.area_shapes import stored_area_shape
 from store.disk.capture_dates import stored_capture_dates
 from store.errors import ErrorKind, NoGoError
 from store.files.permissions import revoke_writing, writable_folders_at
@@ -103,6 +104,7 @@ class ReaderCheck:
             ),
             signature=self.signature(options.trusted_keys),
             signed_by=self.signed_by,
+            shape=stored_area_shape(check.artifacts, self.manifest.area),
         )
 
     def group_writable(self) -> Iterator[CacheWarning]:

@@ -7,6 +7,7 @@ from store.base.values import ArtifactRef
 from store.domain.proof import figures_of
 from store.domain.state import Build, BuildStatus
 from store.errors import DamagedHistoryError
+from store.formats.area_shape import AreaShape
 from store.formats.capture_dates import DAY_BYTES, CaptureDates, parse_capture_column
 from store.trust.readiness import judge
 from store.trust.readiness_facts import AreaCounts, facts_of_inputs
@@ -32,6 +33,7 @@ def readiness_document(
             ),
             dates=None if build.tiles is None else _dates(artifacts, build.tiles.table, build.tiles.count),
             proof=None if build.proof is None else figures_of(build.proof),
+            shape=_shape(artifacts, build.area),
         )
         found = judge(facts, today=today)
     except (KeyError, TypeError, ValueError, AttributeError, DamagedHistoryError):
@@ -39,6 +41,11 @@ def readiness_document(
     document = {**found.to_document(), "warnings": [each.to_document() for each in found.warnings]}
     told: dict[str, Any] = safe_data(document)
     return told
+
+
+def _shape(artifacts: ArtifactReader, ref: ArtifactRef | None) -> AreaShape | None:
+    data = None if ref is None else artifacts.read(ref)
+    return None if data is None else AreaShape.parse(data)
 
 
 def _dates(artifacts: ArtifactReader, table: ArtifactRef, tiles: int) -> CaptureDates | None:

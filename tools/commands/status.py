@@ -1,6 +1,6 @@
 """`status`: the current generation of the cache. It runs most often, so it imports as little as possible."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -9,6 +9,7 @@ import click
 from store.base.canonical_json import sha256
 from store.base.clock import SystemClock, utc_day
 from store.cache.view import View, died_build, open_view
+from store.disk.area_shapes import stored_area_shape
 from store.disk.artifacts import Artifacts
 from store.disk.capture_dates import stored_capture_dates
 from store.disk.layout import Layout
@@ -144,6 +145,7 @@ def _readiness(layout: Layout, head: _Head) -> Readiness:
         # Whose signature there is; nobody checked it here.
         signature=None if head.signed_by else Signature.ABSENT,
         signed_by=next(iter(head.signed_by), None),
+        shape=stored_area_shape(Artifacts(layout), manifest.area),
     )
     return judge(facts, today=utc_day(SystemClock()))
 
@@ -222,8 +224,13 @@ def _head_fields(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("committed", render.utc(document["committed"])),
         ("identity", document["identity"]),
         ("manifest", document["manifest_sha256"]),
-        ("signed by", ", ".join(document["signed_by"])),
+        ("signed by", _signers(document["signed_by"])),
     ]
+
+
+def _signers(keys: Sequence[str]) -> str:
+    """Return the keys that are said to have signed; `c10 verify` checks that."""
+    return f"{', '.join(keys)} (not checked here: c10 verify)" if keys else ""
 
 
 def _index(index: Mapping[str, Any] | None) -> str | None:

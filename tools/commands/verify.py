@@ -193,5 +193,13 @@ def _lines(result: VerifyReport, document: Mapping[str, Any]) -> list[str]:
     if document["go"] and warnings:
         lines += ["", *render.warning_lines(warnings)]
     if result.problems and result.head_sound:
-        lines += ["", f"Generation {result.generation} itself is intact: none of these problems affects it."]
+        intact = f"Generation {result.generation} itself is intact: none of these problems affects it."
+        if len(problems) > len(result.problems):
+            last = len(result.problems)
+            intact = (
+                f"The files of generation {result.generation} are intact: "
+                + ("problem 1 does" if last == 1 else f"problems 1 to {last} do")
+                + " not affect it. The others are warnings, for which --strict refuses it."
+            )
+        lines += ["", *render.wrap(intact)]
     return lines

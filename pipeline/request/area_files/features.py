@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from pipeline.request.area import Point
 from pipeline.request.geometry import degrees_to_e7
@@ -25,6 +25,13 @@ class AreaFileError(ValueError):
         self.found, self.hint, self.expected = found, hint, expected
 
 
+class Corridor(NamedTuple):
+    """A line, and the full width of the ground around it, metres."""
+
+    line: list[Point]
+    width_m: float | Decimal
+
+
 @dataclass(slots=True, kw_only=True)
 class Feature:
     """One thing that a file holds.
@@ -33,6 +40,7 @@ class Feature:
         name: What the file calls it; empty if it has no name.
         polygons: Its polygons.
         lines: Its lines.
+        corridors: Lines with a width of their own.
         points: Whether it has points beside them, which are no ground.
         fences: Polygons that are an area only where nothing else is.
         forbidden: Polygons that are taken out of the fences.
@@ -41,6 +49,7 @@ class Feature:
     name: str = ""
     polygons: list[Rings] = field(default_factory=list)
     lines: list[list[Point]] = field(default_factory=list)
+    corridors: list[Corridor] = field(default_factory=list)
     points: bool = False
     fences: list[Rings] = field(default_factory=list)
     forbidden: list[Rings] = field(default_factory=list)

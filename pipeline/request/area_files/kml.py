@@ -17,13 +17,17 @@ _AROUND_COMMA: Final = re.compile(r"\s*,\s*")
 _GEOMETRIES: Final = frozenset({"Polygon", "LineString", "LinearRing", "Track"})
 
 
-def parse_kml(data: bytes) -> list[Feature]:
+def parse_kml(data: bytes, encoding: str | None = None) -> list[Feature]:
     """Return the placemarks of a KML file.
+
+    Args:
+        data: The file.
+        encoding: Its encoding, where that is known whatever the file says.
 
     Raises:
         AreaFileError: It is no KML, or a coordinate is wrong.
     """
-    root = _parse_xml(data)
+    root = _parse_xml(data, encoding)
     if root.tag != "kml":
         hint = (
             "convert it: ogr2ogr OUT.geojson IN" if root.tag in {"gpx", "osm", "gml"} else "export it as KML"
@@ -39,9 +43,9 @@ def parse_kml(data: bytes) -> list[Feature]:
     return features
 
 
-def _parse_xml(data: bytes) -> Element:
+def _parse_xml(data: bytes, encoding: str | None) -> Element:
     """Return the root element; tags are without namespace or prefix."""
-    builder, parser = TreeBuilder(), expat.ParserCreate()
+    builder, parser = TreeBuilder(), expat.ParserCreate(encoding)
 
     def refuse(*_: object) -> None:
         raise AreaFileError("a document type (DOCTYPE)", "remove it, or export it again", "KML without one")

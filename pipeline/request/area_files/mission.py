@@ -1,7 +1,7 @@
 """Parse the missions of ground stations: QGroundControl's plans, and Mission Planner's waypoint files. Pure.
 
 A mission is a route, from its home through every item that the aircraft flies to. Of a plan, surveys are polygons
-as well; its fences are an area where it has no survey: what they include, without what they exclude.
+as well, and corridor scans lines with a width; its fences are an area where it has no survey: what they include, without what they exclude.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,8 +9,15 @@ from decimal import Decimal
 from typing import Any, Final
 
 from pipeline.request.area import Point
-from pipeline.request.area_files.features import AreaFileError, Feature, Rings, point_of, points_of
-from pipeline.request.corridor import circle_polygon
+from pipeline.request.area_files.features import (
+    AreaFileError,
+    Corridor,
+    Feature,
+    Rings,
+    point_of,
+    points_of,
+)
+from store.base.corridor import circle_polygon
 
 _FLOWN: Final = frozenset({16, 17, 18, 19, 21, 22, 31, 82, 84, 85, 94})
 """MAVLink's commands that fly to the place that they name: waypoint, loiter, land, take-off, spline, payload."""
@@ -18,6 +25,7 @@ _RETURN: Final = 20
 _ON_EARTH: Final = frozenset({0, 3, 5, 6, 10, 11})
 """MAVLink's frames whose coordinates are latitude and longitude."""
 _MAX_RADIUS_M: Final = 1_000_000
+_MAX_WIDTH_M: Final = 50_000
 _ORDER: Final = "the order is latitude, longitude"
 _EXPECTED: Final = "a QGroundControl plan"
 
@@ -122,11 +130,14 @@ def _add_item(feature: Feature, route: list[Point], item: object, home: Sequence
 
 
 def _add_complex_item(feature: Feature, route: list[Point], item: Mapping[Any, Any]) -> None:
-    """Add a survey: its polygon, or the corridor around its line, and the way that it is flown."""
+    """Add a survey: its polygon, or its line with the width of the corridor, and the way that it is flown."""
     style = item.get("TransectStyleComplexItem")
-    polygon = _list(item.get("polygon"))
+    polygon, line = _list(item.get("polygon")), _list(item.get("polyline"))
     if polygon:
         feature.polygons.append([points_of(polygon, _place)])
+    match item.get("CorridorWidth"):
+        case (int() | Decimal()) as width if len(line) > 1 and 0 < width <= _MAX_WIDTH_M:
+            feature.corridors.append(Corridor(points_of(line, _place), width))
     if isinstance(style, Mapping):
         route.extend(points_of(_list(style.get("VisualTransectPoints")), _place))
     landing = item.get("landCoordinate")

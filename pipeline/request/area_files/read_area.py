@@ -26,11 +26,18 @@ from pipeline.request.area_files.kml import parse_kml
 from pipeline.request.area_files.mission import parse_plan, parse_waypoints
 from pipeline.request.area_options import AreaOptions
 from pipeline.request.files import read_named_file
-from pipeline.request.geometry import metres_to_mm
+from pipeline.request.geometry import E7, metres_to_mm
 from pipeline.request.request import BuildRequest
 
 MAX_AREA_BYTES: Final = 32 << 20
-_UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
+_UTF16: Final = {
+    **dict.fromkeys((b"\xff\xfe", b"\xfe\xff"), "utf-16"),
+    **dict.fromkeys((b"<\0", b"{\0", b"Q\0"), "utf-16-le"),
+    **dict.fromkeys((b"\0<", b"\0{", b"\0Q"), "utf-16-be"),
+}
+"""How a file in UTF-16 begins: with its mark, or with what begins a file of each kind."""
+_WIDEST_CROSSING_E7: Final = 10 * E7
+"""A polygon over the antimeridian that is wider is rather one around the rest of the globe."""
 _FOREIGN: Final = "convert it to GeoJSON: ogr2ogr -t_srs EPSG:4326 OUT.geojson IN"
 
 
@@ -63,6 +70,10 @@ def _shape_of(data: bytes, options: AreaOptions) -> Shape:
     features = chosen(parse_features(data), options.name)
     polygons = [polygon for feature in features for polygon in _polygons(feature, feature.polygons)]
     lines = [(feature, line) for feature in features for line in feature.lines]
+    corridors = [(feature, corridor) for feature in features for corridor in feature.corridors]
+    if options.width_m is None and corridors:
+        routes = [_route(feature, corridor.line) for feature, corridor in corridors]
+        return canonical_shape(polygons, routes, max(metres_to_mm(each.width_m) for _, each in corridors))
     if options.width_m is None and lines and not polygons:
         raise AreaFileError(
             f"a route ({len(lines[0][1])} points in {lines[0][0].label}), which has no width",
@@ -104,11 +115,14 @@ def parse_features(data: bytes) -> list[Feature]:
     """
     if data.startswith(b"PK\x03\x04"):
         return parse_kml(_kml_in_zip(data))
-    start = data[:4096].decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig", "replace").lstrip()
+    utf16 = _UTF16.get(data[:2])
+    if utf16 is not None:
+        data = data.decode(utf16, "replace").removeprefix("\ufeff").encode("utf-8", "replace")
+    start = data[:4096].decode("utf-8-sig", "replace").lstrip()
     if start.startswith("QGC WPL"):
         return parse_waypoints(data.decode("utf-8-sig", "replace"))
     if start.startswith("<"):
-        return parse_kml(data)
+        return parse_kml(data, "utf-8" if utf16 else None)
     if start.startswith("{"):
         document = _json(data)
         return parse_plan(document) if document.get("fileType") == "Plan" else parse_geojson(document)
@@ -193,9 +207,19 @@ def _route(feature: Feature, line: Sequence[Point]) -> Sequence[Point]:
 
 def _unrolled(feature: Feature, points: Sequence[Point], *, closed: bool) -> list[Point]:
     try:
-        return unroll(points, closed=closed)
+        found = unroll(points, closed=closed)
     except ShapeError as error:
         raise AreaFileError(f"{error} in {feature.label}", "cut it at the pole", "an area") from None
+    xs = [x for x, _ in found] or [0]
+    if closed and max(xs) - min(xs) > _WIDEST_CROSSING_E7 and found != list(points[: len(found)]):
+        raise AreaFileError(
+            f"{feature.label}, which is {(max(xs) - min(xs)) / E7:.0f} degrees wide across the antimeridian, or"
+            " goes around the rest of the globe",
+            "cut it at 180 degrees; or write longitudes beyond 180 where it crosses, points less than 180 degrees"
+            " apart where it does not",
+            "an area",
+        )
+    return found
 
 
 def _canonical(

@@ -20,6 +20,7 @@ _MAX_BYTES = 1 << 20
 _DEPTH = 2
 _NUMBER = r"-?[0-9]{1,9}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,2})?"
 _TMS_BOUNDS = re.compile(rf"""\b(min[xy]|max[xy])=["']({_NUMBER})["']""")
+_TMS_ORIGIN = re.compile(rf"""<Origin\s+x=["']({_NUMBER})["']\s+y=["']({_NUMBER})["']""")
 _TMS_PROFILE = re.compile(r"""<TileSets\b[^>]*\bprofile=["'](geodetic|global-geodetic|raster|local)["']""")
 _MOST_METRES = 21e6
 """The Web Mercator projection is a little smaller."""
@@ -110,6 +111,12 @@ def _tms_box(text: str) -> BoxE7 | None:
     edges = {name: float(number) for name, number in _TMS_BOUNDS.findall(text)}
     if edges.keys() != {"minx", "miny", "maxx", "maxy"}:
         return None
+    origin = _TMS_ORIGIN.search(text)
+    if origin and tuple(map(float, origin.groups())) == (edges["miny"], edges["minx"]):
+        # gdal2tiles before GDAL 3 wrote latitudes as x, but for the origin.
+        edges = {
+            f"{end}{axis}": edges[f"{end}{other}"] for end in ("min", "max") for axis, other in ("xy", "yx")
+        }
     largest = max(map(abs, edges.values()))
     if largest > _MOST_METRES:
         return None

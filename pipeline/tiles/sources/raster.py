@@ -30,7 +30,6 @@ from pipeline.tiles.digest_cache import Fingerprint, shows_changes
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.sources.archive import TileArchive, foreign_file, unreadable_archive
 from pipeline.tiles.sources.raster_file import (
-    RASTER_ERRORS,
     TILE_PX,
     RasterFacts,
     RasterFile,
@@ -40,6 +39,7 @@ from pipeline.tiles.sources.raster_file import (
     require_rasterio,
     tile_pixel_m,
 )
+from pipeline.tiles.sources.raster_place import RASTER_ERRORS
 from pipeline.tiles.sources.read_tile import keep_open, source_changed
 from pipeline.tiles.sources.stored_png import stored_png
 from pipeline.tiles.tile import Extent, Locator, Place, ZoomRange
@@ -57,6 +57,8 @@ _BATCH = 256
 _ZOOMS = (0, 25)
 _UPSAMPLED = 2.5
 """From how many times finer than the imagery on a zoom is worth a warning."""
+_LEAST_PICTURE = 1000
+"""Bytes of what stands for a tile that cannot be read are fewer, those of a picture more."""
 _SLOW_REDUCTION, _SLOW_PIXELS = 16, 1 << 26
 """A large file without overviews is refused for tiles that would take hundreds of warps each."""
 
@@ -135,7 +137,11 @@ class RasterMosaic(TileArchive):
                     subject=each.path,
                 )
         found = super().query_by_bbox(bbox_e7, zoom)
-        return replace(found, warnings=(*found.warnings, *self._upsampled(zoom[1]))) if len(found) else found
+        if not len(found):
+            return found
+        return replace(
+            found, warnings=(*found.warnings, *self._upsampled(zoom[1]), *self._unreadable(found.sizes))
+        )
 
     def extent(self) -> Extent:
         """See `TileMetadataStore.extent`: a tile of any zoom can be rendered."""
@@ -149,7 +155,14 @@ class RasterMosaic(TileArchive):
             finest=min(max(finest, _ZOOMS[0]), _ZOOMS[1]),
             captured=None if None in captured else min(captured),
             written=min(filter(None, written), default=None),
+            pixels=tuple((each.box_e7, each.pixel_m) for each in self._facts),
         )
+
+    def _unreadable(self, sizes: npt.NDArray[np.int64]) -> Iterator[str]:
+        """Yield how many tiles cannot be rendered, given the sizes of what stands for each."""
+        lost = int((sizes < _LEAST_PICTURE).sum())
+        if lost:
+            yield f"{lost} of {len(sizes)} tiles cannot be read from {self.name}: what tiles.on_bad says is done"
 
     def _upsampled(self, z: int) -> tuple[str, ...]:
         finest = min(each.pixel_m for each in self._facts)

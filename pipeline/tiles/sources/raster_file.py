@@ -5,7 +5,6 @@ at least as fine as the tile; where none is near, from the four tiles of the nex
 not: half transparent ones would leave seams between files.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -17,31 +16,32 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ErrorKind, RequestError
-from pipeline.request.geometry import MERCATOR_LIMIT_E7, BoxE7, degrees_to_e7
+from pipeline.request.geometry import BoxE7
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.sources.archive import bad_archive
+from pipeline.tiles.sources.raster_place import (
+    HALF_WORLD_M,
+    RASTER_ERRORS,
+    WEB_MERCATOR,
+    find_on_the_ground,
+    unsuitable,
+)
 from store.backports import parse_day
 from store.base.valueclass import valueclass
 
 try:
     import rasterio
-    from rasterio._err import CPLE_BaseError
     from rasterio.enums import ColorInterp, MaskFlags, Resampling
-    from rasterio.errors import CRSError, RasterioError
     from rasterio.transform import Affine
     from rasterio.vrt import WarpedVRT
     from rasterio.warp import transform
 
-    RASTER_ERRORS: tuple[type[Exception], ...] = (RasterioError, CRSError, CPLE_BaseError)
     _COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
     _MISSING = ""
 except ImportError as error:
-    RASTER_ERRORS = ()
     _MISSING = str(error)
 
 TILE_PX: Final = 256
-WEB_MERCATOR: Final = "EPSG:3857"
-HALF_WORLD_M: Final = 20_037_508.342789244
 
 Rgba = npt.NDArray[np.uint8]
 """Pixels, uint8 [256, 256, 4]; alpha is 0 or 255, and a pixel that is not there is 0 throughout."""
@@ -57,8 +57,6 @@ _SETTINGS: Final = {
 _MOST_REDUCTION = 2.02
 """A tile is warped from pixels that are at most so many times smaller."""
 _MARGIN_PX = 4
-_GRID = 21
-"""Points on each side of a file that are looked at to find what it covers."""
 
 
 def require_rasterio(path: str) -> None:
@@ -136,7 +134,7 @@ class RasterFile:
         self._levels: dict[int, Any] = {1: self._whole}
         try:
             self._bands, self._alpha, self._palette = _bands(self._whole, path)
-            pixel_m, box_e7 = _on_the_ground(self._whole, path)
+            pixel_m, box_e7 = find_on_the_ground(self._whole, path)
             self.facts = RasterFacts(
                 path=path,
                 files=tuple(map(str, self._whole.files)),
@@ -283,7 +281,7 @@ def _bands(source: Any, path: str) -> tuple[tuple[int, ...], int, npt.NDArray[np
         {str(source.dtypes[number - 1]) for number in (*colours, *([alpha] if alpha else []))} - {"uint8"}
     )
     if deep:
-        raise _unsuitable(
+        raise unsuitable(
             path,
             "8 bits for each band",
             f"{' and '.join(deep)}, whose range is not known",
@@ -293,7 +291,7 @@ def _bands(source: Any, path: str) -> tuple[tuple[int, ...], int, npt.NDArray[np
     bits = {source.tags(number, ns="IMAGE_STRUCTURE").get("NBITS", "8") for number in colours}
     is_palette = kinds[colours[0] - 1] is ColorInterp.palette if colours else False
     if not is_palette and (structure.get("MINISWHITE") == "YES" or bits != {"8"}):
-        raise _unsuitable(
+        raise unsuitable(
             path,
             "8 bits for each band, of which 0 is black",
             "0 as white" if structure.get("MINISWHITE") == "YES" else f"{', '.join(sorted(bits))} bits",
@@ -303,7 +301,7 @@ def _bands(source: Any, path: str) -> tuple[tuple[int, ...], int, npt.NDArray[np
     is_cmyk = structure.get("SOURCE_COLOR_SPACE") == "CMYK"
     if unsure or len(colours) not in {1, 3} or ColorInterp.cyan in kinds or is_cmyk:
         found = "CMYK" if is_cmyk else ", ".join(each.name for each in kinds)
-        raise _unsuitable(
+        raise unsuitable(
             path,
             "bands for red, green and blue, or one of grey, and perhaps alpha",
             f"{len(kinds)} bands ({found})",
@@ -316,85 +314,3 @@ def _bands(source: Any, path: str) -> tuple[tuple[int, ...], int, npt.NDArray[np
         palette[number] = colour
     palette[:, 3] = np.where(palette[:, 3] >= 128, 255, 0)
     return tuple(colours), alpha, palette
-
-
-def _on_the_ground(source: Any, path: str) -> tuple[float, BoxE7]:  # noqa: ANN401
-    """Return the side of the middle pixel in Web Mercator metres, and the box that the file covers.
-
-    Raises:
-        RequestError: It has no place on the ground that can be computed.
-    """
-    name = quote(Path(path).name)
-    if source.crs is None or source.transform.is_identity:
-        corners = "" if not source.transform.is_identity else " -a_ullr WEST NORTH EAST SOUTH"
-        found, mend = (
-            "none",
-            f"say where it is: gdal_translate -a_srs EPSG:NUMBER{corners} -of COG {name} X.tif",
-        )
-        if source.gcps[0] or source.rpcs:
-            found, mend = (
-                "points or a camera alone",
-                f"warp it: gdalwarp -t_srs EPSG:3857 -of COG {name} X.tif",
-            )
-        elif source.crs is not None or not corners:
-            found = "no place of its pixels" if corners else "no projection"
-        raise _unsuitable(path, "a georeference: a projection, and where its pixels are", found, mend)
-    columns, rows = (
-        each.ravel()
-        for each in np.meshgrid(np.linspace(0, source.width, _GRID), np.linspace(0, source.height, _GRID))
-    )
-    middle = source.width / 2, source.height / 2
-    columns = np.concatenate([columns, [middle[0], middle[0] + 1, middle[0]]])
-    rows = np.concatenate([rows, [middle[1], middle[1], middle[1] + 1]])
-    at = source.transform
-    xs, ys = at.a * columns + at.b * rows + at.c, at.d * columns + at.e * rows + at.f
-    try:
-        degrees = np.array(transform(source.crs, "EPSG:4326", xs, ys))
-        metres = np.array(transform(source.crs, WEB_MERCATOR, xs[-3:], ys[-3:]))
-    except RASTER_ERRORS as error:
-        degrees, metres, why = np.full((2, 1), np.inf), np.full((2, 3), np.inf), str(error)
-    else:
-        why = "places outside of it"
-    with np.errstate(invalid="ignore"):
-        right, down = metres[:, 1] - metres[:, 0], metres[:, 2] - metres[:, 0]
-        # The middle may lie on the antimeridian.
-        right[0], down[0] = (
-            (each[0] + HALF_WORLD_M) % (2 * HALF_WORLD_M) - HALF_WORLD_M for each in (right, down)
-        )
-    pixel_m = math.sqrt(abs(right[0] * down[1] - right[1] * down[0])) if np.isfinite(metres).all() else 0.0
-    degrees = degrees[:, np.isfinite(degrees).all(axis=0)]
-    if not pixel_m or not degrees.size:
-        raise _unsuitable(
-            path,
-            "a projection that can be warped to Web Mercator",
-            f"{str(source.crs)[:80]}: {why}",
-            f"warp it: gdalwarp -s_srs EPSG:NUMBER -t_srs EPSG:3857 -of COG {name} X.tif",
-        )
-    return pixel_m, _box_around(*degrees)
-
-
-def _box_around(longitudes: npt.NDArray[np.float64], latitudes: npt.NDArray[np.float64]) -> BoxE7:
-    """Return the box of some points, a little widened: what lies between them may bulge; clipped to the grid."""
-    around = longitudes % 360
-    crosses = np.ptp(around) < 180 < np.ptp(longitudes)
-    if crosses:
-        longitudes = around
-    west, south, east, north = (
-        float(edge) for edge in (longitudes.min(), latitudes.min(), longitudes.max(), latitudes.max())
-    )
-    beside, above = (east - west) / (8 * _GRID), (north - south) / (8 * _GRID)
-    return (
-        degrees_to_e7(max(west - beside, -180.0)),
-        max(degrees_to_e7(max(south - above, -90.0)), -MERCATOR_LIMIT_E7),
-        degrees_to_e7(min(east + beside, 180.0) if not crosses else east + beside - 360),
-        min(degrees_to_e7(min(north + above, 90.0)), MERCATOR_LIMIT_E7),
-    )
-
-
-def _unsuitable(path: str, expected: str, found: str, hint: str) -> RequestError:
-    return RequestError(
-        f"{path}: expected {expected}, found {found}",
-        hint=hint,
-        kind=ErrorKind.UNSUPPORTED_ARCHIVE,
-        subject=path,
-    )

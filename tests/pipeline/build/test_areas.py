@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import date
 from itertools import product
 
 import numpy as np
@@ -194,6 +195,19 @@ class TestPolygons:
         assert "origin-outside" not in {
             each.kind for each in built(site, origin=(*corner(3, 9), 0.0)).warnings
         }
+
+    def test_on_board_and_on_the_ground_the_shape_itself_is_asked(self, site):
+        built(site)
+        places = {(9, 3): False, (3, 9): True, (5.5, 6.5): False}
+        with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
+            for place, inside in places.items():
+                assert cache.readiness(origin=corner(*place)).origin_inside is inside
+        for place, inside in places.items():
+            built(site, origin=(*corner(*place), 0.0), flight_id=str(place))
+            told = CliRunner().invoke(cli, ["status", "--json", "--cache", str(site.cache)])
+            assert json.loads(told.output)["readiness"]["origin_inside"] is inside
+            found = verify(site.layout, depth=Depth.QUICK).readiness(date(2026, 11, 29))
+            assert found.origin_inside is inside
 
 
 class TestOtherAreas:

@@ -77,10 +77,20 @@ def test_a_damaged_network_is_a_failed_build(site, data, words):
     assert site.state().builds[1].status is BuildStatus.FAILED
 
 
-def test_no_tiles_in_the_box_is_a_failed_build(site):
+def test_no_tiles_in_the_box_is_a_bad_request_and_nothing_is_lost(site):
+    tiles = dict(site.tiles)
     site.tiles.clear()
-    report = site.build()
-    assert (report.outcome, report.error.kind) == (BuildOutcome.FAILED, "no-tiles")
+    with pytest.raises(RequestError, match="found none") as caught:
+        site.build()
+    assert caught.value.kind == "no-tiles"
+    assert not site.cache.exists()
+    site.tiles.update(tiles)
+    assert site.build().outcome is BuildOutcome.BUILT
+    site.tiles.clear()
+    with pytest.raises(RequestError, match="found none"):
+        site.build()
+    assert site.state().builds[2].status is BuildStatus.FAILED
+    assert site.state().head.number == 1
 
 
 def test_a_cache_cannot_be_a_file_or_a_folder_of_something_else(site):

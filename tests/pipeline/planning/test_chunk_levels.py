@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ErrorKind, RequestError
-from pipeline.planning.chunk_levels import choose_levels, described_levels, levels_document
+from pipeline.planning.chunk_levels import (
+    choose_levels,
+    described_levels,
+    imagery_document,
+    levels_document,
+)
 from pipeline.request.options import ChunkLevelOptions, ChunkOptions
 from pipeline.testing import FakeTiles
 from pipeline.tiles.selection import select_tiles
 from store.base.level import Level
+from tests.geotiffs import PIXEL_M
 from tests.small_builds import Site, encoded
 
 CAMERA = {"width": 1000, "height": 562, "fx": 755.9, "fy": 755.9, "cx": 500, "cy": 281}
@@ -167,3 +173,29 @@ def test_too_many_chunks_are_refused(site):
     with pytest.raises(RequestError, match="chunks") as caught:
         select_tiles(request, FakeTiles(tiles={}), today=date(2026, 1, 1), levels=[level])
     assert caught.value.kind is ErrorKind.TOO_MANY_TILES
+
+
+@pytest.mark.gdal
+def test_a_geotiff_that_is_coarser_than_its_tiles_is_told(site):
+    pytest.importorskip("rasterio")
+    from pipeline.tiles.sources.registry import open_source
+    from tests.geotiffs import write_geotiff
+
+    write_geotiff(site.root / "coarse.tif", pixel=4 * PIXEL_M, size=400, middle=(0.0, 0.0))
+    source = open_source("coarse.tif", site.root)
+
+    def chosen(zoom):
+        request = site.request(
+            bbox=(-0.002, -0.002, 0.002, 0.002),
+            origin=(0.0, 0.0, 0.0),
+            zoom=(zoom, zoom),
+            chunks=ChunkOptions(level=(ChunkLevelOptions(side_m=900.0),)),
+        )
+        return choose_levels(request, b"{}", source, input_side_px=256)
+
+    (fine,), (own,) = chosen(16), chosen(13)
+    assert fine.source_mm == round(4 * PIXEL_M * 1000)
+    assert fine.available == pytest.approx(4 * PIXEL_M, abs=1e-3)
+    assert own.available == pytest.approx(4 * PIXEL_M, abs=1e-3)
+    assert imagery_document([own]) is None
+    assert imagery_document([own, fine]) == {"pixel_mm": [0, fine.source_mm]}

@@ -17,8 +17,8 @@ from pipeline.request.area import (
     decode_shape,
     unroll,
 )
-from pipeline.request.corridor import circle_polygon, corridor_polygons
 from pipeline.request.geometry import FULL_TURN_E7, HALF_TURN_E7
+from store.base.corridor import circle_polygon, corridor_polygons
 from store.base.distances import distance_m
 
 E7 = 10_000_000

@@ -495,3 +495,50 @@ def test_a_recorded_request_names_the_same_area(tmp_path, request_of, parse):
 def test_forms_are_all_different():
     documents = [json.dumps(each) if isinstance(each, dict) else repr(each) for each in SAME.values()]
     assert all(one != other for one, other in pairwise(sorted(documents)))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_files_in_utf_16_are_read_with_a_mark_and_without(encoding, area_of):
+    declared = kml(placemark(kml_polygon(), "Fläche")).decode()
+    for text in (json.dumps(POLYGON), declared, declared.replace("UTF-8", "UTF-16")):
+        assert area_of(text.encode(encoding)).ref == area_of(POLYGON).ref
+    assert area_of(ROUTES["waypoints"].decode().encode(encoding), "width_m = 5").shape.routes == (CORNERS,)
+
+
+def corridor_scan(width, *points):
+    return {
+        "type": "ComplexItem",
+        "complexItemType": "CorridorScan",
+        "CorridorWidth": width,
+        "polyline": [[y, x] for x, y in points],
+        "TransectStyleComplexItem": {"VisualTransectPoints": [[47.9, 11.0], [48.2, 11.2]]},
+    }
+
+
+def test_a_corridor_scan_has_a_width_of_its_own(area_of):
+    line, other = ((11.0, 48.0), (11.1, 48.05)), ((11.3, 48.0), (11.4, 48.0))
+    survey = {"type": "ComplexItem", "polygon": [[y, x] for x, y in SHELL[:-1]]}
+    shape = area_of(plan([survey, corridor_scan(50.5, *line), corridor_scan(40, *other)])).shape
+    assert shape.routes == (e7(*line), e7(*other))
+    assert (shape.width_mm, shape.polygons) == (50_500, (WHOLE[:1],))
+    flown = area_of(plan([corridor_scan(50, *line)]), "width_m = 20").shape
+    path = e7((11.0, 48.0), (11.0, 47.9), (11.2, 48.2))
+    assert (flown.routes, flown.width_mm) == ((min(path, path[::-1]),), 20_000)
+
+
+@pytest.mark.parametrize("width", [0, -5, 60_000, "50", None])
+def test_a_corridor_scan_without_a_usable_width_asks_for_one(width, refused):
+    document = plan([corridor_scan(width, (11.0, 48.0), (11.1, 48.05))])
+    assert "which has no width; add area.width_m" in refused(document)
+
+
+@pytest.mark.parametrize("west", [-100.0, -170.0, -174.9])
+def test_a_polygon_that_may_mean_the_rest_of_the_globe_is_refused(west, area_of, refused):
+    ring = [[west, 0], [-west, 0], [-west, 1], [west, 1], [west, 0]]
+    assert "or goes around the rest of the globe; cut it at 180" in refused(
+        {"type": "Polygon", "coordinates": [ring]}
+    )
+    between = [[x, y] for y, xs in ((0, (west, 0, -west)), (1, (-west, 0, west))) for x in xs]
+    assert area_of({"type": "Polygon", "coordinates": [between]}).contains(0, 5_000_000)
+    beyond = [[-west, 0], [360 + west, 0], [360 + west, 1], [-west, 1]]
+    assert not area_of({"type": "Polygon", "coordinates": [beyond]}).contains(0, 5_000_000)

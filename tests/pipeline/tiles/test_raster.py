@@ -9,12 +9,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.request.area import Area, Shape, canonical_shape
-from pipeline.request.geometry import FULL_TURN_E7, HALF_TURN_E7
+from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7
 from pipeline.tiles import raster
 from pipeline.tiles.chunks import tile_runs_under, wanted_chunks
 from pipeline.tiles.grid import north_edge_e7, tile_ranges, west_edge_e7
 from pipeline.tiles.patches import cover
 from pipeline.tiles.raster import Runs, TooDetailedError, middle_runs, tile_runs
+from pipeline.tiles.wanted import wanted_tiles_of
 from store.base.lattice import middle_latitude_e7, tile_span
 from store.base.level import Level
 
@@ -245,3 +246,36 @@ def test_an_outline_with_too_many_edges_in_rows_is_refused(monkeypatch):
 def test_nothing_lies_in_an_area_without_a_middle():
     assert middle_runs(Area.of_boxes([(1, 1, 2, 2)]), LEVEL).total == 0
     assert Shape().encoded() != Area.of_boxes([(1, 1, 2, 2)]).encoded
+
+
+@pytest.mark.parametrize(
+    ("degrees", "width_m", "zoom"), [(0.2, 200, 18), (1, 500, 17), (2, 500, 17), (4, 1000, 18)]
+)
+def test_of_a_diagonal_corridor_a_source_is_asked_for_little_else(degrees, width_m, zoom):
+    route = ((130_000_000, 500_000_000), (130_000_000 + degrees * E7, 500_000_000 + 0.7 * degrees * E7))
+    shape = canonical_shape([], [[(round(x), round(y)) for x, y in route]], width_m * 1000)
+    parts = wanted_tiles_of(Area.of_shape(shape), (zoom, zoom))
+    asked, wanted = (
+        sum(count) for count in zip(*((each.part.count, each.count) for each in parts), strict=True)
+    )
+    assert asked < 2.5 * wanted
+    assert len(parts) <= 129
+
+
+@pytest.mark.parametrize("most", [1, 7, 100])
+def test_rows_that_are_computed_apart_give_the_same_places(most, monkeypatch):
+    hole = [(x + 40_000_000, y + 20_000_000) for x, y in star((0, 0), [9_000_000] * 7)[::-1]]
+    shell = star((40_000_000, 20_000_000), [50_000_000, 90_000_000, 30_000_000, 70_000_000, 60_000_000])
+    area = Area.of_shape(
+        canonical_shape([[shell, hole], [star((1_790_000_000, 0), [30_000_000] * 5)]], [shell], 10_000_000)
+    )
+
+    def found():
+        runs = [tile_runs(area, zoom) for zoom in (0, 5, 9)]
+        runs += [middle_runs(area, level) for level in (LEVEL, Level(8, 1, 5))]
+        numbers = raster.polygons_with_middles(area, LEVEL).tolist()
+        return [[each.rows.tolist(), each.first.tolist(), each.stop.tolist()] for each in runs], numbers
+
+    whole = found()
+    monkeypatch.setattr(raster, "_AT_ONCE", most)
+    assert found() == whole

@@ -94,7 +94,7 @@ def test_holes_on_both_sides_of_the_antimeridian(make):
 
 
 def test_nothing_in_the_area(make):
-    with pytest.raises(TileError) as caught:
+    with pytest.raises(RequestError) as caught:
         select_tiles(
             make(), FakeSource([(13, 0, 0)], box=(10_000_000, 0, 20_000_000, 5_000_000)), today=TODAY
         )
@@ -111,6 +111,17 @@ def test_nothing_in_the_area(make):
         (Extent(zoom=(3, 14), box_e7=None), (), "change bbox, zoom or tiles.source"),
         (Extent(zoom=None, box_e7=None), (), "put tiles there"),
         (
+            Extent(zoom=(3, 14), box_e7=(360_000_000, -1_190_000_000, 370_000_000, -1_170_000_000)),
+            (),
+            "exchange longitude and latitude",
+        ),
+        # Bounds that an archive announces for want of better ones show nothing.
+        (
+            Extent(zoom=(3, 14), box_e7=(-1_800_000_000, -1_800_000_000, 1_800_000_000, 900_000_000)),
+            (),
+            "change bbox, zoom or tiles.source",
+        ),
+        (
             Extent(zoom=(3, 14), box_e7=None),
             (("zoom = [13, 15]", "zoom = [0, 5]"), ("[-118.3198, ", "[-118.0, ")),
             "exchange west and east in bbox",
@@ -120,7 +131,7 @@ def test_nothing_in_the_area(make):
 def test_an_area_without_tiles_has_a_hint_that_mends_it(extent, change, hint, make):
     source = FakeSource([])
     source.extent = lambda: extent
-    with pytest.raises(TileError) as caught:
+    with pytest.raises(RequestError) as caught:
         select_tiles(make("", *change), source, today=TODAY)
     assert caught.value.hint.startswith(hint)
 
@@ -131,7 +142,7 @@ def test_what_a_source_says_is_a_warning_or_the_hint(make, whole):
             return replace(TileColumns.of(super().query_by_bbox(bbox_e7, zoom)), warnings=("it is odd",))
 
     assert select_tiles(make(), Saying(whole.places), today=TODAY).warnings[0].message == "it is odd"
-    with pytest.raises(TileError) as caught:
+    with pytest.raises(RequestError) as caught:
         select_tiles(make(), Saying([]), today=TODAY)
     assert caught.value.hint == "it is odd"
 

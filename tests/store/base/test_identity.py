@@ -141,6 +141,7 @@ def build_arguments():
             "checks": documents,
             "area": documents,
             "chunks": documents,
+            "imagery": documents,
             "carry": documents,
             "proof": documents,
         }

@@ -1,10 +1,12 @@
 """What a cache that is intact still lacks to be fit to fly, and what mends it."""
 
+import math
 from datetime import date, timedelta
 
 import pytest
 
 from store.errors import ErrorKind, NoGoError
+from store.formats.area_shape import AreaShape
 from store.formats.capture_dates import CaptureDates, parse_capture_column
 from store.trust.readiness import MAX_AGE_DAYS, judge
 from store.trust.readiness_facts import Resolution, Signature, facts_of_inputs, facts_of_manifest
@@ -156,6 +158,16 @@ class TestOrigin:
         assert found.origin_inside is None
         assert judge(make_facts(area_is_box=False, origin=(0, 0)), today=TODAY).origin_inside is False
 
+    @pytest.mark.parametrize(("longitude", "inside"), [(101_000_000, True), (106_000_000, False)])
+    def test_in_the_shape_itself_where_it_is_known(self, longitude, inside):
+        west = ((100_000_000, 200_000_000), (105_000_000, 200_000_000), (105_000_000, 210_000_000))
+        shape = AreaShape(polygons=[[west], [[(x + 50, y) for x, y in west]]], routes=(), width_mm=0)
+        facts = make_facts(area_is_box=False, shape=shape, origin=(longitude, 200_500_000))
+        found = judge(facts, today=TODAY)
+        assert found.origin_inside is inside
+        assert [each.kind for each in found.warnings] == ([] if inside else ["origin-outside"])
+        assert all("outside of the area within [10.0," in each.message for each in found.warnings)
+
     def test_outside_and_elsewhere(self):
         found = the_warning(make_facts(origin=(0, 0)))
         assert found.message == "the take-off [0.0, 0.0] lies outside of the area [10.0, 20.0, 11.0, 21.0]"
@@ -291,6 +303,27 @@ class TestFacts:
         assert isinstance(level, Resolution)
         assert level.asked == pytest.approx(level.side_m / 256)
         assert level.available == pytest.approx(level.side_m / 1.5 / 256)
+
+    @pytest.mark.parametrize(
+        ("south", "north", "nearest"), [(60, 70, 60), (-70, -60, 60), (-10, 20, 0), (0, 70, 0)]
+    )
+    def test_metres_are_those_where_the_area_is_nearest_to_the_equator(self, south, north, nearest):
+        chunks = {"levels": [{"zoom": 18, "k": 1, "m": 3, "tile_edge": 256}]}
+        tall = {**INPUTS, "bbox_e7": [0, south * 10**7, 10, north * 10**7], "chunks": chunks}
+        (level,) = facts_of_inputs(tall, counts=None, dates=None).resolutions
+        assert level.available == pytest.approx(0.5972 * math.cos(math.radians(nearest)), abs=1e-3)
+
+    def test_imagery_whose_tiles_are_upsampled_has_its_own_detail(self):
+        levels = [{"zoom": zoom, "k": 1, "m": 3, "tile_edge": 256} for zoom in (19, 18)]
+        inputs = {**INPUTS, "bbox_e7": [0, 600_000_000, 10, 610_000_000], "chunks": {"levels": levels}}
+        upsampled = {**inputs, "imagery": {"pixel_mm": [3000, 0]}}
+        fine, coarse = facts_of_inputs(upsampled, counts=None, dates=None).resolutions
+        assert (fine.available, fine.is_upsampled, fine.is_too_coarse) == (pytest.approx(1.5), True, True)
+        assert not coarse.is_upsampled
+        assert coarse == facts_of_inputs(inputs, counts=None, dates=None).resolutions[1]
+        (warning,) = judge(make_facts(resolutions=(fine,)), today=TODAY).warnings
+        assert "the imagery has 1.50 m per pixel" in warning.message
+        assert warning.hint.startswith("name finer imagery, of at most 0.45 m per pixel")
 
     @pytest.mark.parametrize(
         "broken",

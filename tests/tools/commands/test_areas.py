@@ -101,6 +101,23 @@ def test_what_is_no_area_is_refused_with_its_mend_and_nothing_is_lost(world, nam
     assert fingerprint(world.cache / "manifests") == heads
 
 
+@pytest.mark.parametrize("command", ["plan", "build"])
+@pytest.mark.parametrize(
+    ("swapped", "mend"), [(True, "exchange longitude and latitude"), (False, "so that they meet")]
+)
+def test_a_box_without_imagery_is_refused_with_its_mend_and_nothing_is_lost(world, command, swapped, mend):
+    path = world.folder / "request.toml"
+    west, south, east, north = json.loads(re.search(r"bbox = (.*)\n", path.read_text())[1])
+    box = [south, west, north, east] if swapped else [west + 20, south, east + 20, north]
+    path.write_text(re.sub(r"bbox = .*\n", f"bbox = {box}\n", path.read_text()))
+    heads = fingerprint(world.cache / "manifests")
+    result = world.run(command, world.request)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert mend in result.stderr
+    assert fingerprint(world.cache / "manifests") == heads
+
+
 def test_a_box_and_a_file_are_one_too_many(world):
     path = world.folder / "request.toml"
     text = path.read_text()

@@ -109,6 +109,25 @@ def test_strict_makes_every_warning_a_problem(site):
     assert not any("itself is intact" in line for line in lines)
 
 
+def test_strict_tells_problems_that_do_not_affect_the_generation_from_warnings(site):
+    site.build_it(**FIT)
+    site.build_it(**FIT, flight_id="f2")
+    (site.cache / "segments" / "00000001.events").unlink()
+    told = " ".join(site.c10("verify", code=5).split())
+    assert "Generation 2 itself is intact: none of these problems affects it." in told
+    told = " ".join(site.c10("verify", "--strict", code=5).split())
+    assert "itself is intact" not in told
+    assert (
+        "The files of generation 2 are intact: problem 1 does not affect it. The others are warnings, for which"
+        " --strict refuses it."
+    ) in told
+
+
+def test_status_says_that_it_checked_no_signature(site):
+    site.build_it(**FIT)
+    assert "(not checked here: c10 verify)" in site.c10("status")
+
+
 def test_a_strict_build_fails_before_the_work_if_that_is_known_by_then(site):
     first = site.build_it(**FIT)
     old = {**FIT, "tiles": {"captured": date(2020, 1, 1)}, "flight_id": "f2"}

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.tiles.grid import wanted_tiles
+from pipeline.tiles.sources.folder_metadata import read_metadata
 from pipeline.tiles.sources.layout import parse_layout
 from pipeline.tiles.sources.registry import open_source
 from tests.tile_archives import WORLD
@@ -141,6 +142,19 @@ def test_bounds_that_show_rows_from_the_north_are_believed(archives, tmp_path):
     with pytest.raises(TileError, match="counted from the north") as caught:
         found_in("t/{z}/{x}/{-y}.png", tmp_path, EQUATOR, (6, 6))
     assert caught.value.hint.startswith("write {y} in place of {-y}")
+
+
+@pytest.mark.parametrize("rows", ["south", "north"])
+def test_latitudes_that_old_gdal2tiles_wrote_as_x(rows, archives, tmp_path):
+    tiles = {(6, x, y): archives.image(99 * x + y) for _, x, y in wanted_tiles(EQUATOR, (6, 6))}
+    write(tmp_path / "t", lambda z, x, y: f"{z}/{x}/{south(z, y) if rows == 'south' else y}.png", tiles)
+    origin = '<Origin x="-11.10000000000000" y="-10.00000000000000"/>'
+    swapped = TMS.format("-10.00000000000000", "-11.10000000000000", "32.0", "11.1", "mercator")
+    (tmp_path / "t/tilemapresource.xml").write_text(swapped.replace("<TileSets", f"{origin}<TileSets"))
+    assert read_metadata(str(tmp_path / "t")).box_e7 == EQUATOR
+    found = open_source("t", tmp_path).query_by_bbox(EQUATOR, (6, 6))
+    assert {each.place: each.sha256 for each in found} == dict(as_found(tiles))
+    assert found.warnings == ()
 
 
 @pytest.mark.parametrize("profile", ["geodetic", "global-geodetic", "raster"])

@@ -432,6 +432,9 @@ class TestRefused:
                     pixels_of(other)
                 bad.append(other.place)
         assert 0 < len(bad) < len(sound)
+        (warning,) = damaged.warnings
+        assert warning.startswith(f"{len(bad)} of {len(sound)} tiles cannot be read from a.tif")
+        assert sound.warnings == ()
 
     def test_zooms_that_would_take_hours_without_overviews(self, tmp_path, monkeypatch):
         write_geotiff(tmp_path / "a.tif")
@@ -516,3 +519,41 @@ def test_a_tile_that_is_gone_when_it_is_read(tmp_path):
     assert caught.value.kind is ErrorKind.SOURCE_CHANGED
     with pytest.raises(TileError):
         read_tile(("raster", str(tmp_path / "none.tif"), ZOOM, *CENTRE))
+
+
+def write_noise(path, crs, west, north, pixel):
+    """Write 600 x 600 pixels of noise whose north-west corner lies at a place of a projection."""
+    noise = np.random.default_rng(0).integers(1, 255, (3, 600, 600), np.uint8)
+    place = rasterio.transform.Affine(pixel, 0, west, 0, -pixel, north)
+    settings = {"driver": "GTiff", "width": 600, "height": 600, "count": 3, "dtype": "uint8"}
+    with rasterio.open(path, "w", crs=crs, transform=place, **settings) as file:
+        file.write(noise)
+
+
+@pytest.mark.parametrize(
+    ("west", "mend"),
+    [(190.0, "-a_ullr -170 10.01 -169.976 9.986"), (-190.0, "-a_ullr 170 10.01 170.024 9.986")],
+)
+def test_longitudes_that_are_all_beyond_180_degrees_are_refused_with_what_moves_them(west, mend, tmp_path):
+    write_noise(tmp_path / "x.tif", "EPSG:4326", west, 10.01, 0.00004)
+    with pytest.raises(RequestError, match="longitudes that are all beyond 180 degrees") as caught:
+        open_source("x.tif", tmp_path)
+    assert mend in caught.value.hint
+    moved = float(mend.split()[1])
+    write_noise(tmp_path / "x.tif", "EPSG:4326", moved, 10.01, 0.00004)
+    assert tiles_of("x.tif", tmp_path, box=tuple(map(degrees_to_e7, (moved, 9.99, moved + 0.02, 10.0))))
+
+
+def test_imagery_of_a_pole_alone_is_refused(tmp_path):
+    write_noise(tmp_path / "x.tif", "EPSG:4326", 10.0, 90.0, 0.0001)
+    with pytest.raises(RequestError, match="places beyond latitude 85") as caught:
+        open_source("x.tif", tmp_path)
+    assert caught.value.kind is ErrorKind.UNSUPPORTED_ARCHIVE
+
+
+def test_imagery_around_a_pole_has_the_detail_of_its_pixels_elsewhere(tmp_path):
+    write_noise(tmp_path / "x.tif", "EPSG:3413", -3_000_000, 3_000_000, 10_000)
+    source = open_source("x.tif", tmp_path)
+    # 10 km on the ground, at latitude 60 and below twice as much in the projection of the tiles.
+    assert source.extent().finest == 3
+    assert source.extent().box_e7[3] == 850_511_288

@@ -13,10 +13,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.request.geometry import E7
-
 Integers = npt.NDArray[np.int64]
 
+E7: Final = 10_000_000
 _M_PER_DEGREE: Final = 110_574.0
 """Metres of a degree of latitude at the equator, where it is shortest; WGS 84."""
 _PIECE_E7: Final = E7 // 10
