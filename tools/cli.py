@@ -18,8 +18,9 @@ from click.shell_completion import CompletionItem, shell_complete
 
 from store.base.valueclass import valueclass
 from store.errors import TranslateShortages, import_takes
-from tools import command, error_report
+from tools import command, error_report, process
 from tools.exit_codes import MEANINGS, ExitCode
+from tools.output import page
 from tools.output.colour import wants_colour
 
 WITHOUT_NUMPY: Final = frozenset({"accept", "doctor", "keygen", "log", "manifest", "show", "status"})
@@ -219,6 +220,19 @@ class _C10(click.Group):
             gc.enable()
         return found
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command of the first word; propose the nearest one for a word that is none."""
+        word = args[0]
+        if word in _COMMANDS or word.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        import difflib  # noqa: PLC0415 - only errors need it
+
+        near = difflib.get_close_matches(word.lower(), _COMMANDS, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise click.UsageError(f"expected a command, found {word!r}{meant}", ctx)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         """Write the commands by section, without importing any."""
         for title, entries in _SECTIONS.items():
@@ -244,10 +258,12 @@ class _C10(click.Group):
     ) -> NoReturn:
         """Run a command and leave with its exit code."""
         words = sys.argv[1:] if args is None else list(args)
+        if words[:1] == ["help"]:  # as git and cargo have it
+            words = [*words[1:2], "--help"]
         name = next((word for word in words if word in _COMMANDS), "")
         entry = _COMMANDS.get(name)
         as_json = "--json" in words
-        command.prepare_streams()
+        process.prepare_streams()
         if instruction := os.environ.get(_COMPLETE):
             raise SystemExit(shell_complete(self, {}, "c10", _COMPLETE, instruction))
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -256,7 +272,8 @@ class _C10(click.Group):
         try:
             # Not click's own `main`: it makes one error of Ctrl-C and signals, and prints an empty line.
             with (
-                command.signals_as_errors(),
+                process.signals_as_errors(),
+                page.laid_out_for(process.columns_of(sys.stdout)),
                 self.make_context("c10", [*words], obj=dict(os.environ)) as context,
             ):
                 answer = self.invoke(context)
@@ -266,13 +283,13 @@ class _C10(click.Group):
         except click.exceptions.Exit as leaving:
             code = ExitCode(leaving.exit_code)
         except BaseException as error:  # noqa: BLE001 - the last place that can report it
-            if isinstance(error, BrokenPipeError) and command.has_lost_reader():  # of the help or the version
-                command.discard_output()
+            if isinstance(error, BrokenPipeError) and process.has_lost_reader():  # of the help or the version
+                process.discard_output()
                 code = ExitCode.DONE
             else:
                 shape = entry.shape if entry else {}
                 code = error_report.report_error(error, shape=shape, as_json=as_json, command=name)
-        command.exit_with(code)
+        process.exit_with(code)
 
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's

@@ -47,6 +47,7 @@ PURE_ELSEWHERE = {
     "pipeline/tiles/tile_columns.py",
     "pipeline/tiles/wanted.py",
     "store/errors.py",
+    "tools/output/page.py",
     "tools/output/proof.py",
     "tools/output/render.py",
     "tools/output/sanitize.py",
