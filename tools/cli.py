@@ -80,7 +80,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
         ),
         "rollback": _Entry(
             "Go back to an earlier build, as a new generation.",
-            _keys("generation build previous_build changed manifest_sha256 body_sha256 warnings"),
+            _keys("generation build previous_build changed manifest_sha256 body_sha256 forward warnings"),
         ),
         "engines": _Entry("Compile the networks only; do not wait for a build.", {"engines": []}),
     },
@@ -100,7 +100,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             _keys(
                 "generation build identity manifest_sha256 body_sha256 chain seq open_build flight_id sector "
                 "tiles zoom levels wanted localisable featureless skipped index carried_bytes proof committed "
-                "rolled_back signed_by lately readiness warnings"
+                "engines bbox captured rolled_back signed_by lately readiness warnings"
             ),
         ),
         "log": _Entry("List every build and rollback, newest first.", _keys("entries")),
