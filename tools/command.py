@@ -40,10 +40,22 @@ class _LocalPath(click.Path):
         self._what, self._example = what, example
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's signature
-        """Return the path; refuse what rsync and scp take for an address: a colon before the first slash."""
+        """Return the path; refuse what a shell expands, and what rsync and scp take for an address.
+
+        That is a colon before the first slash.
+        """
+        if str(value).startswith("~"):
+            raise RequestRefusedError(
+                f"expected a {self._what}, found {value}",
+                kind=ErrorKind.FILE_SYSTEM,
+                hint="write the whole path: only a shell expands ~, and not within quotes "
+                f"(a {self._what} of that name is ./{value})",
+            )
         if ":" in str(value).partition("/")[0]:
             what, example = self._what, self._example
             copied = f"use a local {example.rstrip('/')}, then copy it: rsync -a {example} {value}"
+            if "://" in str(value) and not str(value).startswith("rsync:"):
+                copied = f"use a local {example.rstrip('/')}: C10 fetches and sends nothing"
             raise RequestRefusedError(
                 f"expected a {what} of this machine, found a remote address: {value}",
                 kind=ErrorKind.FILE_SYSTEM,
@@ -287,9 +299,15 @@ def print_message(text: str) -> None:
         click.echo("\n".join(lines), err=True)
 
 
-def print_error(message: str, hint: str) -> None:
-    """Print an error: one line that says what is wrong, and one that says how to fix it."""
-    print_message(f"c10: error: {one_line(message)}")
+def print_error(message: str, hint: str, problems: Sequence[object] = ()) -> None:
+    """Print an error: one line that says what is wrong, and one that says how to fix it.
+
+    If there are several problems, each has a line, and the message is what is before its first line end.
+    """
+    listed = problems if len(problems) > 1 else ()
+    print_message(f"c10: error: {one_line(message.partition(chr(10))[0] if listed else message)}")
+    for each in listed:
+        print_message(f"  {one_line(str(each))}")
     if hint:
         print_message(f"  -> {one_line(hint)}")
 

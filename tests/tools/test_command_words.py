@@ -1,5 +1,7 @@
 """What a word on the command line means, and what is said of one that means nothing."""
 
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
@@ -79,3 +81,24 @@ def test_a_cache_is_asked_for_with_the_variable_that_names_it():
 )
 def test_a_number_that_is_none_is_told_plainly(words, said):
     assert f"expected a whole number {said}" in run(*words, "--cache", "x").stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "said"), [("~/a", "only a shell expands ~"), ("https://b.c/a", "C10 fetches nothing")]
+)
+@pytest.mark.parametrize("key", ["calibration", "captured", "source", "onnx"])
+def test_a_path_that_only_other_programs_follow_is_no_file(empty, key, path, said):
+    request = Path(empty.request)
+    lines = request.read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith(key))
+    request.write_text("\n".join([*lines[:at], f'{key} = "{path}"', *lines[at + 1 :]]))
+    assert said in empty.run("plan", empty.request).stderr
+
+
+def test_each_problem_of_a_request_has_its_line(empty):
+    request = Path(empty.request)
+    request.write_text(request.read_text().replace("bbox =", "polygon =").replace("sector =", "sectr ="))
+    first, *others = empty.run("plan", empty.request).stderr.splitlines()
+    assert first == f"c10: error: {empty.request}: 4 problems:"
+    assert [line.split(":")[0] for line in others[:-1]] == ["  sectr", "  polygon", "  sector", "  bbox"]
+    assert others[-1].startswith("  -> ")
