@@ -227,18 +227,18 @@ def test_manifest_names_follow_the_setting(empty):
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
 )
 def test_an_interrupted_build_is_recorded_as_failed(empty, number, code):
-    command = [
-        sys.executable,
-        "-m",
-        "tools.cli",
-        "build",
-        empty.request,
-        "--json",
-        "--cache",
-        str(empty.cache),
-    ]
+    # A compiler that never ends: a tiny build may be done before the signal arrives.
+    stuck = empty.folder / "stuck"
+    stuck.write_text("#!/bin/sh\nexec sleep 120\n")
+    stuck.chmod(0o755)
+    start = f"import sys; sys.executable = {str(stuck)!r}; from tools.cli import main; main()"
+    words = ["build", empty.request, "--json", "--cache", str(empty.cache)]
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", start, *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
