@@ -22,6 +22,7 @@ from tools import command, error_report, process
 from tools.exit_codes import MEANINGS, ExitCode
 from tools.output import page
 from tools.output.colour import wants_colour
+from tools.output.terminal import columns_of
 
 WITHOUT_NUMPY: Final = frozenset({"accept", "doctor", "keygen", "log", "manifest", "show", "status"})
 """Commands whose modules do not import NumPy, and so start also where there is no room for it."""
@@ -273,7 +274,7 @@ class _C10(click.Group):
             # Not click's own `main`: it makes one error of Ctrl-C and signals, and prints an empty line.
             with (
                 process.signals_as_errors(),
-                page.laid_out_for(process.columns_of(sys.stdout)),
+                page.laid_out_for(columns_of(sys.stdout)),
                 self.make_context("c10", [*words], obj=dict(os.environ)) as context,
             ):
                 answer = self.invoke(context)

@@ -22,7 +22,8 @@ from tools.exit_codes import ExitCode
 from tools.output import page, render
 from tools.output.colour import paint
 from tools.output.sanitize import encodable
-from tools.process import columns_of, discard_output
+from tools.output.terminal import columns_of
+from tools.process import discard_output
 
 if TYPE_CHECKING:
     from store.trust.go_no_go import TrustedKeys

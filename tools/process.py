@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Final, NoReturn, TextIO
+from typing import Final, NoReturn
 
 from tools.exit_codes import ExitCode, HungUpError, TerminatedError
 
@@ -56,15 +56,6 @@ def discard_output() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-
-
-def columns_of(stream: TextIO | None) -> int | None:
-    """Return the columns of the terminal that a stream writes to; None if it is none, or has no size."""
-    try:
-        found = os.get_terminal_size(stream.fileno()).columns if stream is not None and stream.isatty() else 0
-    except (OSError, ValueError):
-        return None
-    return found or None
 
 
 @contextmanager
