@@ -265,13 +265,8 @@ def _require_free(layout: Layout, wanted: int, free: int, what: str) -> None:
     # `free` is below zero where not even the disk reserve fits: that has to be freed, too.
     collecting = f", or c10 gc --cache {shlex.quote(str(layout.root))} (says what can go)"
     raise DiskFullError(
-        f"expected {_megabytes(wanted)} free in {layout.root} for {what}, found {_megabytes(max(free, 0))} beside the"
-        " reserve for records of failures (reserve_mb); nothing was begun",
+        f"expected {wanted:,} bytes free in {layout.root} for {what}, found {max(free, 0):,} beside the"
+        " reserve (reserve_mb); nothing was begun",
         kind=ErrorKind.DISK_FULL,
-        hint=f"free {_megabytes(wanted - free)}{collecting if layout.exists() else ''}",
+        hint=f"free {wanted - free:,} bytes{collecting if layout.exists() else ''}",
     )
-
-
-def _megabytes(count: int) -> str:
-    """Return a number of bytes in megabytes, rounded up: to free so much is enough."""
-    return f"{-(-count // 100_000) / 10:,.1f} MB"

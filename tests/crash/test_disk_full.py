@@ -85,7 +85,7 @@ def test_a_build_that_will_not_fit_is_not_begun(site, disk):
         report = site.build(flight_id="f2")
         assert (report.outcome, report.build) == (BuildOutcome.FAILED, 2)
         assert (report.error.kind, report.error.step) == ("disk-full", "space")
-        assert "MB free" in report.error.message
+        assert "bytes free" in report.error.message
         assert "c10 gc" in report.error.hint
     # That it was asked for is recorded, and nothing else has happened.
     assert site.head_bytes() == head

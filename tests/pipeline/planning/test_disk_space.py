@@ -142,7 +142,7 @@ def test_what_is_to_be_freed_counts_what_the_reserve_lacks(tmp_path):
     """Freeing the named bytes must be enough; without a cache there is nothing to collect."""
     with pytest.raises(DiskFullError) as caught:
         require_space_for_engines(Layout(tmp_path / "cache"), (), -100)
-    assert caught.value.hint == "free 0.1 MB"
+    assert caught.value.hint == "free 100 bytes"
 
 
 def test_an_estimate_for_people():
