@@ -245,7 +245,7 @@ def _head_fields(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
     zooms, tiles = "-".join(map(str, dict.fromkeys(document["zoom"]))), document["tiles"]
     return [
         ("generation", shows),
-        ("forward", render.forward(back["forward"]) if back else None),
+        *(render.forward(back["forward"]) if back else ()),
         ("readiness", _judged(len(document["warnings"]))),
         ("flight", f"{document['flight_id']} ({document['sector']})"),
         ("tiles", None if tiles is None else f"{render.number(tiles)} at zoom {zooms}"),

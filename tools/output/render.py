@@ -294,16 +294,14 @@ def rollback_report(document: Mapping[str, Any]) -> list[str]:
     return [
         f"generation {number} now shows build {build}, in place of build {before}",
         "",
-        *fields(("manifest", document["manifest_sha256"]), ("forward", forward(document["forward"]))),
+        *fields(("manifest", document["manifest_sha256"]), *forward(document["forward"])),
     ]
 
 
-def forward(ways: Sequence[Mapping[str, int]]) -> str | None:
-    """Return what leads forward again after a rollback, from a JSON document; None if nothing does."""
-    if not ways:
-        return None
+def forward(ways: Sequence[Mapping[str, int]]) -> list[tuple[str, str]]:
+    """Return what leads forward again after a rollback, as labels and values, from a JSON document."""
     told = [f"c10 rollback --to {way['generation']} shows build {way['build']} again" for way in ways]
-    return ", ".join(told)
+    return [("" if place else "forward", text) for place, text in enumerate(told)]
 
 
 def hits(found: Sequence[Mapping[str, Any]]) -> list[str]:
