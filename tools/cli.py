@@ -263,7 +263,7 @@ class _C10(click.Group):
             words = [*words[1:2], "--help"]
         name = next((word for word in words if word in _COMMANDS), "")
         entry = _COMMANDS.get(name)
-        as_json = "--json" in words
+        as_json, columns = "--json" in words, columns_of(sys.stdout)
         process.prepare_streams()
         if instruction := os.environ.get(_COMPLETE):
             raise SystemExit(shell_complete(self, {}, "c10", _COMPLETE, instruction))
@@ -274,8 +274,14 @@ class _C10(click.Group):
             # Not click's own `main`: it makes one error of Ctrl-C and signals, and prints an empty line.
             with (
                 process.signals_as_errors(),
-                page.laid_out_for(columns_of(sys.stdout)),
-                self.make_context("c10", [*words], obj=dict(os.environ)) as context,
+                page.laid_out_for(columns),
+                self.make_context(
+                    "c10",
+                    [*words],
+                    obj=dict(os.environ),
+                    # By itself click lays its help out for at least 50 columns.
+                    terminal_width=None if columns is None else min(columns, page.WIDTH) - 2,
+                ) as context,
             ):
                 answer = self.invoke(context)
                 terminal = sys.stdout is not None and sys.stdout.isatty()

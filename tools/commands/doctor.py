@@ -281,6 +281,8 @@ def _package_lines(packages: Mapping[str, str | None]) -> list[str]:
     shown = [f"{name} {version or 'MISSING'}" for name, version in packages.items()]
     half = (len(shown) + 1) // 2
     width = max(len(text) for text in shown) + 4
+    if 2 * width > page.text_width():
+        return shown
     pairs = zip(shown[:half], [*shown[half:], ""][:half], strict=True)
     return [f"{left:<{width}}{right}".rstrip() for left, right in pairs]
 
