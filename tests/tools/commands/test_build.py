@@ -161,10 +161,13 @@ def test_a_build_that_was_left_is_refused_until_it_is_meant(empty):
 
 
 def test_a_rollback_to_nowhere_is_exit_2(world):
-    for target in ("0", "9"):
+    for target, said in (
+        ("0", "a whole number from 1, found '0'"),
+        ("9", "a generation from 1 to 3, found 9"),
+    ):
         result = world.run("rollback", "--to", target)
         assert result.exit_code == 2
-        assert "expected a generation from 1 to 3" in result.stderr
+        assert f"expected {said}" in result.stderr
     assert world.json("rollback", "--to", "1")["changed"] is False
 
 
