@@ -162,6 +162,7 @@ class CacheProvisioner:
                 changed=planned is not None,
                 manifest_sha256=after.manifest_sha256,
                 body_sha256=after.body_sha256,
+                forward=rollback.ways_forward(store.state),
                 warnings=warn_if_unsigned(before, after.number, keys.reused, signed=bool(after.signatures)),
             )
 

@@ -39,6 +39,8 @@ class ErrorKind(StrEnum):
     NO_CACHE = "no-cache"
     NO_GENERATION = "no-generation"
     UNKNOWN_GENERATION = "unknown-generation"
+    UNKNOWN_BUILD = "unknown-build"
+    UNKNOWN_RECORD = "unknown-record"
     NOTHING_TO_ROLL_BACK = "nothing-to-roll-back"
     TARGET_DAMAGED = "target-damaged"
     ROLLED_BACK = "rolled-back"

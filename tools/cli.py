@@ -18,9 +18,11 @@ from click.shell_completion import CompletionItem, shell_complete
 
 from store.base.valueclass import valueclass
 from store.errors import TranslateShortages, import_takes
-from tools import command, error_report
+from tools import command, error_report, process
 from tools.exit_codes import MEANINGS, ExitCode
+from tools.output import page
 from tools.output.colour import wants_colour
+from tools.output.terminal import columns_of
 
 WITHOUT_NUMPY: Final = frozenset({"accept", "doctor", "keygen", "log", "manifest", "show", "status"})
 """Commands whose modules do not import NumPy, and so start also where there is no room for it."""
@@ -79,7 +81,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
         ),
         "rollback": _Entry(
             "Go back to an earlier build, as a new generation.",
-            _keys("generation build previous_build changed manifest_sha256 body_sha256 warnings"),
+            _keys("generation build previous_build changed manifest_sha256 body_sha256 forward warnings"),
         ),
         "engines": _Entry("Compile the networks only; do not wait for a build.", {"engines": []}),
     },
@@ -99,7 +101,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             _keys(
                 "generation build identity manifest_sha256 body_sha256 chain seq open_build flight_id sector "
                 "tiles zoom levels wanted localisable featureless skipped index carried_bytes proof committed "
-                "rolled_back signed_by lately readiness warnings"
+                "engines bbox captured rolled_back signed_by lately readiness warnings"
             ),
         ),
         "log": _Entry("List every build and rollback, newest first.", _keys("entries")),
@@ -223,6 +225,19 @@ class _C10(click.Group):
             gc.enable()
         return found
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command of the first word; propose the nearest one for a word that is none."""
+        word = args[0]
+        if word in _COMMANDS or word.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        import difflib  # noqa: PLC0415 - only errors need it
+
+        near = difflib.get_close_matches(word.lower(), _COMMANDS, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise click.UsageError(f"expected a command, found {word!r}{meant}", ctx)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         """Write the commands by section, without importing any."""
         for title, entries in _SECTIONS.items():
@@ -248,10 +263,12 @@ class _C10(click.Group):
     ) -> NoReturn:
         """Run a command and leave with its exit code."""
         words = sys.argv[1:] if args is None else list(args)
+        if words[:1] == ["help"]:  # as git and cargo have it
+            words = [*words[1:2], "--help"]
         name = next((word for word in words if word in _COMMANDS), "")
         entry = _COMMANDS.get(name)
-        as_json = "--json" in words
-        command.prepare_streams()
+        as_json, columns = "--json" in words, columns_of(sys.stdout)
+        process.prepare_streams()
         if instruction := os.environ.get(_COMPLETE):
             raise SystemExit(shell_complete(self, {}, "c10", _COMPLETE, instruction))
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -260,8 +277,15 @@ class _C10(click.Group):
         try:
             # Not click's own `main`: it makes one error of Ctrl-C and signals, and prints an empty line.
             with (
-                command.signals_as_errors(),
-                self.make_context("c10", [*words], obj=dict(os.environ)) as context,
+                process.signals_as_errors(),
+                page.laid_out_for(columns),
+                self.make_context(
+                    "c10",
+                    [*words],
+                    obj=dict(os.environ),
+                    # By itself click lays its help out for at least 50 columns.
+                    terminal_width=None if columns is None else min(columns, page.WIDTH) - 2,
+                ) as context,
             ):
                 answer = self.invoke(context)
                 terminal = sys.stdout is not None and sys.stdout.isatty()
@@ -270,13 +294,13 @@ class _C10(click.Group):
         except click.exceptions.Exit as leaving:
             code = ExitCode(leaving.exit_code)
         except BaseException as error:  # noqa: BLE001 - the last place that can report it
-            if isinstance(error, BrokenPipeError) and command.has_lost_reader():  # of the help or the version
-                command.discard_output()
+            if isinstance(error, BrokenPipeError) and process.has_lost_reader():  # of the help or the version
+                process.discard_output()
                 code = ExitCode.DONE
             else:
                 shape = entry.shape if entry else {}
                 code = error_report.report_error(error, shape=shape, as_json=as_json, command=name)
-        command.exit_with(code)
+        process.exit_with(code)
 
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's

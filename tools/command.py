@@ -6,27 +6,24 @@ fix it) and an exit code from `tools.exit_codes`.
 """
 
 import errno
-import os
-import select
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import field
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from store.base.valueclass import valueclass
 from store.disk.layout import Layout
 from store.errors import ErrorKind, RequestRefusedError
-from tools.exit_codes import ExitCode, HungUpError, TerminatedError
-from tools.output import render
+from tools.exit_codes import ExitCode
+from tools.output import page, render
 from tools.output.colour import paint
 from tools.output.sanitize import encodable
+from tools.output.terminal import columns_of
+from tools.process import discard_output
 
 if TYPE_CHECKING:
     from store.trust.go_no_go import TrustedKeys
@@ -44,10 +41,22 @@ class _LocalPath(click.Path):
         self._what, self._example = what, example
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's signature
-        """Return the path; refuse what rsync and scp take for an address: a colon before the first slash."""
+        """Return the path; refuse what a shell expands, and what rsync and scp take for an address.
+
+        That is a colon before the first slash.
+        """
+        if str(value).startswith("~"):
+            raise RequestRefusedError(
+                f"expected a {self._what}, found {value}",
+                kind=ErrorKind.FILE_SYSTEM,
+                hint="write the whole path: only a shell expands ~, and not within quotes "
+                f"(a {self._what} of that name is ./{value})",
+            )
         if ":" in str(value).partition("/")[0]:
             what, example = self._what, self._example
             copied = f"use a local {example.rstrip('/')}, then copy it: rsync -a {example} {value}"
+            if "://" in str(value) and not str(value).startswith("rsync:"):
+                copied = f"use a local {example.rstrip('/')}: C10 fetches and sends nothing"
             raise RequestRefusedError(
                 f"expected a {what} of this machine, found a remote address: {value}",
                 kind=ErrorKind.FILE_SYSTEM,
@@ -61,16 +70,24 @@ LOCAL_FILE: Final = _LocalPath("file", "FILE")
 """A file that the command writes."""
 
 
-class _Number(click.IntRange):
-    """The number of a build, generation or record."""
+class Number(click.IntRange):
+    """A whole number, such as that of a build, generation or record."""
 
     name = "number"
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401 - click's signature
+        """Return the number."""
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            most = "" if self.max is None else f" to {self.max:,}"
+            self.fail(f"expected a whole number from {self.min}{most}, found {value!r}", param, ctx)
 
-NUMBER: Final = _Number(1)
-_SIGNALS: Final = {signal.SIGTERM: TerminatedError, signal.SIGHUP: HungUpError}
+
+NUMBER: Final = Number(1)
 SETTING_PREFIX: Final = "C10_"
-_NO_SETTINGS: Final = frozenset({"C10_CACHE", "C10_CONFIG"})
+_CACHE, _CONFIG = "C10_CACHE", "C10_CONFIG"
+"""Variables that stand for the options of that name; they are no settings."""
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +133,7 @@ class Call:
             click.UsageError: None was given.
         """
         if self.cache is None:
-            raise click.UsageError("expected --cache DIR, found none")
+            raise click.UsageError(f"expected --cache DIR (or the variable {_CACHE}), found none")
         return self.cache
 
     def layout(self) -> Layout:
@@ -143,7 +160,7 @@ class Call:
         named = {
             name: text
             for name, text in self.environ.items()
-            if name.startswith(SETTING_PREFIX) and name not in _NO_SETTINGS
+            if name.startswith(SETTING_PREFIX) and name not in {_CACHE, _CONFIG}
         }
         if self.config is None and not named:
             return flagged
@@ -199,8 +216,22 @@ class Call:
 
 _SHARED_OPTIONS: Final = (
     click.option("--json", "as_json", is_flag=True, help="Print one line of JSON."),
-    click.option("--config", type=PATH, metavar="FILE", help="File of operator settings (c10.toml)."),
-    click.option("--cache", type=LOCAL_FOLDER, metavar="DIR", help="Folder of the cache."),
+    click.option(
+        "--config",
+        type=PATH,
+        metavar="FILE",
+        envvar=_CONFIG,
+        show_envvar=True,
+        help="File of operator settings (c10.toml).",
+    ),
+    click.option(
+        "--cache",
+        type=LOCAL_FOLDER,
+        metavar="DIR",
+        envvar=_CACHE,
+        show_envvar=True,
+        help="Folder of the cache.",
+    ),
 )
 
 
@@ -213,12 +244,10 @@ def shared_options(*, cache: bool = True) -> Callable[[Command], Command]:
         ) -> object:
             _require_utf8(rest)
             environ: Mapping[str, str] = context.obj if isinstance(context.obj, Mapping) else {}
-            folder, named = rest.pop("cache", None), environ.get("C10_CACHE")
-            if cache and folder is None and named:
-                folder = LOCAL_FOLDER(named)
+            folder = rest.pop("cache", None)
             call = Call(
                 cache=folder if isinstance(folder, Path) else None,
-                config=config or _path(environ.get("C10_CONFIG")),
+                config=config,
                 as_json=as_json,
                 environ=environ,
             )
@@ -266,13 +295,20 @@ def trust_options(command: Command) -> Command:
 
 def print_message(text: str) -> None:
     """Print a text on standard error, in one line or several; go on if nobody can read it."""
-    with suppress(OSError):
-        click.echo("\n".join(map(render.plain, text.split("\n"))), err=True)
+    with suppress(OSError), page.laid_out_for(columns_of(sys.stderr)):
+        lines = (line for each in text.split("\n") for line in page.fit(render.plain(each)))
+        click.echo("\n".join(lines), err=True)
 
 
-def print_error(message: str, hint: str) -> None:
-    """Print an error: one line that says what is wrong, and one that says how to fix it."""
-    print_message(f"c10: error: {one_line(message)}")
+def print_error(message: str, hint: str, problems: Sequence[object] = ()) -> None:
+    """Print an error: one line that says what is wrong, and one that says how to fix it.
+
+    If there are several problems, each has a line, and the message is what is before its first line end.
+    """
+    listed = problems if len(problems) > 1 else ()
+    print_message(f"c10: error: {one_line(message.partition(chr(10))[0] if listed else message)}")
+    for each in listed:
+        print_message(f"  {one_line(str(each))}")
     if hint:
         print_message(f"  -> {one_line(hint)}")
 
@@ -297,8 +333,8 @@ def write(answer: Answer, *, as_json: bool, colour: bool = False) -> None:
         click.echo(json.dumps(encodable(answer.document)) if "\\udc" in text else text)
     else:
         for line in answer.lines:
-            text = render.plain(line)
-            click.echo(paint(line, text) if colour else text, color=colour)
+            for text in page.fit(render.plain(line)):
+                click.echo(paint(line, text) if colour else text, color=colour)
 
 
 def write_or_warn(answer: Answer, *, as_json: bool, colour: bool = False) -> ExitCode:
@@ -321,79 +357,6 @@ def write_or_warn(answer: Answer, *, as_json: bool, colour: bool = False) -> Exi
     return answer.code
 
 
-def prepare_streams() -> None:
-    """Open the null device for every standard stream that is closed, and let writing to them block.
-
-    Otherwise the next file that is opened, maybe the journal, gets its number, and what a library prints goes there.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003 - a system call
-        else:
-            if number > 0:
-                # Some programs leave it so that a write fails where the reader is slow.
-                os.set_blocking(number, True)
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - open as long as the process
-
-
-def exit_with(code: ExitCode) -> NoReturn:
-    """End the process once everything is written. A reader that went away is no error."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        discard_output()
-    raise SystemExit(int(code))
-
-
-def has_lost_reader() -> bool:
-    """Whether standard output is a pipe or socket that nobody reads any more."""
-    poll = select.poll()
-    poll.register(1, 0)
-    return bool(poll.poll(0))
-
-
-def discard_output() -> None:
-    """Discard unwritten output, so that the interpreter does not report a broken pipe at its end; a closed output has none."""
-    with suppress(OSError, ValueError, AttributeError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-
-
-@contextmanager
-def signals_as_errors() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into exceptions in the main thread, and ignore what follows the first.
-
-    What was ignored at the start stays so: that is how `nohup` works.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    found = {number: signal.getsignal(number) for number in _SIGNALS}
-    before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
-
-    def raised(number: int, _frame: FrameType | None) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
-        raise _SIGNALS[signal.Signals(number)]
-
-    try:
-        for number in before:
-            signal.signal(number, raised)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def one_line(text: str) -> str:
     """Return a text as one line."""
     return " ".join(text.split())
-
-
-def _path(text: str | None) -> Path | None:
-    return Path(text) if text else None

@@ -41,7 +41,7 @@ def report_error(
 
         print_message("".join(traceback.format_exception(error)).rstrip())
         hint = "this is a fault of C10: please report it with the lines above"
-    print_error(message, hint)
+    print_error(message, hint, getattr(error, "problems", ()))
     if as_json:
         step = getattr(error, "step", None)
         document = {"kind": kind, "step": step, "message": one_line(message), "hint": one_line(hint)}

@@ -40,6 +40,7 @@ from store.disk.layout import Layout
 from store.domain.events import BuildRefused, BuildStarted
 from store.domain.state import State
 from store.errors import DiskFullError, ErrorKind, RequestRefusedError, UnprojectedError
+from store.policy.rollback import undone_hint, undone_text
 from store.policy.vouching import OWN_RECORDS, Ranges
 from store.trust.signatures import TrustedKey
 
@@ -146,11 +147,11 @@ class BuildAttempt:
         return BuildReport(outcome=BuildOutcome.FAILED, build=number, writes=store.writes, error=failure)
 
     def _refuse(self, store: CacheWriter, number: int, inputs: Inputs) -> BuildReport:
-        origin = store.state.undone[inputs.identity]
-        message = f"expected another request than the one of build {origin}, which was rolled back from"
+        undone = undone_text(store.state, inputs.identity)
+        message = f"expected another request than that of {undone}"
         store.append(BuildRefused(identity=inputs.identity, reason=message), build=number)
         error = RequestRefusedError(
-            message, kind=ErrorKind.ROLLED_BACK, hint="c10 build --again (if it is meant to come back)"
+            message, kind=ErrorKind.ROLLED_BACK, hint=undone_hint(store.state, inputs.identity)
         )
         report = _failed_report(inputs, failure_of(error, "start", ""))
         return replace(report, build=number, writes=store.writes)

@@ -18,6 +18,7 @@ from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import CellEmbedded, StepStarted
 from store.domain.state import State
+from store.policy.rollback import undone_hint, undone_text
 from store.policy.vouching import withdraw
 from store.trust.signatures import TrustedKey
 from store.verify.coverage import find_foreign_files, refuse_foreign_files, sizes
@@ -144,14 +145,14 @@ def _embedding_rates(layout: Layout) -> dict[str, float]:
 
 
 def _refusal_warning(state: State, inputs: Inputs) -> tuple[CacheWarning, ...]:
-    origin = state.undone.get(inputs.identity)
-    if origin is None:
+    undone = undone_text(state, inputs.identity)
+    if undone is None:
         return ()
     return (
         CacheWarning(
             kind="rolled-back-from",
-            message=f"this is build {origin}, which was rolled back from: it is refused",
-            hint="c10 build --again, if it is meant to come back",
+            message=f"this is {undone}: it is refused",
+            hint=undone_hint(state, inputs.identity),
         ),
     )
 

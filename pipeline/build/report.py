@@ -157,7 +157,10 @@ class PlanReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackReport:
-    """The result of a rollback; `changed` is false if the target was shown already."""
+    """The result of a rollback; `changed` is false if the target was shown already.
+
+    `forward` has generation and build of what a rollback to it shows again, by rising build.
+    """
 
     generation: int
     origin: int
@@ -165,6 +168,7 @@ class RollbackReport:
     changed: bool
     manifest_sha256: str
     body_sha256: str
+    forward: tuple[tuple[int, int], ...] = ()
     warnings: tuple[CacheWarning, ...] = ()
 
     def to_document(self) -> dict[str, Any]:
@@ -176,6 +180,7 @@ class RollbackReport:
             "changed": self.changed,
             "manifest_sha256": self.manifest_sha256,
             "body_sha256": self.body_sha256,
+            "forward": [{"generation": generation, "build": build} for generation, build in self.forward],
             "warnings": [each.to_document() for each in self.warnings],
         }
 

@@ -265,8 +265,8 @@ def _require_free(layout: Layout, wanted: int, free: int, what: str) -> None:
     # `free` is below zero where not even the disk reserve fits: that has to be freed, too.
     collecting = f", or c10 gc --cache {shlex.quote(str(layout.root))} (says what can go)"
     raise DiskFullError(
-        f"expected {wanted:,} bytes free in {layout.root} for {what}, found {max(free, 0):,} that may be used;"
-        " nothing was begun",
+        f"expected {wanted:,} bytes free in {layout.root} for {what}, found {max(free, 0):,} beside the"
+        " reserve (reserve_mb); nothing was begun",
         kind=ErrorKind.DISK_FULL,
         hint=f"free {wanted - free:,} bytes{collecting if layout.exists() else ''}",
     )

@@ -19,6 +19,6 @@ class AreaOptions(CheckedRecord):
 
     table: ClassVar[str] = "area"
 
-    file: Annotated[str, rules.text()]
+    file: Annotated[str, rules.path_of("a GeoJSON, KML, KMZ or plan file")]
     width_m: Annotated[float | None, rules.number(1, 50_000)] = None
     name: Annotated[str | None, rules.text(256)] = None

@@ -6,6 +6,7 @@ pipe is refused, since nobody may ever write to it.
 """
 
 import os
+import re
 import select
 import stat
 from pathlib import Path
@@ -18,6 +19,9 @@ MAX_REQUEST_BYTES = 1 << 20
 SILENCE_S: Final = 60.0
 """How long a pipe may send nothing, seconds."""
 
+_HOME: Final = re.compile(r"(?:^|/)~")
+_ADDRESS: Final = re.compile(r"(?:^|/)[a-zA-Z][a-zA-Z0-9+.-]+:/")
+"""In a path, which may begin with the folder of a request, and has one slash where there were two."""
 _DESCRIPTORS: Final = frozenset({"/dev/fd", "/proc/self/fd"})
 _READ_BYTES: Final = 1 << 16
 
@@ -25,6 +29,15 @@ _READ_BYTES: Final = 1 << 16
 def base_folder(path: Path) -> Path:
     """Return the folder that relative paths in a file start from: its own, or the current one for a pipe."""
     return Path.cwd() if _is_descriptor(path) else path.parent
+
+
+def hint_for_path(path: str | Path) -> str | None:
+    """Return what to do about a path that is not there if only a shell or a browser would follow it; else None."""
+    if _HOME.search(str(path)):
+        return "write the whole path: only a shell expands ~, and not within quotes"
+    if _ADDRESS.search(str(path)):
+        return "download it first: C10 fetches nothing"
+    return None
 
 
 def read_request_text(path: Path, *, what: str = "a request file", limit: int = MAX_REQUEST_BYTES) -> str:
@@ -50,7 +63,7 @@ def read_request_text(path: Path, *, what: str = "a request file", limit: int = 
         found = f"a pipe that gave nothing for {SILENCE_S:g} s"
         hint = "write the request into it and close it, or name a file"
     except FileNotFoundError:
-        found, hint = "no such file", "check the path"
+        found, hint = "no such file", hint_for_path(path) or "check the path"
     except NotRegularError:
         found = "something that is neither a regular file nor a pipe of the shell's, such as <(…)"
         hint = "name a file"
@@ -75,7 +88,7 @@ def read_named_file(path: Path, what: str, limit: int) -> bytes:
         data = read_start(path, limit + 1, follow_symlinks=True)
     except OSError as error:
         found = f"found {path}: {error.strerror or error}"
-        hint = "correct the path; it starts from the request's folder"
+        hint = hint_for_path(path) or "correct the path; it starts from the request's folder"
         raise _unreadable(path, f"{what}: expected a readable file, {found}", hint) from error
     if len(data) > limit:
         message = f"{what}: expected at most {limit} bytes, found more in {path}"

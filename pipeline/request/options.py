@@ -291,7 +291,7 @@ class ModelSpec(CheckedRecord):
 
     name: Annotated[str, _NAME]
     role: Annotated[ModelRole, rules.one_of(ModelRole)]
-    onnx: Annotated[str, rules.text()]
+    onnx: Annotated[str, rules.path_of("an ONNX file, or the name of a built-in network")]
     input: Annotated[str | None, rules.text(256)] = None
     output: Annotated[str | None, rules.text(256)] = None
     size: Annotated[tuple[int, int] | None, _SIZE] = None

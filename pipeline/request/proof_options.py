@@ -21,7 +21,7 @@ class ProofOptions(CheckedRecord):
 
     table: ClassVar[str] = "proof"
 
-    pictures: Annotated[str, rules.text()]
+    pictures: Annotated[str, rules.path_of("a CSV file")]
     min: Annotated[float, rules.number(0, 1)]
     within_m: Annotated[float, rules.number(0.001, 100_000)] = 50.0
     at: Annotated[int, rules.whole_number(1, 10)] = 1

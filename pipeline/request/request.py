@@ -90,7 +90,7 @@ class BuildRequest(CheckedRecord):
     sector: Annotated[options.SectorClassification, rules.one_of(options.SectorClassification)]
     zoom: Annotated[tuple[int, int], rules.zoom]
     origin: Annotated[tuple[float, float, float], rules.origin]
-    calibration: Annotated[str, rules.text()]
+    calibration: Annotated[str, rules.path_of("a JSON file")]
     tiles: Annotated[options.TileOptions, rules.record(options.TileOptions)]
     models: Annotated[tuple[options.ModelSpec, ...], _models]
     bbox: Annotated[tuple[float, float, float, float] | None, rules.box] = None

@@ -56,6 +56,21 @@ def text(limit: int = 1024) -> Callable[[object], str]:
     return rule
 
 
+def path_of(what: str) -> Callable[[object], str]:
+    """The path of a file; `what` says of which one."""
+
+    @takes(lambda: schema_of(text()))
+    def rule(value: object) -> str:
+        if not isinstance(value, (str, PurePath)):
+            table = isinstance(value, Mapping)
+            raise InvalidValueError(
+                f"the path of {what}", hint="write the table to a file and name it" if table else ""
+            )
+        return text()(value)
+
+    return rule
+
+
 def matching(pattern: str, described: str) -> Callable[[object], str]:
     """A string that matches a regular expression from end to end."""
     compiled = re.compile(pattern)

@@ -58,6 +58,9 @@ def format_value(value: object) -> str:
         case list() | tuple():
             items = ", ".join(format_value(item) for item in value[:12])
             text = f"[{items}" + (", …]" if len(value) > 12 else "]")
+        case Mapping():
+            items = ", ".join(f"{name} = {format_value(item)}" for name, item in list(value.items())[:12])
+            text = f"{{{items}}}"
         case _:
             text = repr(value)
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import ErrorKind, RequestError, TileError
+from pipeline.request.files import hint_for_path
 from pipeline.tiles.decode import PIXEL_CEILING, decode
 from pipeline.tiles.image_header import read_header
 from store.base.preprocessing import Pixels
@@ -25,7 +26,7 @@ def read_photograph(path: Path) -> bytes:
         reason = getattr(error, "strerror", None) or error
         raise RequestError(
             f"expected a picture, found {path}: {reason}",
-            hint="check the path, and that you may read the file",
+            hint=hint_for_path(path) or "check the path, and that you may read the file",
             kind=ErrorKind.REQUEST_UNREADABLE,
         ) from error
     if len(data) > _MAX_BYTES:

@@ -70,7 +70,7 @@ class Layout:
                 " readers know a manifest by its name: at most a label of 1 to 32 letters, digits, _ and -, the first a"
                 " letter, and a hyphen; then the generation in 8 to 18 digits; then .json; found"
                 f" {self.manifest_filename!r}" + ("" if made is None else f", which makes {made!r}"),
-                kind=ErrorKind.UNKNOWN_GENERATION,
+                kind=ErrorKind.ARGUMENT,
                 hint="leave manifest_filename out",
             )
 

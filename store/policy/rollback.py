@@ -1,4 +1,4 @@
-"""Decide a rollback: which build the new generation shows. Pure.
+"""Decide a rollback: which build the new generation shows, and say what leads forward again. Pure.
 
 Without a target the head's parent is shown. The parent of a rollback is the parent of the build it shows, so
 that two rollbacks in a row go two builds back and never forward onto the one that was left. A generation given
@@ -6,6 +6,7 @@ as target stands for its origin; the build shown already is no change.
 """
 
 from store.base.valueclass import valueclass
+from store.domain.fold import builds_left_behind
 from store.domain.state import State
 from store.errors import ErrorKind, RequestRefusedError
 
@@ -57,6 +58,44 @@ def plan(state: State, *, to: int | None, why: str) -> RollbackPlan | None:
     return RollbackPlan(
         left=head.origin, target=target, parent=state.builds[target].parent, requested=to, why=why
     )
+
+
+def ways_forward(state: State) -> tuple[tuple[int, int], ...]:
+    """Return generation and build of what a rollback may show again, by rising build.
+
+    These are the build that the head's rollback left and the newest one, if they are newer than the one that is
+    shown and kept. A head that is no rollback leaves none behind.
+    """
+    head = state.head
+    if head is None or head.rolled_back is None:
+        return ()
+    made = {each.origin: number for number, each in state.generations.items() if each.rolled_back is None}
+    newer = {build for build in (head.rolled_back.left, max(made)) if build > head.origin}
+    return tuple((made[build], build) for build in sorted(newer - state.collected))
+
+
+def undone_text(state: State, identity: str) -> str | None:
+    """Return which build of an identity was rolled back from, where and why; None if none was."""
+    build = state.undone.get(identity)
+    if build is None:
+        return None
+    parents = {number: each.parent for number, each in state.builds.items()}
+    where, why = next(
+        (number, each.rolled_back.why)
+        for number, each in reversed(state.generations.items())
+        if each.rolled_back is not None
+        and build in builds_left_behind(parents, left=each.rolled_back.left, target=each.rolled_back.target)
+    )
+    return f"build {build}, which was rolled back from in generation {where}" + (f" ({why})" if why else "")
+
+
+def undone_hint(state: State, identity: str) -> str:
+    """Return what brings a build back that was rolled back from."""
+    build, again = state.undone[identity], "c10 build --again builds it anew"
+    if build in state.collected:
+        return again
+    made = next(number for number, each in state.generations.items() if each.origin == build)
+    return f"c10 rollback --to {made} shows it again; {again}"
 
 
 def _require_kept(state: State, target: int, what: str) -> None:

@@ -215,7 +215,7 @@ def _last_record(view: HistoryView, number: int) -> int:
     if number not in view.state.builds:
         raise RequestRefusedError(
             f"expected a build from 1 to {len(view.state.builds)}, found {number}",
-            kind=ErrorKind.UNKNOWN_GENERATION,
+            kind=ErrorKind.UNKNOWN_BUILD,
             hint="c10 log",
         )
     # A rollback commits a build once more; its first end counts.

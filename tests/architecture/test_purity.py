@@ -49,6 +49,7 @@ PURE_ELSEWHERE = {
     "pipeline/toml.py",
     "store/backports.py",
     "store/errors.py",
+    "tools/output/page.py",
     "tools/output/proof.py",
     "tools/output/render.py",
     "tools/output/sanitize.py",

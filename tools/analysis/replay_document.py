@@ -9,6 +9,7 @@ from datetime import date
 from typing import Any, Final
 
 from store.domain import events as e
+from store.errors import ErrorKind
 from tools.analysis.diff import compare_builds
 from tools.analysis.readiness import readiness_document
 from tools.forensics.area import area_document
@@ -72,7 +73,8 @@ def diff_document(builds: BuildHistory, a: int, b: int) -> dict[str, Any]:
     for number in (a, b):
         found, build = builds.timeline(number), builds.build(number)
         if build is None:
-            raise builds.unknown(f"build {number} to be told by its records", builds.folded.problem)
+            expected = f"build {number} to be told by its records"
+            raise builds.unknown(expected, builds.folded.problem, ErrorKind.UNKNOWN_BUILD)
         sides.append((found, build))
     return {
         "source": builds.source.to_document(),

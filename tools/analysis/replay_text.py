@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from tools.output import render
+from tools.output import page, render
 
 _MAX_ROWS: Final = 40
 _MAX_TRACEBACK: Final = 60
+_MAX_TEXT: Final = 180
+"""Characters of a record in the timeline, about."""
 _MAX_CHANGES: Final = 30
 _MAX_NAME: Final = 31
 """Longest name in the table of inputs: with it the table is as wide as a terminal."""
@@ -79,7 +81,7 @@ def why_lines(document: Mapping[str, Any]) -> list[str]:
 def _wrap_hanging(line: str) -> list[str]:
     """Wrap a line, with a hanging indent."""
     indent = " " * (len(line) - len(line.lstrip()))
-    first, *rest = render.wrap(line.lstrip(), render.WIDTH - 4 - len(indent))
+    first, *rest = render.wrap(line.lstrip(), page.text_width() - 4 - len(indent))
     return [indent + first, *(f"{indent}    {more}" for more in rest)]
 
 
@@ -108,13 +110,13 @@ def _failure_lines(failure: Mapping[str, Any] | None, *, whole: bool) -> list[st
     cut = [row for row in failure["inputs"] if len(row["name"]) > _MAX_NAME]
     names = [line for row in cut for line in _wrap_hanging(f"{row['role']}: {row['name']}")]
     header = ("input", "name", "SHA-256", "size", "bytes")
-    table = render.table(header, inputs, right="   r") if inputs else []
+    table = render.table(header, inputs, right="   r", indent=2) if inputs else []
     differing = [
         line
         for row in failure["inputs"]
         if row["found"]
         for line in render.wrap(
-            f"{row['role']} {row['name']}: found {_as_text(row['found'])}", render.WIDTH - 2
+            f"{row['role']} {row['name']}: found {_as_text(row['found'])}", page.text_width() - 2
         )
     ]
     return [
@@ -135,7 +137,7 @@ def _traceback(failure: Mapping[str, Any], *, whole: bool) -> list[str]:
 def _finding_lines(findings: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for each in findings:
         mark = _MARKS[each["severity"]]
-        first, *rest = render.wrap(each["text"], render.WIDTH - 6)
+        first, *rest = render.wrap(each["text"], page.text_width() - 6)
         yield f"{mark} {first}"
         for line in rest:
             yield f"   {line}"
@@ -157,7 +159,7 @@ def _steps(steps: Sequence[Mapping[str, Any]]) -> list[str]:
         for row in steps
     ]
     header = ("step", "outcome", "at (s)", "took", "usual", "work", "stored")
-    return render.table(header, rows, right="  rrrrr") if rows else []
+    return render.table(header, rows, right="  rrrrr", indent=2) if rows else []
 
 
 def _area_lines(area: Mapping[str, Any] | None) -> list[str]:
@@ -179,7 +181,7 @@ def _area_lines(area: Mapping[str, Any] | None) -> list[str]:
         if runs:
             shown = ", ".join(render.tile_run(run) for run in runs[:4])
             more = f" and {len(runs) - 4:,} more runs" if len(runs) > 4 else ""
-            lines += render.wrap(f"{name}: {shown}{more}", render.WIDTH - 2)
+            lines += render.wrap(f"{name}: {shown}{more}", page.text_width() - 2)
     return [line for line in lines if line]
 
 
@@ -205,7 +207,7 @@ def _changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
         line
         for each in changes[:_MAX_CHANGES]
         for line in render.wrap(
-            f"{each['path']}: {_as_text(each['old'])} -> {_as_text(each['new'])}", render.WIDTH - 2
+            f"{each['path']}: {_as_text(each['old'])} -> {_as_text(each['new'])}", page.text_width() - 2
         )
     ]
     more = len(changes) - _MAX_CHANGES
@@ -230,9 +232,10 @@ def _timeline_lines(document: Mapping[str, Any], *, whole: bool) -> Iterator[str
         previous = row["seq"]
         mark = "?" if row["unknown"] else " " if row["build"] == document["build"] else "|"
         head = f"{row['seq']:>{width}} {row['ms'] / 1000:>10.3f} s {mark} "
-        first, *rest = render.wrap(f"{row['tag']}: {row['text']}", render.WIDTH - 2 - len(head))
+        room = page.text_width() - 2 - len(head)
+        first, *rest = render.wrap(f"{row['tag']}: {row['text']}", room)
         yield head + first
-        for line in rest[:2]:
+        for line in rest[: _MAX_TEXT // room - 1]:
             yield " " * len(head) + line
 
 
@@ -271,7 +274,7 @@ def _measured_changes(row: Mapping[str, Any]) -> Iterator[str]:
     for name in sorted({*one, *other}):
         if one.get(name) != other.get(name):
             change = f"{row['check']} {row['subject']}, {name}: {_as_text(one.get(name))} -> {_as_text(other.get(name))}"
-            yield from render.wrap(change, render.WIDTH - 2)
+            yield from render.wrap(change, page.text_width() - 2)
 
 
 def _compare_artifacts(row: Mapping[str, Any]) -> str:

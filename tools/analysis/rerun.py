@@ -11,7 +11,7 @@ from store.domain.events import Imported
 from store.domain.fold import fold
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
 from tools.forensics.history import BuildHistory, Source
-from tools.output import render
+from tools.output import page, render
 from tools.output.sanitize import safe_data, safe_text
 
 _MAX_INPUTS = 1_000
@@ -48,7 +48,7 @@ def run_again(source: Source, number: int | None, *, trust_plugins: bool = False
     if number not in state.builds:
         raise RequestRefusedError(
             f"expected build {number} in the records, found none",
-            kind=ErrorKind.UNKNOWN_GENERATION,
+            kind=ErrorKind.UNKNOWN_BUILD,
             hint=source.listing,
         )
     record = BuildRecord(
@@ -134,9 +134,9 @@ def rerun_lines(document: Mapping[str, Any]) -> list[str]:
     more = [
         line
         for each in (*document["differences"], *document["notes"])
-        for line in render.wrap(str(each), render.WIDTH - 4)
+        for line in render.wrap(str(each), page.text_width() - 4)
     ]
-    return [*render.wrap(document["text"], render.WIDTH - 2), "", *found, *render.section("Notes", more)]
+    return [*render.wrap(document["text"], page.text_width() - 2), "", *found, *render.section("Notes", more)]
 
 
 def _text(found: Rerun) -> str:

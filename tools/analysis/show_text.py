@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from store.base.canonical_json import is_digest
-from tools.output import render
+from tools.output import page, render
 
 _MAX_RUNS: Final = 6
+_MAX_REQUEST: Final = 200
+"""How many lines of a request are shown."""
 _MAX_TRACEBACK: Final = 200
 """How many lines are shown, from the end of a traceback; a journal may hold anything."""
 
@@ -32,7 +34,12 @@ def show_lines(document: Mapping[str, Any]) -> list[str]:
         ),
     )
     lines += render.section("Inputs", render.fields(*_input_fields(document["inputs"]), indent=2))
-    lines += render.section("Host", render.fields(*document["host"].items(), indent=2))
+    request = document["host"].get("request")
+    text = request.get("text") if isinstance(request, Mapping) else None
+    host = [(name, value) for name, value in document["host"].items() if name != "request" or text is None]
+    lines += render.section("Host", render.fields(*host, indent=2))
+    if isinstance(text, str):
+        lines += render.section("Request", text.splitlines()[:_MAX_REQUEST])
     header = ("step", "subject", "count", "decision", "why")
     plan = [
         (step.get("kind"), step.get("subject") or None, *(step.get(name) for name in header[2:]))
@@ -76,12 +83,11 @@ def _check_lines(checks: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     if not rows:
         return []
-    header, *heads = render.table(("check", "subject", "verdict"), rows)
-    lines = [header]
+    lines, *heads = render.table_rows(("check", "subject", "verdict"), rows, indent=2)
     for head, check in zip(heads, checks, strict=True):
         measured = " ".join(f"{name}={value}" for name, value in check["measured"].items())
-        lines += [head, *render.wrap(measured, render.WIDTH - 2, "    ")] if measured else [head]
-        lines += render.wrap(check["why"], render.WIDTH - 2, "    ") if check["why"] else []
+        lines += [*head, *render.wrap(measured, page.text_width() - 2, "    ")] if measured else head
+        lines += render.wrap(check["why"], page.text_width() - 2, "    ") if check["why"] else []
     return lines
 
 
@@ -111,13 +117,14 @@ def _failure_lines(document: Mapping[str, Any]) -> list[str]:
     if failure is None:
         ending = document["ending"]
         doing = f" (it was at: {document['doing']})" if document["doing"] else ""
-        return render.section("Ending", render.wrap(ending + doing, render.WIDTH - 2)) if ending else []
+        return render.section("Ending", render.wrap(ending + doing, page.text_width() - 2)) if ending else []
     lines = render.fields(
         ("step", failure["step"]),
         ("subject", failure["subject"]),
         ("kind", failure["kind"]),
         ("message", failure["message"]),
         ("mend", failure["hint"]),
+        indent=2,
     )
     return [
         *render.section("Failure", lines),

@@ -60,7 +60,7 @@ def why(source: Source, subject: str, *, number: int | None = None) -> dict[str,
             f"expected a step ({', '.join(_STEPS)}), 8 or more digits of an artifact, or a tile of build"
             f" {build.number} as zoom/x/y (a chunk as zoom/x/y/view, or the descriptor_id of a candidate of"
             f" c10 query --json), found {safe_text(subject, 200)!r}",
-            kind=ErrorKind.UNKNOWN_GENERATION,
+            kind=ErrorKind.ARGUMENT,
             hint="c10 why --help",
         )
     return _answer(builds, subject, build.number, {"chain": links, "text": list(_chain_lines(links))})
@@ -94,7 +94,7 @@ def _build(builds: BuildHistory, number: int | None) -> Build:
     if build is None:
         raise RequestRefusedError(
             f"expected a build from 1 to {max(state.builds, default=0)}, found {number}",
-            kind=ErrorKind.UNKNOWN_GENERATION,
+            kind=ErrorKind.UNKNOWN_BUILD,
             hint=builds.source.listing,
         )
     return build
@@ -249,7 +249,7 @@ def _find_artifact(builds: BuildHistory, word: str) -> NamedArtifact | None:
     if len(digests) > 1:
         raise RequestRefusedError(
             f"expected the digits of one artifact, found {len(digests)} that begin with {word}",
-            kind=ErrorKind.UNKNOWN_GENERATION,
+            kind=ErrorKind.ARGUMENT,
             hint="give more digits",
         )
     return found[-1] if found else None

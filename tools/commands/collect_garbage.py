@@ -9,7 +9,7 @@ from store.cache.view import open_view
 from store.domain.state import State
 from store.maintenance.collect_garbage import CollectionResult
 from store.policy.retention import KeepPolicy
-from tools.command import Answer, Call, shared_options
+from tools.command import NUMBER, Answer, Call, shared_options
 from tools.output import render
 from tools.provisioner import provisioner
 
@@ -17,7 +17,7 @@ from tools.provisioner import provisioner
 @click.command()
 @click.option(
     "--keep",
-    type=click.IntRange(1),
+    type=NUMBER,
     default=3,
     show_default=True,
     metavar="N",

@@ -31,7 +31,7 @@ from store.runtime.backends.gpu import gpus
 from store.runtime.backends.registry import BACKENDS
 from tools.command import Answer, Call, shared_options
 from tools.exit_codes import ExitCode, code_of
-from tools.output import render
+from tools.output import page, render
 
 _NEEDED: Final = (
     "lmdb",
@@ -272,7 +272,7 @@ def _lines(found: _Findings) -> list[str]:
         lines += render.section("Cache", render.fields(*_cache_facts(found.cache)))
     problems: list[str] = []
     for number, problem in enumerate(found.problems, start=1):
-        problems += [*render.wrap(f"{number}. {problem.text}", render.WIDTH - 2), f"   -> {problem.fix}"]
+        problems += [*render.wrap(f"{number}. {problem.text}", page.text_width() - 2), f"   -> {problem.fix}"]
     lines += render.section("Problems", problems or ["none"])
     return lines[1:]
 
@@ -281,6 +281,8 @@ def _package_lines(packages: Mapping[str, str | None]) -> list[str]:
     shown = [f"{name} {version or 'MISSING'}" for name, version in packages.items()]
     half = (len(shown) + 1) // 2
     width = max(len(text) for text in shown) + 4
+    if 2 * width > page.text_width():
+        return shown
     pairs = zip(shown[:half], [*shown[half:], ""][:half], strict=True)
     return [f"{left:<{width}}{right}".rstrip() for left, right in pairs]
 

@@ -9,7 +9,7 @@ import click
 from store.disk.manifest_files import read_manifest_file
 from store.domain.state import Build, BuildStatus, State
 from store.manifest.manifest import Manifest, parse
-from tools.command import Answer, Call, shared_options
+from tools.command import NUMBER, Answer, Call, shared_options
 from tools.forensics.cost import NO_COST, costs_of_builds, draw_trend
 from tools.output import render
 from tools.record_source import FoldedRecords, read_records, source_options
@@ -28,7 +28,7 @@ _EMPTY: Final[dict[str, Any]] = {
 
 @click.command()
 @click.option("--failed", is_flag=True, help="List only builds that were not committed.")
-@click.option("-n", "count", type=click.IntRange(1), metavar="N", help="List only the newest N.")
+@click.option("-n", "count", type=NUMBER, metavar="N", help="List only the newest N.")
 @source_options
 @shared_options()
 def log(call: Call, *, failed: bool, count: int | None, journal: Path | None, bundle: Path | None) -> Answer:
@@ -52,13 +52,12 @@ def log(call: Call, *, failed: bool, count: int | None, journal: Path | None, bu
         )
         for entry in entries
     ]
-    lines = render.table(
+    shown, *found = render.table_rows(
         ("gen", "build", "when (UTC)", "outcome", "tiles", "reused", "stored", "took"), rows, right="rr  rrrr"
     )
     # Notes go below their line, so that the columns stay narrow.
-    shown = [lines[0]]
-    for line, entry in zip(lines[1:], entries, strict=True):
-        shown.append(f"{line}  accepted" if entry["accepted"] else line)
+    for lines, entry in zip(found, entries, strict=True):
+        shown += [*lines[:-1], f"{lines[-1]}  accepted" if entry["accepted"] else lines[-1]]
         shown.extend(render.wrap(entry["note"], indent=" " * 12) if entry["note"] else ())
     shown += _trend(entries)
     return Answer(document={"entries": entries}, lines=shown if entries else ["nothing yet"])

@@ -26,7 +26,7 @@ from store.reader.places.descriptor_networks import NoDescriptorError
 from store.reader.places.question import Question, parse_question
 from store.runtime.load import Engine
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
-from tools.command import PATH, Answer, Call, print_message, shared_options, trust_options
+from tools.command import PATH, Answer, Call, Number, print_message, shared_options, trust_options
 from tools.output import places, render
 
 _FULL_TURN = 360
@@ -35,9 +35,7 @@ _MAX_CALIBRATION = 1 << 20
 
 @click.command()
 @click.argument("image", type=PATH)
-@click.option(
-    "--top", type=click.IntRange(1, 10_000), default=5, metavar="N", help="Number of places; default: 5."
-)
+@click.option("--top", type=Number(1, 10_000), default=5, metavar="N", help="Number of places; default: 5.")
 @click.option(
     "--altitude",
     type=float,

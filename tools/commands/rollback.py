@@ -2,7 +2,7 @@
 
 import click
 
-from tools.command import Answer, Call, shared_options
+from tools.command import NUMBER, Answer, Call, shared_options
 from tools.output import render
 from tools.provisioner import provisioner
 
@@ -10,7 +10,7 @@ from tools.provisioner import provisioner
 @click.command()
 @click.option(
     "--to",
-    type=int,
+    type=NUMBER,
     metavar="GENERATION",
     help="Generation to show again; by default that of the build before.",
 )

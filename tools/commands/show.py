@@ -17,17 +17,25 @@ from tools.record_source import read_records, source_options
 
 
 @click.command()
-@click.argument("number", metavar="BUILD", type=NUMBER)
+@click.argument("number", metavar="[BUILD]", type=NUMBER, required=False)
 @source_options
 @shared_options()
-def show(call: Call, *, number: int, journal: Path | None, bundle: Path | None) -> Answer:
-    """Show one build: its identity, inputs, plan, steps, checks and failure."""
+def show(call: Call, *, number: int | None, journal: Path | None, bundle: Path | None) -> Answer:
+    """Show one build: its identity, inputs, plan, steps, checks and failure. Default: the newest build."""
     found = read_records(call, journal, bundle)
+    newest = len(found.state.builds)
+    if number is None and not newest:
+        raise RequestRefusedError(
+            "expected a build to show, found none",
+            kind=ErrorKind.NO_GENERATION,
+            hint="c10 build REQUEST --cache DIR",
+        )
+    number = newest if number is None else number
     build = found.state.builds.get(number)
     if build is None:
         raise RequestRefusedError(
-            f"expected a build from 1 to {len(found.state.builds)}, found {number}",
-            kind=ErrorKind.UNKNOWN_GENERATION,
+            f"expected a build from 1 to {newest}, found {number}",
+            kind=ErrorKind.UNKNOWN_BUILD,
             hint=found.listing,
         )
     records = [record for record in found.records if record.build == number]

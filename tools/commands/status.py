@@ -16,7 +16,9 @@ from store.disk.layout import Layout
 from store.disk.manifest_files import read_manifest_file
 from store.domain.manifest_projection import project
 from store.domain.state import BuildStatus
-from store.manifest.manifest import Manifest, parse
+from store.formats.capture_dates import CaptureDates
+from store.manifest.manifest import EngineEntry, Manifest, parse
+from store.policy.rollback import ways_forward
 from store.trust.readiness import Readiness, judge
 from store.trust.readiness_facts import Signature, facts_of_manifest
 from store.trust.signatures import parse_signature
@@ -25,6 +27,7 @@ from tools.output import render
 from tools.output.readiness import fields
 
 _MILLION: Final = 1_000_000
+_E7: Final = 10_000_000
 
 
 class _Head(NamedTuple):
@@ -45,11 +48,12 @@ def status(call: Call) -> Answer:
         view = open_view(layout)
         head, records = _head_of_journal(view), _journal_facts(view)
     rolled_back = records.pop("rolled_back")
-    readiness = _readiness(layout, head) if head else None
+    dates = _capture_dates(layout, head.manifest) if head else None
+    readiness = _readiness(layout, head, dates) if head else None
     document = {
         **_head_names(head),
         **records,
-        **_head_facts(head),
+        **_head_facts(head, dates),
         "rolled_back": rolled_back,
         "signed_by": head.signed_by if head else None,
         "readiness": readiness.to_document() if readiness else None,
@@ -84,7 +88,13 @@ def _journal_facts(view: View) -> dict[str, Any]:
         "seq": view.head.seq,
         "open_build": view.state.open_build,
         "lately": _last_build(view),
-        "rolled_back": {"left": rollback.left, "why": rollback.why} if rollback else None,
+        "rolled_back": {
+            "left": rollback.left,
+            "why": rollback.why,
+            "forward": [{"generation": made, "build": build} for made, build in ways_forward(view.state)],
+        }
+        if rollback
+        else None,
     }
 
 
@@ -99,7 +109,7 @@ def _head_names(head: _Head | None) -> dict[str, Any]:
     }
 
 
-def _head_facts(head: _Head | None) -> dict[str, Any]:
+def _head_facts(head: _Head | None, dates: CaptureDates | None) -> dict[str, Any]:
     """Return what the generation is that the head shows; every value is None if there is none."""
     if head is None:
         return dict.fromkeys(_HEAD_FACTS)
@@ -126,26 +136,52 @@ def _head_facts(head: _Head | None) -> dict[str, Any]:
         "carried_bytes": manifest.carried.size if manifest.carried else 0,
         "proof": facts.proof,
         "committed": render.iso(manifest.envelope.wall_ns),
+        "engines": [_engine(manifest, each) for each in manifest.engines],
+        "bbox": [value / _E7 for value in facts.area] if facts.area else None,
+        "captured": {
+            "oldest": dates.oldest.isoformat() if dates.oldest else None,
+            "newest": dates.newest.isoformat() if dates.newest else None,
+            "undated": dates.undated,
+        }
+        if dates
+        else None,
     }
 
 
 _HEAD_FACTS: Final = (
     *("flight_id", "sector", "tiles", "zoom", "levels", "wanted", "localisable", "featureless", "skipped"),
-    *("index", "carried_bytes", "proof", "committed"),
+    *("index", "carried_bytes", "proof", "committed", "engines", "bbox", "captured"),
 )
 """The keys of `_head_facts`."""
 
 
-def _readiness(layout: Layout, head: _Head) -> Readiness:
+def _capture_dates(layout: Layout, manifest: Manifest) -> CaptureDates | None:
+    return stored_capture_dates(Artifacts(layout), manifest.tiles, tiles=manifest.tile_count)
+
+
+def _engine(manifest: Manifest, engine: EngineEntry) -> dict[str, Any]:
+    """Return what runs a network, and where."""
+    return {
+        "name": engine.model,
+        "role": engine.role,
+        "backend": engine.backend,
+        "version": engine.version,
+        "target": engine.target,
+        "precision": engine.precision,
+        "batch": engine.batch,
+        "stand_in": engine.model in manifest.stand_ins,
+    }
+
+
+def _readiness(layout: Layout, head: _Head, dates: CaptureDates | None) -> Readiness:
     """Judge the head by its manifest and the dates of its tiles; that its files are whole is not the question."""
-    manifest = head.manifest
     facts = facts_of_manifest(
-        manifest,
-        dates=stored_capture_dates(Artifacts(layout), manifest.tiles, tiles=manifest.tile_count),
+        head.manifest,
+        dates=dates,
         # Whose signature there is; nobody checked it here.
         signature=None if head.signed_by else Signature.ABSENT,
         signed_by=next(iter(head.signed_by), None),
-        shape=stored_area_shape(Artifacts(layout), manifest.area),
+        shape=stored_area_shape(Artifacts(layout), head.manifest.area),
     )
     return judge(facts, today=utc_day(SystemClock()))
 
@@ -211,16 +247,22 @@ def _head_fields(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
     zooms, tiles = "-".join(map(str, dict.fromkeys(document["zoom"]))), document["tiles"]
     return [
         ("generation", shows),
+        *(render.forward(back["forward"]) if back else ()),
+        ("readiness", _judged(len(document["warnings"]))),
         ("flight", f"{document['flight_id']} ({document['sector']})"),
         ("tiles", None if tiles is None else f"{render.number(tiles)} at zoom {zooms}"),
+        ("box", _box(document["bbox"])),
         ("chunks", render.levels(document["levels"])),
         ("area", render.area(document)),
+        *(("engine", _engine_text(each)) for each in document["engines"]),
         ("index", _index(document["index"])),
         (
             "carried",
             f"{render.size(document['carried_bytes'])} of tiles" if document["carried_bytes"] else None,
         ),
-        *fields({**document["readiness"], "coverage": None}),
+        *fields(
+            {**document["readiness"], "coverage": None}, newest=(document["captured"] or {}).get("newest")
+        ),
         ("committed", render.utc(document["committed"])),
         ("identity", document["identity"]),
         ("manifest", document["manifest_sha256"]),
@@ -228,9 +270,29 @@ def _head_fields(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
+def _judged(warnings: int) -> str:
+    """Say what is known against a flight; only `c10 verify` looks at files, signatures and this machine."""
+    found = f"{render.plural(warnings, 'warning')}, below" if warnings else "nothing speaks against a flight"
+    return f"{found}; c10 verify says GO or NO-GO"
+
+
+def _box(bbox: Sequence[float] | None) -> str | None:
+    """Return west, south, east and north as a request has them."""
+    return "[" + ", ".join(f"{degrees:.7f}" for degrees in bbox) + "]" if bbox else None
+
+
+def _engine_text(engine: Mapping[str, Any]) -> str:
+    stand_in = "; its stand-in computed the descriptors" if engine["stand_in"] else ""
+    kind = "" if engine["role"] == "descriptor" else f" ({engine['role']})"
+    return (
+        f"{engine['name']}{kind}: {engine['backend']} {engine['version']} for {engine['target']}, "
+        f"{engine['precision']}{stand_in}"
+    )
+
+
 def _signers(keys: Sequence[str]) -> str:
     """Return the keys that are said to have signed; `c10 verify` checks that."""
-    return f"{', '.join(keys)} (not checked here: c10 verify)" if keys else ""
+    return f"{', '.join(keys)} (not checked here: c10 verify)" if keys else "nobody"
 
 
 def _index(index: Mapping[str, Any] | None) -> str | None:

@@ -12,7 +12,7 @@ from store.base.clock import SystemClock, utc_day
 from store.trust.readiness import Readiness
 from store.verify.report import CacheProblem, Depth, VerifyReport
 from store.verify.verify import verify as verify_cache
-from tools.command import Answer, Call, print_error, shared_options, trust_options
+from tools.command import Answer, Call, Number, print_error, shared_options, trust_options
 from tools.exit_codes import ExitCode
 from tools.output import render
 from tools.output.progress import byte_progress, shown_progress
@@ -45,9 +45,7 @@ class _Duration(click.ParamType[float]):
     type=_Duration(),
     help="Hash engines, index and tables, then blocks until this time, such as 20s, is over.",
 )
-@click.option(
-    "--seed", type=click.IntRange(0), metavar="N", help="Seed of the sample, to repeat an earlier one."
-)
+@click.option("--seed", type=Number(0), metavar="N", help="Seed of the sample, to repeat an earlier one.")
 @click.option("--strict", is_flag=True, help="Make every warning a NO-GO.")
 @trust_options
 @shared_options()

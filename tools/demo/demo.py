@@ -32,7 +32,7 @@ from tools.command import LOCAL_FOLDER, Answer, Call, print_error, shared_option
 from tools.demo.photographs import Finding, ask, table, take_photographs, write_truth
 from tools.demo.region import ALTITUDE_M, DemoRegion, land_elsewhere, make_region, with_new_roof
 from tools.exit_codes import ExitCode
-from tools.output import render
+from tools.output import page, render
 from tools.output.progress import shown_progress
 
 _PHOTOGRAPHS: Final = 24
@@ -61,7 +61,7 @@ class _Demonstration:
         self.sections += 1
         self.print("")
         if not self.quiet:
-            click.secho(f"{self.sections}. {title}", bold=True)
+            click.secho("\n".join(page.fit(f"{self.sections}. {title}")), bold=True)
         for paragraph in text:
             self.print(*render.wrap(paragraph, indent="   "))
 
@@ -69,11 +69,11 @@ class _Demonstration:
         """Print lines, unless the answer is JSON."""
         if not self.quiet:
             for line in lines:
-                click.echo(render.plain(line))
+                click.echo("\n".join(page.fit(render.plain(line))))
 
     def print_fields(self, pairs: Iterable[tuple[str, object]]) -> None:
         """Print labels and values."""
-        self.print(*(f"   {line}" for line in render.fields(*pairs)))
+        self.print(*(f"   {line}" for line in render.fields(*pairs, indent=3)))
 
     def expect(self, promise: str, *, kept: bool) -> None:
         """Say whether a promise was kept."""

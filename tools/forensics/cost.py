@@ -17,6 +17,8 @@ _WORTH_A_WORD_MS = 1_000
 _COMPARABLE: Final = 4
 """How many times as much work a step may have as an earlier one that its usual time follows from."""
 
+_NO_ROWS: Final[Mapping[str, int]] = {}
+
 _COUNTED = frozenset({"cells", "index", "coverage"})
 
 NO_COST: dict[str, int | None] = {"ms": None, "bytes": None, "reuse_ppm": None}
@@ -67,14 +69,24 @@ def is_slow(took_ms: int, usual_ms: int) -> bool:
     return took_ms > 2 * usual_ms and took_ms - usual_ms > _WORTH_A_WORD_MS
 
 
-def cost_of(timeline: BuildTimeline) -> dict[str, Any]:
-    """Return the cost of a build, whole and by step."""
+def index_rows(records: Iterable[DecodedRecord]) -> dict[str, int]:
+    """Return how many rows each index has that was built or extended, by its step key."""
+    return {
+        record.event.key: record.event.rows
+        for record in records
+        if isinstance(record.event, (e.IndexBuilt, e.IndexExtended))
+    }
+
+
+def cost_of(timeline: BuildTimeline, rows: Mapping[str, int] = _NO_ROWS) -> dict[str, Any]:
+    """Return the cost of a build, whole and by step; `rows` are those of the indexes that it may have reused."""
     inputs = next((m.event.inputs for m in timeline.own if isinstance(m.event, e.BuildStarted)), {})
     chunks, networks = "chunks" in inputs, _networks(inputs)
     selected = next((m.event.count for m in timeline.own if isinstance(m.event, e.TilesSelected)), None)
-    indexed = next(
-        (m.event.rows for m in timeline.own if isinstance(m.event, (e.IndexBuilt, e.IndexExtended))), None
-    )
+    made = index_rows(timeline.own)
+    reused_keys = (m.event.keys.values() for m in timeline.own if isinstance(m.event, e.StepReused))
+    known = (rows[key] for keys in reused_keys for key in keys if key in rows)
+    indexed = next(iter(made.values()), None) if made else next(known, None)
     skipped = next((m.event.skipped for m in timeline.own if isinstance(m.event, e.CoverageWalked)), 0)
     # A skipped tile has no descriptor, and is neither embedded nor reused.
     units = indexed if chunks else indexed or (None if selected is None else selected - skipped)
@@ -83,7 +95,7 @@ def cost_of(timeline: BuildTimeline) -> dict[str, Any]:
     walked = any(isinstance(m.event, (e.IndexBuilt, e.IndexExtended, e.CoverageWalked)) for m in timeline.own)
     # Only when all cells are done is it known that what was not embedded was reused.
     reused = units - embedded if units is not None and walked else None
-    # A build that reuses its index does not say how many chunks there are.
+    # The index that it reused may be of records that are not here.
     whole = walked and units is None and embedded == 0
     return {
         "ms": timeline.took_ms,
@@ -131,8 +143,9 @@ def _ppm(part: int, whole: int) -> int:
 def costs_of_builds(records: Sequence[DecodedRecord]) -> dict[int, dict[str, int | None]]:
     """Return milliseconds, bytes and reuse of every build, by its number."""
     found: dict[int, dict[str, int | None]] = {}
+    rows = index_rows(records)
     for number, span in builds_in(records).items():
-        whole = cost_of(build_timeline(records, number, span))
+        whole = cost_of(build_timeline(records, number, span), rows)
         found[number] = {name: whole[name] for name in NO_COST}
     return found
 

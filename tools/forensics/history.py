@@ -103,7 +103,7 @@ class BuildHistory:
         if self.at is not None and not 1 <= self.at <= history.head[0]:
             raise RequestRefusedError(
                 f"expected a record from 1 to {history.head[0]}, found {self.at}",
-                kind=ErrorKind.UNKNOWN_GENERATION,
+                kind=ErrorKind.UNKNOWN_RECORD,
                 hint=f"c10 replay{self.source.option} (its first column)",
             )
         self._records = history.records if self.at is None else history.until(self.at).records
@@ -141,7 +141,9 @@ class BuildHistory:
             raise self._no_build(int(word))
         if word.startswith("@") and is_number(word[1:]):
             return self._of_record(int(word[1:]))
-        raise self.unknown("the number of a build, or @ and the number of a record", repr(word))
+        raise self.unknown(
+            "the number of a build, or @ and the number of a record", repr(word), ErrorKind.ARGUMENT
+        )
 
     def timeline(self, number: int) -> BuildTimeline:
         """Return the records of a build.
@@ -172,11 +174,11 @@ class BuildHistory:
         """Return the step cache from when a build reused its cells, if `fold` was asked to keep it."""
         return self._step_caches.get(number)
 
-    def unknown(self, expected: str, found: str) -> RequestRefusedError:
+    def unknown(self, expected: str, found: str, kind: ErrorKind) -> RequestRefusedError:
         """Return the error of a word that names nothing here."""
         return RequestRefusedError(
             f"expected {expected}, found {safe_text(found, 200)}",
-            kind=ErrorKind.UNKNOWN_GENERATION,
+            kind=kind,
             hint=self.source.listing,
         )
 
@@ -201,22 +203,24 @@ class BuildHistory:
         """Return the error of a build that does not exist, or not yet at the record `at`."""
         later = builds_in(self.source.history.records).get(number) if self.at is not None else None
         if later is None:
-            return self.unknown(f"a build from 1 to {max(self._spans, default=0)}", str(number))
+            most = max(self._spans, default=0)
+            return self.unknown(f"a build from 1 to {most}", str(number), ErrorKind.UNKNOWN_BUILD)
         first = self.source.history.records[later[0]].seq
         return RequestRefusedError(
             f"expected build {number} by record {self.at}, found that it began at record {first}",
-            kind=ErrorKind.UNKNOWN_GENERATION,
+            kind=ErrorKind.UNKNOWN_BUILD,
             hint=f"c10 replay {number} --at {first}{self.source.option}, or a later record",
         )
 
     def _of_record(self, seq: int) -> int | DeniedRun:
         if not 1 <= seq <= len(self._records):
-            raise self.unknown(f"a record from 1 to {len(self._records)}", f"@{seq}")
+            raise self.unknown(
+                f"a record from 1 to {len(self._records)}", f"@{seq}", ErrorKind.UNKNOWN_RECORD
+            )
         record = self._records[seq - 1]
         if isinstance(record.event, e.BuildDenied):
             return DeniedRun(record, record.event)
         if record.build is None:
-            raise self.unknown(
-                "a record of a build", f"@{seq}, {safe_text(record.tag, 64)}, which belongs to none"
-            )
+            found = f"@{seq}, {safe_text(record.tag, 64)}, which belongs to none"
+            raise self.unknown("a record of a build", found, ErrorKind.UNKNOWN_RECORD)
         return record.build

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from pipeline.progress import Progress
 from pipeline.stages.compile_progress import PERCENT
+from tools.output.page import fit, laid_out_for
 from tools.output.render import plain, plural, seconds, size
+from tools.output.terminal import columns_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -21,6 +23,8 @@ _LIFE_EVERY_S: Final = 10.0
 _BYTES: Final = "bytes"
 _INDENT: Final = "   "
 _PHASE_WIDTH: Final = 34
+_ROOM_FOR_A_BAR: Final = 70
+"""Columns of a terminal on which a bar leaves room for the numbers."""
 
 
 @contextmanager
@@ -138,7 +142,7 @@ class Bars:
     """Draw a bar per step with rate and time left, with rich on a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = _Lasting(stream)
+        self._stream, self._terminal = _Lasting(stream), stream
         self._drawn: RichProgress | None = None
         self._step: _Step | None = None
 
@@ -163,18 +167,22 @@ class Bars:
         if step is not None:
             elapsed = time.monotonic() - step.since
             parts = "  ".join(each for each in (*_totals(step, elapsed), note) if each)
-            self._stream.write(f"{_INDENT}{step.name:<13}{seconds(elapsed):>8}  {parts}".rstrip() + "\n")
+            self._write(f"{_INDENT}{step.name:<13}{seconds(elapsed):>8}  {parts}".rstrip())
 
     def say(self, text: str) -> None:
         """Print a message."""
         if self._drawn is not None:
             self._drawn.console.print(plain(text), markup=False, highlight=False)
         else:
-            self._stream.write(plain(text) + "\n")
+            self._write(plain(text))
 
     def close(self) -> None:
         """Stop drawing; an unfinished step gets no last line."""
         self._end()
+
+    def _write(self, text: str) -> None:
+        with laid_out_for(columns_of(self._terminal)):
+            self._stream.write("\n".join(fit(text)) + "\n")
 
     def _end(self) -> None:
         if self._drawn is not None:
@@ -186,10 +194,13 @@ def _bar(unit: str, stream: _Lasting, *, counted: bool) -> "RichProgress":
     from rich import progress as drawn  # noqa: PLC0415 - only where something is drawn
     from rich.console import Console  # noqa: PLC0415 - as above
 
+    console = Console(file=cast("TextIO", stream))
     columns: list[ProgressColumn] = [
         drawn.TextColumn(_INDENT + "{task.description:<13}"),
         drawn.BarColumn(24),
     ]
+    if console.width < _ROOM_FOR_A_BAR:
+        columns = [drawn.TextColumn(_INDENT + "{task.description}")]
     if counted and unit == _BYTES:
         columns += [drawn.DownloadColumn(binary_units=True), drawn.TransferSpeedColumn()]
     elif counted and unit == PERCENT:
@@ -200,7 +211,7 @@ def _bar(unit: str, stream: _Lasting, *, counted: bool) -> "RichProgress":
     can_estimate = counted and unit != PERCENT
     columns += [drawn.TimeRemainingColumn() if can_estimate else drawn.TimeElapsedColumn()]
     # Transient: the last line replaces the bar.
-    return drawn.Progress(*columns, console=Console(file=cast("TextIO", stream)), transient=True)
+    return drawn.Progress(*columns, console=console, transient=True)
 
 
 def _totals(step: _Step, elapsed: float) -> tuple[str, str]:

@@ -17,17 +17,18 @@ def verdict(text: str, *, go: bool, warnings: int) -> Coloured:
     return Coloured(f"GO  {text}", "green")
 
 
-def fields(readiness: Mapping[str, Any]) -> Sequence[tuple[str, str | None]]:
-    """Return labels and values of what is known."""
+def fields(readiness: Mapping[str, Any], *, newest: str | None = None) -> Sequence[tuple[str, str | None]]:
+    """Return labels and values of what is known; `newest` is when the newest tile was captured, if that is told."""
     oldest, age, limit = (readiness[name] for name in ("oldest", "age_days", "age_limit_days"))
     pixel, coverage, proof = (readiness[name] for name in ("metres_per_pixel", "coverage", "proof"))
     allowed = "" if limit is None else f", {limit} allowed"
+    newest = "" if newest in {None, oldest} else f"; the newest of {newest}"
     return (
         (
             "coverage",
             None if coverage is None else f"a place can be found in {100 * coverage:.1f} % of the area",
         ),
-        ("imagery", None if oldest is None else f"the oldest of {oldest}, {age:,} days old{allowed}"),
+        ("imagery", None if oldest is None else f"the oldest of {oldest}, {age:,} days old{allowed}{newest}"),
         (
             "detail",
             None

@@ -1,13 +1,13 @@
-"""Text for terminals: aligned, at most 80 columns where the content allows it. Pure."""
+"""Text for terminals: aligned, as wide as `tools.output.page` says where the content allows it. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final
 
+from tools.output import page
 from tools.output.colour import Coloured
 from tools.output.sanitize import escape
 
-WIDTH: Final = 80
 _LABEL: Final = 13
 MAX_LINE: Final = 4000
 """Longest line, and longest value of a field, that is shown; a journal may hold anything."""
@@ -86,7 +86,7 @@ def fields(*pairs: tuple[str, object], indent: int = 0) -> list[str]:
     for label, value in pairs:
         if value is None or value == "":
             continue
-        wrapped = wrap(str(value), WIDTH - _LABEL - indent)
+        wrapped = wrap(str(value), page.text_width() - _LABEL - indent)
         lines.append(f"{label:<{_LABEL}}{wrapped[0]}")
         lines.extend(" " * _LABEL + more for more in wrapped[1:])
     return lines
@@ -102,11 +102,17 @@ def _cut(text: str) -> str:
     return text if more <= 0 else f"{text[:MAX_LINE]}… ({more:,} more characters; --json has them)"
 
 
-def wrap(text: str, width: int = WIDTH, indent: str = "") -> list[str]:
-    """Wrap a text. Words longer than a line, such as digests and paths, stay whole."""
-    text = _cut(text)
+def wrap(text: str, width: int | None = None, indent: str = "") -> list[str]:
+    """Wrap a text, by default at the width of the page.
+
+    Words longer than a line, such as digests and paths, stay whole for a program; a terminal breaks them itself,
+    anywhere, unless they are broken here.
+    """
+    text, width = _cut(text), page.text_width() if width is None else width
     if text.isprintable() and text[-1:].strip() and len(indent) + len(text) <= width:
         return [indent + text]
+    if page.terminal_columns() is not None:
+        return [indent + line for line in page.wrap_words(text, width - len(indent))]
     import textwrap  # noqa: PLC0415 - few commands write sentences
 
     return textwrap.wrap(
@@ -119,31 +125,33 @@ def wrap(text: str, width: int = WIDTH, indent: str = "") -> list[str]:
     ) or [""]
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> list[str]:
-    """Return the lines of a table with aligned columns.
+def table_rows(
+    header: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "", indent: int = 0
+) -> list[list[str]]:
+    """Return the lines of the header and of each row of a table with aligned columns.
 
     Args:
         header: Names of the columns.
         rows: The values of each row; None becomes a dash.
         right: A letter per column, "r" for those that are aligned to the right.
+        indent: By how much the caller will indent the lines.
     """
     cells = [[*header], *([("-" if value is None else str(value)) for value in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    marks = right.ljust(len(header))
-    return [
-        "  ".join(
-            f"{text:>{width}}" if mark == "r" else f"{text:<{width}}"
-            for text, width, mark in zip(row, widths, marks, strict=True)
-        ).rstrip()
-        for row in cells
-    ]
+    return page.table_rows(cells, right=right, indent=indent)
+
+
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "", indent: int = 0
+) -> list[str]:
+    """Return the lines of a table with aligned columns: see `table_rows`."""
+    return [line for lines in table_rows(header, rows, right=right, indent=indent) for line in lines]
 
 
 def table_section(
     title: str, header: Sequence[str], rows: Sequence[Sequence[object]], *, right: str = ""
 ) -> list[str]:
     """Return a title and a table, indented by two; nothing if there are no rows."""
-    return section(title, table(header, rows, right=right)) if rows else []
+    return section(title, table(header, rows, right=right, indent=2)) if rows else []
 
 
 def tile_run(run: Sequence[int]) -> str:
@@ -286,8 +294,14 @@ def rollback_report(document: Mapping[str, Any]) -> list[str]:
     return [
         f"generation {number} now shows build {build}, in place of build {before}",
         "",
-        *fields(("manifest", document["manifest_sha256"])),
+        *fields(("manifest", document["manifest_sha256"]), *forward(document["forward"])),
     ]
+
+
+def forward(ways: Sequence[Mapping[str, int]]) -> list[tuple[str, str]]:
+    """Return what leads forward again after a rollback, as labels and values, from a JSON document."""
+    told = [f"c10 rollback --to {way['generation']} shows build {way['build']} again" for way in ways]
+    return [("" if place else "forward", text) for place, text in enumerate(told)]
 
 
 def hits(found: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from pipeline.errors import RequestError
+from pipeline.request.files import hint_for_path
 from pipeline.tiles.tile import Locator, TileMetadataStore
 from store.base.valueclass import valueclass
 
@@ -192,10 +193,8 @@ def _kind_at(spec: str, base: Path) -> SourceKind | None:
 
 def _hint_for(spec: str) -> str:
     """Return what to do with a source of no kind."""
-    if "://" in spec:
-        return "download the tiles first: C10 fetches nothing"
-    if spec.startswith("~"):
-        return "write the whole path of the folder or archive: ~ is not expanded"
+    if (hint := hint_for_path(spec)) is not None:
+        return hint
     if Path(spec).suffix.lower() in _RASTER_FILES:
         return f"make a GeoTIFF of it: gdal_translate -of COG {spec} X.tif"
     unpack = "unpack it and name what is inside; " if Path(spec).suffix.lower() in _PACKED else ""

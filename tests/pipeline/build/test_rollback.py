@@ -10,7 +10,7 @@ from store.domain.events import BuildRefused, RolledBack
 from store.domain.state import BuildStatus
 from store.errors import ErrorKind, RequestRefusedError
 from store.manifest.manifest import parse
-from store.policy.rollback import plan
+from store.policy.rollback import plan, undone_hint, ways_forward
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.small_builds import ZOOM, tiny_network
 
@@ -41,6 +41,8 @@ def test_two_rollbacks_go_two_builds_back(three):
     assert shown(three) == (4, "f2")
     second = three.provisioner().rollback()
     assert (second.generation, second.origin, second.previous_origin) == (5, 1, 2)
+    # The way forward: what was left last, and the newest.
+    assert (first.forward, second.forward) == (((3, 3),), ((2, 2), (3, 3)))
     assert shown(three) == (5, "f1")
     with pytest.raises(RequestRefusedError) as caught:
         three.provisioner().rollback()
@@ -64,6 +66,38 @@ def test_a_generation_stands_for_its_origin(three):
     three.provisioner().rollback(to=3)
     again = three.provisioner().rollback(to=4)
     assert (again.generation, again.origin) == (6, 1)
+
+
+def test_nothing_leads_forward_from_the_newest_build(three):
+    assert three.provisioner().rollback(to=3).forward == ()
+    three.provisioner().rollback(to=1)
+    assert three.provisioner().rollback(to=2).forward == ((3, 3),)
+    assert three.provisioner().rollback(to=3).forward == ()
+
+
+def test_a_refused_build_says_which_rollback_left_it_and_what_brings_it_back(three):
+    three.provisioner().rollback(why="fog")
+    three.provisioner().rollback()
+    for flight, said in (
+        ("f3", "build 3, which was rolled back from in generation 4 (fog)"),
+        ("f2", "generation 5"),
+    ):
+        refused = three.build(flight_id=flight)
+        assert refused.error.message.endswith(said)
+        assert (
+            refused.error.hint
+            == f"c10 rollback --to {flight[1]} shows it again; c10 build --again builds it anew"
+        )
+
+
+def test_of_a_collected_build_only_a_new_one_comes_back(three):
+    three.provisioner().rollback()
+    state = three.state()
+    assert ways_forward(state) == ((3, 3),)
+    assert undone_hint(state, state.builds[3].identity).startswith("c10 rollback --to 3")
+    state.collected_generations |= {3}
+    assert ways_forward(state) == ()
+    assert undone_hint(state, state.builds[3].identity) == "c10 build --again builds it anew"
 
 
 def test_the_build_that_is_shown_is_no_change(three):

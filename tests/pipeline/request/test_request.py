@@ -190,7 +190,17 @@ def test_the_imagery_is_a_path_or_a_list_of_paths(request_text):
         (BOX, "bbox = [-118.3, 36.5, 181, 36.6]", "longitudes from -180 to 180"),
         ("4421.0", "99999.0", "altitude -1000 to 30000 m"),
         ("-118.2923, 36.5785", "36.5785, -118.2923", "the order is longitude, latitude, altitude"),
-        ('calibration = "camera.json"', "calibration = 3", "calibration: expected printable text"),
+        (
+            'calibration = "camera.json"',
+            "calibration = 3",
+            "calibration: expected the path of a JSON file, found 3",
+        ),
+        (
+            'calibration = "camera.json"',
+            "calibration = {fx = 1.5, ok = true}",
+            "expected the path of a JSON file, found {fx = 1.5, ok = true}; write the table to a file and name it",
+        ),
+        ('onnx = "builtin:place"', "onnx = 3", "onnx: expected the path of an ONNX file"),
         ('calibration = "camera.json"', 'calibration = "a\\u0000b"', "calibration: expected printable text"),
         ('source = "whitney.pmtiles"', 'source = "x.pmtiles"\nmax_age = 3', "did you mean 'max_age_days'?"),
         (

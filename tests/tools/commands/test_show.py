@@ -32,4 +32,11 @@ def test_an_unknown_build_is_refused(built):
     result = built.run("show", "99")
     assert result.exit_code == 2
     assert "expected a build from 1 to 3, found 99" in result.stderr
-    assert "'foo' is not a valid number" in built.run("show", "foo").stderr
+    assert built.json("show", "99", code=2)["error"]["kind"] == "unknown-build"
+    assert "expected a whole number from 1, found 'foo'" in built.run("show", "foo").stderr
+
+
+def test_the_newest_build_is_the_default(built, empty):
+    assert built.json("show")["build"] == 3
+    refused = empty.run("show")
+    assert (refused.exit_code, "no-cache" in empty.run("show", "--json").stdout) == (2, True)

@@ -192,6 +192,16 @@ def test_an_address_of_another_machine_is_no_folder(world, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
+    ("path", "said"), [("~/cache", "only a shell expands ~"), ("s3://b/cache", "fetches and sends")]
+)
+def test_a_path_that_only_other_programs_follow_is_no_folder(world, tmp_path, monkeypatch, path, said):
+    monkeypatch.chdir(tmp_path)
+    assert said in world.json("mirror", path, code=2)["error"]["hint"]
+    assert not list(tmp_path.glob("~*"))
+    assert not list(tmp_path.glob("s3*"))
+
+
+@pytest.mark.parametrize(
     "words",
     [["export", "-o"], ["report", "1", "-o"], ["keygen", "-o"], ["demo", "--keep"]],
     ids=lambda words: words[0],

@@ -5,7 +5,7 @@ import pytest
 from store.domain import events as e
 from tests.played_builds import make, ref_of
 from tests.tools.stories import SECOND, Story
-from tools.forensics.cost import cost_of, normal_ms
+from tools.forensics.cost import cost_of, index_rows, normal_ms
 from tools.forensics.steps import Step
 from tools.forensics.timeline import builds_in, timeline_rows
 
@@ -39,6 +39,18 @@ def test_reuse_is_all_or_nothing_only_if_it_was(embedded, ppm):
     story = Story().add(started()).add(make(e.TilesSelected, count=4_000_000))
     story.add(make(e.CellEmbedded, embedded=embedded)).add(make(e.IndexBuilt))
     assert cost_of(story.timeline())["reuse_ppm"] == ppm
+
+
+def test_the_chunks_of_a_build_that_reuses_its_index_are_those_of_the_index():
+    """A block that was made again may have the same bytes, and with it the index."""
+    story = Story().add(make(e.IndexBuilt, key="k", rows=50), build=None)
+    story.add(make(e.BuildStarted, inputs={"chunks": {}})).add(make(e.TilesSelected, count=7))
+    story.add(make(e.CellEmbedded, embedded=10)).add(make(e.StepReused, kind="index", keys={"": "k"}))
+    story.add(make(e.CoverageWalked))
+    told = cost_of(story.timeline(), index_rows(story.records))
+    assert (told["tiles"], told["embedded"], told["reused_tiles"], told["reuse_ppm"]) == (7, 10, 40, 800_000)
+    # Of an index whose records are not here nobody knows.
+    assert cost_of(story.timeline())["reuse_ppm"] is None
 
 
 def test_a_clock_that_jumps_is_found_and_does_not_change_durations():

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.output import render
+from tools.output import page, render
 
 
 def test_times_are_utc():
@@ -68,7 +68,7 @@ def test_facts_leave_out_what_is_not_known_and_keep_digests_whole():
     digest = "a" * 64
     lines = render.fields(("one", None), ("two", ""), ("three", 0), ("identity", digest))
     assert lines == ["three        0", f"identity     {digest}"]
-    assert max(map(len, lines)) <= render.WIDTH
+    assert max(map(len, lines)) <= page.WIDTH
 
 
 @given(st.lists(st.tuples(st.text("abc", min_size=1, max_size=9), st.integers(0, 10**9)), max_size=8))

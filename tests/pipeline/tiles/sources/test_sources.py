@@ -132,7 +132,7 @@ def _only_for(cache, sha256):
         ("tiles.zip", "write its path"),
         ("area.vrt", "gdal_translate -of COG area.vrt X.tif"),
         ("https://tile.example.com/{z}/{x}/{y}.png", "C10 fetches nothing"),
-        ("~/area.mbtiles", "~ is not expanded"),
+        ("~/area.mbtiles", "only a shell expands ~"),
         ("a/{z}/{x}/{y}.avif", "convert the avif tiles"),
         ("a/{z}/{x}/{y}.{jpg,avif}", "convert the avif tiles"),
         ("{z}/{x}/{x}.png", "each of the three once"),

@@ -1,0 +1,84 @@
+"""The process of a command: its standard streams, its signals and its end."""
+
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Final, NoReturn
+
+from tools.exit_codes import ExitCode, HungUpError, TerminatedError
+
+_SIGNALS: Final = {signal.SIGTERM: TerminatedError, signal.SIGHUP: HungUpError}
+
+
+def prepare_streams() -> None:
+    """Open the null device for every standard stream that is closed, and let writing to them block.
+
+    Otherwise the next file that is opened, maybe the journal, gets its number, and what a library prints goes there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003 - a system call
+        else:
+            if number > 0:
+                # Some programs leave it so that a write fails where the reader is slow.
+                os.set_blocking(number, True)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - open as long as the process
+
+
+def exit_with(code: ExitCode) -> NoReturn:
+    """End the process once everything is written. A reader that went away is no error."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        discard_output()
+    raise SystemExit(int(code))
+
+
+def has_lost_reader() -> bool:
+    """Whether standard output is a pipe or socket that nobody reads any more."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return bool(poll.poll(0))
+
+
+def discard_output() -> None:
+    """Discard unwritten output, so that the interpreter does not report a broken pipe at its end; a closed output has none."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def signals_as_errors() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into exceptions in the main thread, and ignore what follows the first.
+
+    What was ignored at the start stays so: that is how `nohup` works.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    found = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
+
+    def raised(number: int, _frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise _SIGNALS[signal.Signals(number)]
+
+    try:
+        for number in before:
+            signal.signal(number, raised)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
