@@ -1,4 +1,4 @@
-"""Progress on standard error: bars on a terminal, plain lines elsewhere."""
+"""Progress on standard error: a line that moves on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from pipeline.progress import Progress
 from pipeline.stages.compile_progress import PERCENT
-from tools.output.render import plain, plural, seconds, size
+from tools.output.pace import Pace, clock_text
+from tools.output.render import number, plain, plural, seconds, size
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-    from rich.progress import ProgressColumn
+    from rich.live import Live
 
 _LINE_EVERY_S: Final = 1.0
 _LINE_EVERY_PART: Final = 10
 _LIFE_EVERY_S: Final = 10.0
+_DRAWN_PER_S: Final = 8.0
 _BYTES: Final = "bytes"
 _INDENT: Final = "   "
-_PHASE_WIDTH: Final = 34
+_NAME_WIDTH: Final = 13
+_BAR_WIDTH: Final = (8, 24)
+_DROPPED: Final = (1, 2, 4, 0)
+"""Which texts right of the bar a narrow terminal does without, first to last; the time so far stays."""
 
 
 @contextmanager
@@ -67,13 +71,16 @@ class _Step:
     """A running step."""
 
     name: str
-    total: int | None
     unit: str
-    since: float
-    done: int = 0
+    pace: Pace
     phase: str = ""
     printed_at: float = 0.0
     printed_part: int = 0
+
+
+def _begun(name: str, total: int | None, unit: str, now: float) -> _Step | None:
+    """Return a step; None if there is nothing to do in it, and nothing to say of it."""
+    return None if total == 0 else _Step(name=name, unit=unit, pace=Pace(now, total), printed_at=now)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,22 +100,23 @@ class Lines:
 
     def start(self, step: str, *, total: int | None, unit: str) -> None:
         """Start a step with `total` units of work, if that is known."""
-        now = self.clock()
-        self._step = _Step(name=step, total=total, unit=unit, since=now, printed_at=now)
-        amount = _amount(total, unit)
-        self._write(f"{step}: {amount}" if amount else f"{step} ...")
+        self._step = _begun(step, total, unit, self.clock())
+        if self._step is not None:
+            amount = _amount(total, unit)
+            self._write(f"{step}: {amount}" if amount else f"{step} ...")
 
     def advance(self, amount: int = 1, *, phase: str = "") -> None:
         """Report more units of work as done; `phase` says what is being done now."""
         step = self._step
         if step is None:
             return
-        step.done += amount
-        step.phase = phase
         now = self.clock()
-        part = _LINE_EVERY_PART * step.done // step.total if step.total else 0
-        due = part > step.printed_part or now - step.printed_at >= _LIFE_EVERY_S if step.total else True
-        if due and now - step.printed_at >= _LINE_EVERY_S and step.done != step.total:
+        step.pace.advance(amount, now)
+        step.phase = phase
+        done, total = step.pace.done, step.pace.total
+        part = _LINE_EVERY_PART * done // total if total else 0
+        due = part > step.printed_part or now - step.printed_at >= _LIFE_EVERY_S if total else True
+        if due and now - step.printed_at >= _LINE_EVERY_S and done != total:
             step.printed_at, step.printed_part = now, part
             self._write(f"{step.name}: {_state(step, now)}")
 
@@ -117,7 +125,7 @@ class Lines:
         step, self._step = self._step, None
         if step is None:
             return
-        elapsed = self.clock() - step.since
+        elapsed = self.clock() - step.pace.since
         parts = [each for each in (*_totals(step, elapsed), note) if each]
         self._write(f"{step.name}: done in {', '.join([seconds(elapsed), *parts])}")
 
@@ -134,35 +142,41 @@ class Lines:
 
 
 class Bars:
-    """Draw a bar per step with rate and time left, with rich on a terminal."""
+    """Draw one line for the running step, with rich on a terminal, several times a second.
+
+    Args:
+        stream: The terminal.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = _Lasting(stream)
-        self._drawn: RichProgress | None = None
+        self._drawn: Live | None = None
         self._step: _Step | None = None
 
     def start(self, step: str, *, total: int | None, unit: str) -> None:
         """Start a step with `total` units of work, if that is known."""
-        self._end()
-        self._step = _Step(name=step, total=total, unit=unit, since=time.monotonic())
-        self._drawn = _bar(unit, self._stream, counted=total is not None)
-        self._drawn.add_task(step, total=total, phase="")
-        self._drawn.start()
+        self.close()
+        self._step = begun = _begun(step, total, unit, time.monotonic())
+        if begun is not None:
+            self._drawn = _live(begun, self._stream)
+            self._drawn.start()
 
     def advance(self, amount: int = 1, *, phase: str = "") -> None:
         """Report more units of work as done; `phase` says what is being done now."""
-        if self._drawn is not None and self._step is not None:
-            self._step.done += amount
-            self._drawn.update(self._drawn.task_ids[0], advance=amount, phase=phase[:_PHASE_WIDTH])
+        if self._step is not None:
+            self._step.pace.advance(amount, time.monotonic())
+            self._step.phase = phase
 
     def finish(self, note: str = "") -> None:
         """Finish the step."""
         step = self._step
-        self._end()
+        self.close()
         if step is not None:
-            elapsed = time.monotonic() - step.since
+            elapsed = time.monotonic() - step.pace.since
             parts = "  ".join(each for each in (*_totals(step, elapsed), note) if each)
-            self._stream.write(f"{_INDENT}{step.name:<13}{seconds(elapsed):>8}  {parts}".rstrip() + "\n")
+            self._stream.write(
+                f"{_INDENT}{step.name:<{_NAME_WIDTH}}{seconds(elapsed):>8}  {parts}".rstrip() + "\n"
+            )
 
     def say(self, text: str) -> None:
         """Print a message."""
@@ -173,41 +187,80 @@ class Bars:
 
     def close(self) -> None:
         """Stop drawing; an unfinished step gets no last line."""
-        self._end()
-
-    def _end(self) -> None:
         if self._drawn is not None:
             self._drawn.stop()
         self._drawn = self._step = None
 
 
-def _bar(unit: str, stream: _Lasting, *, counted: bool) -> "RichProgress":
-    from rich import progress as drawn  # noqa: PLC0415 - only where something is drawn
-    from rich.console import Console  # noqa: PLC0415 - as above
+def _live(step: _Step, stream: _Lasting) -> "Live":
+    from rich.console import Console  # noqa: PLC0415 - only where something is drawn
+    from rich.live import Live  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - as above
 
-    columns: list[ProgressColumn] = [
-        drawn.TextColumn(_INDENT + "{task.description:<13}"),
-        drawn.BarColumn(24),
-    ]
-    if counted and unit == _BYTES:
-        columns += [drawn.DownloadColumn(binary_units=True), drawn.TransferSpeedColumn()]
-    elif counted and unit == PERCENT:
-        columns += [drawn.TaskProgressColumn(), drawn.TextColumn("{task.fields[phase]}")]
-    elif counted:
-        columns += [drawn.MofNCompleteColumn(), drawn.TextColumn(unit)]
+    console = Console(file=cast("TextIO", stream))
+    full, empty = ("-", " ") if console.options.ascii_only else ("━", "━")
+
+    def line() -> Text:
+        name, filled, rest, right = live_line(step, time.monotonic(), console.width)
+        drawn = Text(name, no_wrap=True, overflow="crop")
+        drawn.append(full * filled, "bar.complete").append(empty * rest, "bar.back")
+        return drawn.append(right)
+
+    # Transient: the last line replaces the drawn one.
+    return Live(
+        get_renderable=line,
+        console=console,
+        refresh_per_second=_DRAWN_PER_S,
+        transient=True,
+        redirect_stdout=False,
+    )
+
+
+def live_line(step: _Step, now: float, width: int) -> tuple[str, int, int, str]:
+    """Return what is drawn of a step: name, full and empty cells of its bar, and what is right of it.
+
+    The line is shorter than `width`. Where that is little, it loses the bar, then the rate, phase, time left and count.
+    """
+    pace, elapsed = step.pace, now - step.pace.since
+    counted, left = bool(pace.total), pace.seconds_left(now)
+    rate = _rate(pace.rate(now), step.unit) if pace.done and step.unit != PERCENT else ""
     # The steps of a compiler are too uneven to estimate the time left.
-    can_estimate = counted and unit != PERCENT
-    columns += [drawn.TimeRemainingColumn() if can_estimate else drawn.TimeElapsedColumn()]
-    # Transient: the last line replaces the bar.
-    return drawn.Progress(*columns, console=Console(file=cast("TextIO", stream)), transient=True)
+    rest = f"{clock_text(left)} left" if left is not None and step.unit != PERCENT else ""
+    name = f"{_INDENT}{step.name:<{_NAME_WIDTH}}"
+    texts = [_count(step), rate if counted else "", step.phase, clock_text(elapsed), rest if counted else ""]
+    right = "  ".join(filter(None, texts))
+    for dropped in _DROPPED:
+        if len(name) + len(right) + 3 <= width:
+            break
+        texts[dropped] = ""
+        right = "  ".join(filter(None, texts))
+    room = width - len(name) - len(right) - 3
+    bar = min(room - 2, _BAR_WIDTH[1]) if counted else 0
+    if bar < _BAR_WIDTH[0]:
+        return name, 0, 0, f"  {right}"
+    filled = min(bar, bar * pace.done // (pace.total or 1))
+    return f"{name}  ", filled, bar - filled, f"  {right}"
+
+
+def _count(step: _Step) -> str:
+    """Return how much of how much is done."""
+    done, total = step.pace.done, step.pace.total
+    if not total:
+        return ""
+    if step.unit == PERCENT:
+        return f"{done} %"
+    if step.unit == _BYTES:
+        return f"{size(done)} of {size(total)}"
+    return f"{number(done)} of {_amount(total, step.unit)}"
 
 
 def _totals(step: _Step, elapsed: float) -> tuple[str, str]:
     """Return how much was done and how fast, if there is a total."""
-    if not step.total or not step.done or step.unit == PERCENT:
+    done = step.pace.done
+    if not step.pace.total or not done or step.unit == PERCENT:
         return "", ""
-    rate = _rate(step.done / elapsed, step.unit) if step.done > 1 and elapsed > 0 else ""
-    return _amount(step.done, step.unit), rate
+    rate = _rate(done / elapsed, step.unit) if done > 1 and elapsed > 0 else ""
+    return _amount(done, step.unit), rate
 
 
 def _amount(count: int | None, unit: str) -> str:
@@ -223,15 +276,12 @@ def _rate(per_second: float, unit: str) -> str:
 
 
 def _state(step: _Step, now: float) -> str:
-    elapsed = now - step.since
+    pace, elapsed = step.pace, seconds(now - step.pace.since)
     if step.unit == PERCENT:
-        return ", ".join(each for each in (f"{step.done} %", step.phase, seconds(elapsed)) if each)
-    rate = step.done / elapsed if elapsed > 0 else 0.0
-    text = f"{_amount(step.done, step.unit)}"
-    if step.total:
-        text = f"{100 * step.done // step.total} % ({text})"
-    if rate > 0:
-        text += f", {_rate(rate, step.unit)}"
-        if step.total:
-            text += f", {seconds(max(0.0, (step.total - step.done) / rate))} left"
-    return text
+        return ", ".join(each for each in (f"{pace.done} %", step.phase, elapsed) if each)
+    amount = _amount(pace.done, step.unit)
+    if pace.total:
+        amount = f"{100 * pace.done // pace.total} % ({amount or f'0 {step.unit}'})"
+    rate, left = pace.rate(now), pace.seconds_left(now)
+    texts = [amount, _rate(rate, step.unit) if rate > 0 else "", step.phase, elapsed]
+    return ", ".join(filter(None, [*texts, "" if left is None else f"{clock_text(left)} left"]))
