@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _LINE_EVERY_S: Final = 1.0
 _LINE_EVERY_PART: Final = 10
 _LIFE_EVERY_S: Final = 10.0
+_FIRST_ESTIMATE_S: Final = 3.0
+"""Before that, most of the time went into the start of processes."""
 _DRAWN_PER_S: Final = 8.0
 _BYTES: Final = "bytes"
 _INDENT: Final = "   "
@@ -198,7 +200,9 @@ def _live(step: _Step, stream: _Lasting) -> "Live":
     from rich.text import Text  # noqa: PLC0415 - as above
 
     console = Console(file=cast("TextIO", stream))
-    full, empty = ("-", " ") if console.options.ascii_only else ("━", "━")
+    full = "-" if console.options.ascii_only else "━"
+    # Without colours, full and empty cells look alike.
+    empty = " " if console.options.ascii_only or console.no_color or console.color_system is None else full
 
     def line() -> Text:
         name, filled, rest, right = live_line(step, time.monotonic(), console.width)
@@ -225,7 +229,8 @@ def live_line(step: _Step, now: float, width: int) -> tuple[str, int, int, str]:
     counted, left = bool(pace.total), pace.seconds_left(now)
     rate = _rate(pace.rate(now), step.unit) if pace.done and step.unit != PERCENT else ""
     # The steps of a compiler are too uneven to estimate the time left.
-    rest = f"{clock_text(left)} left" if left is not None and step.unit != PERCENT else ""
+    can_estimate = left is not None and step.unit != PERCENT and elapsed >= _FIRST_ESTIMATE_S
+    rest = f"{clock_text(left or 0)} left" if can_estimate else ""
     name = f"{_INDENT}{step.name:<{_NAME_WIDTH}}"
     texts = [_count(step), rate if counted else "", step.phase, clock_text(elapsed), rest if counted else ""]
     right = "  ".join(filter(None, texts))
@@ -251,7 +256,8 @@ def _count(step: _Step) -> str:
         return f"{done} %"
     if step.unit == _BYTES:
         return f"{size(done)} of {size(total)}"
-    return f"{number(done)} of {_amount(total, step.unit)}"
+    # As wide at the end as at the start, so that nothing else moves.
+    return f"{number(done):>{len(number(total))}} of {_amount(total, step.unit)}"
 
 
 def _totals(step: _Step, elapsed: float) -> tuple[str, str]:
