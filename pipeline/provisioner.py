@@ -102,20 +102,29 @@ class CacheProvisioner:
         report = replace(report, seconds=monotonic() - began, warnings=warnings)
         return refused_if_reused(report) if strict else report
 
-    def plan(self, request: BuildRequest) -> PlanReport:
+    def plan(self, request: BuildRequest, *, anywhere: bool = False, measure: bool = False) -> PlanReport:
         """Return what a build would do; writes nothing and takes no lock.
+
+        Args:
+            request: The request.
+            anywhere: Plan for a new cache, of whose folder nothing is known yet: it is not looked at.
+            measure: Run a network for about a second where no earlier build here tells how fast it is.
 
         Raises:
             PipelineError: Something the request names is missing, damaged or unusable, too few tiles are there,
                 or the executor is not installed.
             StoreError, JournalError: The cache cannot be read, or a build would refuse it.
         """
-        from pipeline.build.dry_run import preview_build
+        from pipeline.build.dry_run import Machine, preview_build
+        from pipeline.build.measure import Measurement
+        from pipeline.planning.duration import EXECUTOR
 
         keys = self._keys()
         self.executor()
-        refuse_unfit_folder(self.layout)
-        refuse_symlinked_folders(self.layout)
+        if not anywhere:
+            refuse_unfit_folder(self.layout)
+            refuse_symlinked_folders(self.layout)
+        measurement = Measurement(ports=self.ports, config=self.config) if measure else None
         return preview_build(
             self.layout,
             self._resolve(request, keys),
@@ -123,6 +132,7 @@ class CacheProvisioner:
             keys=keys.reused,
             own_records=self._own_records(keys),
             strict=self.config.coverage_strict,
+            machine=Machine(host={**self.ports.host, EXECUTOR: self.config.embeds_with}, measure=measurement),
         )
 
     def rollback(self, to: int | None = None, why: str = "") -> RollbackReport:

@@ -124,7 +124,8 @@ class PlanReport:
         to_embed: Digests of tiles or chunks that will go through the network.
         chunks: Chunks of ground, for all levels; 0 where the tiles get the descriptors.
         levels: The levels of chunks (`ChosenLevel.to_document`).
-        seconds: How long embedding will take, at the rate of an earlier build here; None if there was none.
+        seconds: How long the steps that run will take; None if that of one is not known.
+        time: Of each of them, how long, and from what that follows (`StepTime.to_document`).
         bytes: Bytes to write, at most.
         proof: The photographs that must be found, as the request asks for them, and whether the answers of an
             earlier build hold; None if none must.
@@ -140,6 +141,7 @@ class PlanReport:
     chunks: int = 0
     levels: tuple[Mapping[str, Any], ...] = ()
     seconds: float | None = None
+    time: tuple[Mapping[str, Any], ...] = ()
     bytes: int = 0
     proof: Mapping[str, Any] | None = None
     warnings: tuple[CacheWarning, ...] = ()
@@ -150,6 +152,7 @@ class PlanReport:
         return {
             **document,
             "steps": [dict(step) for step in self.steps],
+            "time": [dict(step) for step in self.time],
             "levels": [dict(level) for level in self.levels],
             "warnings": [each.to_document() for each in self.warnings],
         }
