@@ -1,9 +1,10 @@
 """The dry run: say what a build would do, without writing and without a lock."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from pipeline.build.report import PlanReport
+from pipeline.build.measure import Machine
+from pipeline.build.report import Planned, PlanReport
 from pipeline.build.up_to_date import find_up_to_date, report_up_to_date
 from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.planning.disk_space import descriptor_length, estimate_build, planned_index
@@ -20,7 +21,6 @@ from pipeline.planning.plan import BuildPlan, make_plan, reusable_artifacts
 from pipeline.stages.checks import require_coverage
 from pipeline.stages.survey import survey_selection
 from store.base.cache_warning import CacheWarning
-from store.base.valueclass import valueclass
 from store.cache.own_records import OwnRecords
 from store.cache.projections import find_unvouched_results
 from store.cache.view import open_view, read_history
@@ -30,17 +30,6 @@ from store.domain.state import State
 from store.policy.vouching import withdraw
 from store.trust.signatures import TrustedKey
 from store.verify.coverage import find_foreign_files, refuse_foreign_files, sizes
-
-Measure = Callable[[tuple[StepTime, ...], Layout, PlannedWork], Iterable[StepTime]]
-"""Returns the times of steps, with what was measured where they were not known."""
-
-
-@valueclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """What tells how long a build takes: facts of this machine as builds record them, and how to measure, if wanted."""
-
-    host: Mapping[str, object]
-    measure: Measure | None = None
 
 
 def preview_build(
@@ -52,6 +41,7 @@ def preview_build(
     own_records: OwnRecords | None = None,
     strict: bool = False,
     machine: Machine,
+    on_planned: Callable[[Planned], object] = lambda _: None,
 ) -> PlanReport:
     """Return what a build with these inputs, signed with that key, would do.
 
@@ -63,6 +53,7 @@ def preview_build(
         own_records: What this machine remembers of its own appends with `key`.
         strict: Whether a build refuses foreign files in the cache.
         machine: What tells how long the build will take.
+        on_planned: Called with what would be built, before it is judged whether that would fail.
 
     Raises:
         NoGoError: The head shows this already, but no trusted key signed it, and none signs here.
@@ -72,11 +63,12 @@ def preview_build(
     artifacts = Artifacts(layout)
     state = usable_state(layout, keys, own_records)
     plan = make_plan(state, inputs, sizes(artifacts, reusable_artifacts(state, inputs)))
+    present = survey_selection(inputs.selection, None, artifacts)
+    on_planned(Planned(inputs=inputs, plan=plan, area=present))
     found = find_up_to_date(layout, inputs.identity, key=key, keys=keys)
     if found is None:
         if strict and layout.exists():
             refuse_foreign_files(find_foreign_files(artifacts))
-        present = survey_selection(inputs.selection, None, artifacts)
         require_coverage(present, inputs.request.coverage.min_fraction)
         warnings = (
             *inputs.warnings,
@@ -142,7 +134,7 @@ def _times(layout: Layout, work: PlannedWork, machine: Machine) -> tuple[StepTim
     """Return how long each step takes that runs: from earlier builds here, or else as measured now."""
     facts = read_history(layout).facts if layout.exists() else ()
     times = tuple(planned_times(work, recorded_times(facts, machine.host), machine.host))
-    return tuple(machine.measure(times, layout, work)) if machine.measure else times
+    return tuple(machine.measurement(times, layout, work)) if machine.measurement else times
 
 
 def _index_to_write(inputs: Inputs, plan: BuildPlan) -> IndexToWrite | None:

@@ -7,7 +7,7 @@ dropped. A network without an engine is compiled first, but only where that take
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from pipeline.index.faiss_builder import FaissIndexBuilder, import_faiss
 from pipeline.planning.duration import (
     COMPILE,
     EMBED,
+    EXECUTOR,
     INDEX,
     MEASURED,
     STAND_IN,
@@ -60,7 +61,7 @@ _INDEX_ROWS: Final = 512
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """Measures what no earlier build here tells. It is a `pipeline.build.dry_run.Measure`."""
+    """Measures what no earlier build here tells."""
 
     ports: Ports
     config: C10ProvisionerConfig
@@ -110,6 +111,22 @@ class Measurement:
             known={each.model.key: each.known for each in reused}.get(model.embedder.key),
             compiler=self.ports.compiler_for(request) if model.stand_in is None else self.ports.stand_in,
             workers=self.config.worker_count,
+        )
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What tells how long a build takes: facts of this machine as builds record them, and what measures, if wanted."""
+
+    host: Mapping[str, object]
+    measurement: Measurement | None
+
+    @classmethod
+    def here(cls, ports: Ports, config: C10ProvisionerConfig, *, measures: bool) -> "Machine":
+        """Return this machine with its settings."""
+        return cls(
+            host={**ports.host, EXECUTOR: config.embeds_with},
+            measurement=Measurement(ports=ports, config=config) if measures else None,
         )
 
 

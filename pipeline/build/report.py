@@ -5,6 +5,9 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
+from pipeline.planning.area_report import AreaReport
+from pipeline.planning.inputs import Inputs
+from pipeline.planning.plan import BuildPlan
 from store.base.cache_warning import CacheWarning
 from store.domain.events import CoverageWalked
 from store.errors import Category
@@ -156,6 +159,15 @@ class PlanReport:
             "levels": [dict(level) for level in self.levels],
             "warnings": [each.to_document() for each in self.warnings],
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What a build would make: of its inputs, by its plan, in its area as it is before anything is embedded."""
+
+    inputs: Inputs
+    plan: BuildPlan
+    area: AreaReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

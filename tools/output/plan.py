@@ -17,16 +17,14 @@ _STEPS: Final = (
 
 def plan_report(document: Mapping[str, Any]) -> list[str]:
     """Return what a build would do, from its JSON document."""
-    first = (
-        "nothing to do: the head shows this already"
-        if document["decision"] == "reused"
-        else f"a build would embed {plural(document['to_embed'], 'chunk' if document['chunks'] else 'tile')} and"
-        f" write at most {document['bytes'] / 1e6:,.1f} MB"
-    )
     missing = document["wanted"] - document["tiles"]
     tiles = f"{number(document['tiles'])} of {number(document['wanted'])} that the area wants"
     cache = document["cache"] or "none yet; planned for an empty one (--cache DIR names one)"
-    lines = [first, "", *fields(("cache", cache), ("identity", document["identity"]), ("tiles", tiles))]
+    lines = [
+        first_sentence(document),
+        "",
+        *fields(("cache", cache), ("identity", document["identity"]), ("tiles", tiles)),
+    ]
     if missing > 0:
         verb = "is" if missing == 1 else "are"
         lines += fields(("", f"{number(missing)} {verb} not in the source, or left out"))
@@ -54,7 +52,17 @@ def plan_report(document: Mapping[str, Any]) -> list[str]:
     ]
     lines += ["", *table(("step", "subject", "count", "decision", "why"), rows, right="  r")]
     lines += time_lines(document["time"])
+    if document["map"]:
+        lines += ["", *fields(("map", document["map"]))]
     return lines + warning_lines(document["warnings"])
+
+
+def first_sentence(document: Mapping[str, Any]) -> str:
+    """Return what a build would do, in one sentence."""
+    if document["decision"] == "reused":
+        return "nothing to do: the head shows this already"
+    units = plural(document["to_embed"], "chunk" if document["chunks"] else "tile")
+    return f"a build would embed {units} and write at most {document['bytes'] / 1e6:,.1f} MB"
 
 
 def planned_proof(asked: Mapping[str, Any]) -> str:
