@@ -8,7 +8,7 @@ from pipeline.errors import PipelineError
 from store.errors import StoreError
 from store.formats.tables import decode_tiles
 from tools.forensics.area import CellPlace, Ground, Tiles, planned_area
-from tools.output.plan import first_sentence
+from tools.output.plan import about, first_sentence, time_text
 
 FORMAT: Final = 1
 
@@ -42,8 +42,20 @@ def plan_page(
         "sector": str(inputs.request.sector),
         "plan": {
             "as_of": inputs.today.isoformat(),
-            **({} if document is None else document),
+            **({} if document is None else _with_times(document)),
             "error": None if refusal is None else {"message": refusal.message, "hint": refusal.hint},
         },
         "area": planned_area(ground, inputs.document, cells, inputs.today),
+    }
+
+
+def _with_times(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan with its times as texts that are no more exact than they are known."""
+    times = document["time"]
+    return {
+        **document,
+        "takes": time_text(times) if times else None,
+        "time": [
+            {**each, "about": None if each["seconds"] is None else about(each["seconds"])} for each in times
+        ],
     }

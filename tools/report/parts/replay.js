@@ -77,7 +77,12 @@ class Replay {
   show(place) {
     this.place = Math.min(Math.max(0, place), Math.max(0, this.rows.length - 1));
     const row = this.rows[this.place];
-    if (!row) return;
+    if (!row) {
+      // A plan has no records: its map alone is drawn.
+      byId("now").hidden = true;
+      if (this.map) { this.map.draw(); this.drawLegend(); }
+      return;
+    }
     this.slider.value = String(this.place);
     this.slider.setAttribute("aria-valuetext", `record ${row.seq}: ${row.text}`);
     byId("position").replaceChildren(el("b", {}, clock(row.ms)), `${count(this.place + 1)} of ${plural(this.rows.length, "record")}`);
@@ -197,7 +202,7 @@ class Replay {
     const found = this.map.at(x, y), layers = found ? found.layers.filter((name) => name !== "present") : [];
     if (!found || (!found.cell && !layers.length)) { byId("tip").hidden = true; return; }
     const lines = [];
-    const words = { ...LAYER_NAMES, added: "new since the last good build", removed: "gone since the last good build", changed: "changed since the last good build" };
+    const words = { ...Object.fromEntries(this.map.ages.map((each) => [each.layer, ageName(each)])), ...LAYER_NAMES, added: "new since the last good build", removed: "gone since the last good build", changed: "changed since the last good build" };
     if (found.layers.length) lines.push(`tile ${found.tile.join("/")}${layers.length ? `: ${layers.map((name) => words[name]).join(", ")}` : ""}`);
     lines.push(`${Math.abs(found.latitude).toFixed(4)}° ${found.latitude < 0 ? "S" : "N"}, ${Math.abs(found.longitude).toFixed(4)}° ${found.longitude < 0 ? "W" : "E"}`);
     this.tip(x, y, this.aboutCell(found.cell, lines));
@@ -208,8 +213,9 @@ class Replay {
     const [zoom, x, y, tiles, , dispatched, done] = cell, status = statusAt(cell, this.map.seq, this.map.failedAt), seq = this.map.seq;
     const told = [`${tiles === null ? "tiles not known" : plural(tiles, "tile")}`];
     if (dispatched !== null && dispatched <= seq) told.push(`given to a worker: record ${count(dispatched)}`);
-    if (done !== null && done <= seq) told.push(`done: record ${count(done)}`);
-    return [el("b", {}, `Cell ${zoom}/${x}/${y}: ${STATUS_NAMES[status]}`), ...[...told, ...lines].map((line) => el("div", {}, line))];
+    if (done !== null && done <= seq && !this.told.plan) told.push(`done: record ${count(done)}`);
+    const name = (this.told.plan && PLANNED_NAMES[status]) || STATUS_NAMES[status];
+    return [el("b", {}, `Cell ${zoom}/${x}/${y}: ${name}`), ...[...told, ...lines].map((line) => el("div", {}, line))];
   }
 
   tip(x, y, content) {
@@ -223,19 +229,23 @@ class Replay {
   drawLegend() {
     const map = this.map, tally = map.tally(), counts = map.byLevel.get(map.zoom)?.counts || {}, known = this.told.area.known === "tiles";
     const line = (name, label, amount, unit, kind) => el("tr", { class: [amount ? "" : "none", kind].join(" ") }, el("td", {}, this.swatch(name)), el("td", {}, label), el("td", { class: "num", title: unit }, count(amount)));
-    const used = STATUS.filter((name) => name !== "failing" || tally.failing.cells || map.faulty.size);
-    const body = used.map((name, place) => line(name, STATUS_NAMES[name], known ? tally[name].tiles : tally[name].cells, known ? "tiles" : "cells", place === used.length - 1 ? "space" : ""));
+    const planned = Boolean(this.told.plan), statuses = planned ? ["waiting", "reused"] : STATUS, names = planned ? { ...STATUS_NAMES, ...PLANNED_NAMES } : STATUS_NAMES;
+    const used = statuses.filter((name) => name !== "failing" || tally.failing.cells || map.faulty.size);
+    const body = used.map((name, place) => line(name, names[name], known ? tally[name].tiles : tally[name].cells, known ? "tiles" : "cells", place === used.length - 1 ? "space" : ""));
     const layers = Object.keys(LAYER_NAMES).filter((name) => counts[name] && (name !== "failing" || counts.failing));
     body.push(...layers.map((name, place) => line(name === "failing" ? "ring" : name, LAYER_NAMES[name], counts[name], "tiles", `${place ? "" : "line"} ${place === layers.length - 1 ? "space" : ""}`)));
     if (map.photographs) body.push(...map.photographs.legend(this));
-    const spoken = used.filter((name) => tally[name].cells).map((name) => `${plural(tally[name].cells, "cell")} ${STATUS_NAMES[name]}`).join(", ");
+    const spoken = used.filter((name) => tally[name].cells).map((name) => `${plural(tally[name].cells, "cell")} ${names[name]}`).join(", ");
     map.canvas.setAttribute("aria-label", `Map of zoom level ${map.zoom}: ${spoken || "no cells"}`);
     const changed = ["added", "removed", "changed"].filter((name) => counts[name]).map((name) => `${count(counts[name])} ${name === "added" ? "new" : name === "removed" ? "gone" : name}`);
     const box = el("input", { type: "checkbox", checked: map.showChanges, on: { change: (event) => { map.showChanges = event.target.checked; map.stale = true; map.draw(); } } });
+    const aged = map.ages.filter((each) => counts[each.layer]), ages = el("input", { type: "checkbox", checked: map.showAges, on: { change: (event) => { map.showAges = event.target.checked; map.draw(); this.drawLegend(); } } });
+    if (map.showAges) body.splice(0, used.length, ...aged.map((each, place) => line(each.colour, ageName(each), counts[each.layer], "tiles", place === aged.length - 1 ? "space" : "")));
     const hide = map.photographs ? el("input", { type: "checkbox", checked: map.photographs.shown, on: { change: (event) => { map.photographs.shown = event.target.checked; map.draw(); this.drawLegend(); } } }) : null;
     byId("legend").replaceChildren(
       el("table", { "aria-label": "What became of the tiles" }, el("tbody", {}, el("tr", {}, el("td", { colspan: 2, class: "soft" }, `Zoom level ${map.zoom}`), el("td", { class: "num soft" }, known ? "tiles" : "cells")), body)),
       changed.length ? el("label", {}, box, el("span", {}, `outline tiles that differ from build ${this.told.compare.a.build}: ${changed.join(", ")}`)) : "",
+      aged.length ? el("label", {}, ages, el("span", {}, `show how old the imagery is on ${this.told.area.ages.as_of}`)) : "",
       hide ? el("label", {}, hide, el("span", {}, "show photographs: a line from the true place to a square, the answer")) : "",
       this.told.area.report || !known ? "" : el("p", { class: "soft" }, "No geographic report: holes follow from the area alone."),
       known ? "" : el("p", { class: "soft" }, "The tile table cannot be read here: whole cells are shown."),
@@ -252,7 +262,8 @@ class Replay {
       pen.strokeStyle = colours.failing; pen.lineWidth = 2;
       pen.beginPath(); pen.arc(9, 9, 6.5, 0, 7); pen.moveTo(6.5, 6.5); pen.lineTo(11.5, 11.5); pen.moveTo(11.5, 6.5); pen.lineTo(6.5, 11.5); pen.stroke();
     } else if (name === "hit" || name === "miss") { pen.scale(unit, unit); drawPhotograph(pen, colours, name === "hit", [9, 9], null, false); }
-    else if (!["embedded", "reused"].includes(name)) { pen.fillStyle = pattern(pen, name, colours, unit); pen.fillRect(0, 0, made.width, made.height); }
+    else if (name === "ageunknown") { pen.fillStyle = pattern(pen, "holes", colours, unit); pen.fillRect(0, 0, made.width, made.height); }
+    else if (!["embedded", "reused"].includes(name) && !name.startsWith("age")) { pen.fillStyle = pattern(pen, name, colours, unit); pen.fillRect(0, 0, made.width, made.height); }
     made.setAttribute("aria-hidden", "true");
     return made;
   }
