@@ -223,12 +223,12 @@ class AreaMap {
     pen.restore();
   }
 
-  /** The tiles by the age of their imagery; unknown ages are hatched, too. */
+  /** The tiles by the age of their imagery; unknown ages are dotted. */
   paintAges(pen) {
     for (const each of this.ages) {
       const rows = this.byLevel.get(this.zoom)?.rows.get(each.layer);
       this.fillRuns(pen, rows, this.colours[each.colour]);
-      if (each.colour === "ageunknown") this.fillRuns(pen, rows, this.patterns.holes);
+      if (each.colour === "ageunknown") this.fillRuns(pen, rows, this.patterns.waiting);
     }
   }
 

@@ -262,7 +262,7 @@ class Replay {
       pen.strokeStyle = colours.failing; pen.lineWidth = 2;
       pen.beginPath(); pen.arc(9, 9, 6.5, 0, 7); pen.moveTo(6.5, 6.5); pen.lineTo(11.5, 11.5); pen.moveTo(11.5, 6.5); pen.lineTo(6.5, 11.5); pen.stroke();
     } else if (name === "hit" || name === "miss") { pen.scale(unit, unit); drawPhotograph(pen, colours, name === "hit", [9, 9], null, false); }
-    else if (name === "ageunknown") { pen.fillStyle = pattern(pen, "holes", colours, unit); pen.fillRect(0, 0, made.width, made.height); }
+    else if (name === "ageunknown") { pen.fillStyle = pattern(pen, "waiting", colours, unit); pen.fillRect(0, 0, made.width, made.height); }
     else if (!["embedded", "reused"].includes(name) && !name.startsWith("age")) { pen.fillStyle = pattern(pen, name, colours, unit); pen.fillRect(0, 0, made.width, made.height); }
     made.setAttribute("aria-hidden", "true");
     return made;
