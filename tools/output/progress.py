@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
@@ -69,7 +69,7 @@ class _Lasting:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Step:
+class Step:
     """A running step."""
 
     name: str
@@ -80,9 +80,9 @@ class _Step:
     printed_part: int = 0
 
 
-def _begun(name: str, total: int | None, unit: str, now: float) -> _Step | None:
+def _begun(name: str, total: int | None, unit: str, now: float) -> Step | None:
     """Return a step; None if there is nothing to do in it, and nothing to say of it."""
-    return None if total == 0 else _Step(name=name, unit=unit, pace=Pace(now, total), printed_at=now)
+    return None if total == 0 else Step(name=name, unit=unit, pace=Pace(now, total), printed_at=now)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,7 +98,7 @@ class Lines:
 
     stream: TextIO
     clock: Callable[[], float] = time.monotonic
-    _step: _Step | None = field(default=None, init=False)
+    _step: Step | None = field(default=None, init=False)
 
     def start(self, step: str, *, total: int | None, unit: str) -> None:
         """Start a step with `total` units of work, if that is known."""
@@ -153,7 +153,7 @@ class Bars:
     def __init__(self, stream: TextIO) -> None:
         self._stream = _Lasting(stream)
         self._drawn: Live | None = None
-        self._step: _Step | None = None
+        self._step: Step | None = None
 
     def start(self, step: str, *, total: int | None, unit: str) -> None:
         """Start a step with `total` units of work, if that is known."""
@@ -194,7 +194,7 @@ class Bars:
         self._drawn = self._step = None
 
 
-def _live(step: _Step, stream: _Lasting) -> "Live":
+def _live(step: Step, stream: _Lasting) -> "Live":
     from rich.console import Console  # noqa: PLC0415 - only where something is drawn
     from rich.live import Live  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
@@ -220,34 +220,40 @@ def _live(step: _Step, stream: _Lasting) -> "Live":
     )
 
 
-def live_line(step: _Step, now: float, width: int) -> tuple[str, int, int, str]:
+def live_line(step: Step, now: float, width: int) -> tuple[str, int, int, str]:
     """Return what is drawn of a step: name, full and empty cells of its bar, and what is right of it.
 
-    The line is shorter than `width`. Where that is little, it loses the bar, then the rate, phase, time left and count.
+    The line is shorter than `width`. Where that is little, it loses the bar, then the rate, the phase, the time left
+    and the count.
     """
     pace, elapsed = step.pace, now - step.pace.since
-    counted, left = bool(pace.total), pace.seconds_left(now)
-    rate = _rate(pace.rate(now), step.unit) if pace.done and step.unit != PERCENT else ""
+    is_percent = step.unit == PERCENT
+    rate = _rate(pace.rate(now), step.unit, short=True) if pace.total and pace.done and not is_percent else ""
     # The steps of a compiler are too uneven to estimate the time left.
-    can_estimate = left is not None and step.unit != PERCENT and elapsed >= _FIRST_ESTIMATE_S
-    rest = f"{clock_text(left or 0)} left" if can_estimate else ""
-    name = f"{_INDENT}{step.name:<{_NAME_WIDTH}}"
-    texts = [_count(step), rate if counted else "", step.phase, clock_text(elapsed), rest if counted else ""]
-    right = "  ".join(filter(None, texts))
-    for dropped in _DROPPED:
-        if len(name) + len(right) + 3 <= width:
+    left = None if is_percent or elapsed < _FIRST_ESTIMATE_S else pace.seconds_left(now)
+    rest = "" if left is None else f"{clock_text(left)} left"
+    texts = [_count(step), rate, step.phase, clock_text(elapsed), rest]
+    name, right = f"{_INDENT}{step.name:<{_NAME_WIDTH}}", _joined(texts)
+    bar = min(width - len(name) - len(right) - 5, _BAR_WIDTH[1]) if pace.total else 0
+    if bar >= _BAR_WIDTH[0]:
+        filled = min(bar, bar * pace.done // (pace.total or 1))
+        return f"{name}  ", filled, bar - filled, right
+    for dropped in (None, *_DROPPED):
+        if dropped is not None:
+            texts[dropped] = ""
+        right = _joined(texts)
+        if len(name) + len(right) >= width:
+            name = f"{_INDENT}{step.name}"
+        if len(name) + len(right) < width:
             break
-        texts[dropped] = ""
-        right = "  ".join(filter(None, texts))
-    room = width - len(name) - len(right) - 3
-    bar = min(room - 2, _BAR_WIDTH[1]) if counted else 0
-    if bar < _BAR_WIDTH[0]:
-        return name, 0, 0, f"  {right}"
-    filled = min(bar, bar * pace.done // (pace.total or 1))
-    return f"{name}  ", filled, bar - filled, f"  {right}"
+    return name, 0, 0, right
 
 
-def _count(step: _Step) -> str:
+def _joined(texts: Iterable[str]) -> str:
+    return "".join(f"  {text}" for text in texts if text)
+
+
+def _count(step: Step) -> str:
     """Return how much of how much is done."""
     done, total = step.pace.done, step.pace.total
     if not total:
@@ -260,7 +266,7 @@ def _count(step: _Step) -> str:
     return f"{number(done):>{len(number(total))}} of {_amount(total, step.unit)}"
 
 
-def _totals(step: _Step, elapsed: float) -> tuple[str, str]:
+def _totals(step: Step, elapsed: float) -> tuple[str, str]:
     """Return how much was done and how fast, if there is a total."""
     done = step.pace.done
     if not step.pace.total or not done or step.unit == PERCENT:
@@ -275,13 +281,14 @@ def _amount(count: int | None, unit: str) -> str:
     return size(count) if unit == _BYTES else plural(count, unit.removesuffix("s"), unit)
 
 
-def _rate(per_second: float, unit: str) -> str:
+def _rate(per_second: float, unit: str, *, short: bool = False) -> str:
     if unit == _BYTES:
         return f"{size(round(per_second))}/s"
-    return f"{per_second:,.0f} {unit}/s" if per_second >= 10 else f"{per_second:.1f} {unit}/s"
+    what = "/s" if short else f" {unit}/s"
+    return f"{per_second:,.0f}{what}" if per_second >= 10 else f"{per_second:.1f}{what}"
 
 
-def _state(step: _Step, now: float) -> str:
+def _state(step: Step, now: float) -> str:
     pace, elapsed = step.pace, seconds(now - step.pace.since)
     if step.unit == PERCENT:
         return ", ".join(each for each in (f"{pace.done} %", step.phase, elapsed) if each)
