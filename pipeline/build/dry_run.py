@@ -7,7 +7,7 @@ from pipeline.build.measure import Machine
 from pipeline.build.report import Planned, PlanReport
 from pipeline.build.up_to_date import find_up_to_date, report_up_to_date
 from pipeline.embed.reusable_rows import ReusableRows
-from pipeline.planning.disk_space import descriptor_length, estimate_build, planned_index
+from pipeline.planning.disk_space import NEW_CACHE, descriptor_length, estimate_build, planned_index
 from pipeline.planning.duration import (
     IndexToWrite,
     PlannedWork,
@@ -91,7 +91,8 @@ def preview_build(
         time=tuple(each.to_document() for each in times),
         chunks=inputs.selection.chunk_count,
         levels=inputs.level_documents(),
-        bytes=estimate_build(layout, state, inputs, plan).total,
+        bytes=estimate_build(layout, state, inputs, plan).total
+        + (0 if state.cache_id else NEW_CACHE + machine.reserve_bytes),
         proof=_proof_document(inputs, plan),
         warnings=warnings,
     )

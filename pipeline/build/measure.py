@@ -116,10 +116,17 @@ class Measurement:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What tells how long a build takes: facts of this machine as builds record them, and what measures, if wanted."""
+    """What a plan has to know of this machine.
+
+    Attributes:
+        host: Facts of it, as builds record them.
+        measurement: What measures how fast it is, if wanted.
+        reserve_bytes: Disk space that a new cache sets aside.
+    """
 
     host: Mapping[str, object]
     measurement: Measurement | None
+    reserve_bytes: int
 
     @classmethod
     def here(cls, ports: Ports, config: C10ProvisionerConfig, *, measures: bool) -> "Machine":
@@ -127,6 +134,7 @@ class Machine:
         return cls(
             host={**ports.host, EXECUTOR: config.embeds_with},
             measurement=Measurement(ports=ports, config=config) if measures else None,
+            reserve_bytes=config.reserve_bytes,
         )
 
 

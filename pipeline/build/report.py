@@ -129,7 +129,7 @@ class PlanReport:
         levels: The levels of chunks (`ChosenLevel.to_document`).
         seconds: How long the steps that run will take; None if that of one is not known.
         time: Of each of them, how long, and from what that follows (`StepTime.to_document`).
-        bytes: Bytes to write, at most.
+        bytes: Bytes to write, at most, with what a new cache sets aside.
         proof: The photographs that must be found, as the request asks for them, and whether the answers of an
             earlier build hold; None if none must.
         warnings: Warnings for a person.

@@ -47,7 +47,7 @@ _ANSWER = 1200
 _FIXED = 1 << 18
 """Manifest, segment head, geographic report, pages that LMDB rewrites."""
 
-_NEW_CACHE = 2 << 20
+NEW_CACHE = 2 << 20
 """A new cache: its folders and the first pages of its journal."""
 
 
@@ -247,7 +247,7 @@ def require_space_for_build(layout: Layout, state: State, inputs: Inputs, free: 
     artifacts = Artifacts(layout)
     planned = make_plan(state, inputs, sizes(artifacts, reusable_artifacts(state, inputs)))
     found = estimate_build(layout, state, inputs, planned)
-    new_cache = 0 if state.cache_id else _NEW_CACHE
+    new_cache = 0 if state.cache_id else NEW_CACHE
     _require_free(layout, found.total + new_cache, free, f"this build ({found})")
 
 
