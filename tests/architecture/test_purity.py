@@ -36,6 +36,7 @@ NOT_PURE = {
 PURE_ELSEWHERE = {
     "journal/errors.py",
     "journal/record.py",
+    "pipeline/build/report.py",
     "pipeline/embed/cells.py",
     "pipeline/errors.py",
     "pipeline/planning/area_report.py",
@@ -47,6 +48,7 @@ PURE_ELSEWHERE = {
     "pipeline/tiles/tile_columns.py",
     "pipeline/tiles/wanted.py",
     "store/errors.py",
+    "tools/output/plan.py",
     "tools/output/proof.py",
     "tools/output/render.py",
     "tools/output/sanitize.py",

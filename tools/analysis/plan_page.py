@@ -1,6 +1,7 @@
 """The document of the page of `c10 plan --map`: that of a replay without records, as far as a plan knows it. Pure."""
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Any, Final
 
 from pipeline.build.report import Planned
@@ -14,13 +15,17 @@ FORMAT: Final = 1
 
 
 def plan_page(
-    planned: Planned, document: Mapping[str, Any] | None, refusal: PipelineError | StoreError | None = None
+    planned: Planned,
+    document: Mapping[str, Any] | None,
+    today: date,
+    refusal: PipelineError | StoreError | None = None,
 ) -> dict[str, Any]:
     """Return what the page is drawn from.
 
     Args:
         planned: What would be built.
         document: The plan's JSON document; None if it was refused.
+        today: The day of the plan, for the ages of the imagery.
         refusal: Why it was.
     """
     inputs = planned.inputs
@@ -41,11 +46,11 @@ def plan_page(
         "flight_id": inputs.request.flight_id,
         "sector": str(inputs.request.sector),
         "plan": {
-            "as_of": inputs.today.isoformat(),
+            "as_of": today.isoformat(),
             **({} if document is None else _with_times(document)),
             "error": None if refusal is None else {"message": refusal.message, "hint": refusal.hint},
         },
-        "area": planned_area(ground, inputs.document, cells, inputs.today),
+        "area": planned_area(ground, inputs.document, cells, today),
     }
 
 

@@ -72,7 +72,7 @@ def plan_answer(
     except (PipelineError, ManifestCoverageError) as error:
         error.category = Category.REFUSED
         if map_file is not None and found:
-            _write_map(map_file, plan_page(found[0], None, error))
+            _write_map(map_file, plan_page(found[0], None, found[0].inputs.today, error))
             print_message(f"{map_file} shows what is there")
         raise
     document = {
@@ -81,7 +81,7 @@ def plan_answer(
         **report.to_document(),
     }
     if map_file is not None:
-        _write_map(map_file, plan_page(found[0], document))
+        _write_map(map_file, plan_page(found[0], document, found[0].inputs.today))
     return Answer(document=document, lines=plan_report(document), lasting=map_file is not None)
 
 
