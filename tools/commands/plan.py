@@ -39,6 +39,8 @@ def plan(
     Without a cache: for an empty one. Where no earlier build on this machine tells how long it will take, the
     network embeds some tiles for a second.
     """
+    if str(map_file) == "-":
+        raise click.UsageError("expected --map FILE, found -: the plan is on standard output")
     return plan_answer(call, request_file, executor, measure=not no_measure, map_file=map_file)
 
 

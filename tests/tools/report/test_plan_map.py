@@ -192,6 +192,12 @@ def test_only_a_page_is_written_over_and_nothing_in_the_cache(world, tmp_path):
     assert fingerprint(world.cache) == before
 
 
+def test_a_map_on_standard_output_is_refused(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert world.run("plan", world.request, "--map", "-").exit_code == 2
+    assert not (tmp_path / "-").exists()
+
+
 def test_an_earlier_page_stays_if_the_new_one_cannot_be_written(world, tmp_path, monkeypatch):
     plan(world, tmp_path)
     before = (tmp_path / "map.html").read_bytes()
