@@ -26,7 +26,7 @@ from store.domain.events import (
 )
 from store.domain.state import RecordedEvent
 
-EXECUTOR: Final = "embeds with"
+EXECUTOR: Final = "embeds_with"
 """Name of the fact of a build's host that says with what and how many workers it embeds."""
 
 MEASURED: Final = "measured now"
