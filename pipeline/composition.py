@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.embed.batcher import DescriptorBatcher
 
 Port = TypeVar("Port")
+_SILENT = NoProgress()
 
 
 def build_cache_provisioner(
@@ -52,7 +53,7 @@ def build_cache_provisioner(
         RequestRefusedError: `config.manifest_filename` is no usable template.
     """
     layout = Layout(config.cache_root.absolute(), config.manifest_filename, config.allow_unknown_filesystem)
-    default = default_ports(config.digest_cache_folder)
+    default = default_ports(config.digest_cache_folder, progress or _SILENT)
     return CacheProvisioner(
         config=config,
         layout=layout,
@@ -62,7 +63,7 @@ def build_cache_provisioner(
             stand_in=stand_in_compiler or default.stand_in,
             source_for=_always(tile_metadata_store) or default.source_for,
             index=index_builder or default.index,
-            progress=progress or default.progress,
+            progress=default.progress,
             clock=clock or default.clock,
             host=default.host if host is None else host,
             free_bytes=free_bytes or default.free_bytes,
@@ -78,16 +79,16 @@ def _always(port: Port | None) -> Callable[[BuildRequest], Port] | None:
     return None if port is None else lambda _: port
 
 
-def default_ports(digest_cache_folder: Path | None = None) -> Ports:
+def default_ports(digest_cache_folder: Path | None = None, progress: Progress = _SILENT) -> Ports:
     """Return the embedded defaults; digests of tiles are cached in a folder, if one is named."""
     return Ports(
         compiler_for=lambda request: registry.engine_compiler(request.engine.backend),
         stand_in=OnnxRuntimeCompiler(),
         source_for=lambda request: open_source(
-            request.tiles.source, request.base, digest_cache_folder=digest_cache_folder
+            request.tiles.source, request.base, digest_cache_folder=digest_cache_folder, progress=progress
         ),
         index=FaissIndexBuilder(),
-        progress=NoProgress(),
+        progress=progress,
         clock=SystemClock(),
         host=host_facts(),
         free_bytes=_free_bytes,

@@ -119,6 +119,12 @@ class C10ProvisionerConfig:
         return self.workers or len(os.sched_getaffinity(0))
 
     @property
+    def embeds_with(self) -> str:
+        """With what and how many workers this machine embeds, as a fact that a build records."""
+        count = self.workers if self.executor == "ray" else self.worker_count
+        return f"{self.executor}, {count or 'all'} workers"
+
+    @property
     def reserve_bytes(self) -> int:
         """Disk space set aside, in bytes."""
         return self.reserve_mb << 20

@@ -1,6 +1,12 @@
 """Progress reports of running work; the command line decides how to show them."""
 
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+HASHING = "hash tiles"
+"""The step in which a source computes the digests of its tiles."""
+
+_Item = TypeVar("_Item")
 
 
 class Progress(Protocol):
@@ -21,6 +27,27 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """Show a line to a person."""
         ...
+
+
+def reported(
+    items: Iterable[_Item], progress: Progress, step: str, *, total: int, unit: str
+) -> Iterator[_Item]:
+    """Yield items, and report each as done before the next one is asked for."""
+    progress.start(step, total=total, unit=unit)
+    for item in items:
+        yield item
+        progress.advance()
+    progress.finish()
+
+
+def file_count(count: int) -> str:
+    """Return a number of files, for the last line of a step."""
+    return f"{count:,} file{'' if count == 1 else 's'}"
+
+
+def megabytes(size: int) -> str:
+    """Return a number of bytes, for the last line of a step."""
+    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"
 
 
 class NoProgress:

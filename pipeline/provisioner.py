@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from journal import BuildLockHeldError, JournalError
-from pipeline.build.report import BuildReport, PlanReport, RollbackReport
+from pipeline.build.report import BuildReport, Planned, PlanReport, RollbackReport
 from pipeline.build.up_to_date import find_up_to_date, refused_if_reused, report_up_to_date
 from pipeline.config import C10ProvisionerConfig
 from pipeline.engines.models.network import inspect_models
@@ -30,7 +30,6 @@ from store.base.clock import utc_day
 from store.cache.view import open_view
 from store.disk.folder_integrity import refuse_symlinked_folders, refuse_unfit_folder
 from store.disk.layout import Layout
-from store.domain.manifest_projection import project
 from store.errors import ErrorKind, RequestRefusedError, StoreError
 from store.trust.signatures import Signer
 
@@ -102,8 +101,21 @@ class CacheProvisioner:
         report = replace(report, seconds=monotonic() - began, warnings=warnings)
         return refused_if_reused(report) if strict else report
 
-    def plan(self, request: BuildRequest) -> PlanReport:
+    def plan(
+        self,
+        request: BuildRequest,
+        *,
+        anywhere: bool = False,
+        measure: bool = False,
+        on_planned: Callable[[Planned], object] = lambda _: None,
+    ) -> PlanReport:
         """Return what a build would do; writes nothing and takes no lock.
+
+        Args:
+            request: The request.
+            anywhere: Plan for a new cache, of whose folder nothing is known yet: it is not looked at.
+            measure: Run a network for about a second where no earlier build here tells how fast it is.
+            on_planned: Called with what would be built, also if it is then refused.
 
         Raises:
             PipelineError: Something the request names is missing, damaged or unusable, too few tiles are there,
@@ -111,11 +123,13 @@ class CacheProvisioner:
             StoreError, JournalError: The cache cannot be read, or a build would refuse it.
         """
         from pipeline.build.dry_run import preview_build
+        from pipeline.build.measure import Machine
 
         keys = self._keys()
         self.executor()
-        refuse_unfit_folder(self.layout)
-        refuse_symlinked_folders(self.layout)
+        if not anywhere:
+            refuse_unfit_folder(self.layout)
+            refuse_symlinked_folders(self.layout)
         return preview_build(
             self.layout,
             self._resolve(request, keys),
@@ -123,6 +137,8 @@ class CacheProvisioner:
             keys=keys.reused,
             own_records=self._own_records(keys),
             strict=self.config.coverage_strict,
+            machine=Machine.here(self.ports, self.config, measures=measure),
+            on_planned=on_planned,
         )
 
     def rollback(self, to: int | None = None, why: str = "") -> RollbackReport:
@@ -140,6 +156,7 @@ class CacheProvisioner:
             StoreError: Artifacts of the target are missing or damaged; nothing was changed.
         """
         from pipeline.build.build_warnings import warn_if_unsigned
+        from pipeline.build.rollback_target import require_artifacts
         from store.cache.projections import require_may_sign, require_vouched
         from store.policy import rollback
 
@@ -153,7 +170,7 @@ class CacheProvisioner:
                 if keys.signer is not None:
                     require_may_sign(store.state, keys.signer, keys.reused)
                     require_vouched(store.state, planned.target, keys.reused)
-                self._require_artifacts(store, planned.target)
+                require_artifacts(store, planned.target, self.ports.progress)
                 after = store.roll_back(planned)
             return RollbackReport(
                 generation=after.number,
@@ -373,23 +390,3 @@ class CacheProvisioner:
             signer=signer,
             exclusive_within_s=self.config.lock_timeout_s if exclusive else None,
         )
-
-    def _require_artifacts(self, store: "CacheWriter", target: int) -> None:
-        """Hash everything that a rollback will show: it must not turn a GO into a NO-GO."""
-        from store.manifest import manifest
-        from store.verify.coverage import damaged_artifacts, missing_artifacts
-
-        shown = next(found for found in store.state.generations.values() if found.origin == target)
-        parsed, progress = manifest.parse(project(store.state, shown)), self.ports.progress
-        problems = missing_artifacts(parsed, store.artifacts)
-        if not problems:
-            progress.start("verify", total=None, unit="bytes")
-            problems = damaged_artifacts(parsed, store.artifacts, on_progress=progress.advance)
-            progress.finish()
-        if problems:
-            raise RequestRefusedError(
-                f"expected all artifacts of build {target}, found {problems[0]}"
-                + (f" and {len(problems) - 1} more problems" if len(problems) > 1 else ""),
-                kind=ErrorKind.TARGET_DAMAGED,
-                hint="c10 repair (makes them again), or c10 rollback --to GENERATION, with another one",
-            )

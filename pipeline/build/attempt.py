@@ -25,6 +25,7 @@ from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.errors import PipelineError
 from pipeline.lock import CacheLock
 from pipeline.planning.disk_space import require_space_for_build
+from pipeline.planning.duration import EXECUTOR
 from pipeline.planning.inputs import Inputs
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
@@ -224,6 +225,7 @@ class BuildAttempt:
             again=self.force,
             host={
                 **self.ports.host,
+                EXECUTOR: self.settings.embeds_with,
                 "source": inputs.request.tiles.source_name,
                 **({"imagery": versions} if versions else {}),
                 **({OWN_RECORDS: [list(found) for found in own_records]} if own_records else {}),

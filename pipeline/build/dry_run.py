@@ -1,11 +1,21 @@
 """The dry run: say what a build would do, without writing and without a lock."""
 
+from collections.abc import Callable
 from typing import Any
 
-from pipeline.build.report import PlanReport
+from pipeline.build.measure import Machine
+from pipeline.build.report import Planned, PlanReport
 from pipeline.build.up_to_date import find_up_to_date, report_up_to_date
 from pipeline.embed.reusable_rows import ReusableRows
-from pipeline.planning.disk_space import estimate_build
+from pipeline.planning.disk_space import NEW_CACHE, descriptor_length, estimate_build, planned_index
+from pipeline.planning.duration import (
+    IndexToWrite,
+    PlannedWork,
+    StepTime,
+    planned_times,
+    recorded_times,
+    whole_time,
+)
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import BuildPlan, make_plan, reusable_artifacts
 from pipeline.stages.checks import require_coverage
@@ -16,7 +26,6 @@ from store.cache.projections import find_unvouched_results
 from store.cache.view import open_view, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.domain.events import CellEmbedded, StepStarted
 from store.domain.state import State
 from store.policy.rollback import undone_hint, undone_text
 from store.policy.vouching import withdraw
@@ -32,6 +41,8 @@ def preview_build(
     keys: tuple[TrustedKey, ...] = (),
     own_records: OwnRecords | None = None,
     strict: bool = False,
+    machine: Machine,
+    on_planned: Callable[[Planned], object] = lambda _: None,
 ) -> PlanReport:
     """Return what a build with these inputs, signed with that key, would do.
 
@@ -42,6 +53,8 @@ def preview_build(
         keys: That key and the trusted ones, as in `BuildAttempt`.
         own_records: What this machine remembers of its own appends with `key`.
         strict: Whether a build refuses foreign files in the cache.
+        machine: What tells how long the build will take.
+        on_planned: Called with what would be built, before it is judged whether that would fail.
 
     Raises:
         NoGoError: The head shows this already, but no trusted key signed it, and none signs here.
@@ -51,11 +64,12 @@ def preview_build(
     artifacts = Artifacts(layout)
     state = usable_state(layout, keys, own_records)
     plan = make_plan(state, inputs, sizes(artifacts, reusable_artifacts(state, inputs)))
+    present = survey_selection(inputs.selection, None, artifacts)
+    on_planned(Planned(inputs=inputs, plan=plan, area=present))
     found = find_up_to_date(layout, inputs.identity, key=key, keys=keys)
     if found is None:
         if strict and layout.exists():
             refuse_foreign_files(find_foreign_files(artifacts))
-        present = survey_selection(inputs.selection, None, artifacts)
         require_coverage(present, inputs.request.coverage.min_fraction)
         warnings = (
             *inputs.warnings,
@@ -65,6 +79,8 @@ def preview_build(
     else:
         warnings = report_up_to_date(found, inputs).warnings
     to_embed = _to_embed(artifacts, state, plan)
+    work = PlannedWork(inputs=inputs, plan=plan, to_embed=to_embed, index=_index_to_write(inputs, plan))
+    times = _times(layout, work, machine)
     return PlanReport(
         identity=inputs.identity,
         decision="reused" if found else "build",
@@ -72,10 +88,12 @@ def preview_build(
         tiles=len(inputs.selection.tiles),
         wanted=inputs.selection.wanted,
         to_embed=sum(to_embed.values()),
-        seconds=_embedding_seconds(layout, to_embed) if layout.exists() else None,
+        seconds=whole_time(times),
+        time=tuple(each.to_document() for each in times),
         chunks=inputs.selection.chunk_count,
         levels=inputs.level_documents(),
-        bytes=estimate_build(layout, state, inputs, plan).total,
+        bytes=estimate_build(layout, state, inputs, plan).total
+        + (0 if state.cache_id else NEW_CACHE + machine.reserve_bytes),
         proof=_proof_document(inputs, plan),
         warnings=warnings,
     )
@@ -114,34 +132,21 @@ def _proof_document(inputs: Inputs, plan: BuildPlan) -> dict[str, Any] | None:
     }
 
 
-def _embedding_seconds(layout: Layout, numbers: dict[str, int]) -> float | None:
-    """Return how long it takes to embed these numbers of digests by vector space; None if a rate is not known."""
-    if not any(numbers.values()):
-        return 0.0
-    rates = _embedding_rates(layout)
-    if any(space not in rates for space, number in numbers.items() if number):
+def _times(layout: Layout, work: PlannedWork, machine: Machine) -> tuple[StepTime, ...]:
+    """Return how long each step takes that runs: from earlier builds here, or else as measured now."""
+    facts = read_history(layout).facts if layout.exists() else ()
+    times = tuple(planned_times(work, recorded_times(facts, machine.host), machine.host))
+    return tuple(machine.measurement(times, layout, work)) if machine.measurement else times
+
+
+def _index_to_write(inputs: Inputs, plan: BuildPlan) -> IndexToWrite | None:
+    if not plan.stale and not plan.index_why:
         return None
-    return round(sum(rates.get(space, 0.0) * number for space, number in numbers.items()) / 1e9, 1)
-
-
-def _embedding_rates(layout: Layout) -> dict[str, float]:
-    """Return the nanoseconds per digest of the last build of each vector space."""
-    began: dict[tuple[int | None, str], int] = {}
-    totals: dict[tuple[int | None, str], int] = {}
-    rates = dict[str, float]()
-    for entry in read_history(layout).facts:
-        match entry.event:
-            case StepStarted(kind="cells", key=space):
-                began.setdefault((entry.build, space), entry.mono_ns)
-            case CellEmbedded(space=space) as made if (entry.build, space) in began:
-                each = entry.build, space
-                embedded = totals[each] = totals.get(each, 0) + made.embedded
-                took = entry.mono_ns - began[each]
-                if embedded and took > 0:
-                    rates[space] = took / embedded
-            case _:
-                continue
-    return rates
+    rows, dimensions = (
+        inputs.selection.unit_count,
+        sum(descriptor_length(each, plan) for each in inputs.descriptors),
+    )
+    return IndexToWrite(planned_index(inputs, rows, dimensions), rows, dimensions)
 
 
 def _refusal_warning(state: State, inputs: Inputs) -> tuple[CacheWarning, ...]:

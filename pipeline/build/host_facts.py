@@ -9,6 +9,9 @@ from pathlib import Path
 
 from journal.lock import boot_id
 
+_PROCESSOR_NAMES = ("model name", "Model", "CPU part")
+"""What /proc/cpuinfo calls the kind of processor, on x86 and on Arm."""
+
 
 def host_facts() -> dict[str, object]:
     """Return the facts about this machine that help to investigate a build."""
@@ -19,6 +22,7 @@ def host_facts() -> dict[str, object]:
         "machine": platform.machine(),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "processor": _processor(),
         "processors": os.cpu_count() or 0,
         "pid": os.getpid(),
     }
@@ -60,6 +64,16 @@ def _memory_groups(root: Path) -> Iterator[tuple[Path, str, str]]:
             continue
         folder = top / path.strip("/")
         yield from ((each, *names) for each in (folder, *folder.parents) if each.is_relative_to(top))
+
+
+def _processor() -> str:
+    """Return the name of the processor; empty if the kernel does not say."""
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - read to a line
+        for line in file:
+            name, _, value = line.partition(":")
+            if name.strip() in _PROCESSOR_NAMES:
+                return value.strip()
+    return ""
 
 
 def _version() -> str:

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from pipeline.planning.area_report import AreaReport
+from pipeline.planning.inputs import Inputs
+from pipeline.planning.plan import BuildPlan
 from store.backports import StrEnum
 from store.base.cache_warning import CacheWarning
 from store.domain.events import CoverageWalked
@@ -124,8 +127,9 @@ class PlanReport:
         to_embed: Digests of tiles or chunks that will go through the network.
         chunks: Chunks of ground, for all levels; 0 where the tiles get the descriptors.
         levels: The levels of chunks (`ChosenLevel.to_document`).
-        seconds: How long embedding will take, at the rate of an earlier build here; None if there was none.
-        bytes: Bytes to write, at most.
+        seconds: How long the steps that run will take; None if that of one is not known.
+        time: Of each of them, how long, and from what that follows (`StepTime.to_document`).
+        bytes: Bytes to write, at most, with what a new cache sets aside.
         proof: The photographs that must be found, as the request asks for them, and whether the answers of an
             earlier build hold; None if none must.
         warnings: Warnings for a person.
@@ -140,6 +144,7 @@ class PlanReport:
     chunks: int = 0
     levels: tuple[Mapping[str, Any], ...] = ()
     seconds: float | None = None
+    time: tuple[Mapping[str, Any], ...] = ()
     bytes: int = 0
     proof: Mapping[str, Any] | None = None
     warnings: tuple[CacheWarning, ...] = ()
@@ -150,9 +155,19 @@ class PlanReport:
         return {
             **document,
             "steps": [dict(step) for step in self.steps],
+            "time": [dict(step) for step in self.time],
             "levels": [dict(level) for level in self.levels],
             "warnings": [each.to_document() for each in self.warnings],
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What a build would make: of its inputs, by its plan, in its area as it is before anything is embedded."""
+
+    inputs: Inputs
+    plan: BuildPlan
+    area: AreaReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

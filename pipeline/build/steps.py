@@ -5,6 +5,7 @@ from functools import partial
 from journal import Record
 from pipeline.build.strict import STEP, refuse_warnings
 from pipeline.planning.plan import BuildPlan, make_plan, reusable_artifacts
+from pipeline.progress import file_count
 from pipeline.stages.compile import forget_changed_vectors, prepare_engines
 from pipeline.stages.context import BuildContext
 from pipeline.stages.embed import prepare_cells
@@ -100,10 +101,10 @@ def _plan(run: BuildContext) -> BuildPlan:
     state, progress = run.store.state, run.ports.progress
     refs = reusable_artifacts(state, run.inputs)
     if refs:
-        progress.start("check what exists", total=sum(ref.size for ref in set(refs)), unit="bytes")
+        progress.start("check reused", total=sum(ref.size for ref in set(refs)), unit="bytes")
     present = intact_artifacts(run.store.artifacts, refs, on_progress=progress.advance)
     if refs:
-        progress.finish(f"{len(present)} files")
+        progress.finish(file_count(len(present)))
     run.hashed.update(present)
     there = sizes(run.store.artifacts, refs)
     run.damaged = sorted({ref.sha256 for ref in refs if ref.sha256 in there and ref.sha256 not in present})

@@ -63,7 +63,8 @@ class EmbedCallbacks(TypedDict, total=False):
 
     Attributes:
         on_dispatch: Called with each window before it is given to a worker for the first time.
-        on_progress: Called with the number of units embedded since the last call.
+        on_progress: Called with the number of units that were done since the last call. A window that is tried
+            again counts once.
         on_retry: Called when a worker failed and its window will be tried again.
     """
 
@@ -108,6 +109,7 @@ class WindowQueue:
         self._new = iter(windows)
         self._again: deque[Window] = deque()
         self._failures: dict[int, int] = {}
+        self._reported: dict[int, int] = {}
         self._dimensions = engine.dimensions
         self._on_dispatch = callbacks.get("on_dispatch")
         self._on_progress = callbacks.get("on_progress")
@@ -149,16 +151,24 @@ class WindowQueue:
             self._on_retry(Retry(window=window, attempt=attempt, why=why, workers=workers))
 
     def finish(self, window: Window, answer: Message) -> WindowResult:
-        """Return the result of a window from a worker's answer, and report its units.
+        """Return the result of a window from a worker's answer, and report the rest of its units.
 
         Raises:
             EmbedError: As for `window_result`.
         """
         self._failures.pop(window.number, None)
         result = window_result(window, answer, self._dimensions)
-        if self._on_progress is not None:
-            self._on_progress(len(result.units))
+        self.report(window, len(window.units))
+        self._reported.pop(window.number, None)
         return result
+
+    def report(self, window: Window, done: int) -> None:
+        """Report how many units of a window are done, if that is more than before."""
+        before = self._reported.get(window.number, 0)
+        if done > before:
+            self._reported[window.number] = done
+            if self._on_progress is not None:
+                self._on_progress(done - before)
 
 
 class LocalDescriptorBatcher:
@@ -213,7 +223,7 @@ class _LocalRun:
         self._submit_windows(pool)
         failed = False
         try:
-            for number, outcome in pool.results():
+            for number, outcome in pool.results(on_progress=self._report):
                 window = self._in_progress.pop(number)
                 match outcome:
                     case Finished(value=answer):
@@ -232,6 +242,9 @@ class _LocalRun:
             if isinstance(error.outcome, Failed):
                 raise embed_error(None, error.outcome) from error
             self._retry(None, error.outcome)
+
+    def _report(self, number: Hashable, done: Message) -> None:
+        self._queue.report(self._in_progress[number], done)
 
     def _submit_windows(self, pool: WorkerPool) -> None:
         while (

@@ -7,7 +7,8 @@ an earlier window.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -31,7 +32,12 @@ BLANK_TILE: Final = (
 """What is wrong with a blank tile to which a sound network has no answer."""
 
 _THREADS: Final = 1
+_REPORT_EVERY_S: Final = 0.2
 _Used = TypeVar("_Used")
+_Item = TypeVar("_Item")
+OnDone = Callable[[float], None]
+"""Called with the number of units of a window that are done so far."""
+
 MOST_BLANK: Final = 0.25
 """A tile of which more is transparent, black or white is featureless: its place is not found with certainty."""
 
@@ -44,13 +50,22 @@ class Embedder:
         self._preprocessing = preprocessing
         self._samples, self._kept = Samples(preprocessing), KeptTiles()
         self._batch: NDArray[np.float32] = np.empty((engine.portion, *engine.sample_shape), np.float32)
+        self._reading_share = 0.5
 
     def embed(self, request: Message, progress: Progress) -> Payload:
-        """Embed one window, as a worker's handler; no progress is reported, since a window is short."""
-        del progress
-        return self.describe(request)
+        """Embed one window, as a worker's handler; report a few times a second how many of its units are done."""
+        last = time.monotonic()
 
-    def describe(self, request: Message) -> dict[str, Any]:
+        def report(done: float) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _REPORT_EVERY_S:
+                last = now
+                progress(int(done))
+
+        return self.describe(request, report)
+
+    def describe(self, request: Message, on_done: OnDone = lambda _: None) -> dict[str, Any]:
         """Return the descriptors of one window.
 
         Args:
@@ -58,6 +73,7 @@ class Embedder:
                 encoded bytes, or why there are none, a map of `kind` and `message`. `chunks`: the ids of the
                 chunks to embed, int64 [n]; None where the tiles themselves are the units. `tile_edges`: zoom and
                 edge in pixels of the tiles under chunks.
+            on_done: Called as units are done; a part of them counts while the tiles under chunks are read.
 
         Returns:
             A map. `good`: the indices of the units that have a descriptor; `vectors`, float32 [n, d], and
@@ -67,13 +83,32 @@ class Embedder:
         bad: list[tuple[int, str, str]] = []
         if request["chunks"] is None:
             pictures = _usable(request["tiles"], lambda *tile: _square_picture(tile[2]), bad)
-            units = self._samples.of_tiles(pictures)
+            found = self._describe(self._samples.of_tiles(pictures), on_done)
         else:
-            units = self._samples.of_chunks(request["chunks"], self._shown_tiles(request, bad))
-        return {**self._describe(units), "bad_tiles": [list(each) for each in bad]}
+            found = self._describe_chunks(request, bad, on_done)
+        return {**found, "bad_tiles": [list(each) for each in bad]}
 
-    def _shown_tiles(self, request: Message, bad: list[tuple[int, str, str]]) -> dict[int, ShownTile]:
-        """Return the tiles under the chunks of a window that can be used, by descriptor id; add others to `bad`."""
+    def _describe_chunks(
+        self, request: Message, bad: list[tuple[int, str, str]], on_done: OnDone
+    ) -> dict[str, Any]:
+        """Return the answer for chunks. Reading counts as the part of the work that it was in the last window."""
+        began, share, count = time.monotonic(), self._reading_share, len(request["chunks"])
+        shown = self._shown_tiles(request, bad, lambda part: on_done(share * part * count))
+        read = time.monotonic()
+        found = self._describe(
+            self._samples.of_chunks(request["chunks"], shown),
+            lambda done: on_done(share * count + (1 - share) * done),
+        )
+        self._reading_share = (read - began) / max(time.monotonic() - began, 1e-9)
+        return found
+
+    def _shown_tiles(
+        self, request: Message, bad: list[tuple[int, str, str]], on_part: Callable[[float], None]
+    ) -> dict[int, ShownTile]:
+        """Return the tiles under the chunks of a window that can be used, by descriptor id; add others to `bad`.
+
+        `on_part` is called with the part of them that was read.
+        """
         edges: dict[int, int] = dict(request["tile_edges"])
         levels = levels_by_zoom(request["chunks"])
 
@@ -88,9 +123,10 @@ class Embedder:
                 self._kept.keep(key, tile)
             return tile
 
-        return {request["tiles"][index][0]: tile for index, tile in _usable(request["tiles"], shown, bad)}
+        tiles = _counted(request["tiles"], on_part)
+        return {request["tiles"][index][0]: tile for index, tile in _usable(tiles, shown, bad)}
 
-    def _describe(self, units: Iterable[Unit]) -> dict[str, Any]:
+    def _describe(self, units: Iterable[Unit], on_done: OnDone) -> dict[str, Any]:
         """Return the answer for some units."""
         numbers: list[int] = []
         textures: list[float] = []
@@ -104,6 +140,7 @@ class Embedder:
             if filled == len(self._batch):
                 vectors.append(self._engine.run(self._batch))
                 filled = 0
+                on_done(len(numbers))
         if filled:
             vectors.append(self._engine.run(self._batch[:filled]))
         found = self._preprocessing.finish(np.concatenate(vectors))
@@ -188,6 +225,13 @@ def _square_picture(data: bytes) -> Picture:
     if height != width:
         raise TileError(f"expected a square tile, found {width} x {height} pixels")
     return picture
+
+
+def _counted(items: Sequence[_Item], on_part: Callable[[float], None]) -> Iterator[_Item]:
+    """Yield items, and call `on_part` with the part of them that is done."""
+    for done, item in enumerate(items):
+        on_part(done / len(items))
+        yield item
 
 
 def _usable(

@@ -47,7 +47,7 @@ _ANSWER = 1200
 _FIXED = 1 << 18
 """Manifest, segment head, geographic report, pages that LMDB rewrites."""
 
-_NEW_CACHE = 2 << 20
+NEW_CACHE = 2 << 20
 """A new cache: its folders and the first pages of its journal."""
 
 
@@ -91,7 +91,7 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
         present: Digest to size of the artifacts of known indexes that are present.
     """
     rows, cells = inputs.selection.unit_count, len(plan.cells)
-    each_length = {model.spec.name: _dimensions(model, plan) for model in inputs.descriptors}
+    each_length = {model.spec.name: descriptor_length(model, plan) for model in inputs.descriptors}
     dimensions, space = sum(each_length.values()), joined_space(inputs.networks)
     engines = (*plan.engines, *plan.stand_ins)
     stale = [len(cell.cell.units) for cell in plan.stale]
@@ -99,7 +99,7 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
         index.components.get("space") == space and index.rows == rows and index.artifact.sha256 in present
         for index in state.step_cache.indexes.values()
     )
-    resolved = None if index_there else _index_plan(inputs, rows, dimensions)
+    resolved = None if index_there else planned_index(inputs, rows, dimensions)
     index = 0 if resolved is None else index_bytes(resolved, rows=rows, dimensions=dimensions) + PER_FILE
     delta_rows = (
         None
@@ -143,7 +143,7 @@ def flown_size(inputs: Inputs) -> int:
     return (
         sum(model.size for model in inputs.models)
         + rows * (4 * dimensions + _BLOCK_ROW * len(networks))
-        + index_bytes(_index_plan(inputs, rows, dimensions), rows=rows, dimensions=dimensions)
+        + index_bytes(planned_index(inputs, rows, dimensions), rows=rows, dimensions=dimensions)
         + len(inputs.selection.tiles) * _TILE_ROW
         + sum(cell.size + len(cell.tiles) * _PACK_ROW for cell in packs)
         + _small_files(inputs)
@@ -201,7 +201,8 @@ def index_bytes(plan: IndexPlan, *, rows: int, dimensions: int) -> int:
             return rows * (per_number * dimensions + _INDEX_ROW)
 
 
-def _index_plan(inputs: Inputs, rows: int, dimensions: int) -> IndexPlan:
+def planned_index(inputs: Inputs, rows: int, dimensions: int) -> IndexPlan:
+    """Return the options of the index of a build, before the networks were run."""
     options = inputs.request.index
     if options.kind is IndexKind.IVF_PQ:
         # `plan_index` compares the options with the true dimensions, which may be unknown here.
@@ -209,7 +210,8 @@ def _index_plan(inputs: Inputs, rows: int, dimensions: int) -> IndexPlan:
     return plan_index(options, count=rows, dimensions=dimensions)
 
 
-def _dimensions(model: Model, plan: BuildPlan) -> int:
+def descriptor_length(model: Model, plan: BuildPlan) -> int:
+    """Return the length of a network's descriptors, or one that is rather too great."""
     name = model.spec.name
     known = next((engine.known for engine in plan.engines if engine.model.spec.name == name), None)
     if known is not None:
@@ -245,7 +247,7 @@ def require_space_for_build(layout: Layout, state: State, inputs: Inputs, free: 
     artifacts = Artifacts(layout)
     planned = make_plan(state, inputs, sizes(artifacts, reusable_artifacts(state, inputs)))
     found = estimate_build(layout, state, inputs, planned)
-    new_cache = 0 if state.cache_id else _NEW_CACHE
+    new_cache = 0 if state.cache_id else NEW_CACHE
     _require_free(layout, found.total + new_cache, free, f"this build ({found})")
 
 

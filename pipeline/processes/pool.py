@@ -33,6 +33,9 @@ START_LIMIT_S: Final = 120.0
 
 _POLL_S: Final = 0.02
 
+OnReport = Callable[[Hashable, Message], None]
+"""Called with the id of a task, and a value that its worker reports."""
+
 
 class WorkerStartError(Exception):
     """A worker of a pool ended before it was ready; `outcome` says how."""
@@ -63,10 +66,11 @@ def run_once(
         on_progress: Called with each value that the child reports.
         grace_s: When ``on_progress`` raises and on an interrupt, seconds between SIGTERM and the kill.
     """
+    report = None if on_progress is None else lambda _, value: on_progress(value)
     with WorkerPool(module, 1, None, timeout_s=timeout_s, grace_s=grace_s) as pool:
         pool.submit(0, request)
         try:
-            for _, outcome in pool.results(on_progress=on_progress):
+            for _, outcome in pool.results(on_progress=report):
                 return outcome
         except WorkerStartError as error:
             return error.outcome
@@ -163,12 +167,10 @@ class WorkerPool:
             del self._names[number], self._requests[number]
         self._queue.clear()
 
-    def results(
-        self, *, on_progress: Callable[[Message], None] | None = None
-    ) -> Iterator[tuple[Hashable, Outcome]]:
+    def results(self, *, on_progress: OnReport | None = None) -> Iterator[tuple[Hashable, Outcome]]:
         """Yield (task id, outcome) as tasks end, until none is waiting or no worker is left.
 
-        More tasks may be submitted while this runs.
+        More tasks may be submitted while this runs. `on_progress` gets what workers report of their tasks.
 
         Raises:
             WorkerStartError: A worker ended before it was ready.
@@ -235,7 +237,7 @@ class WorkerPool:
                 self._selector.unregister(worker.child.stdin)
 
     def _receive(
-        self, worker: _PoolWorker, on_progress: Callable[[Message], None] | None
+        self, worker: _PoolWorker, on_progress: OnReport | None
     ) -> Iterator[tuple[Hashable, Outcome]]:
         for kind, number, value in worker.child.read():
             if kind == READY:
@@ -243,7 +245,7 @@ class WorkerPool:
                 worker.since = time.monotonic()
             elif kind == PROGRESS:
                 if on_progress is not None:
-                    on_progress(value)
+                    on_progress(self._names[number], value)
             elif number is None:
                 self._remove_worker(worker)
                 raise WorkerStartError(outcome_of_error(value, worker.child.log))

@@ -13,6 +13,7 @@ from typing import Final
 from pipeline.embed.cells import CellKey
 from pipeline.errors import PipelineError
 from pipeline.planning.recorded_inputs import UnavailableError
+from pipeline.progress import file_count
 from pipeline.repair import rebuild_artifacts, rebuild_index, rebuild_packs
 from pipeline.repair.rebuild_artifacts import RebuildContext, RebuiltArtifact
 from pipeline.repair.rebuild_proof import rebuild_proof
@@ -150,7 +151,7 @@ class ArtifactRepair:
         on_progress = progress.advance if shown else None
         self._intact.update(coverage.intact_artifacts(self.context.artifacts, fresh, on_progress=on_progress))
         if shown:
-            progress.finish(f"{len(fresh)} files")
+            progress.finish(file_count(len(fresh)))
 
     def _needs_repair(self, ref: ArtifactRef) -> bool:
         """Say whether an artifact is damaged and was not handled for another build already."""

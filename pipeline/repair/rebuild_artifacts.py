@@ -16,6 +16,7 @@ from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.embed.cells import Cell, CellKey, group_cells
 from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.planning.recorded_inputs import RecordedInputs, UnavailableError, last_event
+from pipeline.progress import megabytes
 from pipeline.stages.compile import compile_network
 from pipeline.stages.compile_progress import CompileProgress
 from pipeline.stages.embed import EmbeddedCell, block_row, embed_cells, embed_windows, engine_spec, join_rows
@@ -93,7 +94,7 @@ def rebuild_engine(context: RebuildContext, event: EngineCompiled) -> RebuiltArt
     progress, host = context.inputs.ports.progress, context.inputs.ports.host
     on_progress = CompileProgress.started(progress, event.model)
     made = compile_network(model, compiler, scratch=context.scratch, host=host, on_progress=on_progress)
-    progress.finish(f"{len(made.engine) / 1e6:.1f} MB")
+    progress.finish(megabytes(len(made.engine)))
     version, here = event.components["version"], compiler.version
     return RebuiltArtifact(
         data=made.engine,

@@ -11,6 +11,7 @@ from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import HEAD, job_with_file
 from pipeline.engines.port import EngineCompiler, EngineSignature, OnProgress
 from pipeline.planning.plan import BuildPlan, Decision
+from pipeline.progress import megabytes
 from pipeline.stages.check_network import require_usable
 from pipeline.stages.checks import check_engine, check_vectors, require_passed
 from pipeline.stages.compile_progress import CompileProgress
@@ -165,7 +166,7 @@ def compile_engine(
     for data in made.contents:
         run.put(data)
     run.counts.networks.add(name)
-    progress.finish(f"{len(made.engine) / 1e6:.1f} MB")
+    progress.finish(megabytes(len(made.engine)))
     return made.event
 
 
@@ -194,6 +195,7 @@ def record_check(run: BuildContext, model: Model, event: EngineCompiled, *, what
         CheckError: They disagree; the engine will not be used again.
     """
     run.enter("check", model.spec.name)
+    run.ports.progress.start(f"check {model.spec.name}", total=None, unit="steps")
     verdict = check_engine(
         model,
         event,
@@ -202,4 +204,5 @@ def record_check(run: BuildContext, model: Model, event: EngineCompiled, *, what
         tiles=run.inputs.selection.tiles,
     )
     run.append(verdict)
+    run.ports.progress.finish()
     require_passed(model, verdict, what=what)

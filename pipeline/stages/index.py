@@ -9,6 +9,7 @@ from pipeline.index.faiss_builder import FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexJob, plan_index
 from pipeline.planning.area_report import AreaReport
 from pipeline.planning.tile_packs import require_flown_size
+from pipeline.progress import file_count, megabytes
 from pipeline.request.options import IndexKind, IndexOptions
 from pipeline.stages.check_network import WEIGHTS_HINT
 from pipeline.stages.checks import INDEX_CHECK, ONE_ANSWER, check_index, require_coverage
@@ -155,8 +156,10 @@ def _check_failure(run: BuildContext, known: Index, rows: Sequence[BlockRow]) ->
     if _has_passed(run, known, least):
         return None
     run.enter("check", "index")
+    run.ports.progress.start("check index", total=None, unit="steps")
     verdict = check_index(run.store.artifacts, known, rows, least=least)
     run.append(verdict)
+    run.ports.progress.finish()
     return verdict if isinstance(verdict, CheckFailed) else None
 
 
@@ -187,7 +190,7 @@ def _write_and_record(run: BuildContext, rows: Sequence[BlockRow], job: IndexJob
         artifact = artifacts.publish(new, made.event.artifact)
     run.hashed.add(artifact.sha256)
     run.append(made.event)
-    progress.finish(", ".join(filter(None, (made.event.kind, f"{artifact.size / 1e6:.1f} MB", made.note))))
+    progress.finish(", ".join(filter(None, (made.event.kind, megabytes(artifact.size), made.note))))
     return made.event
 
 
@@ -236,7 +239,7 @@ def walk_coverage(
         hashed=frozenset(run.hashed),
         on_progress=run.ports.progress.advance,
     )
-    run.ports.progress.finish(f"{found.files} files")
+    run.ports.progress.finish(file_count(found.files))
     found.require(strict=run.strict, hint="c10 build (runs the damaged steps again)")
     run.counts.checked = found.files
     run.append(

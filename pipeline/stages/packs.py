@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pipeline.errors import ErrorKind, TileError
 from pipeline.planning.tile_packs import CarriedCell, carried_cells
+from pipeline.progress import megabytes
 from pipeline.stages.context import BuildContext
 from pipeline.stages.survey import StoredBlocks
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT, read_tile
@@ -113,7 +114,7 @@ def _write_packs(
         run.defer(made)
         progress.advance(len(cell.tiles))
         yield made
-    progress.finish(f"{sum(cell.size for cell in missing) / 1e6:.1f} MB")
+    progress.finish(megabytes(sum(cell.size for cell in missing)))
 
 
 def packed_event(cell: CarriedCell, pack: ArtifactRef) -> TilesPacked:

@@ -36,6 +36,7 @@ NOT_PURE = {
 PURE_ELSEWHERE = {
     "journal/errors.py",
     "journal/record.py",
+    "pipeline/build/report.py",
     "pipeline/embed/cells.py",
     "pipeline/errors.py",
     "pipeline/planning/area_report.py",
@@ -50,6 +51,7 @@ PURE_ELSEWHERE = {
     "store/backports.py",
     "store/errors.py",
     "tools/output/page.py",
+    "tools/output/plan.py",
     "tools/output/proof.py",
     "tools/output/render.py",
     "tools/output/sanitize.py",

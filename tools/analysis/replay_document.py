@@ -38,7 +38,7 @@ def replay(
 
     Args: source: The records. word: The number of a build, or `@` and the number of a record; default: the
     newest that was not committed. at: The last record to look at; default: all. today: The day for which a
-    committed build is judged, UTC; without it none is.
+    committed build is judged and imagery has its age, UTC; without it neither is done.
 
     Raises:
         RequestRefusedError: There is no such build or record.
@@ -57,7 +57,7 @@ def replay_build(builds: BuildHistory, *, word: str | None, today: date | None) 
             return {**_denied_document(builds.fold(), record, event), "readiness": None}
         case number:
             return {
-                **_build_document(builds.fold(number), number),
+                **_build_document(builds.fold(number), number, today),
                 "readiness": readiness_document(builds.build(number), builds.source.artifacts, today),
             }
 
@@ -82,14 +82,19 @@ def diff_document(builds: BuildHistory, a: int, b: int) -> dict[str, Any]:
     }
 
 
-def _build_document(builds: BuildHistory, number: int) -> dict[str, Any]:
+def _build_document(builds: BuildHistory, number: int, today: date | None) -> dict[str, Any]:
     timeline, source = builds.timeline(number), builds.source
     facts = BuildFacts(number=number, state=builds.state, records=timeline.own)
     dead = source.lock_held is False and timeline.end is None and builds.at is None
     rates = builds.rates(number)
     spaces = _vector_spaces(facts)
     area = area_document(
-        timeline, facts.inputs, source.artifacts, spaces=spaces, before=builds.step_cache(number)
+        timeline,
+        facts.inputs,
+        source.artifacts,
+        spaces=spaces,
+        before=builds.step_cache(number),
+        today=today,
     )
     failure = failure_document(timeline, facts.build, source.artifacts, dead=dead)
     if failure is not None and area is not None:

@@ -20,6 +20,7 @@ from store.errors import ErrorKind, RequestRefusedError, TranslateOSErrors
 from store.files.regular_file import open_regular
 from tools.command import LOCAL_FILE, PATH, Answer, Call, shared_options
 from tools.output import render
+from tools.output.progress import shown_progress
 
 _CALIBRATION = "calibration.json"
 
@@ -72,21 +73,23 @@ def init(
     _check_target(output, force=force)
     base = Path(os.path.realpath(output.parent))
     calibration = base / _CALIBRATION if camera is None else camera
-    source = open_source(
-        sources if len(sources) > 1 else sources[0],
-        Path.cwd(),
-        digest_cache_folder=call.digest_cache_folder(),
-    )
-    draft = draft_request(
-        source,
-        base=base,
-        paths=[_relative(path, base) for path in sources],
-        calibration=_relative(calibration, base),
-        has_camera=camera is not None or os.path.lexists(calibration),
-        altitude_m=altitude,
-        area=None if area is None else _relative(area, base),
-        today=utc_day(SystemClock()),
-    )
+    with shown_progress() as progress:
+        source = open_source(
+            sources if len(sources) > 1 else sources[0],
+            Path.cwd(),
+            digest_cache_folder=call.digest_cache_folder(),
+            progress=progress,
+        )
+        draft = draft_request(
+            source,
+            base=base,
+            paths=[_relative(path, base) for path in sources],
+            calibration=_relative(calibration, base),
+            has_camera=camera is not None or os.path.lexists(calibration),
+            altitude_m=altitude,
+            area=None if area is None else _relative(area, base),
+            today=utc_day(SystemClock()),
+        )
     # A calibration that is there already is used as it is.
     if camera is not None or os.path.lexists(calibration):
         read_calibration(draft.request())

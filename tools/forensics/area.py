@@ -7,6 +7,7 @@ did for the build.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from functools import partial
 from itertools import accumulate
 from typing import Any, Final
@@ -35,6 +36,7 @@ from store.formats.tables import TileTable, decode_tiles
 from store.manifest.area import area_of
 from store.manifest.levels import ChunkLevel, parse_levels
 from tools.forensics.failure import ArtifactReader, cells_at_fault, tiles_at_fault
+from tools.forensics.imagery_ages import MAX_RUNS, ages_document, runs_of_places
 from tools.forensics.timeline import BuildTimeline
 from tools.output.sanitize import is_number, safe_data
 
@@ -43,7 +45,6 @@ _FOREIGN: Final = (KeyError, TypeError, ValueError, AttributeError)
 
 MAX_CELLS: Final = 200_000
 MAX_WANTED: Final = 20_000_000
-MAX_RUNS: Final = 200_000
 MAX_OUTLINE: Final = 50_000
 """Points of an outline that are drawn at most."""
 
@@ -90,6 +91,15 @@ class Tiles:
         return {(cell.key.zoom, cell.key.x, cell.key.y): cell.units for cell in group_cells(self.units)}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What is known of the ground of a build: its area, its tiles, and the content of its geographic report."""
+
+    area: Area | None
+    tiles: Tiles | None
+    report: Mapping[str, Any] | None
+
+
 def read_tiles(ref: ArtifactRef | None, inputs: Document, artifacts: ArtifactReader) -> Tiles | None:
     """Return the tiles of a tile table; None if it cannot be read, or not with these inputs of a build."""
     data = artifacts.read(ref) if ref is not None else None
@@ -133,6 +143,7 @@ def area_document(
     *,
     spaces: Sequence[str],
     before: StepCache | None,
+    today: date | None = None,
 ) -> dict[str, Any] | None:
     """Return the area of a build; None if nothing is known of it.
 
@@ -142,6 +153,7 @@ def area_document(
         artifacts: Reads artifacts.
         spaces: Its vector spaces, one for each network; none if they are not known.
         before: The step cache when it reused its cells, if that is known.
+        today: The day for the ages of its imagery; without it none are told.
     """
     selected = next((m.event for m in timeline.own if isinstance(m.event, e.TilesSelected)), None)
     box, zoom = _integers(inputs.get("bbox_e7"), 4), _integers(inputs.get("zoom"), 2)
@@ -149,17 +161,14 @@ def area_document(
     cells = _cells(timeline, tiles, spaces, before)
     if not cells and box is None:
         return None
-    report, levels = _geographic_report(timeline, artifacts), known_levels(inputs)
-    area = _known_area(inputs, artifacts)
+    ground = Ground(
+        area=_known_area(inputs, artifacts), tiles=tiles, report=_geographic_report(timeline, artifacts)
+    )
     return {
         "bbox_e7": box,
-        **_drawn(area),
-        "zoom": zoom,
-        "origin": safe_data(inputs.get("origin")),
+        **ground_document(ground, inputs, today),
         "wanted": selected.wanted if selected else None,
         "present": selected.count if selected else None,
-        "known": "cells" if tiles is None else "tiles",
-        "report": report is not None,
         "cells": [
             [*place, cell.tiles, cell.status, cell.dispatched, cell.done]
             for place, cell in sorted(cells.items())[:MAX_CELLS]
@@ -168,8 +177,54 @@ def area_document(
             None if cell.embedded is None else [cell.embedded, cell.described]
             for _, cell in sorted(cells.items())[:MAX_CELLS]
         ],
-        "levels": [level.to_document() for level in levels],
-        "tiles": _tile_runs(timeline, tiles, report, (area, zoom), levels),
+        "tiles": {
+            **_tile_runs(ground, zoom, known_levels(inputs)),
+            "failing": runs(tiles_at_fault(timeline)),
+        },
+    }
+
+
+def planned_area(
+    ground: Ground, inputs: Document, cells: Mapping[CellPlace, tuple[int, bool]], today: date
+) -> dict[str, Any]:
+    """Return the area of a build that is only planned, as `area_document` does.
+
+    Args:
+        ground: What is there.
+        inputs: The inputs that would define it.
+        cells: How many units each cell has, and whether its block is reused.
+        today: The day for the ages of its imagery.
+    """
+    report = ground.report or {}
+    return {
+        "bbox_e7": list(inputs["bbox_e7"]),
+        **ground_document(ground, inputs, today),
+        "wanted": report.get("wanted"),
+        "present": report.get("present"),
+        "cells": [
+            [*place, units, *(("reused", None, 0) if reused else ("waiting", None, None))]
+            for place, (units, reused) in sorted(cells.items())[:MAX_CELLS]
+        ],
+        "descriptors": [
+            [0, units] if reused else None for _, (units, reused) in sorted(cells.items())[:MAX_CELLS]
+        ],
+        "tiles": {**_tile_runs(ground, list(inputs["zoom"]), known_levels(inputs)), "failing": []},
+    }
+
+
+def ground_document(ground: Ground, inputs: Document, today: date | None) -> dict[str, Any]:
+    """Return what does not depend on what a build has done: shape, zooms, levels, ages of the imagery."""
+    tiles = ground.tiles
+    return {
+        **_drawn(ground.area),
+        "zoom": _integers(inputs.get("zoom"), 2),
+        "origin": safe_data(inputs.get("origin")),
+        "known": "cells" if tiles is None else "tiles",
+        "report": ground.report is not None,
+        "levels": [level.to_document() for level in known_levels(inputs)],
+        "ages": None
+        if tiles is None or today is None
+        else ages_document(tiles.places, tiles.table.captured, today),
     }
 
 
@@ -252,13 +307,9 @@ def _geographic_report(timeline: BuildTimeline, artifacts: ArtifactReader) -> Ma
 
 
 def _tile_runs(
-    timeline: BuildTimeline,
-    tiles: Tiles | None,
-    report: Mapping[str, Any] | None,
-    wanted: tuple[Area | None, list[int] | None],
-    levels: Sequence[ChunkLevel],
+    ground: Ground, zoom: list[int] | None, levels: Sequence[ChunkLevel]
 ) -> dict[str, list[TileRun]]:
-    area, zoom = wanted
+    area, tiles, report = ground.area, ground.tiles, ground.report
     names = ("holes", "excluded", "skipped", "featureless")
     found = {name: _runs_in(report.get(name)) if report is not None else [] for name in names}
     # Steps of ground are tiles of a higher zoom, and drawn as such.
@@ -266,13 +317,12 @@ def _tile_runs(
         for name in ("holes", "featureless"):
             found[name] += _runs_in(level.get(name))
     if tiles is not None:
-        found["present"] = runs((int(z), int(x), int(y)) for z, x, y in tiles.places.tolist())[:MAX_RUNS]
+        found["present"] = runs_of_places(tiles.places)[:MAX_RUNS]
         found["present"] += [] if area is None else _shown_steps(tiles, levels, area)
         if report is None and area is not None and zoom is not None and not levels:
             found["holes"] = _holes(tiles, area, zoom)
     else:
         found["present"] = []
-    found["failing"] = runs(tiles_at_fault(timeline))
     return found
 
 

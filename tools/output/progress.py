@@ -1,30 +1,34 @@
-"""Progress on standard error: bars on a terminal, plain lines elsewhere."""
+"""Progress on standard error: a line that moves on a terminal, plain lines elsewhere."""
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from pipeline.progress import Progress
 from pipeline.stages.compile_progress import PERCENT
+from tools.output.pace import Pace, clock_text
 from tools.output.page import fit, laid_out_for
-from tools.output.render import plain, plural, seconds, size
+from tools.output.render import number, plain, plural, seconds, size
 from tools.output.terminal import columns_of
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-    from rich.progress import ProgressColumn
+    from rich.live import Live
 
 _LINE_EVERY_S: Final = 1.0
 _LINE_EVERY_PART: Final = 10
 _LIFE_EVERY_S: Final = 10.0
+_FIRST_ESTIMATE_S: Final = 3.0
+"""Before that, most of the time went into the start of processes."""
+_DRAWN_PER_S: Final = 8.0
 _BYTES: Final = "bytes"
 _INDENT: Final = "   "
-_PHASE_WIDTH: Final = 34
-_ROOM_FOR_A_BAR: Final = 70
-"""Columns of a terminal on which a bar leaves room for the numbers."""
+_NAME_WIDTH: Final = 13
+_BAR_WIDTH: Final = (8, 24)
+_DROPPED: Final = (1, 2, 4, 0)
+"""Which texts right of the bar a narrow terminal does without, first to last; the time so far stays."""
 
 
 @contextmanager
@@ -68,17 +72,20 @@ class _Lasting:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Step:
+class Step:
     """A running step."""
 
     name: str
-    total: int | None
     unit: str
-    since: float
-    done: int = 0
+    pace: Pace
     phase: str = ""
     printed_at: float = 0.0
     printed_part: int = 0
+
+
+def _begun(name: str, total: int | None, unit: str, now: float) -> Step | None:
+    """Return a step; None if there is nothing to do in it, and nothing to say of it."""
+    return None if total == 0 else Step(name=name, unit=unit, pace=Pace(now, total), printed_at=now)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,26 +101,27 @@ class Lines:
 
     stream: TextIO
     clock: Callable[[], float] = time.monotonic
-    _step: _Step | None = field(default=None, init=False)
+    _step: Step | None = field(default=None, init=False)
 
     def start(self, step: str, *, total: int | None, unit: str) -> None:
         """Start a step with `total` units of work, if that is known."""
-        now = self.clock()
-        self._step = _Step(name=step, total=total, unit=unit, since=now, printed_at=now)
-        amount = _amount(total, unit)
-        self._write(f"{step}: {amount}" if amount else f"{step} ...")
+        self._step = _begun(step, total, unit, self.clock())
+        if self._step is not None:
+            amount = _amount(total, unit)
+            self._write(f"{step}: {amount}" if amount else f"{step} ...")
 
     def advance(self, amount: int = 1, *, phase: str = "") -> None:
         """Report more units of work as done; `phase` says what is being done now."""
         step = self._step
         if step is None:
             return
-        step.done += amount
-        step.phase = phase
         now = self.clock()
-        part = _LINE_EVERY_PART * step.done // step.total if step.total else 0
-        due = part > step.printed_part or now - step.printed_at >= _LIFE_EVERY_S if step.total else True
-        if due and now - step.printed_at >= _LINE_EVERY_S and step.done != step.total:
+        step.pace.advance(amount, now)
+        step.phase = phase
+        done, total = step.pace.done, step.pace.total
+        part = _LINE_EVERY_PART * done // total if total else 0
+        due = part > step.printed_part or now - step.printed_at >= _LIFE_EVERY_S if total else True
+        if due and now - step.printed_at >= _LINE_EVERY_S and done != total:
             step.printed_at, step.printed_part = now, part
             self._write(f"{step.name}: {_state(step, now)}")
 
@@ -122,7 +130,7 @@ class Lines:
         step, self._step = self._step, None
         if step is None:
             return
-        elapsed = self.clock() - step.since
+        elapsed = self.clock() - step.pace.since
         parts = [each for each in (*_totals(step, elapsed), note) if each]
         self._write(f"{step.name}: done in {', '.join([seconds(elapsed), *parts])}")
 
@@ -139,35 +147,39 @@ class Lines:
 
 
 class Bars:
-    """Draw a bar per step with rate and time left, with rich on a terminal."""
+    """Draw one line for the running step, with rich on a terminal, several times a second.
+
+    Args:
+        stream: The terminal.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._terminal = _Lasting(stream), stream
-        self._drawn: RichProgress | None = None
-        self._step: _Step | None = None
+        self._drawn: Live | None = None
+        self._step: Step | None = None
 
     def start(self, step: str, *, total: int | None, unit: str) -> None:
         """Start a step with `total` units of work, if that is known."""
-        self._end()
-        self._step = _Step(name=step, total=total, unit=unit, since=time.monotonic())
-        self._drawn = _bar(unit, self._stream, counted=total is not None)
-        self._drawn.add_task(step, total=total, phase="")
-        self._drawn.start()
+        self.close()
+        self._step = begun = _begun(step, total, unit, time.monotonic())
+        if begun is not None:
+            self._drawn = _live(begun, self._stream)
+            self._drawn.start()
 
     def advance(self, amount: int = 1, *, phase: str = "") -> None:
         """Report more units of work as done; `phase` says what is being done now."""
-        if self._drawn is not None and self._step is not None:
-            self._step.done += amount
-            self._drawn.update(self._drawn.task_ids[0], advance=amount, phase=phase[:_PHASE_WIDTH])
+        if self._step is not None:
+            self._step.pace.advance(amount, time.monotonic())
+            self._step.phase = phase
 
     def finish(self, note: str = "") -> None:
         """Finish the step."""
         step = self._step
-        self._end()
+        self.close()
         if step is not None:
-            elapsed = time.monotonic() - step.since
+            elapsed = time.monotonic() - step.pace.since
             parts = "  ".join(each for each in (*_totals(step, elapsed), note) if each)
-            self._write(f"{_INDENT}{step.name:<13}{seconds(elapsed):>8}  {parts}".rstrip())
+            self._write(f"{_INDENT}{step.name:<{_NAME_WIDTH}}{seconds(elapsed):>8}  {parts}".rstrip())
 
     def say(self, text: str) -> None:
         """Print a message."""
@@ -178,48 +190,94 @@ class Bars:
 
     def close(self) -> None:
         """Stop drawing; an unfinished step gets no last line."""
-        self._end()
+        if self._drawn is not None:
+            self._drawn.stop()
+        self._drawn = self._step = None
 
     def _write(self, text: str) -> None:
         with laid_out_for(columns_of(self._terminal)):
             self._stream.write("\n".join(fit(text)) + "\n")
 
-    def _end(self) -> None:
-        if self._drawn is not None:
-            self._drawn.stop()
-        self._drawn = self._step = None
 
-
-def _bar(unit: str, stream: _Lasting, *, counted: bool) -> "RichProgress":
-    from rich import progress as drawn  # noqa: PLC0415 - only where something is drawn
-    from rich.console import Console  # noqa: PLC0415 - as above
+def _live(step: Step, stream: _Lasting) -> "Live":
+    from rich.console import Console  # noqa: PLC0415 - only where something is drawn
+    from rich.live import Live  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - as above
 
     console = Console(file=cast("TextIO", stream))
-    columns: list[ProgressColumn] = [
-        drawn.TextColumn(_INDENT + "{task.description:<13}"),
-        drawn.BarColumn(24),
-    ]
-    if console.width < _ROOM_FOR_A_BAR:
-        columns = [drawn.TextColumn(_INDENT + "{task.description}")]
-    if counted and unit == _BYTES:
-        columns += [drawn.DownloadColumn(binary_units=True), drawn.TransferSpeedColumn()]
-    elif counted and unit == PERCENT:
-        columns += [drawn.TaskProgressColumn(), drawn.TextColumn("{task.fields[phase]}")]
-    elif counted:
-        columns += [drawn.MofNCompleteColumn(), drawn.TextColumn(unit)]
+    full = "-" if console.options.ascii_only else "━"
+    # Without colours, full and empty cells look alike.
+    empty = " " if console.options.ascii_only or console.no_color or console.color_system is None else full
+
+    def line() -> Text:
+        name, filled, rest, right = live_line(step, time.monotonic(), console.width)
+        drawn = Text(name, no_wrap=True, overflow="crop")
+        drawn.append(full * filled, "bar.complete").append(empty * rest, "bar.back")
+        return drawn.append(right)
+
+    # Transient: the last line replaces the drawn one.
+    return Live(
+        get_renderable=line,
+        console=console,
+        refresh_per_second=_DRAWN_PER_S,
+        transient=True,
+        redirect_stdout=False,
+    )
+
+
+def live_line(step: Step, now: float, width: int) -> tuple[str, int, int, str]:
+    """Return what is drawn of a step: name, full and empty cells of its bar, and what is right of it.
+
+    The line is shorter than `width`. Where that is little, it loses the bar, then the rate, the phase, the time left
+    and the count.
+    """
+    pace, elapsed = step.pace, now - step.pace.since
+    is_percent = step.unit == PERCENT
+    rate = _rate(pace.rate(now), step.unit, short=True) if pace.total and pace.done and not is_percent else ""
     # The steps of a compiler are too uneven to estimate the time left.
-    can_estimate = counted and unit != PERCENT
-    columns += [drawn.TimeRemainingColumn() if can_estimate else drawn.TimeElapsedColumn()]
-    # Transient: the last line replaces the bar.
-    return drawn.Progress(*columns, console=console, transient=True)
+    left = None if is_percent or elapsed < _FIRST_ESTIMATE_S else pace.seconds_left(now)
+    rest = "" if left is None else f"{clock_text(left)} left"
+    texts = [_count(step), rate, step.phase, clock_text(elapsed), rest]
+    name, right = f"{_INDENT}{step.name:<{_NAME_WIDTH}}", _joined(texts)
+    bar = min(width - len(name) - len(right) - 5, _BAR_WIDTH[1]) if pace.total else 0
+    if bar >= _BAR_WIDTH[0]:
+        filled = min(bar, bar * pace.done // (pace.total or 1))
+        return f"{name}  ", filled, bar - filled, right
+    for dropped in (None, *_DROPPED):
+        if dropped is not None:
+            texts[dropped] = ""
+        right = _joined(texts)
+        if len(name) + len(right) >= width:
+            name = f"{_INDENT}{step.name}"
+        if len(name) + len(right) < width:
+            break
+    return name, 0, 0, right
 
 
-def _totals(step: _Step, elapsed: float) -> tuple[str, str]:
+def _joined(texts: Iterable[str]) -> str:
+    return "".join(f"  {text}" for text in texts if text)
+
+
+def _count(step: Step) -> str:
+    """Return how much of how much is done."""
+    done, total = step.pace.done, step.pace.total
+    if not total:
+        return ""
+    if step.unit == PERCENT:
+        return f"{done} %"
+    if step.unit == _BYTES:
+        return f"{size(done)} of {size(total)}"
+    # As wide at the end as at the start, so that nothing else moves.
+    return f"{number(done):>{len(number(total))}} of {_amount(total, step.unit)}"
+
+
+def _totals(step: Step, elapsed: float) -> tuple[str, str]:
     """Return how much was done and how fast, if there is a total."""
-    if not step.total or not step.done or step.unit == PERCENT:
+    done = step.pace.done
+    if not step.pace.total or not done or step.unit == PERCENT:
         return "", ""
-    rate = _rate(step.done / elapsed, step.unit) if step.done > 1 and elapsed > 0 else ""
-    return _amount(step.done, step.unit), rate
+    rate = _rate(done / elapsed, step.unit) if done > 1 and elapsed > 0 else ""
+    return _amount(done, step.unit), rate
 
 
 def _amount(count: int | None, unit: str) -> str:
@@ -228,22 +286,20 @@ def _amount(count: int | None, unit: str) -> str:
     return size(count) if unit == _BYTES else plural(count, unit.removesuffix("s"), unit)
 
 
-def _rate(per_second: float, unit: str) -> str:
+def _rate(per_second: float, unit: str, *, short: bool = False) -> str:
     if unit == _BYTES:
         return f"{size(round(per_second))}/s"
-    return f"{per_second:,.0f} {unit}/s" if per_second >= 10 else f"{per_second:.1f} {unit}/s"
+    what = "/s" if short else f" {unit}/s"
+    return f"{per_second:,.0f}{what}" if per_second >= 10 else f"{per_second:.1f}{what}"
 
 
-def _state(step: _Step, now: float) -> str:
-    elapsed = now - step.since
+def _state(step: Step, now: float) -> str:
+    pace, elapsed = step.pace, seconds(now - step.pace.since)
     if step.unit == PERCENT:
-        return ", ".join(each for each in (f"{step.done} %", step.phase, seconds(elapsed)) if each)
-    rate = step.done / elapsed if elapsed > 0 else 0.0
-    text = f"{_amount(step.done, step.unit)}"
-    if step.total:
-        text = f"{100 * step.done // step.total} % ({text})"
-    if rate > 0:
-        text += f", {_rate(rate, step.unit)}"
-        if step.total:
-            text += f", {seconds(max(0.0, (step.total - step.done) / rate))} left"
-    return text
+        return ", ".join(each for each in (f"{pace.done} %", step.phase, elapsed) if each)
+    amount = _amount(pace.done, step.unit)
+    if pace.total:
+        amount = f"{100 * pace.done // pace.total} % ({amount or f'0 {step.unit}'})"
+    rate, left = pace.rate(now), pace.seconds_left(now)
+    texts = [amount, _rate(rate, step.unit) if rate > 0 else "", step.phase, elapsed]
+    return ", ".join(filter(None, [*texts, "" if left is None else f"{clock_text(left)} left"]))

@@ -235,57 +235,6 @@ def _embedded(document: Mapping[str, Any]) -> str:
     return f"{document['chunks_embedded']:,} of {plural(described or document['chunks'], 'chunk')}"
 
 
-def plan_report(document: Mapping[str, Any]) -> list[str]:
-    """Return what a build would do, from its JSON document."""
-    first = (
-        "nothing to do: the head shows this already"
-        if document["decision"] == "reused"
-        else f"a build would embed {plural(document['to_embed'], 'chunk' if document['chunks'] else 'tile')} and"
-        f" write at most {document['bytes'] / 1e6:,.1f} MB"
-        + (f", in about {seconds(document['seconds'])}" if document["seconds"] else "")
-    )
-    missing = document["wanted"] - document["tiles"]
-    tiles = f"{number(document['tiles'])} of {number(document['wanted'])} that the area wants"
-    lines = [first, "", *fields(("identity", document["identity"]), ("tiles", tiles))]
-    if missing > 0:
-        verb = "is" if missing == 1 else "are"
-        lines += fields(("", f"{number(missing)} {verb} not in the source, or left out"))
-    lines += fields(("chunks", number(document["chunks"]) if document["chunks"] else None))
-    lines += fields(("proof", planned_proof(document["proof"]) if document.get("proof") else None))
-    if document["levels"]:
-        header = ("level", "side", "overlap", "zoom", "chunks", "m/pixel asked", "available")
-        levels_found = [
-            (
-                level["level"],
-                f"{level['side_m']:.0f} m",
-                f"{level['overlap']:.0%}",
-                level["zoom"],
-                number(level["chunks"]),
-                f"{level['metres_per_pixel']['asked']:.2f}",
-                f"{level['metres_per_pixel']['available']:.2f}",
-            )
-            for level in document["levels"]
-        ]
-        lines += ["", *table(header, levels_found, right="rrrrrrr")]
-    rows = [
-        (step["kind"], step["subject"] or None, number(step["count"]), step["decision"], step["why"])
-        for step in document["steps"]
-    ]
-    lines += ["", *table(("step", "subject", "count", "decision", "why"), rows, right="  r")]
-    return lines + warning_lines(document["warnings"])
-
-
-def planned_proof(asked: Mapping[str, Any]) -> str:
-    """Return which photographs a build must find, from a plan's JSON document, in a line."""
-    near = "" if asked["near_m"] is None else f", searched within {asked['near_m']:g} m of a guess"
-    among = "" if asked["at"] == 1 else f" by one of the first {asked['at']} candidates"
-    again = "earlier answers hold" if asked["decision"] == "reuse" else "all are asked for"
-    return (
-        f"{plural(asked['pictures'], 'photograph')} of {asked['table']}, at least {asked['min']:g} of them to be found"
-        f" within {asked['within_m']:g} m{among}{near}; {again}"
-    )
-
-
 def rollback_report(document: Mapping[str, Any]) -> list[str]:
     """Return what a rollback did, from its JSON document."""
     if not document["changed"]:

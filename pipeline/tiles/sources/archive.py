@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from pipeline.errors import ErrorKind, RequestError, TileError
+from pipeline.progress import NoProgress, Progress
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint, shows_changes
@@ -30,6 +31,8 @@ class TileArchive(ABC):
     _fingerprint: Fingerprint
     _settings = ""
     """What else decides the bytes of the tiles."""
+    progress: Progress = NoProgress()
+    """Shows how far it is in hashing tiles; `open_source` sets it."""
 
     def __init__(
         self, spec: str, *, base: Path, digest_cache_folder: Path | None, now_ns: Callable[[], int]

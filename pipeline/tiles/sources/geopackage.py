@@ -17,6 +17,7 @@ import mercantile
 import numpy as np
 
 from pipeline.errors import RequestError, TileError
+from pipeline.progress import HASHING, reported
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.grid import TileRange, range_box_e7
@@ -116,7 +117,8 @@ class GeoPackageTiles(TileArchive):
                 place = "{}/{}/{}".format(*tile_of(int(keys[at, 0]))[:3])
                 raise bad_archive(self._path, f"one tile {place}", "several", "remove all but the right one")
             digests, known = cache.digests(keys[:, 0])
-            for at in np.flatnonzero(~known).tolist():
+            unknown = np.flatnonzero(~known).tolist()
+            for at in reported(unknown, self.progress, HASHING, total=len(unknown), unit="tiles"):
                 content = _content(database, self._table, int(keys[at, 2]))
                 digests[at] = np.frombuffer(hashlib.sha256(content or b"").digest(), np.uint8)
         return TileListing(keys=keys, digests=digests)

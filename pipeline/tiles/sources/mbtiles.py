@@ -18,6 +18,7 @@ from shlex import quote
 import numpy as np
 
 from pipeline.errors import TileError
+from pipeline.progress import HASHING
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint
@@ -104,6 +105,7 @@ class MBTilesArchive(TileArchive):
             digests, known = cache.digests(ids)
             unknown = {identifier: row for row, identifier in enumerate(ids.tolist()) if not known[row]}
             hashed: dict[int, bytes] = {}
+            self.progress.start(HASHING, total=len(unknown), unit="tiles")
             for part in ranges if unknown else ():
                 for z, x, tile_row, content in select_tiles(database, part, _CONTENT):
                     place = self._place(z, x, tile_row)
@@ -113,6 +115,8 @@ class MBTilesArchive(TileArchive):
                         if hashed.setdefault(row, digest) != digest:
                             raise self._several(place)
                         digests[row] = np.frombuffer(digest, dtype=np.uint8)
+                        self.progress.advance()
+            self.progress.finish()
         keys = np.array([(each, *rows[each]) for each in ids.tolist()], np.int64).reshape(-1, 3)
         return TileListing(keys=keys, digests=digests)
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pmtiles.tile import Compression, HeaderDict, TileType, deserialize_header
 
 from pipeline.errors import ErrorKind, TileError
+from pipeline.progress import HASHING, reported
 from pipeline.request.geometry import E7, BoxE7
 from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint
@@ -189,7 +190,10 @@ class PMTilesArchive(TileArchive):
                 np.stack([offsets[unknown], lengths[unknown]], axis=1), axis=0, return_inverse=True
             )
             hashed = np.zeros((len(contents), 32), np.uint8)
-            for row, (offset, length) in enumerate(contents.tolist()):
+            places = enumerate(contents.tolist())
+            for row, (offset, length) in reported(
+                places, self.progress, HASHING, total=len(contents), unit="tiles"
+            ):
                 digest = hashlib.sha256(read_at(file, offset, length)).digest()
                 hashed[row] = np.frombuffer(digest, dtype=np.uint8)
         digests[unknown] = hashed[inverse.reshape(-1)]

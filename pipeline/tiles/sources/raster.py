@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ErrorKind, RequestError
+from pipeline.progress import reported
 from pipeline.request.area import Area
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_cache import ArchiveCache, TileListing
@@ -185,10 +186,15 @@ class RasterMosaic(TileArchive):
         ids = np.array([descriptor_id(*each) for each in places], np.int64)
         known = cache.listed(ids)
         unknown = np.flatnonzero(~np.isin(ids, known.ids)).tolist()
+        rendered = reported(
+            self._render([places[row] for row in unknown]),
+            self.progress,
+            "render tiles",
+            total=len(unknown),
+            unit="tiles",
+        )
         made = [
-            (int(ids[row]), *found)
-            for row, found in zip(unknown, self._render([places[row] for row in unknown]), strict=True)
-            if found is not None
+            (int(ids[row]), *found) for row, found in zip(unknown, rendered, strict=True) if found is not None
         ]
         keys = np.array([(identifier, size, 0) for identifier, size, _ in made], np.int64).reshape(-1, 3)
         digests = np.frombuffer(b"".join(digest for *_, digest in made), np.uint8).reshape(-1, 32)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from pipeline.errors import RequestError
+from pipeline.progress import Progress
 from pipeline.request.files import hint_for_path
 from pipeline.tiles.tile import Locator, TileMetadataStore
 from store.base.valueclass import valueclass
@@ -131,6 +132,7 @@ def open_source(
     *,
     digest_cache_folder: Path | None = None,
     now_ns: Callable[[], int] = time.time_ns,
+    progress: Progress | None = None,
 ) -> TileMetadataStore:
     """Open a tile source.
 
@@ -139,6 +141,7 @@ def open_source(
         base: Folder that a relative spec starts from.
         digest_cache_folder: Keeps tile digests between builds; None keeps none.
         now_ns: Wall clock in nanoseconds since 1970, the one that stamps files.
+        progress: Shows how many tiles are hashed, where the digest cache does not have them.
 
     Raises:
         RequestError: when the spec is of no kind, or the source is missing or not readable.
@@ -161,6 +164,7 @@ def open_source(
         digest_cache_folder=digest_cache_folder,
         now_ns=now_ns,
     )
+    source.progress = progress or source.progress
     return cast("TileMetadataStore", source)
 
 

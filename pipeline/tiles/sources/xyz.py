@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ErrorKind, RequestError
+from pipeline.progress import HASHING, NoProgress, Progress, reported
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.digest_cache import DigestCache, Fingerprint, shows_changes
 from pipeline.tiles.grid import TileRange, range_box_e7, tile_ranges
@@ -31,6 +32,8 @@ _MAX_ZOOM = 25
 
 class XYZFolder:
     """A folder of tiles. See `open_source` in the registry for the arguments."""
+
+    progress: Progress = NoProgress()
 
     def __init__(
         self, pattern: str, *, base: Path, digest_cache_folder: Path | None, now_ns: Callable[[], int]
@@ -104,7 +107,8 @@ class XYZFolder:
         reliable = shows_changes(keys, path_of)
         digests, known = cache.lookup(keys)
         known &= reliable
-        for row in np.flatnonzero(~known).tolist():
+        unknown = np.flatnonzero(~known).tolist()
+        for row in reported(unknown, self.progress, HASHING, total=len(unknown), unit="tiles"):
             digest = _hash_file(path_of(row), Fingerprint(*keys[row].tolist()))
             digests[row] = np.frombuffer(digest, dtype=np.uint8)
         if not known.all():

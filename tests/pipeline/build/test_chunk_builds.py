@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from pipeline.build.host_facts import host_facts
 from pipeline.build.report import BuildOutcome
 from pipeline.errors import RequestError
 from pipeline.request.options import ChunkLevelOptions, ChunkOptions, CoverageOptions
@@ -357,19 +358,21 @@ def test_events_name_the_cells_of_the_lattice(built_site):
 
 
 def test_a_plan_tells_levels_chunks_bytes_and_once_a_rate_is_known_seconds(site):
-    plan = site.provisioner().plan(site.request())
+    here = {"host": host_facts()}
+    plan = site.provisioner(**here).plan(site.request())
     assert (plan.chunks, plan.to_embed, plan.seconds) == (81, 81, None)
     assert plan.bytes > 0
     (level,) = plan.levels
     assert (level["level"], level["zoom"], level["k"], level["m"]) == (1, ZOOM, 1, 4)
     assert level["metres_per_pixel"]["available"] == pytest.approx(9_783.9 / EDGE, abs=0.1)
-    built(site.build())
-    idle = site.provisioner().plan(site.request())
+    built(site.provisioner(**here).build_cache_artifacts(site.request()))
+    idle = site.provisioner(**here).plan(site.request())
     assert (idle.decision, idle.seconds) == ("reused", 0.0)
     site.write_tiles({(ZOOM, FIRST + 5, FIRST + 4): picture(7)})
-    changed = site.provisioner().plan(site.request())
+    changed = site.provisioner(**here).plan(site.request())
     assert changed.to_embed == 25
     assert changed.seconds > 0
+    assert {each["basis"] for each in changed.time} == {"build 1"}
 
 
 def test_the_flight_recorder_counts_chunks(site):

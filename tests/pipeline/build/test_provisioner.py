@@ -48,7 +48,14 @@ def test_a_first_build_does_everything_once(site):
     assert (report.steps_reused, report.error) == (0, None)
     assert site.calls.made == ["compile place", "embed", "window 0", "index"]
     assert parse(site.head_bytes()).envelope.generation == 1
-    assert [step for step, *_ in site.progress.steps] == ["compile place", "embed", "index", "verify"]
+    assert [step for step, *_ in site.progress.steps] == [
+        "compile place",
+        "check place",
+        "embed",
+        "index",
+        "check index",
+        "verify",
+    ]
     for step, total, done, record_denied in site.progress.steps:
         assert record_denied is not None, step
         assert total in {None, done}, step

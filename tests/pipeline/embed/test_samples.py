@@ -268,3 +268,20 @@ def test_those_are_dropped_that_were_shown_longest_ago():
     assert [kept.get(name) for name in ("one", "two", "three", "huge")] == [None] * 4
     kept.keep("one", tile(10))
     assert kept.get("one") is not None
+
+
+def test_chunks_count_in_part_while_the_tiles_under_them_are_read(folder):
+    ids, embedder, told = chunks_of(SMALL, range(2, 9)), worker.Embedder(Copying(), SIZE), []
+    embedder.describe(request(folder, ids), told.append)
+    assert told == sorted(told)
+    assert 0 <= told[0] < told[-1] <= len(ids)
+    # Nothing was embedded yet when the last tile was read: half of the work, as far as is known of the first window.
+    reading = told[: len(request(folder, ids)["tiles"])]
+    assert reading[-1] == pytest.approx(len(ids) / 2, rel=0.05)
+    assert told[-1] > 0.8 * len(ids)
+    # The part that reading was of the first window is what it counts in the next one.
+    embedder._reading_share = 0.1
+    told.clear()
+    embedder.describe(request(folder, ids), told.append)
+    assert told[len(reading) - 1] == pytest.approx(len(ids) / 10, rel=0.05)
+    assert embedder._reading_share != 0.1

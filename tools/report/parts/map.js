@@ -8,8 +8,9 @@ const MAX_ZOOM = 30;
 const EARTH_M = 40075016.686;
 const STATUS = ["embedded", "reused", "dispatched", "failing", "waiting"];
 const STATUS_NAMES = { embedded: "embedded", reused: "reused", dispatched: "under way", failing: "failing", waiting: "not reached" };
+const PLANNED_NAMES = { waiting: "to be embedded", reused: "descriptors are there" };
 const LAYER_NAMES = { holes: "hole in the coverage", excluded: "excluded", skipped: "skipped", featureless: "no place can be found by it", failing: "failing tile" };
-const COLOURS = ["map", "embedded", "reused", "dispatched", "failing", "waiting", "hole", "mark", "halo", "card", "line", "soft", "ink", "accent", "bad", "warn", "good", "sunk"];
+const COLOURS = ["map", "embedded", "reused", "dispatched", "failing", "waiting", "hole", "mark", "halo", "card", "line", "soft", "ink", "accent", "bad", "warn", "good", "sunk", "age0", "age1", "age2", "age3", "age4", "ageunknown"];
 
 const mercator = (latitude) => {
   const sine = Math.min(0.9999, Math.max(-0.9999, Math.sin((latitude * Math.PI) / 180)));
@@ -52,6 +53,18 @@ function pattern(context, name, colours, unit) {
   return context.createPattern(tile, "repeat");
 }
 
+/** The colour of an age of imagery: the older, the darker. */
+function ageColour({ least_days: least }) {
+  if (least === null) return "ageunknown";
+  return `age${[0, 31, 91, 181, 366].findLastIndex((each) => each <= least)}`;
+}
+
+function ageName({ least_days: least, most_days: most }) {
+  if (least === null) return "no capture date";
+  if (most === null) return `${count(least)} days old or more`;
+  return least ? `${count(least)} to ${count(most)} days old` : `up to ${count(most)} days old`;
+}
+
 /** What a cell was at a record. */
 function statusAt(cell, seq, failedAt) {
   const [, , , , status, dispatched, done] = cell;
@@ -67,6 +80,7 @@ class AreaMap {
     this.failedAt = failure ? failure.seq : null;
     this.changes = changes;
     this.showChanges = false;
+    this.showAges = false;
     this.photographs = null;
     this.imagery = null;
     this.seq = Infinity;
@@ -77,6 +91,8 @@ class AreaMap {
     list(area.cells).forEach((cell, place) => { if (cell[0] >= 0 && cell[0] <= MAX_ZOOM) this.level(cell[0]).cells.push([...cell, ...list(list(area.descriptors)[place])]); });
     for (const name of ["present", ...Object.keys(LAYER_NAMES)]) for (const run of list(area.tiles && area.tiles[name])) this.put(run, name);
     for (const name of ["added", "removed", "changed"]) for (const run of list(changes && changes[name])) this.put(run, name);
+    this.ages = list(area.ages && area.ages.classes).map((each, place) => ({ ...each, layer: `age ${place}`, colour: ageColour(each) }));
+    for (const each of this.ages) for (const run of list(each.runs)) this.put(run, each.layer);
     this.levels = [...this.byLevel.keys()].sort((a, b) => a - b);
     const having = (status) => this.levels.filter((zoom) => this.byLevel.get(zoom).counts[status] || this.byLevel.get(zoom).cells.some((cell) => cell[4] === status));
     const faulty = having("failing"), first = faulty.length ? faulty : having("dispatched");
@@ -184,7 +200,8 @@ class AreaMap {
     const pen = this.canvas.getContext("2d"), paint = this.paint.getContext("2d");
     paint.globalCompositeOperation = "source-over";
     paint.clearRect(0, 0, this.paint.width, this.paint.height);
-    for (const cell of this.byLevel.get(this.zoom)?.cells || []) {
+    if (this.showAges) this.paintAges(paint);
+    else for (const cell of this.byLevel.get(this.zoom)?.cells || []) {
       const place = this.pixels(cell[1] * CELL, cell[2] * CELL, CELL, CELL);
       if (!this.inView(place)) continue;
       const status = this.statusOf(cell);
@@ -208,6 +225,15 @@ class AreaMap {
     pen.scale(this.unit, this.unit);
     this.marks(pen);
     pen.restore();
+  }
+
+  /** The tiles by the age of their imagery; unknown ages are dotted. */
+  paintAges(pen) {
+    for (const each of this.ages) {
+      const rows = this.byLevel.get(this.zoom)?.rows.get(each.layer);
+      this.fillRuns(pen, rows, this.colours[each.colour]);
+      if (each.colour === "ageunknown") this.fillRuns(pen, rows, this.patterns.waiting);
+    }
   }
 
   prepare() {

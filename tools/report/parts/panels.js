@@ -2,7 +2,7 @@
 
 const STATES = {
   committed: ["good", "✓", "Committed"], failed: ["bad", "✕", "Failed"], abandoned: ["warn", "⚡", "Abandoned"], died: ["warn", "⚡", "Died"],
-  refused: ["warn", "⊘", "Refused"], denied: ["warn", "⊘", "Never began"], open: ["", "◌", "Under way"],
+  refused: ["warn", "⊘", "Refused"], planned: ["", "◌", "Planned"], denied: ["warn", "⊘", "Never began"], open: ["", "◌", "Under way"],
 };
 const SIGNS = { error: ["✕", "Error"], warning: ["▲", "Warning"], note: ["i", "Note"] };
 const PICTURES = ["image/png", "image/jpeg", "image/webp"];
@@ -10,13 +10,13 @@ const PICTURES = ["image/png", "image/jpeg", "image/webp"];
 function drawHeadline(told) {
   const [kind, sign, word] = STATES[told.status] || ["", "?", told.status], failure = told.failure;
   const cause = failure && failure.cause, summary = told.summary || "", title = cause && summary.endsWith(`: ${cause}`) ? summary.slice(0, -cause.length - 2) : summary;
-  const made = told.build === null ? "A run that never became a build" : `Build ${told.build}`;
-  document.title = `${made}: ${word} – C10 flight recorder`;
+  const made = told.plan ? "Plan" : told.build === null ? "A run that never became a build" : `Build ${told.build}`;
+  document.title = told.plan ? `${made}: ${told.flight_id} – C10 flight recorder` : `${made}: ${word} – C10 flight recorder`;
   const shows = list(told.generations);
   byId("headline").replaceChildren(
     el("p", { class: "eyebrow" }, el("span", { class: `badge ${kind}` }, el("span", { "aria-hidden": "true" }, sign), word),
       el("span", {}, [told.flight_id ? `flight ${said(told.flight_id)}` : null, told.sector ? said(told.sector).replaceAll("_", " ") : null].filter(Boolean).join(" · ") || made),
-      el("span", {}, when(told.started && told.started.time)),
+      el("span", {}, told.plan ? `before the build, on ${told.plan.as_of}` : when(told.started && told.started.time)),
       told.at ? tag(`as of record ${told.at}`, "warn") : "", told.collected ? tag("collected: its files are gone", "warn") : "",
       shows.length ? tag(`generation ${shows.join(", ")}`) : "", list(told.accepted).length ? tag("accepted", "good") : ""),
     el("h1", {}, capital(failure && failure.subject ? title.replace(failure.subject, () => few(failure.subject)) : title).replace(/(\d) (ms|s|min|h)\b/g, "$1\u00a0$2")),
@@ -24,7 +24,7 @@ function drawHeadline(told) {
     failure ? el("div", { class: "verdict" },
       el("div", {}, el("h3", {}, `Said at ${stepName({ kind: failure.step, subject: failure.subject })}`), el("p", {}, failure.message || failure.kind)),
       el("div", { class: "mend" }, el("h3", {}, "What mends it"), el("p", {}, failure.hint || "Nothing was recorded that would."))) : "",
-    readiness(told),
+    told.plan ? planned(told) : readiness(told),
     figures(told),
   );
 }
@@ -38,9 +38,27 @@ function readiness(told) {
       el("div", {}, el("p", {}, `${capital(each.message)}.`), each.hint ? el("p", {}, `→ ${each.hint}`) : ""))));
 }
 
+/** What a plan warns of, or why a build would be refused. */
+function planned({ plan }) {
+  const error = plan.error, box = (sign, { message, hint }) => el("div", { class: `finding ${sign}` }, el("span", { class: "sign", role: "img", "aria-label": SIGNS[sign][1] }, SIGNS[sign][0]),
+    el("div", {}, el("p", {}, `${capital(message)}.`), hint ? el("p", {}, `→ ${hint}`) : ""));
+  return el("div", { id: "readiness" }, error ? box("error", error) : "", list(plan.warnings).map((each) => box("warning", each)));
+}
+
+function planPanel({ plan }) {
+  if (!plan || !plan.steps) return null;
+  const steps = plan.steps.map((each) => [stepName(each), count(each.count), each.decision, each.why]);
+  const times = list(plan.time).map((each) => [stepName({ kind: each.step, subject: each.subject }), each.about || DASH, each.basis || each.why]);
+  const levels = list(plan.levels).map((each) => [each.level, `${each.side_m.toFixed(0)} m`, `${(100 * each.overlap).toFixed(0)} %`, each.zoom, count(each.chunks)]);
+  return panel("plan", "Plan", null,
+    table(["Step", ">Count", "Decision", "Why"], steps),
+    times.length ? [el("h3", {}, "Time"), table(["Step", "Takes", "Known from"], times)] : "",
+    levels.length ? [el("h3", {}, "Chunks"), table([">Level", ">Side", ">Overlap", ">Zoom", ">Chunks"], levels)] : "");
+}
+
 function figures(told) {
   const cost = told.cost || {}, area = told.area || {};
-  const pairs = [["Took", duration(told.ms), told.ended ? null : "has no end on record"]];
+  const pairs = told.plan ? [["Takes", told.plan.takes || DASH, null]] : [["Took", duration(told.ms), told.ended ? null : "has no end on record"]];
   if (typeof area.present === "number") pairs.push(["Tiles", count(area.present), typeof area.wanted === "number" && area.wanted !== area.present ? `of ${count(area.wanted)} wanted` : "all that were wanted"]);
   if (typeof cost.embedded === "number" && list(told.steps).length) pairs.push(["Embedded", count(cost.embedded), `${cost.unit || "tile"}s, by the network`]);
   if (typeof cost.reuse_ppm === "number") pairs.push(["Reused", share(cost.reuse_ppm), plural(cost.reused_tiles, cost.unit || "tile")]);
@@ -172,7 +190,8 @@ function recordsPanel(told, replay) {
 }
 
 function cachePanel(told) {
-  const state = told.state || {}, source = told.source || {}, verified = list(told.verified);
+  if (!told.state) return null;
+  const state = told.state, source = told.source || {}, verified = list(told.verified);
   return panel("cache", "The cache", told.at ? `after record ${told.at}` : "after the last record",
     facts([["Read from", `${source.kind} ${source.path}`], ["Cache id", code(said(source.cache_id))], ["Shows", state.generation === null ? "nothing yet" : `generation ${state.generation}, build ${state.origin}`],
       ["Open build", state.open_build === null ? null : `${state.open_build}${state.doing ? `: ${state.doing}` : ""}`], ["Builds", count(state.builds)], ["Known results", [[state.engines, "engine"], [state.blocks, "block"]].map(([value, word]) => plural(value, word)).concat(plural(state.indexes, "index", "indexes")).join(", ")],
@@ -182,10 +201,11 @@ function cachePanel(told) {
 
 function drawPanels(told, replay) {
   const pair = (left, right) => (left && right ? el("div", { class: "pair" }, left, right) : left || right);
-  const made = [findingsPanel(told, replay), proofPanel(told, replay), inputsPanel(told), checksPanel(told, replay), recordsPanel(told, replay), comparePanel(told), keysPanel(told), pair(costPanel(told), hostPanel(told)), cachePanel(told)];
+  const made = [planPanel(told), findingsPanel(told, replay), proofPanel(told, replay), inputsPanel(told), checksPanel(told, replay), told.plan ? null : recordsPanel(told, replay), comparePanel(told), keysPanel(told), pair(costPanel(told), hostPanel(told)), cachePanel(told)];
   byId("panels").replaceChildren(...made.filter(Boolean));
-  const names = [["replay", "Replay"], ["findings", "Findings", list(told.findings).length], ["proof", "Photographs", told.proof && told.proof.pictures], ["inputs", "Inputs"], ["checks", "Checks", list(told.checks).length], ["records", "Records"], ["compare", "Compare"], ["keys", "Keys"], ["cost", "Cost"], ["host", "Machine"], ["cache", "Cache"]];
+  const names = [["replay", told.plan ? "Map" : "Replay"], ["plan", "Plan"], ["findings", "Findings", list(told.findings).length], ["proof", "Photographs", told.proof && told.proof.pictures], ["inputs", "Inputs"], ["checks", "Checks", list(told.checks).length], ["records", "Records"], ["compare", "Compare"], ["keys", "Keys"], ["cost", "Cost"], ["host", "Machine"], ["cache", "Cache"]];
   byId("contents").replaceChildren(...names.filter(([id]) => byId(id)).map(([id, name, number]) => el("a", { href: `#${id}` }, name, number ? el("sup", {}, String(number)) : "")));
   const source = told.source || {};
-  byId("footer").replaceChildren(`Drawn from ${count(source.records)} records of the ${source.kind} ${source.path}, up to record ${count(source.seq)}, chain ${short(source.chain)}. This page holds all of its data and asks for nothing from any network.`, el("span", { class: "onpaper" }, "Two pages of paper have room for a part of it only."));
+  if (told.plan) byId("footer").replaceChildren("Drawn from the request and its imagery, before any build. This page holds all of its data and asks for nothing from any network.");
+  else byId("footer").replaceChildren(`Drawn from ${count(source.records)} records of the ${source.kind} ${source.path}, up to record ${count(source.seq)}, chain ${short(source.chain)}. This page holds all of its data and asks for nothing from any network.`, el("span", { class: "onpaper" }, "Two pages of paper have room for a part of it only."));
 }

@@ -69,7 +69,12 @@ class Replay {
   show(place) {
     this.place = Math.min(Math.max(0, place), Math.max(0, this.rows.length - 1));
     const row = this.rows[this.place];
-    if (!row) return;
+    if (!row) {
+      // A plan has no records: its map alone is drawn.
+      byId("now").hidden = true;
+      if (this.map) { this.map.draw(); this.drawLegend(); }
+      return;
+    }
     this.slider.value = String(this.place);
     this.slider.setAttribute("aria-valuetext", `record ${row.seq}: ${row.text}`);
     byId("position").replaceChildren(el("b", {}, clock(row.ms)), `${count(this.place + 1)} of ${plural(this.rows.length, "record")}`);
@@ -189,7 +194,7 @@ class Replay {
     const found = this.map.at(x, y), layers = found ? found.layers.filter((name) => name !== "present") : [];
     if (!found || (!found.cell && !layers.length)) { byId("tip").hidden = true; return; }
     const lines = [];
-    const words = { ...LAYER_NAMES, added: "new since the last good build", removed: "gone since the last good build", changed: "changed since the last good build" };
+    const words = { ...Object.fromEntries(this.map.ages.map((each) => [each.layer, ageName(each)])), ...LAYER_NAMES, added: "new since the last good build", removed: "gone since the last good build", changed: "changed since the last good build" };
     if (found.layers.length) lines.push(`tile ${found.tile.join("/")}${layers.length ? `: ${layers.map((name) => words[name]).join(", ")}` : ""}`);
     lines.push(`${Math.abs(found.latitude).toFixed(4)}° ${found.latitude < 0 ? "S" : "N"}, ${Math.abs(found.longitude).toFixed(4)}° ${found.longitude < 0 ? "W" : "E"}`);
     this.tip(x, y, this.aboutCell(found.cell, lines));
@@ -203,8 +208,9 @@ class Replay {
     if (failing) told.push(`${count(failing)} of these failing`);
     if (done !== null && done <= seq && isPartly(cell)) told.push(`${count(cell[7])} of these embedded, ${count(cell[8] - cell[7])} copied`);
     if (dispatched !== null && dispatched <= seq) told.push(`given to a worker: record ${count(dispatched)}`);
-    if (done !== null && done <= seq) told.push(`done: record ${count(done)}`);
-    return [el("b", {}, `Cell ${zoom}/${x}/${y}: ${STATUS_NAMES[status]}`), ...[...told, ...lines].map((line) => el("div", {}, line))];
+    if (done !== null && done <= seq && !this.told.plan) told.push(`done: record ${count(done)}`);
+    const name = (this.told.plan && PLANNED_NAMES[status]) || STATUS_NAMES[status];
+    return [el("b", {}, `Cell ${zoom}/${x}/${y}: ${name}`), ...[...told, ...lines].map((line) => el("div", {}, line))];
   }
 
   tip(x, y, content) {
@@ -219,26 +225,31 @@ class Replay {
     const map = this.map, tally = map.tally(), counts = map.byLevel.get(map.zoom)?.counts || {}, known = this.told.area.known === "tiles";
     const line = (name, label, amount, unit, kind) => el("tr", { class: [amount ? "" : "none", kind].join(" ") }, el("td", {}, this.swatch(name)), el("td", {}, label), el("td", { class: "num", title: unit }, count(amount)));
     const chunks = list(this.told.area.levels).some((level) => level.zoom + level.k === map.zoom), unit = known ? (chunks ? "chunks" : "tiles") : "cells", layer = chunks ? "steps of ground" : "tiles";
-    const used = map.byLevel.get(map.zoom)?.cells.length ? STATUS.filter((name) => name !== "failing" || tally.failing.cells || map.faulty.size) : [];
-    const body = used.map((name) => line(name, STATUS_NAMES[name], known ? tally[name].tiles : tally[name].cells, unit, ""));
+    const planned = Boolean(this.told.plan), statuses = planned ? ["waiting", "reused"] : STATUS, names = planned ? { ...STATUS_NAMES, ...PLANNED_NAMES } : STATUS_NAMES;
+    const used = map.byLevel.get(map.zoom)?.cells.length ? statuses.filter((name) => name !== "failing" || tally.failing.cells || map.faulty.size) : [];
+    const body = used.map((name) => line(name, names[name], known ? tally[name].tiles : tally[name].cells, unit, ""));
     if (tally.bare.tiles) body.push(line("map", "without a descriptor", tally.bare.tiles, unit, ""));
     if (tally.partly.cells) body.push(line("partly", "cells that are embedded in part", tally.partly.cells, "cells", ""));
     if (!used.length) body.push(line("under", "seen under chunks of a finer level", counts.present || 0, "tiles", ""));
     body.at(-1).classList.add("space");
+    const own = body.length;
     const layers = Object.keys(LAYER_NAMES).filter((name) => counts[name] && (name !== "failing" || counts.failing));
     body.push(...layers.map((name, place) => line(name === "failing" ? "ring" : name, `${LAYER_NAMES[name]}${chunks ? " (steps)" : ""}`, counts[name], layer, `${place ? "" : "line"} ${place === layers.length - 1 ? "space" : ""}`)));
     if (map.photographs) body.push(...map.photographs.legend(this));
-    const spoken = used.filter((name) => tally[name].cells).map((name) => `${plural(tally[name].cells, "cell")} ${STATUS_NAMES[name]}`).join(", ");
+    const spoken = used.filter((name) => tally[name].cells).map((name) => `${plural(tally[name].cells, "cell")} ${names[name]}`).join(", ");
     map.canvas.setAttribute("aria-label", `Map of zoom level ${map.zoom}: ${spoken || "no cells"}`);
     const changed = ["added", "removed", "changed"].filter((name) => counts[name]).map((name) => `${count(counts[name])} ${name === "added" ? "new" : name === "removed" ? "gone" : name}`);
     const box = el("input", { type: "checkbox", checked: map.showChanges, on: { change: (event) => { map.showChanges = event.target.checked; map.stale = true; map.draw(); } } });
     const { imagery } = map, ground = imagery?.levelFor(map.zoom);
     const bare = ground ? el("input", { type: "checkbox", checked: imagery.shown, on: { change: (event) => { imagery.shown = event.target.checked; map.stale = true; map.draw(); } } }) : null;
+    const aged = map.ages.filter((each) => counts[each.layer]), ages = el("input", { type: "checkbox", checked: map.showAges, on: { change: (event) => { map.showAges = event.target.checked; map.draw(); this.drawLegend(); } } });
+    if (map.showAges) body.splice(0, own, ...aged.map((each, place) => line(each.colour, ageName(each), counts[each.layer], "tiles", place === aged.length - 1 ? "space" : "")));
     const hide = map.photographs ? el("input", { type: "checkbox", checked: map.photographs.shown, on: { change: (event) => { map.photographs.shown = event.target.checked; map.draw(); this.drawLegend(); } } }) : null;
     byId("legend").replaceChildren(
       el("table", { "aria-label": "What became of the tiles" }, el("tbody", {}, el("tr", {}, el("td", { colspan: 2, class: "soft" }, `Zoom level ${map.zoom}`), el("td", { class: "num soft" }, used.length ? unit : "tiles")), body)),
       changed.length ? el("label", {}, box, el("span", {}, `outline tiles that differ from build ${this.told.compare.a.build}: ${changed.join(", ")}`)) : "",
       bare ? el("label", {}, bare, el("span", {}, `show imagery under the colours: ${plural(ground.tiles, "tile")} of zoom level ${ground.zoom}, made smaller`)) : "",
+      aged.length ? el("label", {}, ages, el("span", {}, `show how old the imagery is on ${this.told.area.ages.as_of}`)) : "",
       hide ? el("label", {}, hide, el("span", {}, "show photographs: a line from the true place to a square, the answer")) : "",
       this.told.area.report || !known ? "" : el("p", { class: "soft" }, "No geographic report: holes follow from the area alone."),
       imagery?.note ? el("p", { class: "soft" }, imagery.note) : "",
@@ -256,7 +267,8 @@ class Replay {
       pen.strokeStyle = colours.failing; pen.lineWidth = 2;
       pen.beginPath(); pen.arc(9, 9, 6.5, 0, 7); pen.moveTo(6.5, 6.5); pen.lineTo(11.5, 11.5); pen.moveTo(11.5, 6.5); pen.lineTo(6.5, 11.5); pen.stroke();
     } else if (name === "hit" || name === "miss") { pen.scale(unit, unit); drawPhotograph(pen, colours, name === "hit", [9, 9], null, false); }
-    else if (!["embedded", "reused", "map", "under"].includes(name)) { pen.fillStyle = pattern(pen, name, colours, unit); pen.fillRect(0, 0, made.width, made.height); }
+    else if (name === "ageunknown") { pen.fillStyle = pattern(pen, "waiting", colours, unit); pen.fillRect(0, 0, made.width, made.height); }
+    else if (!["embedded", "reused", "map", "under"].includes(name) && !name.startsWith("age")) { pen.fillStyle = pattern(pen, name, colours, unit); pen.fillRect(0, 0, made.width, made.height); }
     made.setAttribute("aria-hidden", "true");
     return made;
   }
