@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 from store.base import validators
 from store.base.canonical_json import decode
-from store.base.corridor import corridor_polygons
 from store.base.valueclass import valueclass
 
 Ring: TypeAlias = Sequence[tuple[int, int]]
@@ -54,6 +53,10 @@ class AreaShape:
 
     def _all_polygons(self) -> Iterator[Sequence[Ring]]:
         yield from self.polygons
+        if not self.routes:
+            return
+        from store.base.corridor import corridor_polygons  # noqa: PLC0415 - routes alone need NumPy
+
         for route in self.routes:
             for ring in corridor_polygons(route, self.width_mm):
                 yield [ring.tolist()]
