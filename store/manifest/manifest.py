@@ -302,6 +302,8 @@ def _require_requested_engines(models: Sequence[Document], engines: tuple[Engine
     found = {engine.model: (engine.role, engine.preprocessing) for engine in engines}
     if asked != found or len(found) != len(engines):
         raise ValueError("the engines are not those of the models asked for")
+    if [model["name"] for model in models] != sorted(asked):
+        raise ValueError("the models asked for are not in the order of their names, each once")
     described = [engine.model for engine in engines if engine.role == "descriptor"]
     if not described or described != sorted(described):
         raise ValueError("no engine has the role of descriptor, or they are not in the order of their names")
