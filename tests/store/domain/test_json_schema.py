@@ -1,7 +1,9 @@
 """The schemas of events and manifests take what the code takes, and refuse another shape."""
 
 import json
+import re
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -121,3 +123,33 @@ def is_inconsistent(path):
         ("body", "engines"),
         ("body", "index"),
     }
+
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def names_in(schema):
+    """Yield the names of all members that a schema describes."""
+    if isinstance(schema, dict):
+        yield from schema.get("properties", {})
+        for part in schema.values():
+            yield from names_in(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from names_in(part)
+
+
+@pytest.mark.parametrize(("page", "schema"), [("events.md", events_schema), ("manifest.md", manifest_schema)])
+def test_the_documents_have_every_member(page, schema):
+    words = set(re.findall(r"[a-z0-9_]+", " ".join(re.findall(r"`[^`\n]+`", (DOCS / page).read_text()))))
+    assert set(names_in(schema())) - words == set()
+
+
+def test_the_documents_have_the_fields_of_every_event():
+    rows = re.findall(r"^\| `([a-z.]+)` \| (.*) \|$", (DOCS / "events.md").read_text(), re.MULTILINE)
+    told = {tag: text for tag, text in reversed(rows) if tag in TABLE}  # the first table
+    same = {"check.failed": "check.passed"}
+    assert told.keys() == TABLE.keys()
+    for tag, (_, cls) in TABLE.items():
+        text = told[tag] + told.get(same.get(tag), "")
+        assert {name for name in get_type_hints(cls) if f"`{name}`" not in text} == set(), tag
