@@ -277,7 +277,9 @@ def _require_format(number: int, *, chunks: bool) -> None:
 
 
 def _parse_carried(body: Document, inputs: Document) -> CarriedEntry | None:
-    if ("carry" in inputs) != ("carried" in body) or inputs.get("carry", {"tiles": True}) != {"tiles": True}:
+    asked = "carry" in inputs
+    # Compared as they are written: to Python, 1 is true.
+    if asked != ("carried" in body) or (asked and encode(inputs["carry"]) != encode({"tiles": True})):
         raise ValueError("the carried tiles are not those asked for")
     if "carried" not in body:
         return None
@@ -298,8 +300,8 @@ def _parse_proof(body: Document, inputs: Document, levels: Sequence[ChunkLevel])
 
 
 def _require_requested_engines(models: Sequence[Document], engines: tuple[EngineEntry, ...]) -> None:
-    asked = {model["name"]: (model["role"], model["preprocessing"]) for model in models}
-    found = {engine.model: (engine.role, engine.preprocessing) for engine in engines}
+    asked = {model["name"]: encode([model["role"], model["preprocessing"]]) for model in models}
+    found = {engine.model: encode([engine.role, engine.preprocessing]) for engine in engines}
     if asked != found or len(found) != len(engines):
         raise ValueError("the engines are not those of the models asked for")
     if [model["name"] for model in models] != sorted(asked):

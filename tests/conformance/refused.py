@@ -232,6 +232,9 @@ def _key_files(tiles: Files) -> Iterator[Case]:
         "nineteen-digits": f"{alice} not_after=1000000000000000000",
         "form-feed": f"{alice}\f{alice}",
         "two": f"{alice} {alice}",
+        "form-feed-at-end": f"{alice}\f",
+        "wide-space": f"{alice}\u00a0not_after=5",
+        "carriage-return": f"{alice}\rnot_after=5",
     }.items():
         yield no(
             f"key-file-{name}",
@@ -430,6 +433,13 @@ def _contradictions() -> Iterator[Case]:
         "carried-not-asked": (carried, 1, take(*inputs, "carry")),
         "asked-not-carried": (carried, 1, take(*body, "carried")),
         "carry-false": (carried, 1, put((*inputs, "carry", "tiles"), value=False)),
+        "carry-1": (carried, 1, put((*inputs, "carry", "tiles"), 1)),
+        "carry-more": (carried, 1, put((*inputs, "carry", "later"), 1)),
+        "contract-1": (
+            files_of("normalised"),
+            1,
+            put(("body", "engines", 0, "preprocessing", "normalise"), 1),
+        ),
         "proof-not-asked": (carried, 1, take(*inputs, "proof")),
         "asked-without-proof": (carried, 1, take(*body, "proof")),
         "proof-without-chunks": (carried, 1, take(*inputs, "chunks")),
