@@ -1,8 +1,6 @@
 """Every reader reaches the verdict of every conformance case: C10's own, and one in C++ from the documents alone."""
 
 import json
-import shutil
-import subprocess
 import tarfile
 from pathlib import Path
 
@@ -10,14 +8,12 @@ import pytest
 
 from tests.conformance import make_cases, make_vectors
 from tests.conformance.cases import cases
+from tests.conformance.cpp_reader import SANITIZERS, compiled, told_by
 from tests.conformance.python_reader import verdict
 
 HERE = Path(__file__).parent
 CASES = json.loads((HERE / "cases.json").read_text())["cases"]
 VECTORS = json.loads((HERE / "vectors.json").read_text())
-HEADERS = ("nlohmann/json.hpp", "openssl/evp.h")
-STRICT = ("-std=c++17", "-Wall", "-Wextra", "-Werror")
-SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 @pytest.fixture(scope="module")
@@ -31,34 +27,12 @@ def caches(tmp_path_factory):
 
 @pytest.fixture(
     scope="module",
-    params=[("-O1",), pytest.param(SANITIZERS, marks=pytest.mark.deep)],
+    params=[(), pytest.param(SANITIZERS, marks=pytest.mark.deep)],
     ids=["plain", "sanitized"],
 )
 def reader(request, tmp_path_factory):
-    """The reader in C++, compiled; skips where there is no compiler, or no headers of the libraries."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("needs g++")
-    for header in HEADERS:
-        probe = [compiler, "-E", "-x", "c++", "-include", header, "-"]
-        if subprocess.run(probe, input=b"", capture_output=True, check=False).returncode:
-            pytest.skip(f"needs {header} (libssl-dev, nlohmann-json3-dev)")
-    program = tmp_path_factory.mktemp("reader") / "reader"
-    source = HERE / "reader" / "reader.cpp"
-    made = subprocess.run(
-        [compiler, *STRICT, *request.param, "-o", program, source, "-lcrypto"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert not made.returncode, made.stderr
-    return program
-
-
-def told_by(*command):
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    return json.loads(done.stdout)
+    """The reader in C++, compiled."""
+    return compiled(tmp_path_factory.mktemp("reader"), *request.param)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
