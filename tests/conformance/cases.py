@@ -169,6 +169,34 @@ def tables_of(files: Mapping[str, bytes], number: int = 1) -> list[str]:
     return [artifact_path(ref.sha256) for row in rows for ref in row.refs]
 
 
+def no(
+    name: str,
+    kind: str,
+    why: str,
+    files: Mapping[str, bytes],
+    *,
+    links: Mapping[str, str] | None = None,
+    folders: tuple[str, ...] = (),
+    modes: Mapping[str, int] | None = None,
+    **question: Any,
+) -> Case:
+    """Return a case that is refused with a kind."""
+    cache = Cache(files=files, links=links or {}, folders=folders, modes=modes or {})
+    return Case(name=name, why=why, cache=cache, ask=ask(**question), verdict={"go": False, "kind": kind})
+
+
+def without(files: Mapping[str, bytes], *paths: str) -> Files:
+    """Return the files without some."""
+    return {path: content for path, content in files.items() if path not in paths}
+
+
+def flipped(files: Mapping[str, bytes], path: str, place: int = -1) -> Files:
+    """Flip a bit of one file."""
+    content = bytearray(files[path])
+    content[place] ^= 1
+    return {**files, path: bytes(content)}
+
+
 def go(
     files: Mapping[str, bytes], plan: Plan, find: Sequence[int] = (), *, number: int, key: str | None
 ) -> Document:
@@ -260,9 +288,10 @@ def _middle_e7(zoom: int, view: int, x: int, y: int) -> list[int]:
 
 def cases() -> list[Case]:
     """Return all cases."""
-    from tests.conformance import refused, sound_cases
+    from tests.conformance import refused, refused_files, refused_manifests, sound_cases
 
-    found = [*sound_cases.cases(), *refused.cases()]
+    rooms = (sound_cases, refused, refused_manifests, refused_files)
+    found = [case for room in rooms for case in room.cases()]
     names = [case.name for case in found]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"cases share the names {sorted(twice)}")

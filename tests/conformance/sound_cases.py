@@ -9,7 +9,8 @@ from store.cache.writer import CacheWriter
 from store.domain.events import GenerationSigned
 from store.policy import rollback
 from tests.conformance.cases import CPU, Cache, Case, ask, changed, go, put, signed
-from tests.conformance.sound import ALICE, BOB, CACHE_ID, MALLORY, ZOOM, Files, Network, Plan, build, write
+from tests.conformance.played import build
+from tests.conformance.sound import ALICE, BOB, CACHE_ID, MALLORY, ZOOM, Files, Network, Plan, write
 
 ORIN: Mapping[str, Any] = {
     "libraries": {"tensorrt": "10.3.0.30"},

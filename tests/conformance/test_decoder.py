@@ -16,7 +16,7 @@ from store.domain.state import FLIGHT
 from store.policy import rollback
 from store.testing import FakeClock
 from tests.conformance import decoder, sound_cases
-from tests.conformance.sound import build
+from tests.conformance.played import build
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LIVES = (
