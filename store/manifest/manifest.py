@@ -239,6 +239,7 @@ def _parse_body(raw: bytes, written: Document, envelope: Envelope, number: int) 
         raise ValueError("the inputs name another tile set or calibration")
     engines = tuple(_parse_engine(engine) for engine in body["engines"])
     _require_requested_engines(inputs["models"], engines)
+    _require_facts(body)
     levels = parse_levels(inputs)
     carried = _parse_carried(body, inputs)
     proof = _parse_proof(body, inputs, levels)
@@ -266,6 +267,18 @@ def _parse_body(raw: bytes, written: Document, envelope: Envelope, number: int) 
         area=area,
         weights=tuple(map(weight_of, descriptors_of(inputs))),
     )
+
+
+def _require_facts(body: Document) -> None:
+    """Check what a reader shows and does not open: counts of the area, and checks."""
+    for name in ("wanted", "present", "featureless", "skipped"):
+        validators.count(body["geography"][name])
+    if not isinstance(body["checks"], list):
+        raise TypeError("checks that are no list")
+    for check in body["checks"]:
+        if not all(isinstance(check[name], str) for name in ("check", "subject", "key", "artifact")):
+            raise ValueError(f"a check of {check!r:.80}")
+        validators.document(check["measured"])
 
 
 def _require_format(number: int, *, chunks: bool) -> None:

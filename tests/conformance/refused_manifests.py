@@ -71,6 +71,12 @@ def _fields() -> Iterator[Case]:
         "no-metric": take(*index, "metric"),
         "vector-space": put(("body", "vector_space"), "x"),
         "tile-count": put(("body", "tiles", "count"), None),
+        "wanted-negative": put(("body", "geography", "wanted"), -1),
+        "no-skipped": take("body", "geography", "skipped"),
+        "no-checks": take("body", "checks"),
+        "checks-map": put(("body", "checks"), {}),
+        "check-of-number": put(("body", "checks", 0, "subject"), 1),
+        "check-without-measured": take("body", "checks", 0, "measured"),
     }
     for name, change in wrong.items():
         yield no(f"field-{name}", "manifest-invalid", "a field of another form", changed(tiles, change))

@@ -356,6 +356,16 @@ inline void parse_envelope(const json& envelope, Manifest& manifest) {
     count(envelope["time_ns"]);
 }
 
+inline void require_facts(const json& body) {
+    const json& geography = member(body, "geography");
+    for (const char* name : {"wanted", "present", "featureless", "skipped"}) count(member(geography, name));
+    for (const auto& check : list(member(body, "checks"))) {
+        for (const char* name : {"check", "subject", "key", "artifact"})
+            if (!member(check, name).is_string()) invalid("a check without " + std::string(name));
+        if (!member(check, "measured").is_object()) invalid("a check without measures");
+    }
+}
+
 inline Manifest parse_manifest(const Bytes& raw) {
     if (raw.empty() || raw.back() != '\n') invalid("no line feed at the end");
     json document = decode(raw.substr(0, raw.size() - 1));
@@ -379,6 +389,7 @@ inline Manifest parse_manifest(const Bytes& raw) {
     manifest.tile_count = count(member(tiles, "count"));
     manifest.tile_set = digest_field(tiles["digest"]);
     manifest.others.push_back(artifact(member(member(body, "geography"), "report")));
+    require_facts(body);
     auto described = parse_engines(body, inputs, manifest);
     manifest.levels = parse_levels(inputs);
     parse_index(member(body, "index"), manifest);
