@@ -2,7 +2,7 @@
 
 A value has exactly one byte string: keys sorted by code point, no white space, ASCII escapes, integers only.
 Floats are refused, because two machines may print one number in two ways; callers use scaled integers or
-decimal strings. Everything that is signed, compared or hashed into an identity is encoded here, on the ground
+decimal strings. Integers have 64 bits, as in records, and depth is bounded, so that any language can read it. Everything that is signed, compared or hashed into an identity is encoded here, on the ground
 and on board.
 """
 
@@ -20,6 +20,8 @@ Document: TypeAlias = Mapping[str, Any]
 """A map of string to `Value`; `encode` checks the values, as a recursive type is awkward for callers."""
 
 _HEX = "0123456789abcdef"
+_MAX_DEPTH = 64
+_LEAST, _MOST = -(1 << 63), (1 << 64) - 1
 
 
 class CanonicalError(ValueError):
@@ -30,9 +32,10 @@ def encode(value: Value) -> bytes:
     """Return the canonical JSON of `value`, without a final newline.
 
     Raises:
-        CanonicalError: The value holds a float, bytes, a key that is no string, or anything else JSON lacks.
+        CanonicalError: The value holds a float, bytes, a key that is no string, or anything else JSON lacks; an
+            integer of more than 64 bits; or more than 64 lists and maps inside each other.
     """
-    _check(value)
+    _check(value, _MAX_DEPTH)
     import json  # noqa: PLC0415 - reading events needs no JSON
 
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
@@ -42,13 +45,16 @@ def decode(data: bytes) -> Value:
     """Return the value whose canonical form is `data`.
 
     Raises:
-        CanonicalError: `data` is not JSON, or not in canonical form (duplicate keys, spaces, floats, order).
+        CanonicalError: `data` is not JSON, or not in canonical form (duplicate keys, spaces, floats, order), or has
+            text that is no Unicode.
     """
     import json  # noqa: PLC0415 - as in `encode`
 
     try:
         value: Value = json.loads(data, parse_float=_refuse_number, parse_constant=_refuse_number)
         encoded = encode(value)
+        if b"\\ud" in data:  # half of a pair of surrogates alone is no text, and UTF-8 has no form of it
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise CanonicalError(f"expected canonical JSON, found: {error}") from error
     if encoded != data:
@@ -75,17 +81,27 @@ def _refuse_number(text: str) -> Value:
     raise CanonicalError(f"expected integers only, found the number {text[:40]}")
 
 
-def _check(value: object) -> None:
+def _check(value: object, depth: int) -> None:
     match value:
-        case None | bool() | int() | str():
+        case None | bool() | str():
             return
+        case int():
+            if not _LEAST <= value <= _MOST:
+                raise CanonicalError(f"expected integers of 64 bits, found one of {value.bit_length()}")
         case dict():
+            _require_depth(depth)
             for key, item in value.items():
                 if not isinstance(key, str):
                     raise CanonicalError(f"expected string keys, found {key!r}")
-                _check(item)
+                _check(item, depth - 1)
         case list() | tuple():
+            _require_depth(depth)
             for item in value:
-                _check(item)
+                _check(item, depth - 1)
         case _:
             raise CanonicalError(f"expected JSON without floats, found {type(value).__name__}")
+
+
+def _require_depth(depth: int) -> None:
+    if not depth:
+        raise CanonicalError(f"expected at most {_MAX_DEPTH} lists and maps inside each other, found more")

@@ -27,7 +27,8 @@ Pixels = npt.NDArray[np.uint8]
 Sample = npt.NDArray[np.float32]
 
 RESAMPLER: Final = "pillow-bilinear-antialiased/1"
-"""Pillow's triangle filter, antialiased; 8-bit fixed-point arithmetic, hence the same on every machine."""
+"""Pillow's triangle filter, antialiased, along rows and then along columns; 8-bit fixed-point arithmetic, hence the
+same on every machine. `docs/images.md` has it."""
 ALPHA: Final = "over-mean/1"
 _ALPHA_BEFORE: Final = "over-black/1"
 """What caches of earlier versions name. It concerns tiles alone, so that their descriptors can be searched."""
@@ -228,8 +229,13 @@ def resample(image: Pixels, size: tuple[int, int]) -> Pixels:
         return image
     from PIL import Image  # noqa: PLC0415 - reading the parameters needs no images
 
+    # Rows, then columns, each rounded to 8 bits. Pillow takes the columns first from 13 on where the height shrinks
+    # most, with other last bits: so it gets one axis at a time.
     picture = Image.fromarray(np.ascontiguousarray(image))
-    return np.asarray(picture.resize((width, height), resample=Image.Resampling.BILINEAR))
+    for new in ((width, picture.height), (width, height)):
+        if picture.size != new:
+            picture = picture.resize(new, resample=Image.Resampling.BILINEAR)
+    return np.asarray(picture)
 
 
 def _from_decimals(texts: Sequence[str]) -> _Triple:

@@ -239,6 +239,7 @@ def _parse_body(raw: bytes, written: Document, envelope: Envelope, number: int) 
         raise ValueError("the inputs name another tile set or calibration")
     engines = tuple(_parse_engine(engine) for engine in body["engines"])
     _require_requested_engines(inputs["models"], engines)
+    _require_facts(body)
     levels = parse_levels(inputs)
     carried = _parse_carried(body, inputs)
     proof = _parse_proof(body, inputs, levels)
@@ -268,6 +269,18 @@ def _parse_body(raw: bytes, written: Document, envelope: Envelope, number: int) 
     )
 
 
+def _require_facts(body: Document) -> None:
+    """Check what a reader shows and does not open: counts of the area, and checks."""
+    for name in ("wanted", "present", "featureless", "skipped"):
+        validators.count(body["geography"][name])
+    if not isinstance(body["checks"], list):
+        raise TypeError("checks that are no list")
+    for check in body["checks"]:
+        if not all(isinstance(check[name], str) for name in ("check", "subject", "key", "artifact")):
+            raise ValueError(f"a check of {check!r:.80}")
+        validators.document(check["measured"])
+
+
 def _require_format(number: int, *, chunks: bool) -> None:
     if chunks != (number == CHUNKS):
         found = "with" if chunks else "without"
@@ -277,7 +290,9 @@ def _require_format(number: int, *, chunks: bool) -> None:
 
 
 def _parse_carried(body: Document, inputs: Document) -> CarriedEntry | None:
-    if ("carry" in inputs) != ("carried" in body) or inputs.get("carry", {"tiles": True}) != {"tiles": True}:
+    asked = "carry" in inputs
+    # Compared as they are written: to Python, 1 is true.
+    if asked != ("carried" in body) or (asked and encode(inputs["carry"]) != encode({"tiles": True})):
         raise ValueError("the carried tiles are not those asked for")
     if "carried" not in body:
         return None
@@ -298,10 +313,12 @@ def _parse_proof(body: Document, inputs: Document, levels: Sequence[ChunkLevel])
 
 
 def _require_requested_engines(models: Sequence[Document], engines: tuple[EngineEntry, ...]) -> None:
-    asked = {model["name"]: (model["role"], model["preprocessing"]) for model in models}
-    found = {engine.model: (engine.role, engine.preprocessing) for engine in engines}
+    asked = {model["name"]: encode([model["role"], model["preprocessing"]]) for model in models}
+    found = {engine.model: encode([engine.role, engine.preprocessing]) for engine in engines}
     if asked != found or len(found) != len(engines):
         raise ValueError("the engines are not those of the models asked for")
+    if [model["name"] for model in models] != sorted(asked):
+        raise ValueError("the models asked for are not in the order of their names, each once")
     described = [engine.model for engine in engines if engine.role == "descriptor"]
     if not described or described != sorted(described):
         raise ValueError("no engine has the role of descriptor, or they are not in the order of their names")

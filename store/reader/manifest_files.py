@@ -44,7 +44,12 @@ def read_manifest(
         CacheUnusableError: This process lacks memory or open files.
     """
     names = _manifest_names(folder)
-    found = {int(match[1]): name for name in names if (match := MANIFEST_NAME.fullmatch(name))}
+    # Of several files of one generation, which no C10 makes, the first by name counts: any order of the folder gives it.
+    found = {
+        int(match[1]): name
+        for name in sorted(names, reverse=True)
+        if (match := MANIFEST_NAME.fullmatch(name)) and int(match[1])
+    }
     number = max(found, default=0) if wanted is None else wanted
     if number not in found:
         raise no_cache(

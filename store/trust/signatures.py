@@ -193,7 +193,8 @@ def parse_keys(text: str) -> tuple[TrustedKey, ...]:
     # Not `splitlines`, which also splits at letters that few editors show as the end of a line: in a comment, they
     # would hide a key that is trusted.
     for number, line in enumerate(text.split("\n"), start=1):
-        words = line.partition("#")[0].split()
+        words = line.partition("#")[0].rstrip("\r").replace("\t", " ").split(" ")
+        words = [word for word in words if word]
         if not words:
             continue
         not_after = _NOT_AFTER.fullmatch(words[1]) if len(words) == 2 else None

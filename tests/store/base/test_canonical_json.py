@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from store.base.canonical_json import CanonicalError, decode, digest, encode, is_digest, sha256
 
-leaves = st.none() | st.booleans() | st.integers() | st.text()
+integers = st.integers(-(2**63), 2**64 - 1)
+leaves = st.none() | st.booleans() | integers | st.text()
 values = st.recursive(
     leaves,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
@@ -24,7 +25,7 @@ def test_encoded_values_decode_to_themselves(value):
     assert json.loads(data) == value
 
 
-@given(st.dictionaries(st.text(max_size=5), st.integers(), min_size=2), st.randoms(use_true_random=False))
+@given(st.dictionaries(st.text(max_size=5), integers, min_size=2), st.randoms(use_true_random=False))
 def test_order_of_maps_never_matters(document, order):
     items = list(document.items())
     order.shuffle(items)
@@ -45,7 +46,10 @@ def test_tuples_are_lists():
 
 @pytest.mark.parametrize(
     "value",
-    [1.0, float("nan"), b"x", {1: 2}, {None: 1}, {"a": {"b": 0.5}}, [object()], {"a": {1}}, bytearray()],
+    [
+        *(1.0, float("nan"), b"x", {1: 2}, {None: 1}, {"a": {"b": 0.5}}, [object()], {"a": {1}}, bytearray()),
+        *(2**64, -(2**63) - 1, [{"a": 2**64}]),
+    ],
 )
 def test_values_without_a_canonical_form(value):
     with pytest.raises(CanonicalError):
@@ -79,6 +83,11 @@ def test_values_without_a_canonical_form(value):
         '{"a":1}'.encode("utf-16"),
         b"[" * 100_000,
         b"9" * 5000,
+        b"18446744073709551616",
+        b"-9223372036854775809",
+        b"[" * 65 + b"]" * 65,
+        b'"\\ud800"',
+        b'{"\\udc00\\ud800":1}',
         b"nul",
     ],
 )
@@ -100,6 +109,16 @@ def test_keys_are_sorted_by_code_point():
     assert encode({"\U00010000": 1, "\uffff": 2, "a": 3, "B": 4}) == (
         b'{"B":4,"a":3,"\\uffff":2,"\\ud800\\udc00":1}'
     )
+
+
+def test_the_limits_of_what_any_language_can_read():
+    for data in (
+        b"18446744073709551615",
+        b"-9223372036854775808",
+        b"[" * 64 + b"]" * 64,
+        b'"\\ud800\\udc00"',
+    ):
+        assert encode(decode(data)) == data
 
 
 def test_digests():

@@ -1,5 +1,7 @@
+import functools
 import hashlib
 import json
+import operator
 
 import numpy as np
 import pytest
@@ -252,3 +254,37 @@ def test_invalid_parameters_are_refused(change):
 def test_other_arrays_are_refused(image):
     with pytest.raises(ValueError, match="expected a picture"):
         Preprocessing(size=(4, 4)).apply(image)
+
+
+def resampled_axis(image, count):
+    """Resample the rows of an image, by the words of `docs/images.md`."""
+    length = len(image)
+    scale, out = length / count, np.empty((count, *image.shape[1:]), np.uint8)
+    wide = max(scale, 1.0)
+    for row in range(count):
+        centre = (row + 0.5) * scale
+        first, end = max(0, int(centre - wide + 0.5)), min(length, int(centre + wide + 0.5))
+        weights = [max(0.0, 1 - abs((at - centre + 0.5) * (1 / wide))) for at in range(first, end)]
+        total = functools.reduce(operator.add, weights)
+        whole = np.array([int(0.5 + weight / total * (1 << 22)) for weight in weights])
+        sums = np.tensordot(whole, image[first:end].astype(np.int64), 1)
+        out[row] = np.clip((1 << 21) + sums >> 22, 0, 255)
+    return out
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_resampler_is_what_the_documents_say_in_any_version_of_pillow(seed):
+    """Among the sizes are some that Pillow from 13 on resamples along the columns first."""
+    random, columns_first = np.random.default_rng(seed), 0
+    for _ in range(25):
+        height, width, new_height, new_width = random.integers(1, 70, 4).tolist()
+        columns_first += height - new_height > max(0, 2 * (width - new_width))
+        image = random.integers(0, 256, (height, width, 3), np.uint8)
+        across = (
+            image
+            if width == new_width
+            else resampled_axis(image.transpose(1, 0, 2), new_width).transpose(1, 0, 2)
+        )
+        expected = across if height == new_height else resampled_axis(across, new_height)
+        assert (resample(image, (new_height, new_width)) == expected).all()
+    assert columns_first > 3

@@ -318,6 +318,22 @@ def test_engines_have_to_be_those_of_the_inputs(raw):
     assert "calibration" in refused(other)
 
 
+@pytest.mark.parametrize("order", [("zebra", "place"), ("place", "place")])
+def test_models_are_in_the_order_of_their_names_each_once(raw, order):
+    document = decode(raw[:-1])
+    body = document["body"]
+    (model,) = body["inputs"]["models"]
+    body["inputs"]["models"] = [model | {"name": name, "role": "auxiliary"} for name in order]
+    body["inputs"]["models"][-1]["role"] = "descriptor"
+    (engine,) = body["engines"]
+    body["engines"] = [
+        engine | {"model": each["name"], "role": each["role"]} for each in body["inputs"]["models"]
+    ]
+    body["engines"] = list({each["model"]: each for each in body["engines"]}.values())
+    body["identity"] = build_identity(body["inputs"])
+    assert "order of their names" in refused(encode(document) + b"\n")
+
+
 def test_checks_are_those_of_the_time_of_the_commit(history):
     """What becomes of a check later never changes a manifest that exists."""
     state, files = history

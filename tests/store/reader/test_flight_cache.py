@@ -434,3 +434,39 @@ class TestSealed:
         os.close(fd)
         with pytest.raises(SealError):
             check_digest(folder, ref_of(b"12345"))
+
+
+def test_the_newest_generation_is_found_in_any_order_of_the_folder(layout, monkeypatch):
+    """Of several files of one generation the first by name counts; a generation 0 does not exist."""
+    for stray in ("1.json", "old-00000002.json", "00000000.json", "000000000.json"):
+        (layout.manifests / stray).write_bytes(b"another\n")
+    listed = os.scandir
+
+    for backwards in (False, True):
+        monkeypatch.setattr(
+            os,
+            "scandir",
+            lambda folder, backwards=backwards: closing_list(
+                sorted(listed(folder), key=lambda entry: entry.name, reverse=backwards)
+            ),
+        )
+        with fly(layout) as cache:
+            assert cache.manifest.envelope.generation == 2
+    monkeypatch.undo()
+    for entry in list(layout.manifests.iterdir()):
+        if entry.name not in {"00000000.json", "000000000.json"}:
+            entry.unlink()
+    assert "found none" in no_go(layout, ErrorKind.NO_GENERATION)[0]
+
+
+def closing_list(entries):
+    """Return what `os.scandir` returns, of these entries."""
+
+    class Listing(list):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.clear()
+
+    return Listing(entries)

@@ -3,6 +3,7 @@ import json
 import shlex
 import shutil
 import sys
+from importlib.metadata import version
 
 import mercantile
 import numpy as np
@@ -10,6 +11,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from store.reader import ALLOW_UNSIGNED, FlightCache
+from tests.conformance import decoder
+from tests.conformance.cpp_reader import compiled, told_by
+from tests.conformance.python_reader import verdict
 from tests.golden.outward import bundle_structure, cache_structure, keys
 from tests.tools import tour
 from tools.cli import cli
@@ -94,6 +99,35 @@ def test_all_that_is_kept_has_the_structure_that_it_had(played, golden, tmp_path
         found[name] = bundle_structure(target)
     golden.check("structure", "demo", found)
     golden.check("json_keys", "demo", {"demo": keys(json.loads(result.stdout))})
+
+
+def test_a_decoder_from_the_documents_projects_its_manifests(played, tmp_path):
+    cache = played[1] / "cache"
+    manifests = {int(path.stem): path.read_bytes() for path in (cache / "manifests").glob("*.json")}
+    assert len(manifests) == 3
+    assert decoder.manifests_of_cache(cache) == manifests
+    shutil.copytree(cache / "segments", tmp_path / "segments")
+    assert decoder.manifests_of_cache(tmp_path) == manifests
+
+
+def test_the_reader_in_cpp_says_of_it_what_the_reader_of_c10_says(played, tmp_path):
+    with FlightCache.open(played[1] / "cache", trusted_keys=ALLOW_UNSIGNED) as flight:
+        chunks = list(flight.descriptor_index().rows(0, 2**63 - 1)[0].tolist())
+        tiles = flight._tile_table().ids.tolist()
+    libraries = {"onnxruntime": version("onnxruntime")}
+    question = {
+        "keys": None,
+        "floor": 3,
+        "generation": None,
+        "device": {"libraries": libraries, "gpu": None, "openvino_target": None},
+        "find": [str(each) for each in sorted(chunks)[::50] + tiles[::20] + [7]],
+    }
+    cases = tmp_path / "cases.json"
+    cases.write_text(json.dumps({"cases": [{"name": "cache", "ask": question}]}))
+    told = told_by(compiled(tmp_path), "cases", cases, played[1])["cache"]
+    assert told == verdict(played[1] / "cache", question)
+    assert told["go"]
+    assert sum(found["row"] is not None for found in told["found"]) > 10
 
 
 def steps_at(lon, lat):
