@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -27,18 +28,17 @@ PROVEN = 48
 """Photographs of the proof."""
 CIRCLE_PX = 330
 """Radius of the flight, about 150 m, from the take-off and back; it takes a minute at 15 m/s."""
-ROUND = 180
-"""Frames of it, at 3 Hz."""
-LOST = {"grey": range(50, 60), "elsewhere": range(100, 120)}
-"""Frames that show cloud, and ground of which the cache knows nothing."""
+CLOUD, ELSEWHERE = (0.28, 0.33), (0.55, 0.66)
+"""Parts of the way on which frames show cloud, and ground of which the cache knows nothing."""
 _RESNET = '\n[[models]]\nname = "resnet"\nrole = "descriptor"\nonnx = "resnet.onnx"\nweight = 0.1\n'
 
 
 class Flight:
     """A folder with the region, its cache, and `flight/frames.csv`: what a camera saw on the way."""
 
-    def __init__(self, folder, *, resnet=False, near_m=None, proof=True):
-        """Build the cache. With `resnet` such a network describes beside the built-in one, and counts little."""
+    def __init__(self, folder, *, frames=180, resnet=False, near_m=None, proof=True):
+        """Draw everything. With `resnet` such a network describes beside the built-in one, and counts little."""
+        folder.mkdir(exist_ok=True)
         self.region = make_region(folder)
         self.folder, self.cache, self.frames = folder, folder / "cache", folder / "flight" / "frames.csv"
         ground = self.region.on_a_later_day()
@@ -52,7 +52,7 @@ class Flight:
             text += '\n[proof]\npictures = "photos/truth.csv"\nmin = 0.5\n'
             text += "" if near_m is None else f"near_m = {near_m}\n"
         self.region.request.write_text(text)
-        self.truth = list(self._fly(ground))
+        self.truth = list(self._fly(ground, frames))
 
     def build(self):
         config = C10ProvisionerConfig(cache_root=self.cache, reserve_mb=0, allow_unknown_filesystem=True)
@@ -62,17 +62,17 @@ class Flight:
         assert report.outcome is BuildOutcome.BUILT, report.error
         return self
 
-    def _fly(self, ground):
+    def _fly(self, ground, frames):
         """Write the frames; yield the true place of each, None where there is none in the cache."""
         rng, lost = np.random.default_rng(11), land_elsewhere()
         self.frames.parent.mkdir()
         lines = ["file,altitude_m,heading_deg"]
-        for number in range(ROUND):
-            turn = 2 * math.pi * number / ROUND
+        for number in range(frames):
+            cloud, foreign = (first <= number / frames < last for first, last in (CLOUD, ELSEWHERE))
+            turn = 2 * math.pi * number / frames
             middle = ground.shape[0] / 2
             at_px = (middle + CIRCLE_PX * math.sin(turn), middle + CIRCLE_PX * (1 - math.cos(turn)))
             altitude, heading = ALTITUDE_M + number / 100, (math.degrees(turn) + 90) % 360
-            foreign = number in LOST["elsewhere"]
             pixels = view(
                 lost if foreign else ground,
                 (lost.shape[1] / 2, lost.shape[0] / 2) if foreign else at_px,
@@ -86,11 +86,11 @@ class Flight:
                 size=(int(CAMERA["width"]), int(CAMERA["height"])),
                 rng=rng,
             )
-            if number in LOST["grey"]:
+            if cloud:
                 pixels = np.full_like(pixels, 190)
             (self.frames.parent / f"{number:03}.jpg").write_bytes(jpeg(pixels, quality=80))
             lines.append(f"{number:03}.jpg,{altitude:.2f},{heading:.1f}")
-            yield None if foreign or number in LOST["grey"] else self.region.at_pixel(*at_px)
+            yield None if foreign or cloud else self.region.at_pixel(*at_px)
         self.frames.write_text("\n".join(lines) + "\n")
 
     def frame_of(self, z):
@@ -147,7 +147,7 @@ class Listener:
                 return found
 
 
-def run_node(flight, *options, meanwhile=None, frames=0):
+def run_node(flight, *options, meanwhile=None, frames=0, prefix=()):
     """Run the example node as a process, and watch it; return what was seen.
 
     Args:
@@ -155,12 +155,13 @@ def run_node(flight, *options, meanwhile=None, frames=0):
         options: Further options of the node.
         meanwhile: What to do in the time, in a thread, from its first heartbeat on.
         frames: If given, it is interrupted after that is done and so many estimates have come.
+        prefix: A command that runs it.
     """
     seen, beside = Seen(), ThreadPoolExecutor(1)
     with Listener() as listener, beside:
         command = [sys.executable, NODE, flight.cache, "--frames", flight.frames, "--to", listener.address]
         child = subprocess.Popen(
-            [*map(str, command), *map(str, options)],
+            [*prefix, *map(str, command), *map(str, options)],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
@@ -211,3 +212,26 @@ def errors_m(flight, seen):
         truth = flight.truth[number]
         found[number] = math.inf if truth is None else distance_m(place, truth)
     return found
+
+
+def c10(*arguments):
+    command = [sys.executable, "-m", "tools.cli", *map(str, arguments)]
+    subprocess.run(
+        command, check=True, capture_output=True, cwd=ROOT, env=os.environ | {"C10_RESERVE_MB": "0"}
+    )
+
+
+def replace_and_destroy(flight):
+    """Commit new generations, collect the one that flies, then write over every file and remove it."""
+    before, request = set(flight.cache.glob("artifacts/??/*")), flight.region.request
+    for kind in ("hnsw", "ivf-pq"):  # the last but one stays for a rollback
+        request.write_text(re.sub(r'kind = ".*"', f'kind = "{kind}"', request.read_text()))
+        c10("build", request, "--cache", flight.cache)
+    c10("gc", "--keep", "1", "--yes", "--cache", flight.cache)
+    assert before - set(flight.cache.glob("artifacts/??/*"))
+    for path in [each for each in flight.cache.rglob("*") if each.is_file()]:
+        path.chmod(0o600)
+        with path.open("r+b") as file:
+            file.write(np.random.default_rng(1).bytes(path.stat().st_size))
+            file.flush()
+        path.unlink()
