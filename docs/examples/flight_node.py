@@ -35,6 +35,7 @@ from store.trust.signatures import parse_keys
 
 PART_RIGHT = 0.95  # of the answers that are sent, by the proof of the cache
 GUESS_REACH = 0.7  # a proof near a guess has guesses off by at most this part of its radius
+GAP_S = 2.0  # after so long without a fix, two answers have to agree
 START_OFF_M = 50.0  # how far from the take-off of the request the first frame may be
 EARTH_RADIUS_M = 6_371_008.8
 GPS_INPUT_UNKNOWN = sum(
@@ -159,7 +160,7 @@ class Node:
             return "late: the answer came after its deadline"
         if astray:
             return f"no prior: the last fix may be {off_m:.0f} m off, the proof searched {near_m:.0f} m"
-        return self._judge(answer, off_m) or self._accept(answer, frame, off_m)
+        return self._judge(answer, off_m) or self._accept(answer, frame)
 
     def _judge(self, answer: Answer, off_m: float) -> str:
         """Return why an answer is not to be trusted; nothing if it is."""
@@ -175,10 +176,10 @@ class Node:
             return f"too far: more than {off_m:.0f} m from the last fix"
         return ""
 
-    def _accept(self, answer: Answer, frame: Frame, off_m: float) -> str:
+    def _accept(self, answer: Answer, frame: Frame) -> str:
         """Send a fix; the next frame was taken near it. After a gap, two answers have to agree."""
-        place, short_m = place_of(answer), 2 * self._within_m
-        if off_m > short_m and not self._confirms(place, frame, short_m):
+        place = place_of(answer)
+        if frame.taken - (self._guessed or frame.taken) > GAP_S and not self._confirms(place, frame):
             self._unconfirmed = place, frame.taken
             return "unconfirmed: the first answer after a gap"
         self._guess, self._guessed, self._off_m, self._unconfirmed = place, frame.taken, self._within_m, None
@@ -187,13 +188,13 @@ class Node:
         self._send(Fix(self._guess, frame.taken, frame.altitude_m, frame.heading_deg, deviation))
         return "fix"
 
-    def _confirms(self, place: Place, frame: Frame, short_m: float) -> bool:
+    def _confirms(self, place: Place, frame: Frame) -> bool:
         """Return whether a place agrees with an unconfirmed one of shortly before."""
         if self._unconfirmed is None:
             return False
         before, taken = self._unconfirmed
-        off_m = self._within_m + self._way_m(taken, frame)
-        return off_m <= short_m and math.hypot(*metres_between(before, place)) <= off_m + self._within_m
+        off_m = 2 * self._within_m + self._way_m(taken, frame)
+        return frame.taken - taken <= GAP_S and math.hypot(*metres_between(before, place)) <= off_m
 
     def _way_m(self, since: float, frame: Frame) -> float:
         """Return how far the aircraft can have come until a frame was taken, metres."""
