@@ -12,11 +12,12 @@ from typing import Final
 
 from store.base.distances import distance_m, moved
 from store.base.valueclass import valueclass
+from store.manifest.proof_figures import RIGHT_WITHIN_M
 
 RADII_M: Final = (20, 50, 100)
 FIRST: Final = (1, 5, 10)
 MOST_CANDIDATES: Final = max(FIRST)
-RIGHT_MM: Final = 50_000
+RIGHT_MM: Final = 1000 * RIGHT_WITHIN_M
 """The first candidate is right where it is no farther from the true place."""
 
 _PRIOR: Final = b"c10/prior/1"

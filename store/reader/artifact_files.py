@@ -84,6 +84,11 @@ class ArtifactFiles:
         """
         return self.seal(role, ref).view()
 
+    def sealed_sizes(self) -> dict[str, int]:
+        """Return the sizes of what is in sealed memory, bytes, by digest."""
+        self.require_open()
+        return {digest: os.fstat(sealed.fd).st_size for digest, sealed in self._sealed.items()}
+
     def check(self, ref: ArtifactRef) -> None:
         """Hash an artifact.
 

@@ -59,6 +59,10 @@ class Packs:
             raise damaged([f"{PACKS}: {error.message}"]) from error
         return cls(files, {(row.zoom, row.cell_x, row.cell_y): row for row in rows})
 
+    def read_bytes(self) -> Iterator[bytes]:
+        """Yield what was read of the packs and is kept."""
+        yield from self._indexes.values()
+
     def ids(self) -> Iterator[int]:
         """Open every pack, and yield the descriptor ids of all carried tiles.
 

@@ -40,6 +40,7 @@ from store.reader.loading import (
     parse_calibration,
     require_chunks,
 )
+from store.reader.memory import Memory, memory_of
 from store.reader.open_generation import open_generation
 from store.reader.places.answer import Answer, Candidate
 from store.reader.places.descriptor_networks import DescriptorNetwork, describe
@@ -58,6 +59,7 @@ __all__ = [
     "Candidate",
     "FlightCache",
     "LoadedCache",
+    "Memory",
     "NoGoError",
     "Readiness",
     "Tile",
@@ -377,6 +379,15 @@ class FlightCache(JudgedCache):
         return networks_of(
             self.manifest, lambda name: engines.get(name) or self.engine(name, threads=threads)
         )
+
+    def memory(self) -> Memory:
+        """Return how much memory this cache holds now, by part; after `load_all` it does not grow any more.
+
+        Raises:
+            RequestRefusedError: The cache was closed.
+        """
+        levels = (table for locator in self._locators.values() for table in locator.tables)
+        return memory_of(self.manifest, self._files, levels, self._packs.read_bytes() if self._packs else ())
 
     def calibration(self) -> dict[str, Any]:
         """Return the camera calibration, as given in the request.

@@ -7,6 +7,7 @@ from datetime import date
 from store.errors import ErrorKind, NoGoError, TranslateShortages
 from store.formats.area_shape import AreaShape
 from store.formats.capture_dates import CaptureDates, parse_capture_column
+from store.manifest.proof_figures import ProvenMargin, least_margin
 from store.manifest.roles import AREA
 from store.reader.arguments import as_day, as_days, as_part, as_place
 from store.reader.carried_tiles import CarriedTiles
@@ -77,6 +78,36 @@ class JudgedCache(CarriedTiles):
             shape=self._area_shape(),
         )
         return judge(facts, today=day, origin=place)
+
+    def margin_for(self, part: float = 0.95) -> ProvenMargin | None:
+        """Return the margin from which on an answer of `locate` can be trusted, by the proof of this cache.
+
+        It is the least one in the proof's table from which on at least a part of the photographs was right: their
+        first candidate within 50 m. None: no such margin, or no proof, so that no answer should be trusted.
+
+        Args:
+            part: Least part of the answers that must have been right, 0 to 1.
+
+        Raises:
+            TypeError, ValueError: The part is no number from 0 to 1.
+        """
+        least = None if isinstance(part, bool) else as_part("part", part)
+        if least is None:
+            raise TypeError(f"part: expected a part from 0 to 1, found {part}")
+        return least_margin(self.manifest.body, least)
+
+    @property
+    def origin(self) -> tuple[float, float, float]:
+        """The take-off of the request: longitude and latitude in degrees, altitude in metres.
+
+        Raises:
+            NoGoError: The manifest does not say it.
+        """
+        match self.manifest.inputs.get("origin"):
+            case {"lon_e7": int(longitude), "lat_e7": int(latitude), "altitude_mm": int(altitude)}:
+                return longitude / 1e7, latitude / 1e7, altitude / 1e3
+            case found:
+                raise damaged([f"manifest: expected the origin of the request, found {found!r:.60}"])
 
     def _require_ready(self, *, min_coverage: object, max_age_days: object, proof: object) -> None:
         """Refuse a cache that falls short of what `FlightCache.open` was told to demand, and close it."""

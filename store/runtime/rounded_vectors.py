@@ -32,6 +32,11 @@ class RoundedVectors:
         errors = (part - self._index.reconstruct_n(at, len(part)) for at, part in parts)
         self._error = max(float(np.linalg.norm(each, axis=1).max()) for each in errors) + _SUMMING
 
+    @property
+    def size(self) -> int:
+        """How much memory they take, bytes."""
+        return int(self._index.codes.size())
+
     def best(self, query: Vectors, count: int) -> tuple[NDArray[np.int64], float]:
         """Return the rows that are best after rounding, ascending, and a score that no other row exceeds.
 

@@ -194,3 +194,23 @@ class TestStoredDates:
         report = verify(site.layout)
         assert not report.go
         assert report.readiness(TODAY).oldest is None
+
+
+def test_it_says_from_which_margin_on_to_trust_an_answer(site):
+    with fly(site) as cache:
+        table = next(each for each in cache.manifest.body["checks"] if each["check"] == "proof")["measured"]
+        found = cache.margin_for(0.6)
+        assert [round(found.margin * 1e6), found.photographs, found.right] in table["margins"]
+        assert (found.right, found.photographs) == (2, 3)
+        assert cache.margin_for(0).margin == found.margin
+        for wrong, error in ((True, TypeError), ("0.9", TypeError), (None, TypeError), (1.5, ValueError)):
+            with pytest.raises(error, match="part"):
+                cache.margin_for(wrong)
+
+
+def test_it_says_where_the_request_takes_off(site):
+    with fly(site) as cache:
+        assert cache.origin == (0.0, 0.0, 100.0)
+        cache.manifest.inputs["origin"] = {"lon_e7": "1"}
+        with pytest.raises(NoGoError, match="expected the origin"):
+            _ = cache.origin
