@@ -335,7 +335,7 @@ def _require_hard_links(target: Layout) -> None:
     ):  # another run tries the same, or nothing can be made here: making the folder says why
         os.close(os.open(first, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         try:
-            second.hardlink_to(first)
+            os.link(first, second)
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
