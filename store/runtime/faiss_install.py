@@ -60,7 +60,7 @@ def require_one_faiss(installed: Iterable[tuple[str, str]]) -> FaissDistribution
     found = sorted({each for each in installed if each[0].lower().startswith(_PREFIX)})
     if not found:
         raise RuntimeUnavailableError(
-            "expected the Python package 'faiss', found none", hint="pip install 'c10[cpu]'"
+            "expected the Python package 'faiss', found none", hint="pip install 'c10[onboard]'"
         )
     if len(found) > 1:
         names = " and ".join(f"{name} {version}" for name, version in found)
