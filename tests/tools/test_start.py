@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.toml import tomllib
+from store.toml import tomllib
 from tests.child_python import run_python
 from tools.error_report import report_error
 from tools.ground_packages import GROUND_PACKAGES
