@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.config import C10ProvisionerConfig
 from pipeline.errors import ErrorKind, RequestError
 from pipeline.request.files import base_folder, read_request_text
-from pipeline.toml import tomllib
+from store.toml import tomllib
 from store.trust.signatures import is_key_line
 
 _NOT_SETTINGS = frozenset({"cache_root", "digest_cache_folder"})

@@ -11,6 +11,7 @@ import click
 from store.errors import is_shortage, lacks_memory_to_import
 from tools.command import Answer, one_line, print_error, print_message, write
 from tools.exit_codes import ExitCode, TerminatedError, code_of
+from tools.ground_packages import HINT, missing_ground_package
 
 _MAKE_ROOM: Final = (
     "end other programs or raise the limit (ulimit -v, -u, the container's), then run it again"
@@ -53,17 +54,14 @@ def report_error(
 def _described(error: BaseException, command: str) -> tuple[str, str, str, ExitCode]:
     """Return kind, message, hint and exit code of any error."""
     match error:
-        case click.UsageError():
-            context = error.ctx
-            # An option without its value is refused before there is a context.
-            name = context.command_path if context else f"c10 {command}".rstrip()
-            return "usage", error.format_message(), f"{name} --help", ExitCode.REFUSED
         case click.ClickException():
-            return "usage", error.format_message(), "c10 --help", ExitCode.REFUSED
+            return "usage", error.format_message(), f"{_command_of(error, command)} --help", ExitCode.REFUSED
         case TerminatedError():
             return error.kind, error.message, "run it again", code_of(error)
         case KeyboardInterrupt() if _can_start_threads():
             return "interrupted", "interrupted", "run it again", ExitCode.INTERRUPTED
+        case ModuleNotFoundError() if package := missing_ground_package(error):
+            return "missing-package", f"expected the package {package}, found none", HINT, ExitCode.REFUSED
         case _:
             pass
     code = code_of(error)
@@ -83,6 +81,13 @@ def _described(error: BaseException, command: str) -> tuple[str, str, str, ExitC
             hint = "run as its owner, or fix its permissions"
         return "file-system", f"expected to use {where}, found: {found}", hint, code
     return "internal", f"expected no {type(error).__name__}, found: {error}", "", code
+
+
+def _command_of(error: click.ClickException, command: str) -> str:
+    if not isinstance(error, click.UsageError):
+        return "c10"
+    # An option without its value is refused before there is a context.
+    return error.ctx.command_path if error.ctx else f"c10 {command}".rstrip()
 
 
 def _shortage(error: BaseException) -> tuple[str, str] | None:

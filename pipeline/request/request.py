@@ -28,10 +28,10 @@ from pipeline.request.validation import (
     records_from,
     request_error,
 )
-from pipeline.toml import tomllib
 from store.backports import Self
 from store.base.cache_warning import CacheWarning
 from store.base.canonical_json import Document
+from store.toml import tomllib
 
 MAX_MODELS = 64
 

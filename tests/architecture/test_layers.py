@@ -28,6 +28,25 @@ NOT_ON_BOARD = (
     "cryptography",
 )
 
+BESIDE_NUMPY = {
+    *("_bisect", "_blake2", "_hashlib", "_json", "_opcode", "bisect", "copy", "dataclasses", "dis", "fcntl"),
+    *(
+        "hashlib",
+        "hmac",
+        "inspect",
+        "json",
+        "linecache",
+        "mmap",
+        "numpy",
+        "opcode",
+        "org",
+        "shlex",
+        "token",
+        "tokenize",
+    ),
+}
+"""What versions of Python and of NumPy do not import themselves."""
+
 IMPORT_READER = """
 import importlib, json, sys
 from store.reader import FlightCache
@@ -61,6 +80,16 @@ def test_reader_needs_neither_journal_nor_work():
     loaded = json.loads(done.stdout)
     assert "store.reader" in loaded
     assert [name for name in loaded if name.split(".")[0] in NOT_ON_BOARD] == []
+
+
+def test_the_reader_imports_little_beside_numpy():
+    """What it imports decides how long it takes; see `tests/benchmarks/import_reader.py`."""
+    done = run_python(
+        "import sys, numpy; before = {*sys.modules}\n"
+        "from store.reader import FlightCache\n"
+        "print(*{name.partition('.')[0] for name in {*sys.modules} - before})",
+    )
+    assert {*done.stdout.split()} - {"store", *BESIDE_NUMPY} == set()
 
 
 @pytest.mark.parametrize("name", NAMES)

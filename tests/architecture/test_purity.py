@@ -47,7 +47,7 @@ PURE_ELSEWHERE = {
     "pipeline/tiles/retrieval_units.py",
     "pipeline/tiles/tile_columns.py",
     "pipeline/tiles/wanted.py",
-    "pipeline/toml.py",
+    "store/toml.py",
     "store/backports.py",
     "store/errors.py",
     "tools/output/page.py",

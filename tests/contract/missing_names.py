@@ -11,5 +11,5 @@ for kind, name, keywords in json.load(sys.stdin):
     there = hasattr(owner, name) or name in getattr(owner, "__members__", ())
     words = getattr(getattr(owner, name, None), "__doc__", None) or ""
     if not there or any(f"{keyword}:" not in words for keyword in keywords):
-        missing.append([kind, name])
+        missing.append([kind, name, *keywords])
 json.dump({"version": module.__version__, "missing": sorted(missing)}, sys.stdout)

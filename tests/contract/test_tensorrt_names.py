@@ -18,7 +18,7 @@ from tests.contract.looked_up import MODULE, names_used
 
 pytestmark = pytest.mark.contract
 
-VERSIONS = ("10.13.3.9", "10.16.1.11", "11.4.0.106")
+VERSIONS = ("10.3.0", "10.13.3.9", "10.16.1.11", "11.4.0.106")
 FUNCTIONS = (
     *("createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "createInferRuntime_INTERNAL"),
     *("createNvOnnxParserRefitter_INTERNAL", "createNvOnnxParser_INTERNAL", "getNvOnnxParserVersion"),
@@ -41,6 +41,12 @@ ONLY_RTX = {
     ("EngineInvalidityDiagnostics", "__members__"),
 }
 """Names that the product asks for before it uses them, and that TensorRT for RTX alone has."""
+
+NOT_IN_10_3 = {
+    ("ICudaEngine", "create_runtime_config"),
+    ("ICudaEngine", "create_execution_context", "runtime_config"),
+}
+"""Names that TensorRT got after 10.3, of JetPack 6. They set what `ONLY_RTX` names, and are used only where that is."""
 
 OLD = {("ICudaEngine", "device_memory_size")}
 """Names that the product uses only where their successor is missing."""
@@ -91,6 +97,7 @@ def test_the_source_is_understood():
         ("Severity", "INTERNAL_ERROR"),
     }
     assert used >= ONLY_RTX | OLD
+    assert {(kind, name, *keywords) for kind, name, keywords in names_used()} >= NOT_IN_10_3
     assert ("IBuilderConfig", "set_timing_cache", ("ignore_mismatch",)) in names_used()
 
 
@@ -101,7 +108,7 @@ def test_tensorrt_has_every_name(version, stubs, tmp_path):
     libraries = stubs(version.partition(".")[0])
     found, lacking = missing("tensorrt_bindings", PYTHONPATH=str(tmp_path), LD_LIBRARY_PATH=str(libraries))
     assert found == version
-    assert lacking - OLD == ONLY_RTX
+    assert lacking - OLD == ONLY_RTX | (NOT_IN_10_3 if version == "10.3.0" else set())
 
 
 def test_tensorrt_for_rtx_has_every_name():

@@ -118,13 +118,13 @@ def cache_structure(root):
 def bundle_structure(path):
     """Describe a bundle, read as `docs/bundle.md` says and in no other way."""
     data = path.read_bytes()
-    magic, place = data[:8], 12 + int.from_bytes(data[8:12])
+    magic, place = data[:8], 12 + int.from_bytes(data[8:12], "big")
     header = json.loads(data[12:place])
     for _ in range(header["records"]):
-        place += 4 + int.from_bytes(data[place : place + 4])
+        place += 4 + int.from_bytes(data[place : place + 4], "big")
     artifacts = 0
     while place < len(data) - 32:
-        digest, size = data[place : place + 32], int.from_bytes(data[place + 32 : place + 40])
+        digest, size = data[place : place + 32], int.from_bytes(data[place + 32 : place + 40], "big")
         place += 40 + size
         assert sha256(data[place - size : place]).digest() == digest
         artifacts += 1

@@ -53,6 +53,15 @@ def busy_writer(path):
     writer.stdout.close()
 
 
+def test_the_child_imports_nothing_from_the_current_folder(path, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("struct", "os", "journal", "lmdb", "msgpack"):
+        (elsewhere / f"{name}.py").write_text("raise SystemExit('a file of the current folder')")
+    monkeypatch.chdir(elsewhere)
+    assert snapshot(path, foreign=True).head.seq == 200
+
+
 @pytest.mark.parametrize("foreign", [False, True])
 def test_snapshot_is_the_journal(path, foreign):
     found = snapshot(path, foreign=foreign)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Protocol
 
-from pipeline.toml import tomllib
 from store.base.canonical_json import is_digest
 from store.base.identity import tile_of
 from store.base.values import ArtifactRef
@@ -18,6 +17,7 @@ from store.domain.state import Build
 from store.errors import ArtifactError
 from store.formats import tile_pack
 from store.manifest.roles import AREA, DELTA
+from store.toml import tomllib
 from tools.forensics.root_cause import cause_of_death, cause_of_failure
 from tools.forensics.timeline import BuildTimeline
 from tools.output.sanitize import safe_data, safe_lines, safe_text

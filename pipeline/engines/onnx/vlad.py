@@ -76,7 +76,7 @@ def add_vlad(model: Proto, output: str, words: Floats, projection: Projection | 
     count, channels = words.shape
     unit = _unit_features(graph, output, channels)
     # Of features of length 1, the half squared distance is a constant less this.
-    kernels, bias = words[:, :, None, None], -(words**2).sum(axis=1) / 2
+    kernels, bias = words[:, :, None, None], (-(words**2).sum(axis=1) / 2).astype(np.float32)
     near = graph.node("Conv", unit, graph.table(kernels), graph.table(bias), kernel_shape=[1, 1])
     sharp = graph.node("Div", near, graph.scalar(_TEMPERATURE))
     shares = graph.node("Reshape", graph.node("Softmax", sharp, axis=1), graph.shape(0, count, -1))

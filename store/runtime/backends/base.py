@@ -153,7 +153,7 @@ class Tensor:
     shape: tuple[object, ...]
 
 
-def import_library(name: str, purpose: str, *, extra: str = "cpu") -> ModuleType:
+def import_library(name: str, purpose: str, *, extra: str = "onboard") -> ModuleType:
     """Import a library.
 
     Args:

@@ -91,6 +91,15 @@ def child(tmp_path, monkeypatch):
     return "obedient_child"
 
 
+def test_a_child_imports_nothing_from_the_current_folder(child, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("runpy", "json", "hashlib", "signal", "msgpack", child):
+        (elsewhere / f"{name}.py").write_text("raise SystemExit('a file of the current folder')")
+    monkeypatch.chdir(elsewhere)
+    assert run_once(child, ["echo", 7]) == Finished(value=7)
+
+
 def gone(pid):
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

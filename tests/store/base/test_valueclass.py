@@ -28,6 +28,46 @@ def test_values_compare_hash_and_show_themselves():
         one.typo = 1
 
 
+@valueclass(frozen=True, slots=True, kw_only=True)
+class Odd:
+    """One compared field; another that is neither compared nor shown."""
+
+    one: object
+    hidden: int = dataclasses.field(default=0, compare=False, repr=False)
+
+
+@valueclass(frozen=True, slots=True)
+class Empty:
+    """No field."""
+
+
+@valueclass(frozen=True, slots=True)
+class Own:
+    """Methods of its own."""
+
+    one: int
+
+    def __eq__(self, other):
+        return True
+
+    def __hash__(self):
+        return 7
+
+    def __repr__(self):
+        return "own"
+
+
+def test_options_of_fields_and_methods_of_its_own_count():
+    nan = float("nan")
+    assert Odd(one=nan, hidden=1) == Odd(one=nan, hidden=2)  # as tuples compare
+    assert (Odd(one=1) == Odd(one=2), hash(Odd(one=1)) == hash(Odd(one=1, hidden=3))) == (False, True)
+    assert repr(Odd(one=1, hidden=2)) == "Odd(one=1)"
+    assert (Empty() == Empty(), len({Empty(), Empty()}), repr(Empty())) == (True, 1, "Empty()")
+    assert (Own(1) == Own(2), hash(Own(1)), repr(Own(1))) == (True, 7, "own")
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(Odd(one=[]))
+
+
 def test_the_type_checker_refuses_an_assignment(tmp_path):
     source = tmp_path / "assigns.py"
     source.write_text(ASSIGNMENT)

@@ -150,7 +150,10 @@ def test_an_unknown_backend_and_a_missing_library_are_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(RuntimeUnavailableError, match="'onnxruntime'") as error:
         load_engine(ENGINE, **EXPECTED)
-    assert (error.value.kind, error.value.hint) == (ErrorKind.RUNTIME_UNAVAILABLE, "pip install 'c10[cpu]'")
+    assert (error.value.kind, error.value.hint) == (
+        ErrorKind.RUNTIME_UNAVAILABLE,
+        "pip install 'c10[onboard]'",
+    )
     with pytest.raises(RuntimeUnavailableError, match="'faiss'"):
         load_index(b"", kind="flat", dimensions=4, ntotal=0)
 

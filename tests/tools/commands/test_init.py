@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pipeline.toml import tomllib
+from store.toml import tomllib
 from tests.ground import ALTITUDE_M, CAMERA, TILES, GroundSite
 from tests.ground import ZOOM as GROUND_ZOOM
 from tests.pipeline.tiles.sources.test_geopackage import write_gpkg

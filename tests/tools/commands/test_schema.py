@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from pipeline import BuildRequest, C10ProvisionerConfig
 from pipeline.errors import RequestError
-from pipeline.toml import tomllib
+from store.toml import tomllib
 from tests.sample_request import REQUEST
 from tools.cli import cli
 
