@@ -18,7 +18,7 @@ from store.base.cache_warning import CacheWarning
 from store.base.preprocessing import Pixels
 from store.cache.view import require_cache
 from store.disk.layout import Layout
-from store.errors import IncompatibleDeviceError
+from store.errors import IncompatibleDeviceError, NoGoError
 from store.files.regular_file import read_start
 from store.reader.flight_cache import FlightCache
 from store.reader.places.answer import Answer as FoundPlaces
@@ -262,6 +262,10 @@ def open_cache(root: Path, trusted_keys: TrustedKeys) -> FlightCache:
             cache.close()
             raise
         return cache
+    except NoGoError:
+        if not root.exists():  # it was removed a moment ago
+            require_cache(Layout(root))
+        raise
 
 
 def query_engines(root: Path, cache: FlightCache) -> dict[str, Engine]:
