@@ -500,12 +500,12 @@ def test_how_the_tiles_of_a_folder_are_named_instead(archives, tmp_path):
 
 def test_without_rasterio_one_line_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "a.tif").write_bytes(b"II*\0")
-    monkeypatch.setitem(sys.modules, "rasterio", None)
-    for name in ("raster", "raster_file"):
+    for name in ("raster", "raster_file", "raster_place"):
         module = importlib.import_module(f"pipeline.tiles.sources.{name}")
-        # Both are what they were after the test.
+        # All are what they were after the test.
         monkeypatch.setattr(package, name, module)
         monkeypatch.delitem(sys.modules, module.__name__)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(RequestError) as caught:
         open_source("a.tif", tmp_path)
     assert "expected the package rasterio" in caught.value.message
