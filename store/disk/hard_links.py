@@ -29,7 +29,7 @@ def require_hard_links(folder: Path, wanted: Path) -> None:
     ):  # another run tries the same, or nothing can be made here: making the folder says why
         os.close(os.open(first, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         try:
-            second.hardlink_to(first)
+            os.link(first, second)
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise

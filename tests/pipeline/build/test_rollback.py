@@ -6,6 +6,8 @@ import pytest
 
 from journal import BuildLockHeldError
 from pipeline.build.report import BuildOutcome
+from pipeline.errors import CompileError
+from pipeline.testing import raising
 from store.domain.events import BuildRefused, RolledBack
 from store.domain.state import BuildStatus
 from store.errors import ErrorKind, RequestRefusedError
@@ -120,7 +122,9 @@ def test_without_a_cache_or_a_generation_there_is_nothing_to_go_back_from(site):
         site.provisioner().rollback()
     assert caught.value.kind is ErrorKind.NO_CACHE
     assert not site.cache.exists()
-    site.tiles.clear()
+    site.calls.faults["compile place"] = raising(
+        CompileError("expected it to compile, found that it does not")
+    )
     assert site.build().outcome is BuildOutcome.FAILED
     with pytest.raises(RequestRefusedError) as caught:
         site.provisioner().rollback()

@@ -137,7 +137,7 @@ FOREIGN = {
     "an error that is none": {"format": 1, "answers": [GOOD | {"candidates": [{"lon_e7": 1, "lat_e7": 2}]}]},
     "an endless error": {
         "format": 1,
-        "answers": [GOOD | {"candidates": [GOOD["candidates"][0] | {"error_mm": 10**30}]}],
+        "answers": [GOOD | {"candidates": [GOOD["candidates"][0] | {"error_mm": 2**63 - 1}]}],
     },
 }
 
