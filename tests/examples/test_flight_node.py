@@ -298,6 +298,7 @@ def fly_over_ruins(flight, *options, frames, growth):
         FlightCache.open(flight.cache, trusted_keys=ALLOW_UNSIGNED)
 
 
+@pytest.mark.deep
 def test_nothing_that_happens_to_the_cache_in_flight_changes_an_answer(tmp_path):
     flight = Flight(tmp_path / "flight", frames=60).build()
     fly_over_ruins(flight, "--hz", "6", "--fastest", "120", frames=60, growth=8 << 20)

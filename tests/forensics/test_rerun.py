@@ -24,6 +24,8 @@ from tools.cli import cli
 from tools.forensics.records import DecodedRecord, RecordHistory
 from tools.forensics.sources import from_bundle, from_cache
 
+pytestmark = pytest.mark.deep
+
 
 @pytest.fixture
 def machine(tmp_path):

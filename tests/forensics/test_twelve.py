@@ -16,6 +16,8 @@ from tests.forensics.plants import CULPRIT, CULPRIT_NAME, Machine
 from tests.small_disk import small_disk
 from tools.cli import cli
 
+pytestmark = pytest.mark.deep
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:

@@ -18,6 +18,8 @@ from store.cache.view import read_history
 from store.disk.layout import Layout
 from tests.tools.conftest import ROOT, make_world
 
+pytestmark = pytest.mark.deep
+
 ODD = b"caf\xe9"
 """The name of a folder, in Latin-1."""
 

@@ -49,6 +49,8 @@ from tests.ground import (
 from tests.small_builds import tree
 from tools.cli import cli
 
+pytestmark = pytest.mark.deep
+
 
 def corner(column, row, first=COLUMN):
     """The north-west corner of a tile of the ground, as GeoJSON has it."""

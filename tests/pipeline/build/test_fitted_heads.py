@@ -27,6 +27,8 @@ from tests.ground import GROUND, PIXEL_M, ROW, GroundSite, chunk_middle, frame_a
 from tests.small_builds import local_network, tiny_network, tree
 from tools.cli import cli
 
+pytestmark = pytest.mark.deep
+
 HEAD = {"kind": "vlad", "words": 8, "dimensions": 32}
 ANEW = HEAD | {"fit": "anew"}
 OTHER_TILE = (6, 5)

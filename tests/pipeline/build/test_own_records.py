@@ -14,6 +14,8 @@ from store.verify.verify import verify
 from tests.child_python import run_python
 from tests.pipeline.build.test_vouching import append_unsigned, head
 
+pytestmark = pytest.mark.deep
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -43,6 +43,8 @@ from tests.ground import (
     place_at,
 )
 
+pytestmark = pytest.mark.deep
+
 HEADER = "file,lon,lat,altitude_m,heading_deg\n"
 STEP_M = tile_side_m(ZOOM, 0) / 2
 WITHIN = ProofOptions(pictures="truth.csv", min=1, within_m=STEP_M)

@@ -22,6 +22,8 @@ from tests.damaging import replace_by
 from tests.ground import ALTITUDE_M
 from tests.proven_builds import ProvenSite, frames
 
+pytestmark = pytest.mark.deep
+
 REFS = {
     "pack": lambda site: site.packs()[0],
     "pack table": lambda site: site.manifest().carried.packs,

@@ -35,6 +35,8 @@ from tests.pipeline.build.test_vouching import forge, head
 from tests.played_builds import make
 from tests.proven_builds import ProvenSite, frames, write_truth
 
+pytestmark = pytest.mark.deep
+
 SEED = 3
 """What the changed tile shows in builds to come, of which the strangers know."""
 WRONG = ("one.png", "two.png")

@@ -27,6 +27,8 @@ from store.verify.verify import verify
 from tests.small_builds import DIMENSIONS, FakeSite, tiny_network
 from tools.cli import cli
 
+pytestmark = pytest.mark.deep
+
 
 def model(name, **options):
     return ModelSpec(name=name, role=ModelRole.DESCRIPTOR, **({"onnx": f"{name}.onnx"} | options))

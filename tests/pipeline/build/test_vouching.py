@@ -24,6 +24,8 @@ from tests.child_python import run_python
 from tests.played_builds import make
 from tests.small_builds import tiny_network
 
+pytestmark = pytest.mark.deep
+
 
 @pytest.fixture
 def keys(tmp_path_factory):

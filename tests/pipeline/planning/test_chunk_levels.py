@@ -81,6 +81,7 @@ def test_a_range_of_altitudes_is_covered_in_steps(site):
     assert all(after / before <= 1.2501 for before, after in itertools.pairwise(sides))
 
 
+@pytest.mark.deep
 def test_the_coarsest_zoom_that_is_fine_enough_is_taken(site):
     sides = ChunkOptions(level=(ChunkLevelOptions(side_m=120, overlap=0.85),))
     both = around(18) | around(19) | around(17)

@@ -17,6 +17,8 @@ from tests.ground import ALTITUDE_M, GROUND, GroundSite
 from tests.pipeline.build.test_proof import HEADER, STEP_M, WITHIN, write_truth
 from tools.cli import cli
 
+pytestmark = pytest.mark.deep
+
 
 @pytest.fixture
 def site(tmp_path):

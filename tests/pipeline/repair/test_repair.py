@@ -43,6 +43,8 @@ from tests.small_builds import (
     words,
 )
 
+pytestmark = pytest.mark.deep
+
 MEMORY_DISK = Path("/dev/shm")
 NAMES = {
     "engine": "engine place",

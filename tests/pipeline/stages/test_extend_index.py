@@ -26,6 +26,8 @@ from store.verify.verify import verify
 from tests.damaging import flip
 from tests.small_builds import ZOOM, FakeSite, spread, tree, words
 
+pytestmark = pytest.mark.deep
+
 FIRST = (ZOOM, 0, 0)
 NEW = (ZOOM, 3, 3)
 KINDS = [

@@ -194,6 +194,7 @@ class Faults:
         return call
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_the_next_collection_finishes_a_killed_one(tmp_path, monkeypatch, after):
     template, expected = Layout(tmp_path / "template"), Layout(tmp_path / "expected")

@@ -151,6 +151,7 @@ def many(tmp_path_factory):
     return site
 
 
+@pytest.mark.deep
 def test_the_most_networks_fit_with_everything_else_that_grows(many):
     document = decode(many.head_bytes()[:-1])
     with_much(document)

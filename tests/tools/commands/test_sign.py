@@ -9,6 +9,8 @@ from click.testing import CliRunner
 from store.trust.signatures import parse_keys
 from tools.cli import cli
 
+pytestmark = pytest.mark.deep
+
 
 @pytest.fixture
 def keys(tmp_path):

@@ -16,7 +16,7 @@ from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests import sshd
 from tests.small_builds import tree
 
-pytestmark = pytest.mark.skipif(not sshd.installed(), reason=sshd.NEEDS)
+pytestmark = [pytest.mark.deep, pytest.mark.skipif(not sshd.installed(), reason=sshd.NEEDS)]
 ROOT = Path(__file__).parents[3]
 HERE = f"{shlex.quote(sys.executable)} -m tools.cli"
 

@@ -18,6 +18,8 @@ from store.disk.layout import Layout
 from tests.small_builds import tree
 from tools.cli import cli
 
+pytestmark = pytest.mark.deep
+
 ROOT = Path(__file__).parents[3]
 
 
