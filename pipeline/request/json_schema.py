@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from datetime import date
+from inspect import cleandoc
 from typing import Any, TypeVar
 
 from pipeline.request.validation import rules_of
@@ -54,8 +55,9 @@ def table_schema(record: type, *, without: frozenset[str] = frozenset()) -> Docu
 
 def attribute_texts(record: type) -> Mapping[str, str]:
     """Return what the docstring of a class says of each attribute, in one line."""
-    _, _, text = (record.__doc__ or "").partition("Attributes:")
-    found = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", text, re.MULTILINE)
+    # Python 3.13 stores docstrings without their indentation.
+    _, _, text = cleandoc(record.__doc__ or "").partition("Attributes:")
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
     return {name: " ".join(words.split()) for name, words in found}
 
 
