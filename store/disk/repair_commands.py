@@ -13,6 +13,13 @@ def mirroring(layout: Layout) -> str:
     return f"c10 mirror {_quoted(layout)}, in the cache that this is a mirror of"
 
 
+def mirroring_without(layout: Layout, path: str) -> str:
+    """Return the commands that bring this mirror a file in place of the one at a path in it."""
+    import shlex  # noqa: PLC0415 - as below
+
+    return f"rm {shlex.quote(str(layout.root / path))}, then {mirroring(layout)}"
+
+
 def repairing(layout: Layout) -> str:
     """Return the command that heals what lies beside the journal of this cache."""
     return f"c10 repair --cache {_quoted(layout)}"
