@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from journal import RecordError
-from journal.record import Entry, Head
+from journal.record import EMPTY, Entry, Head
 from store.cache import segment
 from store.cache.event_mapper import to_recorded_event
 from store.cache.segment import Segment
@@ -80,7 +80,8 @@ def links_of(found: Segment) -> Links | str:
     if not isinstance(last, BuildCommitted) or last.generation != found.generation:
         return f"expected the commit of generation {found.generation} as its last record, found another"
     parent = found.entries[-2].head if len(found.entries) > 1 else found.before
-    return Links(found.before, parent, found.entries[-1].head, last, created, tuple(signed))
+    cache_id = created if found.before == EMPTY else ""
+    return Links(found.before, parent, found.entries[-1].head, last, cache_id, tuple(signed))
 
 
 def foreign_segments(links: Mapping[int, Links], shown: Manifest | None) -> list[int]:
@@ -91,18 +92,20 @@ def foreign_segments(links: Mapping[int, Links], shown: Manifest | None) -> list
         shown: The newest manifest; without one, the newest segment counts.
     """
     head = max(links, default=0) if shown is None else shown.envelope.generation
+    same_cache = shown is None or 1 not in links or links[1].cache_id == shown.envelope.cache_id
     own = dict[int, bool]()
     for run in sorted(_linked_runs(links), key=lambda run: min(abs(number - head) for number in run)):
-        # Its neighbour towards the head: where both are whole, the run would go on if they were one history.
-        neighbour = run[-1] + 1 if run[-1] < head else run[0] - 1
-        if shown is not None and head in run:
+        fits = same_cache or 1 not in run
+        # Where the neighbour towards the head is whole too, the run would go on if the two were one history.
+        neighbour, end = (run[-1] + 1, run[-1]) if run[-1] < head else (run[0] - 1, run[0])
+        apart = head not in run and own.get(neighbour, False)
+        if apart:
+            fits = fits and 1 in run  # what lies before its end may be common to both
+        elif shown is not None and head in run:
             before = shown.envelope.before
             fits = (links[head].parent.seq, links[head].parent.chain.hex()) == (before.seq, before.chain)
-        elif head not in run and own.get(neighbour, False):
-            fits = False
-        else:
-            fits = shown is None or 1 not in run or links[1].cache_id == shown.envelope.cache_id
         own.update(dict.fromkeys(run, fits))
+        own[end] = fits and not apart
     return sorted(number for number, fits in own.items() if not fits)
 
 
