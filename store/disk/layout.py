@@ -146,8 +146,8 @@ class Layout:
         return f"{generation:08d}.events"
 
     def exists(self) -> bool:
-        """Whether there is a cache, whole or not; mere folders are what a death before its birth leaves."""
-        return self.journal.exists() or self.lost_journal()
+        """Whether there is a cache or a mirror, whole or not; mere folders are what a death before its birth leaves."""
+        return self.journal.exists() or self.lost_journal() or self.is_marked()
 
     def lost_journal(self) -> bool:
         """Whether there are traces of a journal beside its name: its projections, or what a rebuild set aside."""

@@ -1,13 +1,14 @@
 """Verify a mirror: what it shows, from its manifests, since its journal is elsewhere.
 
 The files of the newest generation are checked, and the aircraft's own reader opens it, as in a cache. In place of
-the journal, the last record of a segment says what was committed: a manifest that changed since is found by it. A
-folder without segments flies as well, and is a note. Full verification also looks at the earlier generations that
-the mirror has kept.
+the journal, all segments are read as one chain, which must lead to the newest manifest; they say which manifests and
+signatures there were (`store.verify.mirror_segments`). A folder without segments flies as well, and is a note. Full
+verification also looks at the earlier generations that the mirror has kept.
 """
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from store.cache.mirror_history import OTHER_CACHE
@@ -34,6 +35,11 @@ from store.verify.reader_check import ReaderCheck
 from store.verify.report import CacheProblem, Depth, Finding, ProblemKind, VerifyReport
 
 _ELSEWHERE: Final = "this is a mirror: its journal is in the cache that it was made of"
+
+_LEFT_BY_DESKTOPS: Final = frozenset(
+    {"System Volume Information", "$RECYCLE.BIN", ".Trashes", ".fseventsd", ".Spotlight-V100", ".DS_Store"}
+)
+"""What Windows and macOS put into the root of a card; macOS also puts `._NAME` beside files."""
 
 _MIRROR_AGAIN: Final = "c10 mirror {mirror} --full, in the cache that this is a mirror of"
 _FIXES: Final = {
@@ -76,7 +82,12 @@ def verify_mirror(layout: Layout, options: Options) -> VerifyReport:
     findings += check.findings
     unreferenced = (0, 0)
     if full:
-        unreferenced = find_unnamed_files(artifacts, frozenset(check.named), findings)
+        unnamed = list[Finding]()
+        unreferenced = find_unnamed_files(artifacts, frozenset(check.named), unnamed)
+        left = [each.path for each in unnamed if _is_left_by_desktop(each)]
+        findings += [each for each in unnamed if each.path not in left]
+        if left:
+            notes.append(f"left by the desktop of another computer, and harmless: {', '.join(left)}")
         findings += table_findings(manifest, artifacts, check.damaged)
     if all(finding.generation != head for finding in findings):
         reader.open(options.trusted_keys, load=full)
@@ -97,6 +108,7 @@ def verify_mirror(layout: Layout, options: Options) -> VerifyReport:
         seed=options.seed if options.depth is Depth.BUDGET else None,
         facts=reader.facts(check, options),
         warnings=tuple(reader.group_writable()),
+        of_mirror=True,
     )
 
 
@@ -116,6 +128,11 @@ def _earlier(layout: Layout, head: ManifestFile, findings: list[Finding]) -> dic
             continue
         found[number] = file
     return found
+
+
+def _is_left_by_desktop(finding: Finding) -> bool:
+    first, name = finding.path.split("/")[0], Path(finding.path).name
+    return finding.kind is ProblemKind.STRANGER and (first in _LEFT_BY_DESKTOPS or name.startswith("._"))
 
 
 def _naming_generations(shown: Mapping[int, Manifest], artifacts: Artifacts) -> dict[str, list[int]]:

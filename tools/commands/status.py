@@ -16,7 +16,7 @@ from store.disk.area_shapes import stored_area_shape
 from store.disk.artifacts import Artifacts
 from store.disk.capture_dates import stored_capture_dates
 from store.disk.layout import Layout
-from store.disk.repair_commands import mirroring_without
+from store.disk.repair_commands import mirroring_without, warned_of_mirror
 from store.domain.manifest_projection import project
 from store.domain.state import BuildStatus
 from store.formats.capture_dates import CaptureDates
@@ -200,7 +200,8 @@ def _readiness(layout: Layout, head: _Head, dates: CaptureDates | None) -> Readi
         shape=stored_area_shape(Artifacts(layout), head.manifest.area),
     )
     found = judge(facts, today=utc_day(SystemClock()))
-    return replace(found, warnings=(*found.warnings, *head.unsound))
+    warnings = (*found.warnings, *head.unsound)
+    return replace(found, warnings=tuple(map(warned_of_mirror, warnings)) if layout.is_mirror() else warnings)
 
 
 def _networks(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:

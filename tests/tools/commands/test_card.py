@@ -36,12 +36,18 @@ def rewrite(path, change):
     path.write_bytes(change(path.read_bytes()))
 
 
+def as_of_cache(document):
+    """What a card says of itself, without where its warnings are mended."""
+    return json.loads(json.dumps(document).replace("; in the cache that this is a mirror of", ""))
+
+
 @pytest.mark.parametrize("options", [(), ("--full",), ("--budget", "60s", "--seed", "1"), ("--strict",)])
 def test_verify_says_of_a_card_what_it_says_of_its_cache(built, made, options):
     code = 5 if options == ("--strict",) else 0
     before = fingerprint(made.cache)
     document, theirs = (each.json("verify", *options, code=code) for each in (made, built))
     assert fingerprint(made.cache) == before
+    document = as_of_cache(document)
     assert list(document) == list(theirs)
     assert document["notes"] == [ELSEWHERE]
     # Of the cache, a full run reads all generations, and a card has the newest.
@@ -55,7 +61,7 @@ def test_verify_says_of_a_card_what_it_says_of_its_cache(built, made, options):
 
 
 def test_status_says_of_a_card_what_it_says_of_its_cache(built, made):
-    document, theirs = made.json("status"), built.json("status")
+    document, theirs = as_of_cache(made.json("status")), built.json("status")
     assert list(document) == list(theirs)
     assert {name for name in theirs if document[name] != theirs[name]} == OF_JOURNAL - {
         "open_build",

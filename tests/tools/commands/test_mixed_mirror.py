@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from store.base.canonical_json import decode, encode
 from store.disk.layout import MIRROR_MARK, Layout
+from store.errors import ErrorKind, RequestRefusedError
 from store.policy import rollback
 from tests.played_builds import Scenario
 from tests.store_caches import ALICE, open_writer, record_builds
@@ -248,3 +249,38 @@ def test_an_unfinished_mirror_is_told_as_one(card):
     shutil.rmtree(card.cache / "segments")
     for words in (("log",), ("status",), ("verify",), ("show",)):
         assert card.run(*words).exit_code != 0
+
+
+def test_no_build_begins_in_a_mirror_that_was_not_finished(made, card):
+    for folder in ("segments", "manifests", "artifacts", "quarantine", "tmp"):
+        shutil.rmtree(card.cache / folder)
+    before = sorted(card.cache.iterdir())
+    error = card.json("accept", "1", code=2)["error"]
+    assert error["kind"] == "mirror"
+    with pytest.raises(RequestRefusedError) as refused:
+        record_builds(Layout(card.cache), Scenario())
+    assert refused.value.kind is ErrorKind.MIRROR
+    assert sorted(path for path in card.cache.iterdir() if path.is_file()) == before
+    World(made / "one").json("mirror", str(card.cache))
+    assert problems(card) == []
+
+
+def test_what_a_desktop_leaves_on_a_card_is_no_damage(card):
+    for name in ("System Volume Information", ".Trashes"):
+        (card.cache / name).mkdir()
+    for name in ("._mirror.txt", "segments/._00000001.events"):
+        (card.cache / name).write_bytes(b"")
+    assert problems(card, "--full") == []
+    notes = only_line(card.run("verify", "--full", "--json"))["notes"]
+    assert (
+        "harmless: .Trashes, ._mirror.txt, System Volume Information, segments/._00000001.events" in notes[-1]
+    )
+
+
+def test_warnings_of_a_mirror_name_the_cache_for_what_changes_it(made, theirs):
+    card, cache = World(theirs.parent), World(made / "two")
+    for words in (("verify",), ("status",)):
+        ours, own = (
+            {each["kind"]: each["hint"] for each in each.json(*words)["warnings"]} for each in (card, cache)
+        )
+        assert ours["unsigned"] == f"{own['unsigned']}; in the cache that this is a mirror of"
