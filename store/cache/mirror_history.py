@@ -43,13 +43,17 @@ class Links(NamedTuple):
     signed: tuple[GenerationSigned, ...]
 
 
-def read_segment(layout: Layout, number: int) -> Segment | str:
+def read_segment(layout: Layout, number: int, name: str | None) -> Segment | str:
     """Return the segment of a generation, or what is wrong with it.
+
+    Args:
+        layout: Where it is.
+        number: The generation.
+        name: Its name among `layout.segment_files()`; None if it has none.
 
     Raises:
         StoreError: There is too little memory, or no more files may be open.
     """
-    name = layout.segment_files().get(number)
     if name is None:
         return "missing"
     try:
@@ -141,7 +145,8 @@ def read_shown(layout: Layout) -> ManifestFile:
         CacheUnusableError: A file cannot be read.
     """
     file = read_manifest_file(layout, shown_generation(layout))
-    found = read_segment(layout, file.manifest.envelope.generation)
+    number = file.manifest.envelope.generation
+    found = read_segment(layout, number, layout.segment_files().get(number))
     links = found if isinstance(found, str) else links_of(found)
     if not isinstance(links, str) and links.commit.manifest_sha256 != file.manifest.sha256:
         where = f"manifests/{file.name}"
@@ -161,8 +166,9 @@ def read_records(layout: Layout) -> tuple[list[Entry], str]:
         CacheUnusableError: A file cannot be read.
     """
     entries, links, problem = list[Entry](), dict[int, Links](), ""
-    for number in range(1, max(layout.segment_files(), default=0) + 1):
-        found = read_segment(layout, number)
+    names = layout.segment_files()
+    for number in range(1, max(names, default=0) + 1):
+        found = read_segment(layout, number, names.get(number))
         of = found if isinstance(found, str) else links_of(found)
         if isinstance(found, str) or isinstance(of, str):
             problem = problem or f"segment {number}: {of}"
@@ -174,7 +180,7 @@ def read_records(layout: Layout) -> tuple[list[Entry], str]:
     if foreign:
         raise DamagedHistoryError(
             f"expected the segments of what {layout.root} shows, found those of another history:"
-            f" {', '.join(f'segments/{layout.segment_files()[number]}' for number in foreign)}",
+            f" {', '.join(f'segments/{names[number]}' for number in foreign)}",
             kind=ErrorKind.JOURNAL_REPLACED,
             hint=f"c10 verify --cache {shlex.quote(str(layout.root))} says what mends this mirror",
         )

@@ -27,7 +27,7 @@ from store.disk.artifacts import Artifacts, counted
 from store.disk.folder_integrity import refuse_symlinked_folders
 from store.disk.hard_links import require_hard_links
 from store.disk.layout import MIRROR_MARK, Layout, nearest_folder
-from store.disk.repair_commands import repairing
+from store.disk.repair_commands import rebuilding, repairing
 from store.disk.scratch import clear_scratch
 from store.disk.write_once import write_once
 from store.domain.manifest_projection import project
@@ -264,7 +264,9 @@ def _require_apart(layout: Layout, target: Layout) -> None:
 def _require_same_history(target: Layout, source: _Source) -> int | None:
     """Make sure that a copy has no history of its own, and return the generation that it shows."""
     if trace := target.journal_trace():
-        raise _own_history_error(target, f"{trace}, by which it is a cache, even if it lost its journal")
+        error = _own_history_error(target, f"{trace}, by which it is a cache, even if it lost its journal")
+        error.hint = f"choose an empty DEST; a journal that was lost comes back by {rebuilding(target)}"
+        raise error
     manifests, segments = target.manifest_files(), target.segment_files()
     expected = {file.name: file.data for file in source.segments}
     for number, name in sorted(manifests.items()):

@@ -33,7 +33,7 @@ def segment_findings(layout: Layout, files: Mapping[int, ManifestFile], head: in
     links, names, whole = dict[int, Links](), layout.segment_files(), True
     for number in range(1, max(head, *names) + 1 if names else 1):
         # One at a time, so that not all records are in memory.
-        found = read_segment(layout, number)
+        found = read_segment(layout, number, names.get(number))
         of = found if isinstance(found, str) else links_of(found)
         if isinstance(of, Links):
             links[number] = of

@@ -145,8 +145,9 @@ def _read_segments(layout: Layout) -> RecordHistory:
         return replace(read(_values(entries), problem=problem), mend=mirroring(layout))
     entries, head = list[Entry](), EMPTY
     problem = "there is no journal: what came after the last commit is not known"
-    for number in range(1, max(layout.segment_files(), default=0) + 1):
-        found = mirror_history.read_segment(layout, number)
+    names = layout.segment_files()
+    for number in range(1, max(names, default=0) + 1):
+        found = mirror_history.read_segment(layout, number, names.get(number))
         if isinstance(found, str) or found.before != head:
             wrong = found if isinstance(found, str) else "it does not continue the one before"
             problem = f"segment {number}: {wrong}"

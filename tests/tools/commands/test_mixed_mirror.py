@@ -127,7 +127,7 @@ def test_a_signature_after_the_last_commit_is_in_no_segment_and_fits(made, tmp_p
 
 
 @pytest.mark.parametrize("options", [(), ("--full",)])
-@pytest.mark.parametrize("numbers", [(1,), (2,), (1, 2)])
+@pytest.mark.parametrize("numbers", [(1,), (2,), (1, 2), (4,), (2, 4)])
 def test_segments_of_another_cache_before_the_head_are_a_no_go(made, card, theirs, numbers, options):
     for number in numbers:
         put(segment(theirs, number), segment(card.cache, number))
@@ -237,6 +237,7 @@ def test_a_cache_that_lost_its_journal_gets_no_mark(made, tmp_path):
     (lost / "journal.mdb").unlink()
     error = World(made / "one").json("mirror", str(lost), code=2)["error"]
     assert (error["kind"], "journal.mdb-lock" in error["message"]) == ("own-history", True)
+    assert error["hint"].endswith(f"c10 rebuild --cache {lost}")
     assert not (lost / MIRROR_MARK).exists()
 
 
