@@ -11,12 +11,17 @@ integers big-endian:
 The chain makes a segment self-checking, and connects it to its neighbours.
 """
 
+import os
 import struct
 from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
 
 from journal.record import CHAIN_BYTES, MAX_RECORD_BYTES, Chain, Entry, Head, link
 from store.base.valueclass import valueclass
 from store.errors import DamagedHistoryError, ErrorKind
+from store.files.regular_file import is_wrong_file_type, open_regular
 
 MAGIC = b"C10SEG\x00\x01"
 _HEADER = struct.Struct(">8sQQQ32s")
@@ -53,33 +58,60 @@ def decode(data: bytes) -> Segment:
     Raises:
         DamagedHistoryError: The bytes are not a whole, self-consistent segment of this format.
     """
-    if len(data) < _HEADER.size:
-        raise _damaged(f"a header of {_HEADER.size} bytes", f"{len(data)} bytes")
-    magic, generation, first, count, chain = _HEADER.unpack_from(data)
+    return _decode(BytesIO(data), len(data))
+
+
+def read(path: Path) -> Segment:
+    """Return the segment in a file, read record by record: of more than it declares, nothing is held.
+
+    Raises:
+        DamagedHistoryError: It is no regular file, or as for `decode`.
+        OSError: It cannot be read.
+    """
+    try:
+        fd = open_regular(path)
+    except OSError as error:
+        if is_wrong_file_type(error):
+            raise _damaged("a regular file", "something else") from error
+        raise
+    with os.fdopen(fd, "rb") as file:
+        return _decode(file, os.fstat(fd).st_size)
+
+
+def _decode(file: BinaryIO, size: int) -> Segment:
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise _damaged(f"a header of {_HEADER.size} bytes", f"{len(header)} bytes")
+    magic, generation, first, count, chain = _HEADER.unpack(header)
     if magic != MAGIC:
         raise _damaged(f"the magic {MAGIC!r}", repr(magic))
-    before, entries, offset = Head(first - 1, Chain(chain)), list[Entry](), _HEADER.size
+    before, entries, left = Head(first - 1, Chain(chain)), list[Entry](), size - _HEADER.size
     last = before.chain
     for seq in range(first, first + count):
-        value, offset = _value(data, offset, seq)
+        value = _value(file, left, seq)
+        left -= _LENGTH.size + len(value)
         stored, raw = Chain(value[:CHAIN_BYTES]), value[CHAIN_BYTES:]
         last = link(last, raw)
         if last != stored:
             raise _damaged(f"an unbroken chain at record {seq}", "another digest")
         entries.append(Entry(seq=seq, chain=stored, raw=raw))
-    if offset != len(data):
-        raise _damaged("nothing after the last record", f"{len(data) - offset} bytes")
+    if left:
+        raise _damaged("nothing after the last record", f"{left} bytes")
     return Segment(generation=generation, before=before, entries=tuple(entries))
 
 
-def _value(data: bytes, offset: int, seq: int) -> tuple[bytes, int]:
-    start = offset + _LENGTH.size
-    if start > len(data):
+def _value(file: BinaryIO, left: int, seq: int) -> bytes:
+    """Return the value of a record, of `left` bytes in the rest of the file."""
+    prefix = file.read(_LENGTH.size)
+    if len(prefix) < _LENGTH.size:
         raise _damaged(f"record {seq}", "the end of the file")
-    (length,) = _LENGTH.unpack_from(data, offset)
-    if not CHAIN_BYTES < length <= CHAIN_BYTES + MAX_RECORD_BYTES or start + length > len(data):
-        raise _damaged(f"record {seq} whole", f"a length of {length} with {len(data) - start} bytes left")
-    return data[start : start + length], start + length
+    (length,) = _LENGTH.unpack(prefix)
+    left -= _LENGTH.size
+    whole = CHAIN_BYTES < length <= CHAIN_BYTES + MAX_RECORD_BYTES and length <= left
+    value = file.read(length) if whole else b""
+    if len(value) < length or not whole:
+        raise _damaged(f"record {seq} whole", f"a length of {length} with {left} bytes left")
+    return value
 
 
 def _damaged(expected: str, found: str) -> DamagedHistoryError:

@@ -104,7 +104,8 @@ def require_cache(layout: Layout) -> None:
             f"expected {layout.journal.name} in {layout.root}, found a mirror, whose journal is in the cache that it was"
             " made of",
             kind=ErrorKind.MIRROR,
-            hint="run this on that cache; a mirror answers c10 verify, status, query, log and replay",
+            hint="run this on that cache; a mirror answers c10 verify, status, manifest, query, log, show, replay, report,"
+            " diff, why and doctor",
         )
     if layout.lost_journal():
         if layout.may_be_mirror():

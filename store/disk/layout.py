@@ -146,8 +146,8 @@ class Layout:
         return f"{generation:08d}.events"
 
     def exists(self) -> bool:
-        """Whether there is a cache, whole or not; mere folders are what a death before its birth leaves."""
-        return self.journal.exists() or self.lost_journal()
+        """Whether there is a cache or a mirror, whole or not; mere folders are what a death before its birth leaves."""
+        return self.journal.exists() or self.lost_journal() or self.is_marked()
 
     def lost_journal(self) -> bool:
         """Whether there are traces of a journal beside its name: its projections, or what a rebuild set aside."""
@@ -158,8 +158,14 @@ class Layout:
 
         A cache that lost its journal with the lock file beside it looks the same.
         """
-        lock = self.root / f"{self.journal.name}-lock"
-        return not (os.path.lexists(self.journal) or os.path.lexists(lock) or self.journals_set_aside())
+        return not self.journal_trace()
+
+    def journal_trace(self) -> str:
+        """Return the name of what says that a journal is or was here: itself, its lock file, or one set aside."""
+        lock = f"{self.journal.name}-lock"
+        beside = [name for name in (self.journal.name, lock) if os.path.lexists(self.root / name)]
+        aside = [f"quarantine/{path.name}" for path in self.journals_set_aside()]
+        return next(iter((*beside, *aside)), "")
 
     def is_marked(self) -> bool:
         """Whether the mark of a mirror is here."""
@@ -170,7 +176,7 @@ class Layout:
 
     def is_mirror(self) -> bool:
         """Whether this is a mirror: it has the mark, and no trace of a journal of its own."""
-        return self.is_marked() and not (os.path.lexists(self.journal) or self.journals_set_aside())
+        return self.is_marked() and self.may_be_mirror()
 
     def journals_set_aside(self) -> tuple[Path, ...]:
         """The journals that rebuilds put into quarantine, newest first."""

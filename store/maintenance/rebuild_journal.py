@@ -36,7 +36,6 @@ from store.domain.fold import fold_into
 from store.domain.manifest_projection import head_projections, project
 from store.domain.state import Generation, State
 from store.errors import DamagedHistoryError, ErrorKind, TranslateOSErrors, from_os_error
-from store.files.regular_file import read_regular
 from store.maintenance.recover_signatures import RecoveredSignatures, recover_signatures
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 
@@ -189,15 +188,11 @@ def _read_segment(layout: Layout, name: str | None, number: int, head: Head) -> 
         return (), "expected a file, found none"
     path = layout.segments / name
     try:
-        data = read_regular(path, limit=path.lstat().st_size)
+        found = segment.read(path)
     except FileNotFoundError:
         return (), "expected a file, found none"
     except OSError as error:
         raise from_os_error(error, f"segment {name}") from error
-    if data is None:
-        return (), "expected a regular file, found something else"
-    try:
-        found = segment.decode(data)
     except DamagedHistoryError as error:
         return (), error.message
     if found.generation != number or found.before != head or not found.entries:

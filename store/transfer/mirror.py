@@ -27,7 +27,7 @@ from store.disk.artifacts import Artifacts, counted
 from store.disk.folder_integrity import refuse_symlinked_folders
 from store.disk.hard_links import require_hard_links
 from store.disk.layout import MIRROR_MARK, Layout, nearest_folder
-from store.disk.repair_commands import repairing
+from store.disk.repair_commands import rebuilding, repairing
 from store.disk.scratch import clear_scratch
 from store.disk.write_once import write_once
 from store.domain.manifest_projection import project
@@ -58,7 +58,8 @@ _MARK = (
 class MirrorResult:
     """The generation that the copy shows now and the previous one, and number and bytes of the copied files.
 
-    `replaced` holds the digests of damaged artifacts of the copy that were replaced.
+    `replaced` holds the digests of damaged artifacts of the copy that were replaced. `marked` says that a copy which an
+    earlier version made got the mark of a mirror.
     """
 
     generation: int
@@ -66,11 +67,12 @@ class MirrorResult:
     files: int
     size: int
     replaced: tuple[str, ...] = ()
+    marked: bool = False
 
     @property
     def changed(self) -> bool:
-        """Whether anything was copied."""
-        return self.files > 0
+        """Whether anything was copied, or the copy was marked."""
+        return self.files > 0 or self.marked
 
 
 @valueclass(frozen=True, slots=True)
@@ -195,6 +197,7 @@ def _update_copy(
         files=len(lacking.artifacts) + len(lacking.files),
         size=lacking.size,
         replaced=replaced,
+        marked=lacking.mark,
     )
 
 
@@ -260,8 +263,10 @@ def _require_apart(layout: Layout, target: Layout) -> None:
 
 def _require_same_history(target: Layout, source: _Source) -> int | None:
     """Make sure that a copy has no history of its own, and return the generation that it shows."""
-    if os.path.lexists(target.journal) or target.journals_set_aside():
-        raise _own_history_error(target, "a journal, with which it goes its own way")
+    if trace := target.journal_trace():
+        error = _own_history_error(target, f"{trace}, by which it is a cache, even if it lost its journal")
+        error.hint = f"choose an empty DEST; a journal that was lost comes back by {rebuilding(target)}"
+        raise error
     manifests, segments = target.manifest_files(), target.segment_files()
     expected = {file.name: file.data for file in source.segments}
     for number, name in sorted(manifests.items()):

@@ -10,6 +10,7 @@ from typing import Final
 from store.backports import Self, StrEnum
 from store.base.cache_warning import CacheWarning
 from store.base.valueclass import valueclass
+from store.disk.repair_commands import warned_of_mirror
 from store.errors import UNREADABLE, IncompatibleDeviceError, NoGoError
 from store.files.permissions import revoke_writing
 from store.trust.readiness import Readiness, judge
@@ -112,6 +113,7 @@ class VerifyReport:
         unreferenced: How many artifacts nothing names; they can be collected. `unreferenced_size` is in
             bytes.
         seed: Seed of the sample, in a run with a budget.
+        of_mirror: Whether this is a mirror, whose cache is elsewhere.
     """
 
     depth: Depth
@@ -129,6 +131,7 @@ class VerifyReport:
     unreferenced: int = 0
     unreferenced_size: int = 0
     seed: int | None = None
+    of_mirror: bool = False
 
     @property
     def signed_by(self) -> str | None:
@@ -152,7 +155,8 @@ class VerifyReport:
             today: The day of the flight, UTC.
         """
         found = judge(self.facts, today=today)
-        return replace(found, warnings=(*found.warnings, *self.warnings))
+        warnings = (*found.warnings, *self.warnings)
+        return replace(found, warnings=tuple(map(warned_of_mirror, warnings)) if self.of_mirror else warnings)
 
     @property
     def go(self) -> bool:

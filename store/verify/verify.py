@@ -19,7 +19,7 @@ from store.base.cache_warning import CacheWarning
 from store.cache.projections import signatures_of
 from store.cache.view import HistoryView, View, open_view
 from store.disk.artifacts import Artifacts
-from store.disk.layout import Layout
+from store.disk.layout import MIRROR_MARK, Layout
 from store.domain.attachments import NETWORK, attached
 from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
@@ -134,7 +134,7 @@ def _verify(view: View, options: Options) -> VerifyReport:
         looked_at=len(check.named),
         hashed=check.hashed(),
         problems=problems,
-        notes=(*check.notes, *_state_notes(view.state)),
+        notes=(*check.notes, *_state_notes(view.state), *_mark_notes(view.layout)),
         unreferenced=unreferenced[0],
         unreferenced_size=unreferenced[1],
         seed=options.seed if options.depth is Depth.BUDGET else None,
@@ -207,6 +207,14 @@ def _fitted_network_warnings(state: State, head: Generation, artifacts: Artifact
 def _state_notes(state: State) -> Iterator[str]:
     if state.open_build is not None:
         yield f"build {state.open_build} is under way, or its process died"
+
+
+def _mark_notes(layout: Layout) -> Iterator[str]:
+    if layout.is_marked():
+        yield (
+            f"{MIRROR_MARK} is the mark of a mirror, and this cache has a journal: remove it, since with it a cache that"
+            " lost its journal is taken for a mirror"
+        )
 
 
 def _naming_generations(state: State, artifacts: Artifacts) -> dict[str, list[int]]:

@@ -1,36 +1,27 @@
 """Verify a mirror: what it shows, from its manifests, since its journal is elsewhere.
 
 The files of the newest generation are checked, and the aircraft's own reader opens it, as in a cache. In place of
-the journal, the last record of a segment says what was committed: a manifest that changed since is found by it. A
-folder without segments flies as well, and is a note. Full verification also looks at the earlier generations that
-the mirror has kept.
+the journal, all segments are read as one chain, which must lead to the newest manifest; they say which manifests and
+signatures there were (`store.verify.mirror_segments`). A folder without segments flies as well, and is a note. Full
+verification also looks at the earlier generations that the mirror has kept.
 """
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from journal import RecordError
-from store.base.canonical_json import sha256
-from store.cache import segment
-from store.cache.event_mapper import to_recorded_event
+from store.cache.mirror_history import OTHER_CACHE
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.disk.manifest_files import ManifestFile, read_manifest_file, shown_generation
-from store.domain.events import BuildCommitted
 from store.errors import (
     UNREADABLE,
     ArtifactError,
-    DamagedHistoryError,
     NoGoError,
-    describe_read_error,
-    from_os_error,
-    is_shortage,
 )
 from store.files.permissions import revoke_writing
-from store.files.regular_file import read_regular
-from store.manifest.manifest import Manifest, parse
+from store.manifest.manifest import Manifest
 from store.verify.artifact_check import (
     ArtifactCheck,
     Options,
@@ -39,11 +30,16 @@ from store.verify.artifact_check import (
     table_findings,
 )
 from store.verify.coverage import named_by
+from store.verify.mirror_segments import changed, segment_findings
 from store.verify.reader_check import ReaderCheck
 from store.verify.report import CacheProblem, Depth, Finding, ProblemKind, VerifyReport
 
-_MAX_SEGMENT: Final = 1 << 32
 _ELSEWHERE: Final = "this is a mirror: its journal is in the cache that it was made of"
+
+_LEFT_BY_DESKTOPS: Final = frozenset(
+    {"System Volume Information", "$RECYCLE.BIN", ".Trashes", ".fseventsd", ".Spotlight-V100", ".DS_Store"}
+)
+"""What Windows and macOS put into the root of a card; macOS also puts `._NAME` beside files."""
 
 _MIRROR_AGAIN: Final = "c10 mirror {mirror} --full, in the cache that this is a mirror of"
 _FIXES: Final = {
@@ -67,20 +63,31 @@ def verify_mirror(layout: Layout, options: Options) -> VerifyReport:
     """
     head, artifacts, full = shown_generation(layout), Artifacts(layout), options.depth is Depth.FULL
     file, findings = read_manifest_file(layout, head), list[Finding]()
-    manifest = _parse_head(file, layout)
-    shown = {**_earlier(layout, head, findings), head: manifest} if full else {head: manifest}
+    manifest = file.manifest
+    files = {**_earlier(layout, file, findings), head: file} if full else {head: file}
+    shown = {number: each.manifest for number, each in files.items()}
     check = ArtifactCheck(artifacts=artifacts, on_bytes=options.on_bytes)
     for each in shown.values():
         check.add(each.envelope.origin, each)
     check_artifacts(check, options)
-    notes = [_ELSEWHERE, *check.notes, *_compare_with_segments(layout, shown, findings)]
+    notes = [_ELSEWHERE, *check.notes]
+    findings += segment_findings(layout, files, head)
+    if not layout.segment_files():
+        notes.append(
+            "there are no segments, which say what was committed: no manifest was compared with that"
+        )
     reader = ReaderCheck(
         root=layout.root, manifest=manifest, signatures=file.signatures, damaged=check.damaged
     )
     findings += check.findings
     unreferenced = (0, 0)
     if full:
-        unreferenced = find_unnamed_files(artifacts, frozenset(check.named), findings)
+        unnamed = list[Finding]()
+        unreferenced = find_unnamed_files(artifacts, frozenset(check.named), unnamed)
+        left = [each.path for each in unnamed if _is_left_by_desktop(each)]
+        findings += [each for each in unnamed if each.path not in left]
+        if left:
+            notes.append(f"left by the desktop of another computer, and harmless: {', '.join(left)}")
         findings += table_findings(manifest, artifacts, check.damaged)
     if all(finding.generation != head for finding in findings):
         reader.open(options.trusted_keys, load=full)
@@ -90,7 +97,7 @@ def verify_mirror(layout: Layout, options: Options) -> VerifyReport:
         generation=head,
         origin=manifest.envelope.origin,
         identity=manifest.identity,
-        manifest_sha256=sha256(file.raw),
+        manifest_sha256=manifest.sha256,
         body_sha256=manifest.body_sha256,
         looked_at=len(check.named),
         hashed=check.hashed(),
@@ -101,77 +108,31 @@ def verify_mirror(layout: Layout, options: Options) -> VerifyReport:
         seed=options.seed if options.depth is Depth.BUDGET else None,
         facts=reader.facts(check, options),
         warnings=tuple(reader.group_writable()),
+        of_mirror=True,
     )
 
 
-def _parse_head(file: ManifestFile, layout: Layout) -> Manifest:
-    try:
-        return parse(file.raw)
-    except NoGoError as error:
-        error.hint = _fix(ProblemKind.PROJECTION_DAMAGED, layout, f"manifests/{file.name}")
-        raise
-
-
-def _earlier(layout: Layout, head: int, findings: list[Finding]) -> dict[int, Manifest]:
+def _earlier(layout: Layout, head: ManifestFile, findings: list[Finding]) -> dict[int, ManifestFile]:
     """Return the manifests of the generations before the head that are here; report those that are none."""
-    found = {}
+    found, cache_id = dict[int, ManifestFile](), head.manifest.envelope.cache_id
     for number, name in sorted(layout.manifest_files().items()):
-        if number == head:
+        if name == head.name:
             continue
         try:
-            found[number] = parse(read_manifest_file(layout, number).raw)
+            file = read_manifest_file(layout, number)
         except NoGoError as error:
-            findings.append(_changed(f"manifests/{name}", "; ".join(error.reasons), number))
+            findings.append(changed(f"manifests/{name}", "; ".join(error.reasons), number))
+            continue
+        if file.manifest.envelope.cache_id != cache_id:
+            findings.append(changed(f"manifests/{name}", OTHER_CACHE, number))
+            continue
+        found[number] = file
     return found
 
 
-def _compare_with_segments(
-    layout: Layout, shown: Mapping[int, Manifest], findings: list[Finding]
-) -> Iterator[str]:
-    """Report manifests and segments that are not what was committed; yield a note where no segment tells it."""
-    segments, names = layout.segment_files(), layout.manifest_files()
-    for number, manifest in shown.items():
-        if (named := manifest.envelope.generation) != number:
-            text = f"expected generation {number} as its name says, found {named}"
-            findings.append(_changed(f"manifests/{names[number]}", text, number))
-            continue
-        if number not in segments:
-            yield f"no segment says what generation {number} committed: its manifest was not compared with it"
-            continue
-        where = f"segments/{segments[number]}"
-        committed = _committed(layout.root / where)
-        if isinstance(committed, str):
-            findings.append(_changed(where, committed, number))
-        elif committed.generation != number:
-            text = f"expected the records of generation {number}, found those of {committed.generation}"
-            findings.append(_changed(where, text, number))
-        elif committed.manifest_sha256 != sha256(manifest.raw):
-            text = "expected the manifest that was committed, found other bytes"
-            findings.append(_changed(f"manifests/{names[number]}", text, number))
-
-
-def _committed(path: Path) -> BuildCommitted | str:
-    """Return the commit that a segment ends with, or what is wrong with the segment."""
-    try:
-        data = read_regular(path, limit=_MAX_SEGMENT)
-    except OSError as error:
-        if is_shortage(error):
-            raise from_os_error(error, f"{path.parent.name}/{path.name}") from error
-        return describe_read_error(error)
-    if data is None:
-        return "expected a regular file, found something else"
-    try:
-        entries = segment.decode(data).entries
-        last = to_recorded_event(entries[-1]).event if entries else None
-    except (DamagedHistoryError, RecordError) as error:
-        return error.message
-    return last if isinstance(last, BuildCommitted) else "expected a commit as its last record, found another"
-
-
-def _changed(where: str, found: str, generation: int) -> Finding:
-    return Finding(
-        kind=ProblemKind.PROJECTION_DAMAGED, subject=where, found=found, path=where, generation=generation
-    )
+def _is_left_by_desktop(finding: Finding) -> bool:
+    first, name = finding.path.split("/")[0], Path(finding.path).name
+    return finding.kind is ProblemKind.STRANGER and (first in _LEFT_BY_DESKTOPS or name.startswith("._"))
 
 
 def _naming_generations(shown: Mapping[int, Manifest], artifacts: Artifacts) -> dict[str, list[int]]:

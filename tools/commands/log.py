@@ -1,15 +1,19 @@
 """`log`: every build and rollback, newest first."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from store.disk.manifest_files import read_manifest_file
+from store.cache.mirror_history import OTHER_CACHE
+from store.disk.layout import Layout
+from store.disk.manifest_files import read_manifest_file, shown_generation
+from store.disk.repair_commands import mirroring_without
 from store.domain.state import Build, BuildStatus, State
-from store.manifest.manifest import Manifest, parse
-from tools.command import NUMBER, Answer, Call, shared_options
+from store.errors import ErrorKind, NoGoError
+from store.manifest.manifest import Manifest
+from tools.command import NUMBER, Answer, Call, print_message, shared_options
 from tools.forensics.cost import NO_COST, costs_of_builds, draw_trend
 from tools.output import render
 from tools.record_source import FoldedRecords, read_records, source_options
@@ -89,10 +93,28 @@ def _all_entries(call: Call, journal: Path | None, bundle: Path | None) -> list[
     if layout is None or not layout.is_mirror():
         return _entries(read_records(call, journal, bundle))
     recorded = _entries(read_records(call, None, None)) if layout.segment_files() else []
+    if not layout.manifest_files() and recorded:
+        print_message("c10: warning: no manifest is here: a mirror that was not finished")
+        return recorded
     told = {entry["generation"] for entry in recorded}
-    shown = (number for number in sorted(layout.manifest_files(), reverse=True) if number not in told)
-    # Newer than all records: a segment holds everything before its commit.
-    return [*(_shown_generation(parse(read_manifest_file(layout, each).raw)) for each in shown), *recorded]
+    head = read_manifest_file(layout, shown_generation(layout)).manifest
+    return [*_known_by_manifest(layout, head, told), *recorded]
+
+
+def _known_by_manifest(layout: Layout, head: Manifest, told: Collection[int]) -> Iterator[dict[str, Any]]:
+    """Yield the generations that no record tells, newest first: a segment holds everything before its commit."""
+    for number in sorted(layout.manifest_files(), reverse=True):
+        if number in told:
+            continue
+        shown = read_manifest_file(layout, number)
+        if shown.manifest.envelope.cache_id != head.envelope.cache_id:
+            where = f"manifests/{shown.name}"
+            raise NoGoError(
+                (f"{where}: {OTHER_CACHE}",),
+                kind=ErrorKind.MANIFEST_INVALID,
+                hint=mirroring_without(layout, where),
+            )
+        yield _shown_generation(shown.manifest)
 
 
 def _shown_generation(manifest: Manifest) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 import click
 
 from store.base.canonical_json import sha256
+from store.cache.mirror_history import read_shown
 from store.cache.view import open_view
-from store.disk.manifest_files import read_manifest_file, shown_generation
 from store.domain.manifest_projection import project
 from store.errors import ErrorKind, RequestRefusedError
 from store.files.regular_file import read_regular
@@ -18,7 +18,7 @@ def manifest(call: Call) -> Answer:
     """Print the manifest file of the head, byte for byte."""
     layout = call.layout()
     if layout.is_mirror():
-        return Answer(raw=read_manifest_file(layout, shown_generation(layout)).raw)
+        return Answer(raw=read_shown(layout).manifest.raw)
     view = open_view(layout)
     head = view.state.head
     if head is None:

@@ -1,22 +1,26 @@
 """`status`: the current generation of the cache. It runs most often, so it imports as little as possible."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import click
 
+from store.base.cache_warning import CacheWarning
 from store.base.canonical_json import sha256
 from store.base.clock import SystemClock, utc_day
+from store.cache.mirror_history import read_shown
 from store.cache.view import View, died_build, open_view
 from store.disk.area_shapes import stored_area_shape
 from store.disk.artifacts import Artifacts
 from store.disk.capture_dates import stored_capture_dates
 from store.disk.layout import Layout
-from store.disk.manifest_files import read_manifest_file
+from store.disk.repair_commands import mirroring_without, warned_of_mirror
 from store.domain.manifest_projection import project
 from store.domain.state import BuildStatus
 from store.formats.capture_dates import CaptureDates
+from store.manifest.file_names import signature_name
 from store.manifest.manifest import EngineEntry, Manifest, parse
 from store.policy.rollback import ways_forward
 from store.trust.readiness import Readiness, judge
@@ -31,10 +35,14 @@ _E7: Final = 10_000_000
 
 
 class _Head(NamedTuple):
-    """The generation that is shown: its manifest, and the ids of the keys that signed it, unchecked."""
+    """The generation that is shown: its manifest, and the ids of the keys that signed it, unchecked.
+
+    `unsound` says which signature files of a mirror are none.
+    """
 
     manifest: Manifest
     signed_by: list[str]
+    unsound: Sequence[CacheWarning] = ()
 
 
 @click.command()
@@ -43,7 +51,8 @@ def status(call: Call) -> Answer:
     """Show the current generation of the cache, or of a mirror."""
     layout = call.layout()
     if layout.is_mirror():
-        head, records = _head_of_mirror(layout), dict.fromkeys(_JOURNAL_FACTS)
+        records: dict[str, Any] = dict.fromkeys(_JOURNAL_FACTS)
+        head: _Head | None = _head_of_mirror(layout)
     else:
         view = open_view(layout)
         head, records = _head_of_journal(view), _journal_facts(view)
@@ -69,12 +78,19 @@ def _head_of_journal(view: View) -> _Head | None:
     return _Head(parse(project(view.state, head)), [key_id for key_id, _ in head.signatures])
 
 
-def _head_of_mirror(layout: Layout) -> _Head | None:
-    newest = max(layout.manifest_files(), default=None)
-    if newest is None:
-        return None
-    file = read_manifest_file(layout, newest)
-    return _Head(parse(file.raw), [each.key_id for each in map(parse_signature, file.signatures) if each])
+def _head_of_mirror(layout: Layout) -> _Head:
+    file = read_shown(layout)
+    found = {signature_name(file.name, place): parse_signature(data) for place, data in file.signed.items()}
+    unsound = [
+        CacheWarning(
+            kind="signature-damaged",
+            message=f"manifests/{name} is no signature",
+            hint=mirroring_without(layout, f"manifests/{name}"),
+        )
+        for name, signature in found.items()
+        if signature is None
+    ]
+    return _Head(file.manifest, [each.key_id for each in found.values() if each], unsound)
 
 
 _JOURNAL_FACTS: Final = ("chain", "seq", "open_build", "lately", "rolled_back")
@@ -179,11 +195,13 @@ def _readiness(layout: Layout, head: _Head, dates: CaptureDates | None) -> Readi
         head.manifest,
         dates=dates,
         # Whose signature there is; nobody checked it here.
-        signature=None if head.signed_by else Signature.ABSENT,
+        signature=None if head.signed_by or head.unsound else Signature.ABSENT,
         signed_by=next(iter(head.signed_by), None),
         shape=stored_area_shape(Artifacts(layout), head.manifest.area),
     )
-    return judge(facts, today=utc_day(SystemClock()))
+    found = judge(facts, today=utc_day(SystemClock()))
+    warnings = (*found.warnings, *head.unsound)
+    return replace(found, warnings=tuple(map(warned_of_mirror, warnings)) if layout.is_mirror() else warnings)
 
 
 def _networks(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:

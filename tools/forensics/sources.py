@@ -14,13 +14,12 @@ from journal.record import EMPTY
 from journal.storage.meta_pages import is_lmdb
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
-from store.cache import segment
+from store.cache import mirror_history
 from store.cache.view import require_cache
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.disk.repair_commands import mirroring
-from store.errors import DamagedHistoryError, StoreError, from_os_error
-from store.files.regular_file import read_regular
+from store.errors import StoreError
 from store.transfer.bundle import read_bundle
 from tools.forensics.history import Source
 from tools.forensics.records import RecordHistory, read
@@ -141,34 +140,21 @@ def _read_journal(path: Path, *, foreign: bool) -> RecordHistory:
 
 def _read_segments(layout: Layout) -> RecordHistory:
     """Read all segments that follow each other; of a mirror nothing more is expected."""
-    mirror = layout.is_mirror()
-    entries, head, problem = (
-        list[Entry](),
-        EMPTY,
-        "" if mirror else "there is no journal: what came after the last commit is not known",
-    )
-    files = layout.segment_files()
-    for number in range(1, max(files, default=0) + 1):
-        try:
-            path = layout.segments / files[number]
-            data = read_regular(path, limit=path.lstat().st_size)
-            found = segment.decode(b"" if data is None else data)
-        except KeyError:
-            problem = f"segment {number} is missing"
-            break
-        except OSError as error:
-            problem = from_os_error(error, f"segment {number}").message
-            break
-        except DamagedHistoryError as error:
-            problem = error.message
-            break
-        if found.before != head:
-            problem = f"segment {number} does not continue the one before"
+    if layout.is_mirror():
+        entries, problem = mirror_history.read_records(layout)
+        return replace(read(_values(entries), problem=problem), mend=mirroring(layout))
+    entries, head = list[Entry](), EMPTY
+    problem = "there is no journal: what came after the last commit is not known"
+    names = layout.segment_files()
+    for number in range(1, max(names, default=0) + 1):
+        found = mirror_history.read_segment(layout, number, names.get(number))
+        if isinstance(found, str) or found.before != head:
+            wrong = found if isinstance(found, str) else "it does not continue the one before"
+            problem = f"segment {number}: {wrong}"
             break
         entries.extend(found.entries)
         head = entries[-1].head if entries else head
-    history = read(_values(entries), problem=problem)
-    return replace(history, mend=mirroring(layout)) if mirror else history
+    return read(_values(entries), problem=problem)
 
 
 def _values(entries: Iterable[Entry]) -> Iterator[tuple[int, bytes, bytes]]:

@@ -1,4 +1,6 @@
+import os
 import struct
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -90,3 +92,26 @@ def test_records_in_another_order_are_refused():
     refused(segment.encode(1, EMPTY, [two, one]))
     refused(segment.encode(1, EMPTY, [two]))
     refused(segment.encode(1, Head(0, one.chain), [one]))
+
+
+def test_a_file_that_is_longer_than_it_declares_is_not_read_into_memory(tmp_path):
+    path = tmp_path / "00000007.events"
+    path.write_bytes(GOOD)
+    assert segment.read(path) == segment.decode(GOOD)
+    os.truncate(path, 2 << 30)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DamagedHistoryError, match="nothing after the last record"):
+            segment.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_no_regular_file_is_no_segment(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    for path in (tmp_path, tmp_path / "link"):
+        with pytest.raises(DamagedHistoryError, match="a regular file"):
+            segment.read(path)
+    with pytest.raises(FileNotFoundError):
+        segment.read(tmp_path / "nothing")
