@@ -1,13 +1,17 @@
 """Answers with values where those of other tests have null, so that `c10 schema` tells the types of these."""
 
+from dataclasses import replace
+from datetime import date
+
 import pytest
 from PIL import Image
 
 from journal.lock import BuildLock
 from tests.ground import ALTITUDE_M, GroundSite, chunk_middle, frame_at
-from tests.pipeline.build.test_proof import WITHIN, write_truth
+from tests.pipeline.build.test_proof import STEP_M, WITHIN, write_truth
 from tests.tools.analysis.test_replay import append, raw
-from tests.tools.test_json_keys import ANSWERS, Play, body, damage, other_flight, shipped_schemas  # noqa: F401
+from tests.tools.conftest import ACROSS, DOWN, LEFT, TOP
+from tests.tools.test_json_keys import ANSWERS, Play, body, damage, shipped_schemas  # noqa: F401 - a fixture
 from tools.commands.schema import answer_schemas
 
 UNTOLD = {}
@@ -44,8 +48,9 @@ def test_answers_of_a_build_with_a_proof(tmp_path):
     site = GroundSite(tmp_path)
     write_truth(site)
     play = Play(site)
-    request = site.write_request(proof=WITHIN)
-    assert play("plan", "plan", request)["proof"]
+    proof = replace(WITHIN, near_m=6 * STEP_M)
+    request = site.write_request(proof=proof, tiles={"captured": date(2026, 1, 15)})
+    assert any(each["why"] for each in play("plan", "plan", request, "--no-measure")["time"])
     assert play("build --dry-run", "build", request, "--dry-run")["proof"]
     play("build", "build", request)
     assert play("plan again", "plan", request)["levels"]
@@ -56,7 +61,34 @@ def test_answers_of_a_build_with_a_proof(tmp_path):
         play(command, command, 1)
     photo = site.root / "photo.png"
     Image.fromarray(frame_at(*chunk_middle(9, 7))).save(photo)
-    assert play("query", "query", photo, "--altitude", ALTITUDE_M)["candidates"]
+    assert play("query", "query", photo, "--altitude", ALTITUDE_M)["candidates"][0]["captured"]
+    assert play("query, too high", "query", photo, "--altitude", 10 * ALTITUDE_M)["warnings"]
+
+
+def test_answers_of_builds_that_lack_tiles(play):
+    world, request = play.world, play.world.folder / "request.toml"
+    days = [f"12,{LEFT + x},{TOP + y},2026-01-{10 + x}" for x in range(ACROSS) for y in range(DOWN)]
+    (world.folder / "days.csv").write_text(
+        "z,x,y,captured\n" + "\n".join(days[1:]) + f"\n12,{LEFT},{TOP},2020-01-01\n"
+    )
+    text = request.read_text().replace("2026-01-15", '"days.csv"')
+    text = text.replace("[tiles]", '[tiles]\ntoo_old = "exclude"\non_bad = "skip"')
+    request.write_text(text + "[coverage]\nmin_fraction = 0.5\n")
+    world.tile(LEFT + 1).unlink()
+    world.tile(LEFT + 2).write_bytes(b"nothing")
+    for x in (3, 4):
+        Image.new("RGB", (64, 64), (9, 99, 9)).save(world.tile(LEFT + x))
+    planned = play("build --dry-run", "build", request, "--dry-run", "--map", world.folder / "map.html")
+    assert planned["map"]
+    play("build", "build", request)
+    found = play("show", "show", 4)["area"]
+    assert all(found[name] for name in ("excluded", "featureless", "holes", "skipped"))
+    play("replay", "replay", 4)
+    assert play("diff", "diff", 1, 4)["tiles"]["runs"]["removed"]
+    assert play("diff", "diff", 4, 1)["tiles"]["runs"]["added"]
+    for subject in ("engine", "cells", "index", "tiles"):
+        play(f"why {subject}", "why", subject, "--build", 4)
+    play("replay, compared", "replay", 4, "--all")
 
 
 def test_answers_of_a_signed_cache(play, tmp_path):
@@ -93,10 +125,9 @@ def test_answers_after_a_failed_and_a_killed_build(play):
     assert play("doctor", "doctor", code=2)["cache"]["open_build"] == 5
 
 
-@pytest.mark.parametrize("index", ['kind = "hnsw"\nm = 8\nef = 32'])
-def test_answers_of_a_build_with_a_graph_as_index(empty, index):
+def test_answers_of_a_build_with_a_graph_as_index(empty):
     play, request = Play(empty), empty.folder / "request.toml"
-    request.write_text(f"{request.read_text()}\n[index]\n{index}\n")
+    request.write_text(f'{request.read_text()}\n[index]\nkind = "hnsw"\nm = 8\nef = 32\n')
     play("build", "build", request)
     assert play("manifest", "manifest")["body"]["inputs"]["index"]["m"]
     for command in ("show", "replay"):
@@ -112,6 +143,11 @@ def test_answers_about_what_was_lost(play):
     with (world.cache / "journal.mdb").open("r+b") as file:
         file.write(bytes(8192))
     assert play("rebuild", "rebuild", code=5)["quarantine"]
+
+
+def test_answers_about_events_of_a_later_version(play):
+    append(play.world.cache, raw("weather.seen", {"wind": 5}))
+    assert play("replay", "replay", "--at", 34)
 
 
 def test_answers_with_options_that_few_use(play, tmp_path):
