@@ -19,6 +19,9 @@ TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: 
 SHARED = ("error", "readiness")
 """Keys at the top under which all commands that have them answer the same."""
 
+DEMO_BUILDS = ("build", "changed", "failed", "warm")
+"""Keys under which `demo` answers what `build` does."""
+
 
 def described(value):
     """The schema of one value."""
@@ -74,6 +77,9 @@ def add(answers):
         for each in known.values():
             if name in each["properties"]:
                 each["properties"][name] = reduce(joined, shapes, {})
+    if {"demo", "build"} <= known.keys():
+        parts = known["demo"]["properties"]
+        parts |= {part: joined(parts[part], known["build"]) for part in DEMO_BUILDS if part in parts}
     text = ",\n".join(f"{json.dumps(name)}: {json.dumps(known[name])}" for name in sorted(known))
     FILE.write_text(f"{{\n{text}\n}}\n")
 
