@@ -79,7 +79,8 @@ def add(answers):
                 each["properties"][name] = reduce(joined, shapes, {})
     if {"demo", "build"} <= known.keys():
         parts = known["demo"]["properties"]
-        parts |= {part: joined(parts[part], known["build"]) for part in DEMO_BUILDS if part in parts}
+        build = {**known["build"], "type": ["object"]}
+        parts |= {part: joined(parts[part], build) for part in DEMO_BUILDS if part in parts}
     text = ",\n".join(f"{json.dumps(name)}: {json.dumps(known[name])}" for name in sorted(known))
     FILE.write_text(f"{{\n{text}\n}}\n")
 
