@@ -193,7 +193,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
         "schema": _Entry("Print the JSON Schema of requests, settings or an answer in JSON."),
         "demo": _Entry(
             "See all of it work on made-up terrain, in a minute.",
-            _keys("ok sections"),
+            _keys("ok seconds"),
             module="tools.demo.demo",
         ),
     },

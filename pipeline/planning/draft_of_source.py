@@ -10,22 +10,23 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.builtin_model.place import PLACE_SIZE, blank_share
-from pipeline.errors import ErrorKind, PipelineError, RequestError
+from pipeline.builtin_model.place import PLACE_SIZE
+from pipeline.errors import ErrorKind, RequestError
 from pipeline.planning.area_report import ground_coverage
-from pipeline.planning.chunk_levels import choose_levels
+from pipeline.planning.chunk_levels import ChosenLevel, choose_levels
+from pipeline.planning.draft_tiles import look_at_tiles
 from pipeline.planning.request_draft import USUAL_COVERAGE, RequestDraft
 from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.request.area import Area
 from pipeline.request.area_files.read_area import read_area
 from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7, MERCATOR_LIMIT_E7, BoxE7
-from pipeline.tiles.decode import decode_picture
+from pipeline.request.request import BuildRequest
 from pipeline.tiles.grid import TileRange, range_box_e7, tile_ranges
 from pipeline.tiles.image_header import read_header
 from pipeline.tiles.selection import Selection, select_tiles
 from pipeline.tiles.sources.raster_file import TILE_PX
 from pipeline.tiles.sources.read_tile import read_tile
-from pipeline.tiles.tile import Locator, TileMetadataStore
+from pipeline.tiles.tile import TileMetadataStore
 from pipeline.tiles.tile_columns import TileColumns
 from store.base.level import EARTH_M, metres_per_pixel
 from store.manifest.levels import ChunkLevel
@@ -35,9 +36,6 @@ _WIDTH_M: Final = 500
 _WORLD: Final[BoxE7] = (-HALF_TURN_E7, -MERCATOR_LIMIT_E7, HALF_TURN_E7, MERCATOR_LIMIT_E7)
 _COARSER: Final = 3
 """From so many zooms coarser than rendered imagery itself may tiles of chunks be taken."""
-_MOST_SEEN: Final = 2000
-"""So many tiles at the edge of the imagery are decoded at most, to see how many of them are blank."""
-_BLANK: Final = 0.25
 _HALF: Final = 0.51
 """Of the side of a chunk, with some for sides that differ by latitude."""
 
@@ -56,20 +54,21 @@ def draft_request(
     """Return a request for what a source holds, or for the part of it in an area.
 
     Every tile of it is read once; its digest is kept for the build, where the source was opened with a folder for
-    that.
+    that. Up to 4,000 are decoded, to see what the build will say of them.
 
     Args:
         source: The opened source.
         base: Folder of the request.
         paths: The source as the request has it, relative to that folder, like the other paths.
         calibration: The calibration file; need not exist without an altitude.
-        has_camera: Whether that is the caller's.
+        has_camera: Whether that describes a camera.
         altitude_m: Lowest and highest height of the flight above ground, metres.
         area: A file that holds the ground.
         today: The day for the age of tiles.
 
     Raises:
-        RequestError: The source holds nothing, a file cannot be used, or the area lies outside of the imagery.
+        RequestError: The source holds nothing, nothing that can be read or recognised, a file cannot be used, or
+            the area lies outside of the imagery.
         TileError: The source is damaged.
     """
     extent = source.extent()
@@ -92,6 +91,7 @@ def draft_request(
         has_camera=has_camera,
         altitude_m=altitude_m,
         area=area,
+        today=today,
         extent=extent,
         box_e7=box,
         zoom=(finest if altitude_m is None else coarsest, finest),
@@ -99,7 +99,7 @@ def draft_request(
     draft, ground = _with_area(draft)
     if edge is not None:
         draft = replace(draft, pixel_m=metres_per_pixel(finest, edge, draft.middle_e7[1] / E7))
-    return _measured(draft, source, ground, today)
+    return _measured(draft, source, ground)
 
 
 def _nothing_in(source: TileMetadataStore) -> RequestError:
@@ -131,7 +131,7 @@ def _with_area(draft: RequestDraft) -> tuple[RequestDraft, Area | None]:
     return replace(draft, box_e7=area.bbox_e7), area
 
 
-def _measured(draft: RequestDraft, source: TileMetadataStore, area: Area | None, today: date) -> RequestDraft:
+def _measured(draft: RequestDraft, source: TileMetadataStore, area: Area | None) -> RequestDraft:
     """Return the draft with what is there of its ground.
 
     Raises:
@@ -139,16 +139,14 @@ def _measured(draft: RequestDraft, source: TileMetadataStore, area: Area | None,
     """
     request, levels = draft.request(), tuple[ChunkLevel, ...]()
     if draft.altitude_m is not None:
-        chosen = choose_levels(
-            request, read_calibration(request), source, area=area, input_side_px=min(PLACE_SIZE)
-        )
+        chosen = _levels_for(request, source, area)
         levels = tuple(each.chunks for each in chosen)
         if area is None:
             draft = replace(
                 draft, box_e7=_inside(draft.box_e7, _HALF * max(each.described.side_m for each in chosen))
             )
             request = draft.request()
-    selection = select_tiles(request, source, today=today, area=area, levels=levels)
+    selection = select_tiles(request, source, today=draft.today, area=area, levels=levels)
     coverage = _coverage_of(selection)
     if coverage <= 0 or (area is not None and coverage < USUAL_COVERAGE):
         raise RequestError(
@@ -158,13 +156,57 @@ def _measured(draft: RequestDraft, source: TileMetadataStore, area: Area | None,
             kind=ErrorKind.NO_TILES,
             subject=source.name,
         )
-    return replace(
+    draft = replace(
         draft,
         wanted=selection.wanted,
         tiles=len(selection.tiles),
         coverage=coverage,
-        blank=_blank_part(selection.tiles),
+        looks=look_at_tiles(selection.tiles),
     )
+    _require_use(draft, source.name)
+    return draft
+
+
+def _require_use(draft: RequestDraft, name: str) -> None:
+    """Refuse imagery of which no build could make a cache."""
+    looks = draft.looks
+    if looks.first_unreadable is not None and looks.unreadable == looks.seen:
+        place, error = looks.first_unreadable
+        raise RequestError(
+            f"expected tiles that can be read in {name}, found none: tile {place}: {error.message}",
+            hint="fetch the imagery again, or name other imagery",
+            kind=ErrorKind.BAD_TILE,
+            subject=name,
+        )
+    if draft.min_fraction <= 0:
+        raise RequestError(
+            f"expected imagery of ground that can be recognised in {name}, found"
+            f" {draft.localisable:.0%} of the area: the rest is missing, featureless, blank, unreadable or alike",
+            hint="name imagery that shows more of the ground (a finer one, or without holes), or draw an --area in it",
+            kind=ErrorKind.COVERAGE_TOO_LOW,
+            subject=name,
+        )
+
+
+def _levels_for(
+    request: BuildRequest, source: TileMetadataStore, area: Area | None
+) -> tuple[ChosenLevel, ...]:
+    """Return the levels of chunks that the heights need.
+
+    Raises:
+        RequestError: There are none; it names the options of the one who asked, who has no request yet.
+    """
+    camera = read_calibration(request)
+    try:
+        return choose_levels(request, camera, source, area=area, input_side_px=min(PLACE_SIZE))
+    except RequestError as error:
+        if not error.message.startswith("chunks: "):
+            raise
+        raise RequestError(
+            f"--altitude: {error.message}",
+            hint="name a lower --altitude, or coarser imagery of a wider area",
+            kind=error.kind,
+        ) from error
 
 
 def _coverage_of(selection: Selection) -> float:
@@ -175,27 +217,6 @@ def _coverage_of(selection: Selection) -> float:
         ground_coverage(each.level, each.area, each.made.ids, np.zeros(len(each.made), np.bool_)).localisable
         for each in selection.levels
     )
-
-
-def _blank_part(tiles: TileColumns) -> float:
-    """Return which part of some tiles is blank where the imagery ends in them: those are featureless, 0 to 1."""
-    z, x, y = tiles.places.T.astype(np.int64)
-    around = np.left_shift(1, z)
-    keys = z << 50 | x << 25 | y
-    steps = ((1, 0), (-1, 0), (0, 1), (0, -1))
-    inner = [np.isin(z << 50 | (x + dx) % around << 25 | (y + dy), keys) for dx, dy in steps]
-    edge = np.flatnonzero(~np.logical_and.reduce(inner))
-    seen = edge[:: -(-len(edge) // _MOST_SEEN) or 1].tolist()
-    blank = sum(_is_blank(tiles[row].locator) for row in seen)
-    return blank / len(seen) * len(edge) / len(tiles) if seen else 0.0
-
-
-def _is_blank(locator: Locator) -> bool:
-    try:
-        picture = decode_picture(read_tile(locator))
-    except PipelineError:
-        return False
-    return picture.transparent + blank_share(picture.pixels) > _BLANK
 
 
 def _box_of(held: TileColumns) -> BoxE7:

@@ -8,9 +8,11 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Final
 
+from pipeline.planning.draft_tiles import SeenTiles
 from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7, BoxE7
 from pipeline.request.options import CoverageOptions
 from pipeline.request.request import BuildRequest
@@ -21,6 +23,8 @@ USUAL_COVERAGE: Final = CoverageOptions().min_fraction
 
 _MARGIN: Final = 0.05
 """Part of an area with holes that may turn out to be featureless."""
+_FIRST_DAY: Final = date(1900, 1, 1)
+"""Before it nothing was photographed that tiles are made of; cameras without a clock say the year 1 or 0."""
 _NO_NAME: Final = re.compile(r"[{*?\[]")
 
 
@@ -32,17 +36,18 @@ class RequestDraft:
         base: Folder of the request.
         source: The imagery.
         calibration: The calibration file.
-        has_camera: Whether that is the caller's.
+        has_camera: Whether that describes a camera.
         altitude_m: Lowest and highest height of the flight, metres; None for a descriptor of each tile.
         area: A file that holds the ground; None for the box.
         width_m: Width of the corridor along its routes, metres; None where it has polygons.
+        today: The day on which it is made.
         extent: What the source holds.
         box_e7: The ground to build.
         zoom: Its zooms.
         pixel_m: Side of a pixel of the finest tiles at its middle, metres; None if no tile can be read.
         wanted: How many tiles the area wants.
         tiles: How many of them are there.
-        blank: Part of those tiles that is blank, for the imagery ends in them.
+        looks: What those tiles look like.
         coverage: Part of the area that is there, 0 to 1: of its tiles, or of its ground where there are chunks.
     """
 
@@ -53,6 +58,7 @@ class RequestDraft:
     altitude_m: tuple[float, float] | None
     area: str | None
     width_m: int | None = None
+    today: date
     extent: Extent
     box_e7: BoxE7
     zoom: ZoomRange
@@ -60,7 +66,7 @@ class RequestDraft:
     wanted: int = 0
     tiles: int = 0
     coverage: float = 1.0
-    blank: float = 0.0
+    looks: SeenTiles = SeenTiles()
 
     @property
     def middle_e7(self) -> tuple[int, int]:
@@ -68,6 +74,18 @@ class RequestDraft:
         west, south, east, north = self.box_e7
         longitude = (west + (east + FULL_TURN_E7 if west > east else east)) // 2
         return (longitude - FULL_TURN_E7 if longitude > HALF_TURN_E7 else longitude), (south + north) // 2
+
+    @property
+    def localisable(self) -> float:
+        """Part of the area that a build will find to be localisable, 0 to 1."""
+        return self.coverage * (1 - self.looks.useless)
+
+    @property
+    def min_fraction(self) -> float:
+        """The least part that the request demands: what is usual, or a little less than there is."""
+        there = self.localisable
+        least = max(0.0, math.floor((there - _MARGIN) * 100) / 100)
+        return USUAL_COVERAGE if there >= 1 else min(USUAL_COVERAGE, least)
 
     def request(self) -> BuildRequest:
         """Return the request that the text is.
@@ -94,6 +112,7 @@ class RequestDraft:
                 "[tiles]",
                 f"source = {self._source()}",
                 *self._dates(),
+                *self._unreadable(),
                 "",
                 "[[models]]",
                 'name = "place"',
@@ -108,7 +127,8 @@ class RequestDraft:
         """Return the name of the file or folder of the imagery."""
         parts = Path(self.source[0]).parts
         named = [part for part in parts if not _NO_NAME.search(part) and part.strip("./")]
-        return (named[-1].partition(".")[0] if named else "")[:128].strip() or "flight"
+        label = (named[-1].partition(".")[0] if named else "")[:128].strip()
+        return label if label.isprintable() and label else "flight"
 
     def _ground(self) -> list[str]:
         if self.area is None:
@@ -154,27 +174,46 @@ class RequestDraft:
             return _text(self.source[0])
         return "[" + ", ".join(map(_text, self.source)) + "]"
 
+    @property
+    def captured(self) -> date | None:
+        """The day on which the ground was photographed, if the files name one that can be true."""
+        said = self.extent.captured
+        return said if said is not None and _FIRST_DAY <= said <= self.today else None
+
     def _dates(self) -> list[str]:
-        if self.extent.captured is not None:
+        said = self.extent.captured
+        if said is not None and self.captured is None:
             return [
-                f"captured = {self.extent.captured}   # the day of the oldest photographs, as the files say"
+                f"# The files say {said}, which cannot be. CORRECT THIS: when the ground was photographed.",
+                f"# captured = {self.today}",
             ]
+        if said is not None:
+            return [f"captured = {said}   # the day of the oldest photographs, as the files say"]
         told = "# When the ground was photographed; the source does not say."
         if self.extent.written is not None:
             told += f" Its oldest file was written on {self.extent.written}."
         return [told, f"# captured = {self.extent.written or '2026-09-01'}"]
 
+    def _unreadable(self) -> list[str]:
+        if self.looks.first_unreadable is None:
+            return []
+        place, _ = self.looks.first_unreadable
+        return [
+            (
+                f'on_bad = "skip"   # CORRECT THIS: {self.looks.unreadable} of {self.looks.seen} tiles cannot be read and'
+                f' are left out, such as {place}; "fail" demands all of them'
+            )
+        ]
+
     def _holes(self) -> list[str]:
-        there = self.coverage * (1 - self.blank)
-        least = max(0.0, math.floor((there - _MARGIN) * 100) / 100)
-        if there >= 1 or least >= USUAL_COVERAGE:
+        if self.min_fraction >= USUAL_COVERAGE:
             return []
         return [
             "",
             "[coverage]",
             (
-                f"min_fraction = {least:.2f}   # the imagery has holes: {there:.0%} of the area is there."
-                f" The usual least is {USUAL_COVERAGE:g}"
+                f"min_fraction = {self.min_fraction:.2f}   # CORRECT THIS: least part that must be localisable, usually"
+                f" {USUAL_COVERAGE:g}; about {self.localisable:.0%} is, the rest is missing, featureless or alike"
             ),
         ]
 

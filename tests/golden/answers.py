@@ -16,6 +16,12 @@ from tools.commands.schema import answer_schemas
 FILE = Path(__file__).parents[2] / "tools/answers.json"
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
+SHARED = ("error", "readiness")
+"""Keys at the top under which all commands that have them answer the same."""
+
+DEMO_BUILDS = ("build", "changed", "failed", "warm")
+"""Keys under which `demo` answers what `build` does."""
+
 
 def described(value):
     """The schema of one value."""
@@ -66,6 +72,15 @@ def add(answers):
         )
         always = [set(each) for each in documents] + ([set(before["required"])] if before else [])
         known[name] |= {"type": "object", "required": sorted(set.intersection(*always) - {"error"})}
+    for name in SHARED:
+        shapes = [each["properties"][name] for each in known.values() if name in each["properties"]]
+        for each in known.values():
+            if name in each["properties"]:
+                each["properties"][name] = reduce(joined, shapes, {})
+    if {"demo", "build"} <= known.keys():
+        parts = known["demo"]["properties"]
+        build = {**known["build"], "type": ["object"]}
+        parts |= {part: joined(parts[part], build) for part in DEMO_BUILDS if part in parts}
     text = ",\n".join(f"{json.dumps(name)}: {json.dumps(known[name])}" for name in sorted(known))
     FILE.write_text(f"{{\n{text}\n}}\n")
 

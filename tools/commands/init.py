@@ -4,7 +4,7 @@ import os
 import shlex
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -16,13 +16,15 @@ from pipeline.request.rules import altitudes
 from pipeline.request.validation import InvalidValueError
 from pipeline.tiles.sources.registry import open_source
 from store.base.clock import SystemClock, utc_day
-from store.errors import ErrorKind, RequestRefusedError, TranslateOSErrors
-from store.files.regular_file import open_regular
+from store.errors import ErrorKind, RequestRefusedError
 from tools.command import LOCAL_FILE, PATH, Answer, Call, shared_options
 from tools.output import render
 from tools.output.progress import shown_progress
+from tools.report.write_page import write_whole
 
-_CALIBRATION = "calibration.json"
+_CALIBRATION: Final = "calibration.json"
+_EMPTY_BYTES: Final = 64
+"""What is read of a calibration to see whether it is empty."""
 
 
 class _Altitudes(click.ParamType[tuple[float, float]]):
@@ -73,6 +75,10 @@ def init(
     _check_target(output, force=force)
     base = Path(os.path.realpath(output.parent))
     calibration = base / _CALIBRATION if camera is None else camera
+    has_calibration = camera is not None or os.path.lexists(calibration)
+    paths, further = [_relative(path, base) for path in sources], _relative(calibration, base)
+    ground = None if area is None else _relative(area, base)
+    _require_printable(*paths, further, *filter(None, [ground]))
     with shown_progress() as progress:
         source = open_source(
             sources if len(sources) > 1 else sources[0],
@@ -83,24 +89,22 @@ def init(
         draft = draft_request(
             source,
             base=base,
-            paths=[_relative(path, base) for path in sources],
-            calibration=_relative(calibration, base),
-            has_camera=camera is not None or os.path.lexists(calibration),
+            paths=paths,
+            calibration=further,
+            has_camera=has_calibration and not _is_empty(calibration),
             altitude_m=altitude,
-            area=None if area is None else _relative(area, base),
+            area=ground,
             today=utc_day(SystemClock()),
         )
-    # A calibration that is there already is used as it is.
-    if camera is not None or os.path.lexists(calibration):
+    if has_calibration:
+        # It is used as it is.
         read_calibration(draft.request())
-    else:
-        _write(calibration, "{}\n", force=False)
-    _write(output, draft.text(), force=force)
+    _write(draft, output, None if has_calibration else calibration, force=force)
     return _answer(draft, output, calibration)
 
 
 def _answer(draft: RequestDraft, output: Path, calibration: Path) -> Answer:
-    captured = draft.extent.captured
+    captured, looks = draft.captured, draft.looks
     document = {
         "path": str(output),
         "calibration": str(calibration),
@@ -111,6 +115,10 @@ def _answer(draft: RequestDraft, output: Path, calibration: Path) -> Answer:
         "tiles": draft.tiles,
         "wanted": draft.wanted,
         "coverage": round(draft.coverage, 6),
+        "localisable": round(draft.localisable, 6),
+        "min_fraction": draft.min_fraction,
+        "looked_at": looks.seen,
+        "unreadable": looks.unreadable,
     }
     pixel = "" if draft.pixel_m is None else f", {draft.pixel_m:.2f} m per pixel"
     lines = [
@@ -119,6 +127,8 @@ def _answer(draft: RequestDraft, output: Path, calibration: Path) -> Answer:
             ("calibration", calibration),
             ("zoom", f"{draft.zoom[0]} to {draft.zoom[1]}{pixel}"),
             ("tiles", f"{draft.tiles:,} of {draft.wanted:,}"),
+            ("localisable", f"about {draft.localisable:.0%} of the area" if draft.localisable < 1 else None),
+            ("unreadable", f"{looks.unreadable:,} of {looks.seen:,} tiles" if looks.unreadable else None),
             ("captured", captured or "unknown: fill it in"),
         ),
         "",
@@ -135,6 +145,10 @@ def _relative(path: str | Path, base: Path) -> str:
 
 def _check_target(target: Path, *, force: bool) -> None:
     """Refuse a name that is taken, before anything is read."""
+    if str(target) == "-":
+        raise _refused(
+            "a file for the request, found '-'", "name a file: the paths in a request start from its folder"
+        )
     if not target.parent.is_dir():
         raise _refused(
             f"a folder for the request, found none: {target.parent}", "make it, or choose another -o FILE"
@@ -150,14 +164,32 @@ def _refused(expected: str, hint: str) -> RequestRefusedError:
     return RequestRefusedError(f"expected {expected}", kind=ErrorKind.FILE_SYSTEM, hint=hint)
 
 
-def _write(target: Path, text: str, *, force: bool) -> None:
-    """Write a file, never through a link, and over one that is there only if forced; remove it if that fails."""
-    with TranslateOSErrors(f"request {target}"):
-        descriptor = open_regular(target, os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL))
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-        except OSError:
+def _require_printable(*paths: str) -> None:
+    for path in paths:
+        if not path.isprintable():
+            raise _refused(
+                f"paths that a request can have, found one that cannot be printed: {path}",
+                "rename the file or folder",
+            )
+
+
+def _write(draft: RequestDraft, output: Path, calibration: Path | None, *, force: bool) -> None:
+    """Write a request, and an empty calibration if there is none yet: both or nothing."""
+    if calibration is not None:
+        write_whole(calibration, b"{}\n", what="calibration", over=False)
+    try:
+        write_whole(output, draft.text().encode(), what="request", over=force)
+    except BaseException:
+        if calibration is not None:
             with suppress(OSError):
-                target.unlink()
-            raise
+                calibration.unlink()
+        raise
+
+
+def _is_empty(calibration: Path) -> bool:
+    """Return whether a calibration file is the empty object that stands for one."""
+    try:
+        with calibration.open("rb") as file:
+            return file.read(_EMPTY_BYTES).split() in ([b"{}"], [b"{", b"}"])
+    except OSError:
+        return False

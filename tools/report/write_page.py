@@ -1,4 +1,4 @@
-"""Write a page to a file: whole or not at all, and never over anything but an earlier page."""
+"""Write a page or another small file: whole or not at all, a page never over anything but an earlier page."""
 
 import os
 import stat
@@ -12,6 +12,8 @@ from tools.report.page import MARK
 
 _HEAD: Final = 512
 """Length of the beginning of a page that holds its mark, bytes."""
+_NAME: Final = 40
+"""So many characters of a file's name has that of its draft, which may have 255 bytes."""
 
 
 def check_target(target: Path, cache: Path | None, *, option: str = "-o") -> None:
@@ -37,22 +39,38 @@ def _is_page(target: Path) -> bool:
 
 
 def write_page(target: Path, data: bytes) -> None:
-    """Write the page beside its place and move it there, so that an earlier one stays until the new one is whole.
+    """Write a page over an earlier one; see `write_whole`."""
+    write_whole(target, data, what="page", over=True)
+
+
+def write_whole(target: Path, data: bytes, *, what: str, over: bool) -> None:
+    """Write a file beside its place and move it there, so that an earlier one stays until the new one is whole.
+
+    Args:
+        target: Its place.
+        data: What it will hold.
+        what: What to call it in messages.
+        over: Whether it may take the place of another file. If not, and there is one, that stays.
 
     Raises:
-        StoreError: It cannot be written; what was there is as it was.
+        StoreError: It cannot be written, or has no right to its place; what was there is as it was.
     """
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
-    with TranslateOSErrors(f"page {target}"):
+    draft = target.with_name(f".{target.name[:_NAME]}.{os.getpid()}.part")
+    with TranslateOSErrors(f"{what} {target}"):
+        claimed = False
         try:
             with os.fdopen(open_regular(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            if not over:
+                os.close(open_regular(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+                claimed = True
             draft.replace(target)
         except BaseException:
-            with suppress(OSError):
-                draft.unlink()
+            for left in (draft, target) if claimed else (draft,):
+                with suppress(OSError):
+                    left.unlink()
             raise
 
 

@@ -135,9 +135,14 @@ class TensorRtCompiler:
         except CompileError as error:
             if not job.single or error.kind not in _OPEN_BATCH_FAILS:
                 raise
-            why = f"compiled for batches of {job.batch} alone: {error.message}\n"
-        fixed = self._compile(replace(job, single=False), scratch, on_progress)
-        return replace(fixed, log=why + fixed.log)
+            first = error
+        try:
+            fixed = self._compile(replace(job, single=False), scratch, on_progress)
+        except CompileError as error:
+            if error.message != first.message:
+                error.message += f"; before that, for any batch: {first.message}"
+            raise
+        return replace(fixed, log=f"compiled for batches of {job.batch} alone: {first.message}\n{fixed.log}")
 
     def _compile(self, job: EngineJob, scratch: Path, on_progress: OnProgress | None) -> CompiledEngine:
         return compile_in_child(

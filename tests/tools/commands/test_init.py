@@ -1,6 +1,9 @@
 """`c10 init`: what it writes for each kind of imagery builds, and what it cannot write is refused in one line."""
 
 import json
+import os
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from pipeline.planning import draft_tiles
 from store.toml import tomllib
 from tests.ground import ALTITUDE_M, CAMERA, TILES, GroundSite
 from tests.ground import ZOOM as GROUND_ZOOM
@@ -139,6 +143,73 @@ def test_tiles_in_which_the_imagery_ends_are_allowed_for(folder):
     build()
 
 
+def plain(shade):
+    """A tile of calm water, of its own colour."""
+    buffer = BytesIO()
+    Image.new("RGB", (32, 32), (20, 60, shade)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+WIDE = block(ZOOM, LEFT, TOP, columns=7, rows=7)
+INNER = [(ZOOM, LEFT + x, TOP + y) for x in (2, 3, 4) for y in (2, 3, 4)]
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [{place: plain(90 + at) for at, place in enumerate(INNER)}, dict.fromkeys(INNER, BLOCK[ZOOM, LEFT, TOP])],
+    ids=["a lake", "equal tiles"],
+)
+def test_what_is_useless_inside_of_the_imagery_is_allowed_for(inside, folder):
+    write_mbtiles(folder / "a.mbtiles", {**WIDE, **inside})
+    told = run("init", "a.mbtiles", "-o", "request.toml")
+    # The picture that repeats is the first tile's.
+    useless = 9 + (BLOCK[ZOOM, LEFT, TOP] in inside.values())
+    assert told["localisable"] == pytest.approx(1 - useless / 49, abs=1e-6)
+    assert told["looked_at"] == 49
+    assert asked()["coverage"]["min_fraction"] == told["min_fraction"] == (0.76 if useless == 9 else 0.74)
+    assert "CORRECT THIS: least part" in (folder / "request.toml").read_text()
+    build()
+
+
+def test_imagery_without_anything_to_recognise_is_refused(folder):
+    write_mbtiles(folder / "a.mbtiles", {place: plain(at) for at, place in enumerate(BLOCK)})
+    error = run("init", "a.mbtiles", "-o", "request.toml", code=2)["error"]
+    assert error["kind"] == "coverage-too-low"
+    assert "found 0%" in error["message"]
+    assert "name imagery" in error["hint"]
+    assert [each.name for each in folder.iterdir()] == ["a.mbtiles"]
+
+
+def test_tiles_that_cannot_be_read_are_told_and_skipped_or_refused_if_none_can(folder):
+    buffer = BytesIO()
+    Image.effect_noise((32, 16), 90).convert("RGB").save(buffer, "png")
+    bad = {(ZOOM, LEFT + 2, TOP + 1): b"no imagery", (ZOOM, LEFT + 3, TOP + 1): b""}
+    bad[ZOOM, LEFT + 4, TOP + 2] = buffer.getvalue()
+    write_xyz(folder / "tiles", {**BLOCK, **bad})
+    assert run("init", "tiles", "-o", "request.toml")["unreadable"] == 3
+    assert asked()["tiles"]["on_bad"] == "skip"
+    text = (folder / "request.toml").read_text()
+    assert f"CORRECT THIS: 3 of 20 tiles cannot be read and are left out, such as {ZOOM}/{LEFT + 2}/" in text
+    assert build()["skipped"] == 3
+    write_xyz(folder / "none", dict.fromkeys(BLOCK, b"no imagery"))
+    error = run("init", "none", "-o", "none.toml", code=2)["error"]
+    assert error["kind"] == "bad-tile"
+    assert "found none: tile" in error["message"]
+    assert not (folder / "none.toml").exists()
+
+
+def test_a_sample_of_many_tiles_tells_what_all_are_like(folder, monkeypatch):
+    tiles = block(ZOOM, LEFT, TOP, columns=30, rows=30)
+    # Every third column: what takes each n-th tile would see all or none of it.
+    tiles |= {place: plain(at % 200) for at, place in enumerate(tiles) if place[1] % 3 == 0}
+    write_mbtiles(folder / "a.mbtiles", tiles)
+    monkeypatch.setattr(draft_tiles, "_MOST_SEEN", 100)
+    first, second = (run("init", "a.mbtiles", "-o", name) for name in ("a.toml", "b.toml"))
+    assert first["looked_at"] == 200
+    assert 0.55 < first["localisable"] < 0.78
+    assert first["localisable"] == second["localisable"]
+
+
 def test_a_camera_and_heights_give_chunks_inside_of_the_imagery(folder):
     GroundSite(folder)
     (folder / "camera.json").write_bytes(CAMERA)
@@ -161,6 +232,16 @@ def test_a_chunk_larger_than_the_imagery_is_refused(folder):
     ]
     assert "--altitude" in error["message"]
     assert not (folder / "r.toml").exists()
+
+
+def test_a_chunk_larger_than_its_zoom_allows_is_told_by_the_options_there_are(folder):
+    write_xyz(folder / "tiles", block(20, LEFT << 8, TOP << 8, columns=3, rows=3))
+    (folder / "camera.json").write_bytes(CAMERA)
+    words = ("init", "tiles", "-o", "r.toml", "--camera", "camera.json", "--altitude", 3000)
+    error = run(*words, code=2)["error"]
+    assert "--altitude: chunks: a side of" in error["message"]
+    assert "lower --altitude" in error["hint"]
+    assert "chunks" not in error["hint"]
 
 
 def test_an_area_is_the_ground_of_the_request(folder):
@@ -217,6 +298,57 @@ def test_nothing_is_overwritten_unless_it_is_asked_for(folder):
     run("init", "tiles", "-o", "link.toml", "--force", code=2)
 
 
+FULL_DISK = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+from tools.cli import cli
+cli(sys.argv[1:])
+"""
+
+
+def test_a_request_that_cannot_be_written_leaves_what_was_there(folder):
+    write_xyz(folder / "tiles", {place: content[:90] for place, content in BLOCK.items()} | BLOCK)
+    (folder / "request.toml").write_text("# MY EDITS")
+    before = sorted(folder.rglob("*"))
+    for args in (("request.toml", "--force"), ("other.toml",)):
+        command = [sys.executable, "-c", FULL_DISK, "init", "tiles", "-o", *args]
+        ended = subprocess.run(
+            command, check=False, env={**os.environ, "HOME": "/nonexistent"}, capture_output=True, text=True
+        )
+        assert ended.returncode in (2, 8), ended.stderr
+        assert "c10: error: " in ended.stderr
+        assert (folder / "request.toml").read_text() == "# MY EDITS"
+        assert sorted(folder.rglob("*")) == before
+
+
+def test_an_empty_calibration_is_marked_as_long_as_it_is_empty(folder):
+    write_xyz(folder / "tiles", BLOCK)
+    mark = "CORRECT THIS: an empty file"
+    for args in ((), ("--force",), ("--force", "--camera", "calibration.json")):
+        run("init", "tiles", "-o", "request.toml", *args)
+        assert mark in (folder / "request.toml").read_text()
+    for text in ("{ }", " {\n}\n"):
+        (folder / "calibration.json").write_text(text)
+        run("init", "tiles", "-o", "request.toml", "--force")
+        assert mark in (folder / "request.toml").read_text()
+    (folder / "calibration.json").write_bytes(CAMERA)
+    run("init", "tiles", "-o", "request.toml", "--force")
+    assert mark not in (folder / "request.toml").read_text()
+
+
+@pytest.mark.parametrize("name", [b"new\nline", b"bad\xff", "turned \u202e".encode()])
+def test_a_name_that_no_request_can_have_is_told_as_such(name, folder):
+    Path(os.fsdecode(name)).mkdir()
+    write_xyz(folder / os.fsdecode(name) / "tiles", BLOCK)
+    error = run("init", Path(os.fsdecode(name)) / "tiles", "-o", "request.toml", code=2)["error"]
+    assert "rename" in error["hint"]
+    assert not (folder / "request.toml").exists()
+    # Inside of the folder its name is in no path.
+    os.chdir(name)
+    run("init", "tiles", "-o", "request.toml")
+
+
 @pytest.mark.parametrize("name", ['a "b" \\ c', "Ödland 🛩", "a.b.c", "x" * 200, "$HOME"])
 def test_names_are_written_as_toml_reads_them(name, folder):
     (folder / name).mkdir()
@@ -234,6 +366,7 @@ def test_names_are_written_as_toml_reads_them(name, folder):
         (["https://example.com/{z}/{x}/{y}.png"], "download"),
         (["tiles", "empty"], "name one archive"),
         (["tiles", "--altitude", "100"], "help"),
+        (["tiles", "-o", "-"], "name a file"),
         (["tiles", "--camera", "empty/camera.json"], "correct the path"),
         (["tiles", "--camera", "list.json"], "into an object"),
         (["tiles", "--camera", "bare.json", "--altitude", "100"], "altitude_m needs"),
@@ -246,7 +379,7 @@ def test_what_is_of_no_use_is_refused_and_leaves_nothing(args, hint, folder):
     (folder / "list.json").write_text("[]")
     (folder / "bare.json").write_text("{}")
     before = sorted(folder.rglob("*"))
-    error = run("init", *args, "-o", "request.toml", code=2)["error"]
+    error = run("init", "-o", "request.toml", *args, code=2)["error"]
     assert hint in error["hint"], error
     assert sorted(folder.rglob("*")) == before
 
@@ -270,6 +403,20 @@ def test_geotiff_gets_its_own_zoom_and_date(turn, folder):
         file.update_tags(ns="IMAGERY", ACQUISITIONDATETIME="2024-04-30T08:00:00Z")
     assert run("init", "ortho.tif", "-o", "dated.toml")["captured"] == "2024-04-30"
     assert str(asked("dated.toml")["tiles"]["captured"]) == "2024-04-30"
+
+
+@pytest.mark.gdal
+@pytest.mark.parametrize("said", ["2999-05-01", "0001-01-01"])
+def test_a_day_that_cannot_be_is_not_taken(said, folder):
+    rasterio = pytest.importorskip("rasterio", reason="needs rasterio: pip install 'c10[gdal]'")
+    from tests.geotiffs import write_geotiff
+
+    write_geotiff(folder / "ortho.tif", size=1100)
+    with rasterio.open(folder / "ortho.tif", "r+") as file:
+        file.update_tags(ns="IMAGERY", ACQUISITIONDATETIME=f"{said}T08:00:00Z")
+    assert run("init", "ortho.tif", "-o", "request.toml")["captured"] is None
+    assert "captured" not in asked()["tiles"]
+    assert f"The files say {said}, which cannot be. CORRECT THIS" in (folder / "request.toml").read_text()
 
 
 @pytest.mark.gdal

@@ -15,6 +15,7 @@ from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.conformance import decoder
 from tests.conformance.cpp_reader import compiled, told_by
 from tests.conformance.python_reader import verdict
+from tests.golden import answers
 from tests.golden.outward import bundle_structure, cache_structure, keys
 from tests.tools import tour
 from tools.cli import cli
@@ -99,6 +100,7 @@ def test_all_that_is_kept_has_the_structure_that_it_had(played, golden, tmp_path
         found[name] = bundle_structure(target)
     golden.check("structure", "demo", found)
     golden.check("json_keys", "demo", {"demo": keys(json.loads(result.stdout))})
+    (answers.add if golden.writes else answers.check)({"demo": [json.loads(result.stdout)]})
 
 
 def test_a_decoder_from_the_documents_projects_its_manifests(played, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from tests.tools.report import browser
 from tools.report.page import MARK, embedded, page
-from tools.report.static import pack_lanes, static_steps
+from tools.report.static import MAX_BARS, MAX_LANES, MAX_STEPS, pack_lanes, static_steps
 
 HOSTILE = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'><!-- ]]> @DATA@ ${window.pwned=1} &lt;b&gt; \u2028"
 TILES_WIDE = 320
@@ -151,6 +151,29 @@ def test_the_static_page_draws_windows_in_lanes():
     assert text.count("<rect") == 5
     assert {re.search(r'y="(\d+)"', each)[1] for each in text.split("<rect")[1:]} == {"0", "7", "14"}
     assert "&lt;b&gt;" in text
+
+
+def test_the_static_page_of_a_large_build_stays_small_and_shows_all_of_its_time():
+    parts = [{"begin_ms": begin, "ms": 50_000} for begin in range(2000)]
+    large = {"kind": "cells", "subject": "", "outcome": "done", "begin_ms": 0, "ms": 52_000, "parts": parts}
+    small = {**large, "parts": parts[:7]}
+    for steps in ([large] * MAX_STEPS, [large, *[small] * 9], [large]):
+        text = static_steps({"steps": steps, "ms": 52_000})
+        assert MAX_BARS / 2 < text.count("<rect") <= MAX_BARS
+        assert len(text) < 200_000
+        assert text.count("<tr") == len(steps)
+        drawn = [float(each) for each in re.findall(r'x="([\d.]+)"', text.partition("</tr>")[0])]
+        assert drawn[0] == 0
+        assert drawn[-1] > 35
+    rows = static_steps({"steps": [large, *[small] * 9], "ms": 52_000}).split("</tr>")
+    assert [row.count("<rect") for row in rows[1:10]] == [7] * 9
+
+
+def test_lanes_beyond_the_last_are_drawn_over_it():
+    spans = [(begin, 1000 + begin) for begin in range(50)] + [(1000, 1100), (1001, 1002), (1051, 1052)]
+    lanes = list(pack_lanes(spans))
+    assert [lane for _, _, lane in lanes[:50]] == [*range(MAX_LANES), *[MAX_LANES - 1] * 34]
+    assert lanes[50:] == [(1000, 1100, 0), (1001, 1002, 1), (1051, 1052, 1)]
 
 
 def test_hostile_texts_stay_texts(draw, failed):

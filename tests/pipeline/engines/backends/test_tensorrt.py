@@ -115,6 +115,17 @@ def test_a_network_that_works_at_a_fixed_batch_alone_is_compiled_for_that(compil
     assert "compiled for batches of 8 alone: expected a descriptor output of [any batch, d]" in engine.log
 
 
+def test_the_first_cause_is_told_when_the_compile_for_a_fixed_batch_fails_too(fake, compiler, tmp_path):
+    fake.setenv("C10_FAKE_TENSORRT", "none")
+    job = job_of(tmp_path, with_batch_within(toy_network(), 8), target="sm87:Orin", single=True)
+    message = failure(compiler, job, tmp_path).message
+    assert message.startswith(failure(compiler, replace(job, single=False), tmp_path).message)
+    assert "before that, for any batch: expected a descriptor output of [any batch, d]" in message
+    # The same cause is told once.
+    job = job_of(tmp_path, toy_network(), target="sm87:Orin", single=True)
+    assert "before that" not in failure(compiler, job, tmp_path).message
+
+
 @pytest.mark.parametrize(
     ("changes", "least"),
     [
