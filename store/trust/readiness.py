@@ -4,11 +4,13 @@
 cache gets the same sentences everywhere. `store.trust.readiness_facts` collects what is judged.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Any, Final
 
 from store.base.cache_warning import CacheWarning
+from store.base.level import EARTH_M
 from store.base.valueclass import valueclass
 from store.trust.go_no_go import UNCHECKED
 from store.trust.readiness_facts import FINEST_ASKED_M, AreaCounts, Facts, Reading, Resolution, Signature
@@ -155,6 +157,7 @@ def judge(facts: Facts, *, today: date, origin: tuple[int, int] | None = None) -
             *_age_warnings(facts, day, age, limit),
             *(_origin_warning(facts, take_off) if inside is False else ()),
             *_detail_warnings(facts),
+            *_margin_warning(facts),
             *(() if reading is None else _reading_warnings(reading)),
             *_signature_warning(facts),
             *_clock_warning(facts.committed, today),
@@ -259,6 +262,27 @@ def _detail_warnings(facts: Facts) -> Iterator[CacheWarning]:
             message="nobody has shown that this cache finds a place in a photograph",
             hint=f"add [proof] with photographs of known places to the request, {_BUILD}",
         )
+
+
+def _margin_warning(facts: Facts) -> Iterator[CacheWarning]:
+    """Yield that no answer will have a margin: it is the score of a chunk more than a side away, and there is none."""
+    side = min((each.side_m for each in facts.resolutions), default=0.0)
+    across = 0.0 if facts.area is None else _diagonal_m(facts.area)
+    if facts.area is not None and across <= side:
+        yield CacheWarning(
+            kind="no-margin",
+            message=f"the area is {across:.0f} m across, and one chunk {side:.0f} m: no answer has a margin, and "
+            "nothing tells a right one from a wrong one",
+            hint=f"widen the area by some chunks on each side, {_BUILD}",
+        )
+
+
+def _diagonal_m(box: tuple[int, int, int, int]) -> float:
+    """Return the length of the diagonal of a box in 1e-7 degree, metres."""
+    west, south, east, north = box
+    nearest, turn = math.radians(max(south, -north, 0) / _E7), 360 * _E7
+    wide = (east - west) % turn or turn
+    return math.hypot(wide * math.cos(nearest), north - south) * EARTH_M / turn
 
 
 def _is_loaded(reading: Reading) -> bool | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
 from typing import NamedTuple, TypeAlias
 
 from pipeline.request.area import Point
@@ -127,7 +128,8 @@ def chosen(features: Sequence[Feature], name: str | None) -> list[Feature]:
     if not found:
         known = sorted({each.name for each in features if each.name})
         shown = ", ".join(map(repr, known[:8])) + (", …" if len(known) > 8 else "")
-        raise AreaFileError(
-            shown or "features without names", "correct area.name", f"a feature named {name!r}"
-        )
+        longer = sorted((each for each in known if name.casefold() in each.casefold()), key=len)
+        near = longer or get_close_matches(name, known, n=1)
+        hint = f"correct area.name: did you mean {near[0]!r}?" if near else "correct area.name"
+        raise AreaFileError(shown or "features without names", hint, f"a feature named {name!r}")
     return found

@@ -83,7 +83,7 @@ def _shape_of(data: bytes, options: AreaOptions) -> Shape:
     if options.width_m is None and lines and not all(feature.name == "mission" for feature, _ in lines):
         raise AreaFileError(
             f"polygons and a route ({lines[0][0].label}), which has no width",
-            "choose one with area.name, or add area.width_m, the full width in metres",
+            f"{_choose(options)}, or add area.width_m, the full width in metres",
             "polygons alone",
         )
     if options.width_m is not None and not lines:
@@ -105,6 +105,12 @@ def _shape_of(data: bytes, options: AreaOptions) -> Shape:
             found, "draw a polygon around the ground, or a path along the route", "polygons or routes"
         )
     return canonical_shape(polygons)
+
+
+def _choose(options: AreaOptions) -> str:
+    if options.name is None:
+        return "choose one with area.name"
+    return f"several are named {options.name!r}: give the one that is meant another name"
 
 
 def parse_features(data: bytes) -> list[Feature]:

@@ -68,7 +68,7 @@ class TileArchive(ABC):
             warnings=(
                 (*self._warnings(), *bounds_warnings(self.name, self._announced_box(), listing.places))
                 if len(listing.keys)
-                else misplaced_tiles(ranges, self._holds_any)
+                else misplaced_tiles(ranges, self._holds_any, self._announced_box())
             ),
         )
 

@@ -35,6 +35,7 @@ try:
     from rasterio.transform import Affine
     from rasterio.vrt import WarpedVRT
     from rasterio.warp import transform
+    from rasterio.windows import Window
 
     _COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
     _MISSING = ""
@@ -57,6 +58,9 @@ _SETTINGS: Final = {
 _MOST_REDUCTION = 2.02
 """A tile is warped from pixels that are at most so many times smaller."""
 _MARGIN_PX = 4
+_SEEN_PX = 64
+_SHADES = range(16, 240)
+"""Values of alpha that are neither there nor not there; JPEG moves 0 and 255 by a few."""
 
 
 def require_rasterio(path: str) -> None:
@@ -134,6 +138,8 @@ class RasterFile:
         self._levels: dict[int, Any] = {1: self._whole}
         try:
             self._bands, self._alpha, self._palette = _bands(self._whole, path)
+            if self._alpha:
+                _require_mask(self._whole, self._alpha, self._bands, path)
             pixel_m, box_e7 = find_on_the_ground(self._whole, path)
             self.facts = RasterFacts(
                 path=path,
@@ -259,6 +265,37 @@ def _halved(parts: Sequence[Rgba | None]) -> Rgba:
     # A pixel that is not there is 0, so that the sum is that of the others.
     found = np.where(there >= 2, (total + there // 2) // np.maximum(there, 1), 0)
     return found.astype(np.uint8)
+
+
+def _require_mask(source: Any, alpha: int, colours: Sequence[int], path: str) -> None:  # noqa: ANN401
+    """Raise `RequestError` if a band that is called alpha is none: mostly shades, in nine squares of the file.
+
+    GDAL calls the fourth band of four so, also where it is near infrared: as alpha it would tear holes where it is
+    dark.
+    """
+    tops, lefts = (
+        np.linspace(0, max(0, size - _SEEN_PX), 3).astype(int) for size in (source.height, source.width)
+    )
+    seen = []
+    for top in tops.tolist():
+        for left in lefts.tolist():
+            square = Window(left, top, min(_SEEN_PX, source.width), min(_SEEN_PX, source.height))
+            try:
+                seen.append(source.read(alpha, window=square).ravel())
+            except RASTER_ERRORS:
+                continue  # a damaged part is found when its tiles are read
+    values = np.concatenate(seen) if seen else np.zeros(1, np.uint8)
+    shades = int(np.count_nonzero((values >= _SHADES.start) & (values < _SHADES.stop)))
+    # The soft edge of an island in a wide sheet is less than an eighth of it.
+    if shades * 2 <= np.count_nonzero(values) or shades * 8 <= values.size:
+        return
+    chosen = " ".join(f"-b {number}" for number in colours)
+    raise unsuitable(
+        path,
+        "an alpha band that says which pixels are there, 0 or 255",
+        f"shades in {shades / values.size:.0%} of it, as of near infrared or of a half transparent layer",
+        f"leave it out: gdal_translate {chosen} -of COG {quote(Path(path).name)} X.tif",
+    )
 
 
 def _bands(source: Any, path: str) -> tuple[tuple[int, ...], int, npt.NDArray[np.uint8] | None]:  # noqa: ANN401

@@ -49,15 +49,23 @@ def bounds_warnings(name: str, announced: BoxE7 | None, places: npt.NDArray[np.i
 
 
 def misplaced_tiles(
-    wanted: Sequence[TileRange], holds: Callable[[Sequence[TileRange]], bool], *, folder: str = ""
+    wanted: Sequence[TileRange],
+    holds: Callable[[Sequence[TileRange]], bool],
+    announced: BoxE7 | None,
+    *,
+    folder: str = "",
 ) -> tuple[str, ...]:
     """Return what mends a source that has none of the wanted tiles, but has them at places of another scheme.
 
     Args:
         wanted: The wanted tiles.
         holds: Says whether the source has any tile in some rectangles.
+        announced: The bounds that the source announces. One that has its tiles there, and announces nothing of what
+            is wanted, is sound and of another region: that it has others at mirrored places is chance.
         folder: Of a folder, what to write in its pattern if the rows are counted from the other end.
     """
+    if announced is not None and _is_elsewhere(announced, wanted) and holds(_same_zooms(announced, wanted)):
+        return ()
     exchanged = [replace(part, x0=part.y0, x1=part.y1, y0=part.x0, y1=part.x1) for part in wanted]
     rows = (
         f"write {folder}"
@@ -79,6 +87,23 @@ def misplaced_tiles(
         if holds(places):
             return (f"tiles of the area are there, but {found}{' in tiles.source' if folder else ''}",)
     return ()
+
+
+def _same_zooms(box: BoxE7, wanted: Sequence[TileRange]) -> list[TileRange]:
+    return [part for z in sorted({each.z for each in wanted}) for part in tile_ranges(box, (z, z))]
+
+
+def _is_elsewhere(box: BoxE7, wanted: Sequence[TileRange]) -> bool:
+    """Whether none of the wanted tiles lies in a box."""
+    return not any(
+        one.z == other.z
+        and one.x0 <= other.x1
+        and other.x0 <= one.x1
+        and one.y0 <= other.y1
+        and other.y0 <= one.y1
+        for one in _same_zooms(box, wanted)
+        for other in wanted
+    )
 
 
 def mirrored(ranges: Sequence[TileRange], *, columns: bool = False) -> list[TileRange]:

@@ -89,7 +89,9 @@ class XYZFolder:
             warnings += bounds_warnings(f"{said.file} of {self.name}", said.box_e7, places)
         else:
             mend = "{y} in place of {-y}" if self._layout.from_south else "{-y} in place of {y}"
-            warnings = misplaced_tiles(wanted, partial(self._holds_any, from_south=from_south), folder=mend)
+            warnings = misplaced_tiles(
+                wanted, partial(self._holds_any, from_south=from_south), said.box_e7, folder=mend
+            )
             warnings = warnings or other_names(self._root, self._layout.suffixes)
         digests = self._digests(cache, keys, path_of)
 

@@ -278,6 +278,19 @@ def test_features_are_chosen_by_name(area_of, refused):
     assert (len(both.polygons), len(both.routes)) == (2, 1)
 
 
+@pytest.mark.parametrize("name", ["pentagon", "Pentagon", "the Pentagon", "The Pentagone"])
+def test_a_name_that_is_nearly_right_is_told_the_right_one(name, refused):
+    others = [feature(LINE, f"Building {number}") for number in range(40, 60)]
+    said = refused(collection(*others, feature(POLYGON, "The Pentagon")), f'name = "{name}"')
+    assert "did you mean 'The Pentagon'?" in said
+    assert "did you mean" not in refused(collection(*others), f'name = "{name}"')
+
+
+def test_of_several_features_of_one_name_the_hint_is_to_rename(refused):
+    said = refused(collection(feature(POLYGON, "leg"), feature(LINE, "leg")), 'name = "leg"')
+    assert "several are named 'leg': give the one that is meant another name, or add area.width_m" in said
+
+
 def test_a_polygon_crosses_the_antimeridian_however_it_is_written(area_of):
     short = {
         "type": "Polygon",

@@ -1,6 +1,7 @@
 """What a cache that is intact still lacks to be fit to fly, and what mends it."""
 
 import math
+from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
@@ -84,6 +85,26 @@ class TestArea:
         for chunks in (True, False):
             counts = some_counts(wanted=0, present=0, featureless=1, skipped=1)
             assert kinds(make_facts(counts=counts, chunks=chunks))[:2] == ["skipped-tiles", "featureless"]
+
+    @pytest.mark.parametrize("west", [100_000_000, 1_799_997_000])
+    @pytest.mark.parametrize("north", [600_000_000, -600_000_000])
+    def test_an_area_no_larger_than_a_chunk_gives_answers_without_a_margin(self, west, north):
+        """At 60 degrees 0.0014 of longitude and 0.0007 of latitude are about 78 m each: 110 m across."""
+
+        def of(wide, tall, *sides):
+            area = (west, north - tall, west + wide - (3_600_000_000 if west > 10**9 else 0), north)
+            levels = tuple(replace(a_level(0.4), side_m=side) for side in sides)
+            return make_facts(area=area, resolutions=levels, origin=None)
+
+        found = the_warning(of(14_000, 7_000, 120.0, 240.0))
+        assert found.kind == "no-margin"
+        assert found.message.startswith("the area is 110 m across, and one chunk 120 m")
+        for facts in (of(14_000, 7_000, 100.0, 240.0), of(20_000, 7_000, 120.0), of(14_000, 12_000, 120.0)):
+            assert kinds(facts) == []
+
+    def test_a_band_around_the_globe_is_no_small_area(self):
+        band = make_facts(area=(-1_800_000_000, 0, 1_800_000_000, 5_000), resolutions=(a_level(0.4),))
+        assert "no-margin" not in kinds(band)
 
     @pytest.mark.parametrize(
         ("skipped", "chunks", "said", "coverage"),

@@ -348,6 +348,56 @@ class TestColours:
         assert "'a b.tif'" in caught.value.hint
 
 
+def shaded_as_infrared(rgb):
+    return np.concatenate([rgb, rgb[:, :, 1:2] // 2 + 60], axis=2)
+
+
+def half_transparent(rgb):
+    return np.concatenate([rgb, np.full_like(rgb[:, :, :1], 128)], axis=2)
+
+
+def grey_and_shades(rgb):
+    return rgb[:, :, :2]
+
+
+class TestAlphaThatIsNone:
+    def write(self, base, change, **options):
+        bands = change(np.zeros((1, 1, 3), np.uint8)).shape[2]
+        colours = RED_FIRST if bands == 4 else [rasterio.enums.ColorInterp.gray]
+        return write_geotiff(
+            base / "a b.tif", change=change, colours=[*colours, rasterio.enums.ColorInterp.alpha], **options
+        )
+
+    @pytest.mark.parametrize(
+        ("change", "mend"),
+        [
+            (shaded_as_infrared, "gdal_translate -b 1 -b 2 -b 3 -of COG 'a b.tif' X.tif"),
+            (half_transparent, "gdal_translate -b 1 -b 2 -b 3 -of COG 'a b.tif' X.tif"),
+            (grey_and_shades, "gdal_translate -b 1 -of COG 'a b.tif' X.tif"),
+        ],
+    )
+    @pytest.mark.parametrize("size", [40, 560])
+    def test_a_band_of_shades_is_refused_with_what_leaves_it_out(self, change, mend, size, tmp_path):
+        self.write(tmp_path, change, size=size)
+        with pytest.raises(RequestError) as caught:
+            open_source("a b.tif", tmp_path)
+        assert "expected an alpha band that says which pixels are there" in caught.value.message
+        assert mend in caught.value.hint
+
+    @pytest.mark.parametrize("island", [False, True])
+    def test_soft_edges_are_none_of_it(self, island, tmp_path):
+        def feathered(rgb):
+            edge = np.minimum(np.arange(rgb.shape[0]), np.arange(rgb.shape[0])[::-1]) * 12
+            alpha = np.clip(np.minimum.outer(edge, edge), 0, 255).astype(np.uint8)
+            if island:
+                alpha[:] = 0
+                alpha[240:320, 240:320] = 100
+            return np.concatenate([rgb, alpha[:, :, None]], axis=2)
+
+        self.write(tmp_path, feathered)
+        assert open_source("a b.tif", tmp_path).extent().finest is not None
+
+
 def write_black(path, **settings):
     """Write a black GeoTIFF of 8 x 8 pixels."""
     shape = {"driver": "GTiff", "width": 8, "height": 8, "count": 3, "dtype": "uint8"}

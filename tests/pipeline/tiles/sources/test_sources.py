@@ -464,6 +464,23 @@ class TestRowOrder:
         spec = self.write(kind, archives, tmp_path / "sound", tiles, self.EDGES)
         assert open_source(spec, tmp_path).query_by_bbox(self.BOX, (6, 6)).warnings == ()
 
+    @pytest.mark.parametrize("kind", ["xyz", "mbtiles", "pmtiles"])
+    @pytest.mark.parametrize(
+        "place", [lambda x, y: (x, 255 - y), lambda x, y: (y, x), lambda x, y: (255 - y, x)]
+    )
+    def test_a_sound_source_of_another_region_is_not_called_misplaced(self, kind, place, archives, tmp_path):
+        """It announces its own region and has its tiles there: that they mirror the wanted ones is chance."""
+        tiles = {(8, *place(x, y)): archives.image(x + y) for _, x, y in archives.block(8, 200, 90)}
+        columns, rows = [x for _, x, _ in tiles], [y for *_, y in tiles]
+        held = TileRange(z=8, x0=min(columns), x1=max(columns), y0=min(rows), y1=max(rows))
+        edges = ",".join(f"{edge / 1e7:.7f}" for edge in range_box_e7(held))
+        wanted = range_box_e7(TileRange(z=8, x0=200, x1=203, y0=90, y1=93))
+        found = open_source(self.write(kind, archives, tmp_path, tiles, edges), tmp_path).query_by_bbox(
+            wanted, (8, 8)
+        )
+        assert len(found) == 0
+        assert found.warnings == ()
+
 
 @pytest.mark.parametrize("kind", ["xyz", "mbtiles", "pmtiles"])
 @pytest.mark.parametrize(
