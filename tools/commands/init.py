@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from pipeline.errors import PipelineError
 from pipeline.planning.draft_of_source import draft_request
 from pipeline.planning.request_draft import RequestDraft
 from pipeline.planning.resolve_inputs import read_calibration
@@ -16,7 +17,7 @@ from pipeline.request.rules import altitudes
 from pipeline.request.validation import InvalidValueError
 from pipeline.tiles.sources.registry import open_source
 from store.base.clock import SystemClock, utc_day
-from store.errors import ErrorKind, RequestRefusedError
+from store.errors import Category, ErrorKind, RequestRefusedError
 from tools.command import LOCAL_FILE, PATH, Answer, Call, shared_options
 from tools.output import render
 from tools.output.progress import shown_progress
@@ -79,23 +80,27 @@ def init(
     paths, further = [_relative(path, base) for path in sources], _relative(calibration, base)
     ground = None if area is None else _relative(area, base)
     _require_printable(*paths, further, *filter(None, [ground]))
-    with shown_progress() as progress:
-        source = open_source(
-            sources if len(sources) > 1 else sources[0],
-            Path.cwd(),
-            digest_cache_folder=call.digest_cache_folder(),
-            progress=progress,
-        )
-        draft = draft_request(
-            source,
-            base=base,
-            paths=paths,
-            calibration=further,
-            has_camera=has_calibration and not _is_empty(calibration),
-            altitude_m=altitude,
-            area=ground,
-            today=utc_day(SystemClock()),
-        )
+    try:
+        with shown_progress() as progress:
+            source = open_source(
+                sources if len(sources) > 1 else sources[0],
+                Path.cwd(),
+                digest_cache_folder=call.digest_cache_folder(),
+                progress=progress,
+            )
+            draft = draft_request(
+                source,
+                base=base,
+                paths=paths,
+                calibration=further,
+                has_camera=has_calibration and not _is_empty(calibration),
+                altitude_m=altitude,
+                area=ground,
+                today=utc_day(SystemClock()),
+            )
+    except PipelineError as error:
+        error.category = Category.REFUSED  # nothing was built
+        raise
     if has_calibration:
         # It is used as it is.
         read_calibration(draft.request())

@@ -171,6 +171,15 @@ def test_what_is_useless_inside_of_the_imagery_is_allowed_for(inside, folder):
     build()
 
 
+@pytest.mark.parametrize("name", ["a.mbtiles", "a.pmtiles", "a.gpkg"])
+@pytest.mark.parametrize("data", [b"", b"not an archive"])
+def test_an_archive_that_is_damaged_is_refused_as_a_request_that_names_it_is(folder, name, data):
+    (folder / name).write_bytes(data)
+    error = run("init", name, "-o", "request.toml", code=2)["error"]
+    assert "fetch or export the archive again" in error["hint"]
+    assert not (folder / "request.toml").exists()
+
+
 def test_imagery_without_anything_to_recognise_is_refused(folder):
     write_mbtiles(folder / "a.mbtiles", {place: plain(at) for at, place in enumerate(BLOCK)})
     error = run("init", "a.mbtiles", "-o", "request.toml", code=2)["error"]
