@@ -4,6 +4,8 @@ The test replaces the body of the function, and so for every caller. A second im
 still work.
 """
 
+import inspect
+
 import pytest
 
 from pipeline.errors import CompileError, EmbedError, ErrorKind
@@ -32,9 +34,18 @@ def replaced(*_values, **_ports):
     raise RuntimeError("the one function of this step")
 
 
+def replaced_rows(*_values, **_ports):
+    raise RuntimeError("the one function of this step")
+    yield
+
+
 @pytest.fixture
 def replace_step(monkeypatch):
-    return lambda step: monkeypatch.setattr(step, "__code__", replaced.__code__)
+    def replace(step):
+        other = replaced_rows if inspect.isgeneratorfunction(step) else replaced
+        monkeypatch.setattr(step, "__code__", other.__code__)
+
+    return replace
 
 
 def compiler_fails(machine):

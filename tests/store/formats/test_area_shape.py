@@ -47,6 +47,18 @@ def test_a_hole_and_its_edge():
     ]
 
 
+def test_a_corridor():
+    found = AreaShape.parse(canonical_shape([], [[(0, 0), (100_000, 0)]], 200_000).encoded())
+    # Half of 200 m is nine ten-thousandths of a degree.
+    assert [found.contains(50_000, y) for y in (-9_500, -8_900, 0, 8_900, 9_500)] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -63,4 +75,4 @@ def test_a_hole_and_its_edge():
 def test_what_is_no_shape(change):
     document = {"format": 1, "polygons": [], "routes": [], "width_mm": 0, **change}
     with pytest.raises(ValueError):  # noqa: PT011 - canonical JSON, points and counts have words of their own
-        AreaShape.parse(json.dumps(document).encode())
+        AreaShape.parse(json.dumps(document, separators=(",", ":"), sort_keys=True).encode())

@@ -81,6 +81,7 @@ onnx = "other.onnx"
     [
         ("net", REQUEST, ["net (net.onnx)"]),
         ("6/0/0", REQUEST, ["net (net.onnx)", "other (other.onnx)", "camera.json"]),
+        ("", 'area = {file = "field.kml"}', ["field.kml"]),
         ("", "models = [1]", []),
         ("", "no toml", []),
         ("", "a = " + "[" * 60_000, []),
