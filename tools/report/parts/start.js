@@ -18,6 +18,13 @@ function shorten() {
   });
 }
 
+/** The last records alone, at the end, where paper may have no room for all of them. */
+function printRecords(replay, records) {
+  const rows = replay.rows.slice(-PAPER_ROWS).map((row) => [String(row.seq), clock(row.ms), row.text]);
+  document.querySelector("#records .onpaper").replaceChildren(replay.rows.length > rows.length ? `The last ${rows.length} of ${count(replay.rows.length)}.` : "", table([">Record", ">At", "What it says"], rows));
+  byId("panels").append(records);
+}
+
 function start() {
   const told = JSON.parse(byId("replay-data").textContent), dark = matchMedia("(prefers-color-scheme: dark)"), root = document.documentElement;
   const pictures = byId("imagery-data"), replay = new Replay(told, pictures ? JSON.parse(pictures.textContent) : null);
@@ -39,24 +46,22 @@ function start() {
   dark.addEventListener("change", () => { wear(chosen); replay.redraw(); });
   addEventListener("resize", () => { replay.drawRail(); replay.bars.draw(); replay.show(replay.place); });
   byId("print").addEventListener("click", () => print());
-  const records = byId("records"), after = records.nextSibling;
+  // A plan has no records.
+  const records = byId("records"), after = records?.nextSibling;
   let added = [];
   addEventListener("beforeprint", () => {
     root.dataset.theme = "light";
     root.classList.add("paper");
     replay.bars.fit();
     replay.redraw(true);
-    const rows = replay.rows.slice(-PAPER_ROWS).map((row) => [String(row.seq), clock(row.ms), row.text]);
-    document.querySelector("#records .onpaper").replaceChildren(replay.rows.length > rows.length ? `The last ${rows.length} of ${count(replay.rows.length)}.` : "", table([">Record", ">At", "What it says"], rows));
-    // Records come last, where paper may have no room for all of them.
-    byId("panels").append(records);
+    if (records) printRecords(replay, records);
     added = shorten();
   });
   addEventListener("afterprint", () => {
-    byId("panels").insertBefore(records, after);
+    if (records) byId("panels").insertBefore(records, after);
     for (const each of added) each.remove();
     for (const each of document.querySelectorAll(".overpaper")) each.classList.remove("overpaper");
-    document.querySelector("#records .onpaper").replaceChildren();
+    records?.querySelector(".onpaper").replaceChildren();
     wear(chosen);
     root.classList.remove("paper");
     replay.redraw(true);
