@@ -24,9 +24,8 @@ def require_hard_links(folder: Path, wanted: Path) -> None:
     """
     first, second = (folder / name for name in (_PROBE, f"{_PROBE}-linked"))
     _remove(first, second)  # a run that was killed left them
-    with suppress(
-        OSError
-    ):  # another run tries the same, or nothing can be made here: making the folder says why
+    # Another run tries the same, or nothing can be made here: making the folder says why.
+    with suppress(OSError):
         os.close(os.open(first, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         try:
             os.link(first, second)

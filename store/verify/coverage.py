@@ -88,6 +88,14 @@ def named_by(manifest: Manifest, artifacts: Artifacts) -> dict[str, tuple[str, i
     return named
 
 
+def known_digests(manifest: Manifest, artifacts: Artifacts) -> set[str]:
+    """Return the digests of all artifacts of a manifest, without those in tables if one is damaged."""
+    try:
+        return set(named_by(manifest, artifacts))
+    except ArtifactError:
+        return {ref.sha256 for _, ref in manifest.artifacts()}
+
+
 def missing_artifacts(manifest: Manifest, artifacts: Artifacts) -> tuple[str, ...]:
     """Return a line for each artifact of a manifest that is no regular file of its exact size."""
     if problems := _absent(manifest.artifacts(), artifacts):

@@ -23,7 +23,7 @@ from store.disk.layout import MIRROR_MARK, Layout
 from store.domain.attachments import NETWORK, attached
 from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
-from store.errors import ArtifactError, ErrorKind, NoGoError
+from store.errors import ErrorKind, NoGoError
 from store.manifest.manifest import Manifest, parse
 from store.policy.retention import keep_without
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
@@ -34,7 +34,7 @@ from store.verify.artifact_check import (
     find_unnamed_files,
     table_findings,
 )
-from store.verify.coverage import named_by, referenced_by
+from store.verify.coverage import known_digests, referenced_by
 from store.verify.projections import projection_findings
 from store.verify.reader_check import ReaderCheck
 from store.verify.report import Depth, ProblemKind, VerifyReport, diagnose
@@ -226,10 +226,6 @@ def _naming_generations(state: State, artifacts: Artifacts) -> dict[str, list[in
     named: dict[str, list[int]] = {}
     for numbers in by_origin.values():
         manifest = parse(project(state, state.generations[numbers[0]]))
-        try:
-            digests = set(named_by(manifest, artifacts))
-        except ArtifactError:
-            digests = {ref.sha256 for _, ref in manifest.artifacts()}
-        for digest in digests:
+        for digest in known_digests(manifest, artifacts):
             named.setdefault(digest, []).extend(numbers)
     return named

@@ -17,7 +17,6 @@ from store.disk.layout import Layout
 from store.disk.manifest_files import ManifestFile, read_manifest_file, shown_generation
 from store.errors import (
     UNREADABLE,
-    ArtifactError,
     NoGoError,
 )
 from store.files.permissions import revoke_writing
@@ -29,7 +28,7 @@ from store.verify.artifact_check import (
     find_unnamed_files,
     table_findings,
 )
-from store.verify.coverage import named_by
+from store.verify.coverage import known_digests
 from store.verify.mirror_segments import changed, segment_findings
 from store.verify.reader_check import ReaderCheck
 from store.verify.report import CacheProblem, Depth, Finding, ProblemKind, VerifyReport
@@ -139,11 +138,7 @@ def _naming_generations(shown: Mapping[int, Manifest], artifacts: Artifacts) -> 
     """Return digest to the generations here that name the artifact."""
     found: dict[str, list[int]] = {}
     for number, manifest in sorted(shown.items()):
-        try:
-            digests = set(named_by(manifest, artifacts))
-        except ArtifactError:
-            digests = {ref.sha256 for _, ref in manifest.artifacts()}
-        for digest in digests:
+        for digest in known_digests(manifest, artifacts):
             found.setdefault(digest, []).append(number)
     return found
 
