@@ -28,7 +28,7 @@ HEAD = "head"
 _MAX_ONNX = 1 << 31
 _MAX_PLUGIN = 1 << 30
 _FRAME_BY_FRAME = frozenset({"openvino"})
-"""Backends with a fixed batch: one of 8 gains them a tenth at most, and each frame of a flight would cost eight."""
+"""Backends with a fixed batch: one of 8 gains them a fifth at most, and each frame of a flight would cost eight."""
 
 
 def inspect_models(
