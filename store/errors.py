@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from store.backports import StrEnum
 
@@ -228,6 +229,12 @@ _IMPORT_TAKES = {
 """Library to its code and one thread's buffer, bytes, and what limits its threads; measured and rounded up."""
 
 
+_RESERVE_BYTES = 64 << 10
+"""Below the size for which the allocator asks the system, so that small objects find room in what is given back."""
+_RESERVE = [bytearray(_RESERVE_BYTES)]
+"""Given back before an error is looked at: to judge it, and to tell it, takes memory, which may have run out."""
+
+
 def is_shortage(error: BaseException) -> bool:
     """Return whether the system refused this process memory, a thread, a process or an open file.
 
@@ -344,6 +351,9 @@ class TranslateShortages:
         self._takes = takes
 
     def __enter__(self) -> None:
+        if not _RESERVE:
+            with suppress(MemoryError):
+                _RESERVE.append(bytearray(_RESERVE_BYTES))
         if self._takes:
             try:
                 mmap.mmap(-1, self._takes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0).close()
@@ -351,7 +361,10 @@ class TranslateShortages:
                 raise from_os_error(error, self._what) from error
 
     def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
-        if error is not None and lacks_resources(error):
+        if error is None:
+            return
+        _RESERVE.clear()
+        if lacks_resources(error):
             raise _shortage(f"{self._what}: {str(error) or type(error).__name__}") from error
 
 
