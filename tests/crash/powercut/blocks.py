@@ -23,7 +23,17 @@ from pathlib import Path
 from tests.crash.powercut import writer
 from tests.crash.powercut.farm import until_told
 from tests.crash.powercut.judge import Past
-from tests.crash.powercut.rig import IMAGE_BYTES, judged, mounted, promise_of, report, sh, unable, unmount
+from tests.crash.powercut.rig import (
+    IMAGE_BYTES,
+    judged,
+    mounted,
+    new_image,
+    promise_of,
+    report,
+    sh,
+    unable,
+    unmount,
+)
 
 _HEAD = struct.Struct("<cQI")
 WRITE, FLUSH, TOLD = b"w", b"f", b"t"
@@ -192,7 +202,7 @@ def main(arguments=None):
         first = sum(entry[0] <= start for entry in log)
         last = sum(entry[0] <= end for entry in log)
         for image, promise in states(log, first, last, random.Random(options.seed), options.cuts):
-            (folder / "image").write_bytes(image)
+            new_image(folder).write_bytes(image)
             try:
                 with mounted(folder / "image", folder / "mount"):
                     found.append(judged(folder / "mount" / "top", promise, past))

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from tests.crash.powercut.farm import until_told
-from tests.crash.powercut.rig import Served, blank, judged, mounted, report, sh, unable, unmount
+from tests.crash.powercut.rig import Served, blank, judged, mounted, new_image, report, sh, unable, unmount
 
 FS_IOC_SHUTDOWN = 0x8004587D
 """_IOR('X', 125, __u32) of include/uapi/linux/fs.h, which ext4 shares."""
@@ -74,7 +74,7 @@ def main(arguments=None):
         folder = Path(name)
         image = blank(folder)
         for _ in range(options.cuts):
-            sh("cp", "--sparse=always", image, folder / "image")
+            sh("cp", "--sparse=always", image, new_image(folder))
             mount_options = tuple(word for word in options.options.split(",") if word)
             wrong, promise = cut(folder / "image", folder, dice, bug=options.bug, options=mount_options)
             found.append(wrong)

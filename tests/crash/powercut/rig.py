@@ -59,6 +59,16 @@ def blank(folder):
     return image
 
 
+def new_image(folder):
+    """The place of the next image, without a file.
+
+    A machine under load may not be done with the one before. A mount of the same file would show its content.
+    """
+    image = folder / "image"
+    image.unlink(missing_ok=True)
+    return image
+
+
 @contextlib.contextmanager
 def mounted(image, at, *options):
     """Mount an image; what was torn off is repaired by the file system's own journal here."""
