@@ -141,7 +141,7 @@ def test_a_proof_near_a_guess_is_asked_alike():
     assert second["near"] == pytest.approx((ORIGIN[0], ORIGIN[1] + 30 * METRE, 200.0), abs=1e-9)
     # 50 m and 25 m a second are more than 0.7 of the radius: nothing is proven any more
     assert played.see(answer(30.0), 5.0) == "no prior"
-    assert played.cache.asked[-1]["near"] is None
+    assert len(played.cache.asked) == 2
     assert len(played.sent) == 2
 
 
@@ -249,8 +249,8 @@ def test_a_fix_as_vision_position_estimate(listener):
     assert found.x == pytest.approx(0.0023456 / METRE, abs=0.01)
     assert found.y == pytest.approx(-0.0012345 / METRE * math.cos(math.radians(45.00117)), abs=0.01)
     assert (found.z, found.yaw) == (-120.0, pytest.approx(1.5 * math.pi))
-    assert found.covariance[0] == found.covariance[6] == pytest.approx(20.4**2)
-    assert all(math.isnan(found.covariance[each]) for each in (11, 15, 18, 20))
+    assert [found.covariance[each] for each in (0, 6, 11)] == pytest.approx([20.4**2] * 3)
+    assert all(map(math.isfinite, found.covariance))  # else an autopilot ignores all of them
     assert math.isnan(found.roll)
 
 
