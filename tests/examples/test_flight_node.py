@@ -284,30 +284,20 @@ def require_sound(flight, seen, *, growth):
     return counted
 
 
-def fly_over_ruins(flight, *options, frames, growth):
-    """Fly until the cache is destroyed and so many fixes were sent; what comes later than five seconds is late."""
+@pytest.mark.deep
+def test_nothing_that_happens_to_the_cache_changes_a_minute_of_flight(tmp_path):
+    """At 3 Hz, with a network of the class of ResNet-50; how fast it is says `tests/benchmarks/flight_node.py`."""
+    flight = Flight(tmp_path / "flight", resnet=True).build()
     seen = run_node(
         flight,
-        *("--unsigned", "--message", "vision_position_estimate", "--deadline-ms", "5000", "--seconds", "600"),
-        *options,
+        *("--unsigned", "--message", "vision_position_estimate"),
+        *("--deadline-ms", "5000", "--seconds", "600"),  # what comes later than five seconds is late
         meanwhile=lambda: replace_and_destroy(flight),
-        frames=frames,
+        frames=150,
     )
-    assert require_sound(flight, seen, growth=growth)["generation"] == 1
+    assert require_sound(flight, seen, growth=8 << 20)["generation"] == 1
     with pytest.raises(NoGoError):
         FlightCache.open(flight.cache, trusted_keys=ALLOW_UNSIGNED)
-
-
-@pytest.mark.deep
-def test_nothing_that_happens_to_the_cache_in_flight_changes_an_answer(tmp_path):
-    flight = Flight(tmp_path / "flight", frames=60).build()
-    fly_over_ruins(flight, "--hz", "6", "--fastest", "120", frames=60, growth=8 << 20)
-
-
-@pytest.mark.deep
-def test_a_minute_with_a_large_network(tmp_path):
-    """At 3 Hz, with a network of the class of ResNet-50; how fast it is says `tests/benchmarks/flight_node.py`."""
-    fly_over_ruins(Flight(tmp_path / "flight", resnet=True).build(), frames=150, growth=8 << 20)
 
 
 def test_a_cache_without_a_proof_sends_no_fix(tmp_path):
