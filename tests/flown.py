@@ -215,8 +215,7 @@ def errors_m(flight, seen):
 
 
 def c10(*arguments):
-    """Run a command with the lowest priority: what flies comes first."""
-    command = ["nice", "-n", "19", sys.executable, "-m", "tools.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "tools.cli", *map(str, arguments)]
     subprocess.run(
         command, check=True, capture_output=True, cwd=ROOT, env=os.environ | {"C10_RESERVE_MB": "0"}
     )
