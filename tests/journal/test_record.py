@@ -3,6 +3,7 @@ import enum
 import hashlib
 import math
 import random
+from pathlib import Path
 
 import msgpack
 import pytest
@@ -30,6 +31,8 @@ from journal.record import (
     verify_chain,
 )
 from journal.testing import payloads, records, sample_record
+
+ROOT = Path(__file__).parents[2]
 
 
 class Number(enum.IntEnum):
@@ -75,6 +78,9 @@ def test_order_of_maps_never_matters(payload, order):
 def test_bytes_are_what_the_format_says():
     record = Record(tag="a", version=1, build=None, wall_ns=2, mono_ns=3, payload={"b": 1, "a": [True, None]})
     assert encode(record).hex() == "96a16101c0020382a16192c3c0a16201"
+    record = Record(tag="a.b", version=1, build=None, wall_ns=256, mono_ns=0, payload={"k": -1})
+    written = encode(record).hex(" ")
+    assert f"`{written}`" in (ROOT / "journal/FORMAT.md").read_text(encoding="utf-8")
 
 
 @settings(max_examples=400)
@@ -199,6 +205,7 @@ def test_envelope_out_of_range_is_refused_by_name(field, value):
         bytes.fromhex("96a16101c0020382a16201a16101"),  # keys out of order
         bytes.fromhex("96a16101c0020382a16101a16102"),  # the same key twice
         bytes.fromhex("96a16101c00203cc01"),  # an integer longer than it has to be
+        bytes.fromhex("96a16101c00203d10100"),  # 256 as a signed integer
         bytes.fromhex("96a16101c00203ca3f800000"),  # a float of 32 bits
         bytes.fromhex("96a16101c00203d60000000000"),  # a timestamp
         bytes.fromhex("96a16101c00203a1ff"),  # text that is not UTF-8
