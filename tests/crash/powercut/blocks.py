@@ -10,6 +10,7 @@ torn between sectors. Each is mounted, so that ext4 recovers itself first, and t
 
 import argparse
 import errno
+import json
 import os
 import random
 import stat
@@ -182,7 +183,7 @@ def main(arguments=None):
         serve(*options.serve)
         return 0
     if reason := unable_here():
-        sys.stdout.write(f'{{"skipped": "{reason}"}}\n')
+        sys.stdout.write(json.dumps({"skipped": reason}) + "\n")
         return 0
     began, found, unmountable = time.monotonic(), [], 0
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -9,6 +9,7 @@ synced is gone. Needs root.
 
 import argparse
 import fcntl
+import json
 import os
 import random
 import struct
@@ -65,7 +66,7 @@ def main(arguments=None):
     parser.add_argument("--work", default=None, help="folder for images; by default in memory")
     options = parser.parse_args(arguments)
     if reason := unable():
-        sys.stdout.write(f'{{"skipped": "{reason}"}}\n')
+        sys.stdout.write(json.dumps({"skipped": reason}) + "\n")
         return 0
     began, dice, found, acknowledged = time.monotonic(), random.Random(options.seed), [], 0
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -29,17 +30,12 @@ def unable():
     missing = [name for name in ("mkfs.ext4", "mount", "umount") if shutil.which(name) is None]
     if missing:
         return f"needs {missing[0]}"
-    return None
-
-
-def unable_to_mount(folder):
-    """Why no ext4 can be mounted here, or nothing; tried with an empty one."""
-    image = blank(folder)
-    try:
-        with mounted(image, folder / "try"):
-            pass
-    except RuntimeError as error:
-        return str(error)
+    with tempfile.TemporaryDirectory(prefix="c10-mount-") as name:
+        try:
+            with mounted(blank(Path(name)), Path(name, "try")):
+                pass
+        except RuntimeError as error:
+            return f"needs to mount an image: {error}"
     return None
 
 
