@@ -11,7 +11,7 @@ WITHOUT_JOURNAL = ("mirror", "mirror-birth", "rebuild")
 
 NESTED = 6
 ALLOCATIONS = 400
-NO_REHEARSAL = {"company", "failed", "provision-failed"}
+NO_REHEARSAL = {"company", "failed", "proof-failed", "prove-failed", "provision-failed"}
 """Writers whose allocations are not made to fail: another process joins in, or they fail anyway."""
 
 

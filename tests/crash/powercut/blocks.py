@@ -192,13 +192,17 @@ def main(arguments=None):
         log, start, end, past = recorded(folder, options.bug)
         first = sum(entry[0] <= start for entry in log)
         last = sum(entry[0] <= end for entry in log)
-        for image, promise in states(log, first, last, random.Random(options.seed), options.cuts):
-            (folder / "image").write_bytes(image)
+        cuts = states(log, first, last, random.Random(options.seed), options.cuts)
+        for number, (image, promise) in enumerate(cuts):
+            # A file of its own for each: see `fresh` of the rig.
+            disk = folder / f"image-{number}"
+            disk.write_bytes(image)
             try:
-                with mounted(folder / "image", folder / "mount"):
+                with mounted(disk, folder / "mount"):
                     found.append(judged(folder / "mount" / "top", promise, past))
             except RuntimeError:
                 unmountable += 1
+            disk.unlink()
     return report(
         found,
         block_writes=sum(entry[1] == WRITE for entry in log[first:last]),

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from tests.crash.powercut.farm import until_told
-from tests.crash.powercut.rig import Served, blank, judged, mounted, report, sh, unable, unmount
+from tests.crash.powercut.rig import Served, blank, fresh, judged, mounted, report, sh, unable, unmount
 
 FS_IOC_SHUTDOWN = 0x8004587D
 """_IOR('X', 125, __u32) of include/uapi/linux/fs.h, which ext4 shares."""
@@ -53,8 +53,12 @@ def cut(image, folder, dice, *, bug="", options=()):
         promise = served.end()
     finally:
         unmount(at)
-    with mounted(image, at, *options):
-        return judged(top, promise), promise
+    image = fresh(image)
+    try:
+        with mounted(image, at, *options):
+            return judged(top, promise), promise
+    finally:
+        image.unlink()
 
 
 def main(arguments=None):

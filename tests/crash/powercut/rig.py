@@ -55,6 +55,18 @@ def blank(folder):
     return image
 
 
+def fresh(image):
+    """Copy an image, so that it can be mounted whatever else is: returns the path of the copy; the image is gone.
+
+    A mount namespace that somebody makes meanwhile keeps a copy of a mount, and so the file system and its loop device,
+    after the unmounting here. To mount the same file again then shows that one file system, as it was.
+    """
+    copy = image.with_name(f"{image.name}-{time.monotonic_ns()}")
+    sh("cp", "--sparse=always", image, copy)
+    image.unlink()
+    return copy
+
+
 @contextlib.contextmanager
 def mounted(image, at, *options):
     """Mount an image; what was torn off is repaired by the file system's own journal here."""
