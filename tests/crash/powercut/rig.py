@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -29,17 +30,12 @@ def unable():
     missing = [name for name in ("mkfs.ext4", "mount", "umount") if shutil.which(name) is None]
     if missing:
         return f"needs {missing[0]}"
-    return None
-
-
-def unable_to_mount(folder):
-    """Why no ext4 can be mounted here, or nothing; tried with an empty one."""
-    image = blank(folder)
-    try:
-        with mounted(image, folder / "try"):
-            pass
-    except RuntimeError as error:
-        return str(error)
+    with tempfile.TemporaryDirectory(prefix="c10-mount-") as name:
+        try:
+            with mounted(blank(Path(name)), Path(name, "try")):
+                pass
+        except RuntimeError as error:
+            return f"needs to mount an image: {error}"
     return None
 
 
@@ -59,14 +55,16 @@ def blank(folder):
     return image
 
 
-def new_image(folder):
-    """The place of the next image, without a file.
+def fresh(image):
+    """Copy an image, so that it can be mounted whatever else is: returns the path of the copy; the image is gone.
 
-    A machine under load may not be done with the one before. A mount of the same file would show its content.
+    A mount namespace that somebody makes meanwhile keeps a copy of a mount, and so the file system and its loop device,
+    after the unmounting here. To mount the same file again then shows that one file system, as it was.
     """
-    image = folder / "image"
-    image.unlink(missing_ok=True)
-    return image
+    copy = image.with_name(f"{image.name}-{time.monotonic_ns()}")
+    sh("cp", "--sparse=always", image, copy)
+    image.unlink()
+    return copy
 
 
 @contextlib.contextmanager
