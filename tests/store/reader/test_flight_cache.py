@@ -19,12 +19,12 @@ from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.reader import ALLOW_UNSIGNED, FlightCache, Tile
 from store.runtime import ExecutionError
-from store.runtime.capabilities import libraries
+from store.runtime.capabilities import library_version
 from tests.damaging import flip, overwrite, replace_by
 from tests.played_builds import Scenario, play, ref_of
 from tests.store_caches import open_writer
 
-VERSION = libraries().get("onnxruntime", "1")
+VERSION = library_version("onnxruntime") or "1"
 
 
 def build(root, *scenarios):
@@ -180,7 +180,7 @@ class TestPolicy:
 
     @pytest.mark.parametrize("change", [{"target": "orin"}, {"version": "0.0.1"}])
     def test_another_device(self, tmp_path, change):
-        if "version" in change and not libraries():
+        if "version" in change and not library_version("onnxruntime"):
             pytest.skip("onnxruntime is not installed here, so that no version can differ")
         layout = build(tmp_path / "cache", Scenario(**({"version": VERSION} | change)))
         with pytest.raises(IncompatibleDeviceError, match="engine place") as error:

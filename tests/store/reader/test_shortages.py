@@ -16,7 +16,7 @@ from store.errors import CacheUnusableError, ErrorKind, from_os_error, is_shorta
 from store.files.permissions import writable_folders_at
 from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.runtime.capabilities import libraries
+from store.runtime.capabilities import library_version
 from store.verify.coverage import intact_artifacts, missing_artifacts, walk
 from store.verify.report import Finding, ProblemKind, diagnose
 from store.verify.verify import verify
@@ -31,7 +31,7 @@ SHORT = (errno.EAGAIN, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, er
 @pytest.fixture
 def layout(tmp_path):
     layout = Layout(tmp_path / "cache")
-    record_builds(layout, Scenario(version=libraries().get("onnxruntime", "1")))
+    record_builds(layout, Scenario(version=library_version("onnxruntime") or "1"))
     return layout
 
 
