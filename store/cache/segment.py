@@ -96,7 +96,9 @@ def check(file: BinaryIO) -> ChainPart:
     Raises:
         DamagedHistoryError, OSError: As for `read`.
     """
-    generation, before, entries = _parse(file, os.fstat(file.fileno()).st_size)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    generation, before, entries = _parse(file, size)
     first = last = before
     for entry in entries:
         last = entry.head

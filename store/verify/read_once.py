@@ -46,7 +46,7 @@ class ReadOnce(Artifacts):
                 self.files.seal(self.loaded[ref.sha256], ref)
                 self._intact.add(ref.sha256)
                 return None
-        elif ref.sha256 in self._kept:
+        elif ref.sha256 in self._kept and self.present(ref):
             with suppress(ArtifactError, CacheUnusableError):
                 self.read(ref)
                 return None

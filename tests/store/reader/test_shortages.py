@@ -87,7 +87,7 @@ def test_a_shortage_while_reading_is_no_damage(layout, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        patched.setattr(artifacts_module, "_hash", fails)
+        patched.setattr(os, "pread", fails)
         with pytest.raises(CacheUnusableError):
             found.damage(manifest.calibration)
     with monkeypatch.context() as patched:
