@@ -76,6 +76,7 @@ class ReaderCheck:
         """
         if trusted_keys is not ALLOW_UNSIGNED:
             self.signed_by = self._trusted_signer(trusted_keys)
+        found = None
         try:
             with TranslateShortages(f"cache {os.fspath(self.root)!r}"):
                 found = open_generation(
@@ -88,6 +89,7 @@ class ReaderCheck:
                 )
         except NoGoError as error:
             self._report_refusal(error)
+        if found is None:
             yield
             return
         with FlightCache(found.manifest, found.files, elsewhere=found.elsewhere) as self._cache:
