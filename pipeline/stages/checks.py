@@ -7,7 +7,7 @@ values.
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -303,7 +303,14 @@ def load(event: EngineCompiled, data: bytes, *, single: bool = False) -> Engine:
     )
 
 
-def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *, least: float) -> CheckResult:
+def check_index(
+    artifacts: Artifacts,
+    event: Index,
+    rows: Sequence[BlockRow],
+    *,
+    least: float,
+    on_rows: Callable[[int], None] | None = None,
+) -> CheckResult:
     """Load the index and search it for a sample of its own tiles; see `pipeline.stages.index_sample`.
 
     If the index has a delta, a sample of the added rows is searched for as well, with the same required
@@ -314,6 +321,7 @@ def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *,
         event: The index.
         rows: The blocks that it was built from.
         least: Fraction of each sample that must find itself.
+        on_rows: Called with the number of rows of each block that was read.
     """
     subject = CheckSubject(INDEX_CHECK, "index", event.key, event.artifact.sha256)
     expected = sum(row.rows for row in rows)
@@ -323,7 +331,7 @@ def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *,
         if index.ntotal != expected:
             return subject.result({}, f"{index.ntotal} rows in the index, {expected} in its blocks")
         size = _SAMPLE if event.kind == IndexKind.FLAT else _SAMPLE_OF_APPROXIMATE
-        taken = take_samples(artifacts, rows, added=delta.added.ids, size=size)
+        taken = take_samples(artifacts, rows, added=delta.added.ids, size=size, on_rows=on_rows)
         samples = [sample.rows(event.dimensions) for sample in taken]
         recalls = [recall(index, sample, artifacts, rows) for sample in samples]
     except RuntimeUnavailableError:

@@ -28,7 +28,7 @@ def device(described: Mapping[str, Any]) -> Iterator[None]:
     gpu = described["gpu"]
     gpus = () if gpu is None else (Gpu(index=0, memory=0, driver="12.6", **gpu),)
     with (
-        mock.patch("store.runtime.capabilities.libraries", return_value=dict(described["libraries"])),
+        mock.patch("store.runtime.capabilities.library_version", described["libraries"].get),
         mock.patch("store.runtime.backends.tensorrt.gpus", return_value=gpus),
         mock.patch(
             "store.runtime.backends.openvino.OpenVino.device",

@@ -9,12 +9,12 @@ import pytest
 from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.runtime.capabilities import libraries
+from store.runtime.capabilities import library_version
 from store.trust.key_files import write_key_pair
 from tests.small_builds import Site, spread
 
 DOC = Path(__file__).parents[2] / "docs" / "trust.md"
-VERSION = libraries().get("onnxruntime", "1")
+VERSION = library_version("onnxruntime") or "1"
 
 
 @pytest.fixture

@@ -208,7 +208,7 @@ def test_a_pillow_that_does_not_load_is_reported_before_take_off(cache, monkeypa
 
 
 def test_a_look_from_the_ground_opens_caches_of_other_versions(built, monkeypatch):
-    monkeypatch.setattr("store.runtime.capabilities.libraries", lambda: {"onnxruntime": "1.0"})
+    monkeypatch.setattr("store.runtime.capabilities.library_version", {"onnxruntime": "1.0"}.get)
     with pytest.raises(NoGoError, match=r"made by onnxruntime .*, found 1\.0 here"):
         FlightCache.open(built, trusted_keys=ALLOW_UNSIGNED)
     with FlightCache.open(built, trusted_keys=ALLOW_UNSIGNED, flown=False) as cache:
