@@ -44,7 +44,7 @@ from store.domain.step_cache import StepCache
 from store.errors import ArtifactError
 from store.formats.index_delta import Delta, DeltaError
 from store.formats.tables import BlockRow
-from store.runtime.golden_vectors import Vectors, agreement, batch_invariance, golden_samples
+from store.runtime.golden_vectors import Vectors, agreement, batch_invariance, golden_samples, parity
 from store.runtime.load import (
     DescriptorIndex,
     Engine,
@@ -188,7 +188,7 @@ def _compare_with_network(
     return _Comparison(
         changing=changing,
         spread=spread,
-        cosine=agreement(found, reference.run(samples)),
+        cosine=parity(lambda _: found, reference.run, samples),
         tiles=int(answered.sum()),
         on_tiles=agreement(engine.run(pictures[answered]), answers[answered]),
         least=required_cosine(model),

@@ -2,7 +2,7 @@
 
 Run from the root of the repository: `python -m tests.benchmarks.cold_stages [--pairs N] [--tiles N]`. Ours is
 told by the times of the journal's records, theirs by `tests.benchmarks.bare`. Both run in processes that stay;
-the children that compile and embed start anew. The rows `cold` and `cold-command` of the table are here as
+the children that compile and embed start anew, with modules that are compiled. The rows `cold` and `cold-command` of the table are here as
 well.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from time import monotonic_ns
 from typing import Final
+from unittest.mock import patch
 
 from pipeline.builtin_model.place import place_model
 from store.cache.view import read_history
@@ -39,6 +40,14 @@ from tests.benchmarks.rows_work import BARE, PLACE_REQUEST, place_site, run_bare
 
 Seconds = Mapping[str, float]
 _TILES: Final = 2_000
+
+
+@contextmanager
+def compiled_modules() -> Iterator[None]:
+    """Let children keep the modules that they compile, as those of an installed package are kept."""
+    with patch.dict(os.environ):
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        yield
 
 
 class ColdBuilds:
@@ -96,23 +105,26 @@ def cold_build(settings: Settings) -> Iterator[Row]:
     """
     number = settings.size(_TILES, 10_000)
     builds = ColdBuilds(settings.place("cold"), number)
-    with builds.bare_process() as theirs:
+    with compiled_modules(), builds.bare_process() as theirs:
         pairs = in_turns(builds.build, theirs, pairs=settings.pairs)
     work = f"cold build of {number:,} tiles"
     yield row("cold", work, "sum of its bare phases", at_most(1.15), pairs, rate=False)
     request = builds.site.write_request(**builds.request)
     command = [str(Path(sys.executable).with_name("c10")), "build", str(request), "--json", "--cache"]
-    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    environ["XDG_CACHE_HOME"] = str(builds.site.root / "xdg")
+    environ = {"XDG_CACHE_HOME": str(builds.site.root / "xdg")}
 
     def ours_anew() -> None:
         done = subprocess.run(
-            [*command, str(builds.new_cache())], env=environ, capture_output=True, check=False
+            [*command, str(builds.new_cache())],
+            env={**os.environ, **environ},
+            capture_output=True,
+            check=False,
         )
         if done.returncode or json.loads(done.stdout)["tiles_embedded"] != number:
             raise SystemExit(f"expected {number} tiles to be embedded, found {done.stderr[-2000:]!r}")
 
-    pairs = in_turns(ours_anew, lambda: run_bare("build", builds.bare), pairs=settings.pairs)
+    with compiled_modules():
+        pairs = in_turns(ours_anew, lambda: run_bare("build", builds.bare), pairs=settings.pairs)
     peer = "sum of its bare phases, as a command"
     yield row("cold-command", f"{work}, as a command", peer, at_most(1.15), pairs, rate=False)
 
@@ -183,7 +195,7 @@ def main() -> None:
     before, ours, theirs = machine(), list[Seconds](), list[Seconds]()
     with tempfile.TemporaryDirectory(prefix="c10-cold-") as folder:
         builds = ColdBuilds(Path(folder), asked.tiles)
-        with builds.bare_process() as bare:
+        with compiled_modules(), builds.bare_process() as bare:
             pairs = in_turns(
                 lambda: ours.append(stages_of(builds)), lambda: theirs.append(bare()), pairs=asked.pairs
             )
