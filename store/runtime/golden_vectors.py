@@ -178,4 +178,5 @@ def _between(values: NDArray[np.uint32], size: int, cell: int) -> NDArray[np.uin
     """Return `size` rows between the rows of some values, ``cell`` for each, times ``cell``: uint32 [size, n]."""
     place, right = np.divmod(np.arange(size), cell)
     right = right.astype(np.uint32)[:, None]
-    return values[place] * (np.uint32(cell) - right) + values[place + 1] * right
+    between: NDArray[np.uint32] = values[place] * (np.uint32(cell) - right) + values[place + 1] * right
+    return between
