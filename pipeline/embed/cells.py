@@ -33,8 +33,8 @@ WINDOW_CHUNKS: Final = 1024
 _LEFT_PARTS: Final = 8
 """A window has at most this part of what is left, so that workers end at about the same time."""
 
-_LEAST_PARTS: Final = 16
-"""The smallest windows have this part of what a window usually has."""
+_LEAST_PARTS: Final = 12
+"""The smallest windows have this part of what a window usually has: 42 tiles or 85 chunks."""
 
 Vectors = NDArray[np.float32]
 
