@@ -178,7 +178,8 @@ def test_without_a_cache_a_rollback_makes_none(empty):
     assert not empty.cache.exists()
 
 
-def test_a_flag_beats_the_environment_and_that_beats_the_file(built, tmp_path):
+def test_a_flag_beats_the_environment_and_that_beats_the_file(built, tmp_path, monkeypatch):
+    monkeypatch.delenv("C10_WORKERS")
     config = tmp_path / "c10.toml"
     config.write_text("workers = -1\n")
     plan = ("build", built.request, "--dry-run", "--config", str(config))
