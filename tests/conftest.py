@@ -101,15 +101,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What commands find in the environment.
-
-    They keep digests of tiles and networks outside of any cache: not those of the user who runs the tests. They start
-    one worker and not one per processor, each of which loads the libraries anew; a test that needs several asks.
-    """
+def _cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Commands keep digests of tiles and networks outside of any cache: not those of the user who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache-home")))
-        patch.setenv("C10_WORKERS", "1")
         yield
 
 

@@ -186,7 +186,9 @@ class Site:
             )
             if name in ports
         }
-        config = C10ProvisionerConfig(cache_root=self.cache, **({"lock_timeout_s": 0.2, "workers": 1} | settings))
+        config = C10ProvisionerConfig(
+            cache_root=self.cache, **({"lock_timeout_s": 0.2, "workers": 1} | settings)
+        )
         return build_cache_provisioner(config, **({"host": {}} | ports))
 
     def build(self, *, force=False, **fields):

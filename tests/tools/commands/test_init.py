@@ -32,7 +32,9 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(*args, code=0):
-    result = CliRunner().invoke(cli, [*map(str, args), "--json"], env={"HOME": "/nonexistent"})
+    result = CliRunner().invoke(
+        cli, [*map(str, args), "--json"], env={"HOME": "/nonexistent", "C10_WORKERS": "1"}
+    )
     assert result.exit_code == code, result.output
     return json.loads(result.stdout)
 
@@ -227,7 +229,8 @@ def test_a_camera_and_heights_give_chunks_inside_of_the_imagery(folder):
     assert told["coverage"] == 1
     assert asked()["calibration"] == "camera.json"
     made = build()
-    print("XX", made["chunks"], made["tiles"]); assert made["chunks"] > 0
+    print("XX", made["chunks"], made["tiles"])
+    assert made["chunks"] > 0
     assert made["missing"] == 0
     assert made["tiles"] <= TILES**2
     assert told["zoom"] == [GROUND_ZOOM, GROUND_ZOOM]
