@@ -215,7 +215,7 @@ _SHORTAGES = frozenset({errno.EAGAIN, errno.EFBIG, errno.EINTR, errno.EMFILE, er
 _LACKS_RESOURCES = re.compile(
     r"bad_alloc|(allocate|map) (memory|segment|buffer)|failed to allocate|start new thread|too many open files"
     r"|resource temporarily unavailable|pthread_create|returned NULL without setting"
-    r"|error return without exception",
+    r"|error return without exception|cannot create (shared object|search|scope|cache|TLS)",
     re.IGNORECASE,
 )
 """What the loader, ONNX Runtime, OpenVINO, FAISS and Python say; none of them has an error class for it."""

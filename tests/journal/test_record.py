@@ -93,7 +93,6 @@ def test_any_bytes_decode_or_raise_record_error(data):
     assert encode(record) == data
 
 
-@settings(max_examples=300)
 @given(
     st.recursive(
         st.none()
@@ -103,6 +102,7 @@ def test_any_bytes_decode_or_raise_record_error(data):
         | st.text()
         | st.binary(),
         lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.binary() | st.none(), inner),
+        max_leaves=20,
     )
 )
 def test_any_msgpack_decodes_or_raises_record_error(tree):
