@@ -52,14 +52,12 @@ class TileArchive(ABC):
         )
         ranges = tile_ranges(bbox_e7, zoom)
         self._require_unchanged()
-        cached = cache.lookup(ranges)
-        if cached is None:
-            listing = self._list_tiles(ranges, cache)
+        listing = cache.known(ranges)
+        if missing := cache.missing(ranges):
+            listing = self._list_tiles(missing).union(listing)
             self._require_row_order(listing, ranges)
             self._require_unchanged()
             cache.store(ranges, listing)
-        else:
-            listing = cached
         return TileColumns.from_columns(
             listing.places,
             digests=listing.digests,
@@ -73,8 +71,8 @@ class TileArchive(ABC):
         )
 
     @abstractmethod
-    def _list_tiles(self, ranges: Sequence[TileRange], cache: ArchiveCache) -> TileListing:
-        """List every tile of some rectangles; hash those whose digest the cache does not have."""
+    def _list_tiles(self, ranges: Sequence[TileRange]) -> TileListing:
+        """List and hash every tile of some disjoint rectangles."""
 
     @abstractmethod
     def _locator(self, listing: TileListing, row: int) -> Locator:
