@@ -10,7 +10,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ErrorKind, TileError
@@ -92,6 +92,7 @@ changes = st.lists(
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(changes=changes)
+@example(changes=[("equal length", 3, True)])
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_after_any_change_the_digests_are_those_of_all_bytes_anew(tmp_path, kind, changes):
     folder = tmp_path / f"site-{next(_numbers)}"
