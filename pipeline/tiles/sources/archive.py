@@ -12,10 +12,10 @@ import numpy as np
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.progress import NoProgress, Progress
 from pipeline.request.geometry import BoxE7
-from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint, shows_changes
 from pipeline.tiles.file_kinds import kind_of_file, what_it_is
 from pipeline.tiles.grid import TileRange, tile_ranges
+from pipeline.tiles.sources.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.sources.read_tile import source_changed
 from pipeline.tiles.sources.row_order import bounds_warnings, misplaced_tiles, rows_are_mirrored
 from pipeline.tiles.tile import Locator, ZoomRange

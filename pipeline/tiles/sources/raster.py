@@ -26,10 +26,10 @@ from pipeline.errors import ErrorKind, RequestError
 from pipeline.progress import reported
 from pipeline.request.area import Area
 from pipeline.request.geometry import BoxE7
-from pipeline.tiles.archive_cache import TileListing
 from pipeline.tiles.digest_cache import Fingerprint, shows_changes
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.sources.archive import TileArchive, foreign_file, unreadable_archive
+from pipeline.tiles.sources.archive_cache import TileListing
 from pipeline.tiles.sources.raster_file import (
     TILE_PX,
     RasterFacts,

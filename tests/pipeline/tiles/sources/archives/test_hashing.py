@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from pipeline.errors import ErrorKind, TileError
 from pipeline.testing import RecordingProgress
 from pipeline.tiles.grid import TileRange
-from pipeline.tiles.sources import hashing, pmtiles, sqlite_archive
-from pipeline.tiles.sources.mbtiles_view import tms_rectangle
+from pipeline.tiles.sources.archives import hashing, pmtiles, sqlite_archive
+from pipeline.tiles.sources.archives.mbtiles_view import tms_rectangle
 from pipeline.tiles.sources.read_tile import close_archives
 from pipeline.tiles.sources.registry import open_source
 from pipeline.tiles.tile import Place
 from tests import tile_archives
-from tests.pipeline.tiles.sources.test_geopackage import write_gpkg
+from tests.pipeline.tiles.sources.archives.test_geopackage import write_gpkg
 from tests.tile_archives import WORLD, block
 
 pytestmark = pytest.mark.usefixtures("closed_archives")

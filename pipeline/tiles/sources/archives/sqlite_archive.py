@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.tiles.digest_cache import Fingerprint
 from pipeline.tiles.sources.archive import bad_archive, foreign_file, unreadable_archive
-from pipeline.tiles.sources.hashing import TASK_TILES, Answer, HashTask
+from pipeline.tiles.sources.archives.hashing import TASK_TILES, Answer, HashTask
 from pipeline.tiles.sources.read_tile import source_changed
 from store.files.regular_file import open_regular, read_at, read_start
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.tiles import archive_cache
-from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import RACY_NS, CacheContent, CacheFile, Fingerprint
 from pipeline.tiles.grid import TileRange
-from pipeline.tiles.sources import mbtiles, pmtiles
+from pipeline.tiles.sources import archive_cache
+from pipeline.tiles.sources.archive_cache import ArchiveCache, TileListing
+from pipeline.tiles.sources.archives import mbtiles, pmtiles
 from pipeline.tiles.sources.read_tile import close_archives
 from pipeline.tiles.sources.registry import open_source
 from store.base.identity import descriptor_id

@@ -17,13 +17,11 @@ import numpy as np
 
 from pipeline.errors import RequestError, TileError
 from pipeline.request.geometry import BoxE7
-from pipeline.tiles.archive_cache import TileListing
 from pipeline.tiles.grid import TileRange, range_box_e7
 from pipeline.tiles.sources.archive import TileArchive, bad_archive, unsupported_archive
-from pipeline.tiles.sources.hashing import hash_tiles, joined
-from pipeline.tiles.sources.read_tile import keep_open, source_changed
-from pipeline.tiles.sources.row_order import box_of_degrees
-from pipeline.tiles.sources.sqlite_archive import (
+from pipeline.tiles.sources.archive_cache import TileListing
+from pipeline.tiles.sources.archives.hashing import hash_tiles, joined
+from pipeline.tiles.sources.archives.sqlite_archive import (
     CONTENT,
     IN_RECTANGLE,
     open_database,
@@ -31,6 +29,8 @@ from pipeline.tiles.sources.sqlite_archive import (
     row_tasks,
     sqlite_errors_as_ours,
 )
+from pipeline.tiles.sources.read_tile import keep_open, source_changed
+from pipeline.tiles.sources.row_order import box_of_degrees
 from pipeline.tiles.tile import Extent, Locator
 from store.base.identity import MAX_ZOOM, X_SHIFT, ZOOM_SHIFT
 from store.base.valueclass import valueclass

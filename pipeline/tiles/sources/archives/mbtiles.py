@@ -9,22 +9,27 @@ from shlex import quote
 import numpy as np
 
 from pipeline.request.geometry import BoxE7
-from pipeline.tiles.archive_cache import TileListing
 from pipeline.tiles.file_kinds import what_it_is
 from pipeline.tiles.grid import TileRange, range_box_e7
 from pipeline.tiles.image_header import IMAGE_EXTENSIONS, sniff
 from pipeline.tiles.sources.archive import TileArchive, bad_archive, unsupported_archive
-from pipeline.tiles.sources.hashing import hash_tiles, joined
-from pipeline.tiles.sources.mbtiles_view import ViewReader, missing_indexes, select_tiles, tms_rectangle
-from pipeline.tiles.sources.read_tile import keep_open, source_changed
-from pipeline.tiles.sources.row_order import box_of_degrees
-from pipeline.tiles.sources.sqlite_archive import (
+from pipeline.tiles.sources.archive_cache import TileListing
+from pipeline.tiles.sources.archives.hashing import hash_tiles, joined
+from pipeline.tiles.sources.archives.mbtiles_view import (
+    ViewReader,
+    missing_indexes,
+    select_tiles,
+    tms_rectangle,
+)
+from pipeline.tiles.sources.archives.sqlite_archive import (
     CONTENT,
     open_database,
     require_at_rest,
     row_tasks,
     sqlite_errors_as_ours,
 )
+from pipeline.tiles.sources.read_tile import keep_open, source_changed
+from pipeline.tiles.sources.row_order import box_of_degrees
 from pipeline.tiles.tile import Extent, Locator, Place
 from store.base.identity import X_SHIFT, ZOOM_SHIFT, tile_of
 

@@ -16,7 +16,6 @@ from pmtiles.tile import Compression, HeaderDict, TileType, deserialize_header
 
 from pipeline.errors import ErrorKind, TileError
 from pipeline.request.geometry import E7, BoxE7
-from pipeline.tiles.archive_cache import TileListing
 from pipeline.tiles.digest_cache import Fingerprint
 from pipeline.tiles.grid import TileRange
 from pipeline.tiles.image_header import sniff
@@ -27,9 +26,16 @@ from pipeline.tiles.sources.archive import (
     unreadable_archive,
     unsupported_archive,
 )
-from pipeline.tiles.sources.hashing import TASK_TILES, Answer, HashTask, hash_tiles, joined
-from pipeline.tiles.sources.pmtiles_directory import END_OF_IDS, Directory, DirectoryError, parse, unpack
-from pipeline.tiles.sources.pmtiles_ids import covering_intervals, first_id, tile_places
+from pipeline.tiles.sources.archive_cache import TileListing
+from pipeline.tiles.sources.archives.hashing import TASK_TILES, Answer, HashTask, hash_tiles, joined
+from pipeline.tiles.sources.archives.pmtiles_directory import (
+    END_OF_IDS,
+    Directory,
+    DirectoryError,
+    parse,
+    unpack,
+)
+from pipeline.tiles.sources.archives.pmtiles_ids import covering_intervals, first_id, tile_places
 from pipeline.tiles.sources.read_tile import MAX_TILE_BYTES
 from pipeline.tiles.sources.row_order import box_of_degrees
 from pipeline.tiles.tile import Extent, Locator

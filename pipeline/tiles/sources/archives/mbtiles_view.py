@@ -8,7 +8,7 @@ import re
 import sqlite3
 
 from pipeline.tiles.grid import TileRange
-from pipeline.tiles.sources.sqlite_archive import IN_RECTANGLE
+from pipeline.tiles.sources.archives.sqlite_archive import IN_RECTANGLE
 from store.base.identity import CELL_SHIFT
 
 KEPT_BYTES = 64 << 20

@@ -1,19 +1,23 @@
 """Hash the tiles of an archive, with every processor where there are many.
 
-Nothing but its bytes proves what a tile is. SQLite keeps no digest or version of a row: a row may be replaced by
-one of equal length, and VACUUM moves all of them. Offset and length in a PMTiles directory say where a tile
-lies, and a program may write other bytes there. So after any change of an archive's file every wanted tile is
-read and hashed again; what is saved is time. `archive_cache` says when nothing has changed.
+Nothing but its bytes proves what a tile is. SQLite keeps no digest or version of a row: one may be replaced by
+another of equal length, and VACUUM moves all of them. A PMTiles directory says where the bytes of a tile lie, and a
+program may write others there. So after any change of the file every wanted tile is read and hashed again, as if
+for the first time; only processors save time.
 
-The work is cut into tasks of some thousand tiles. Each task opens the archive for itself and gives back columns
-of numbers, so that only those are ever in memory. Worker processes take the tasks when there are many tiles: two
-threads would not do, since Python hashes less than 2 KiB without letting another thread run.
+Whether the file changed is for `archive_cache` to say, by device, inode, size and times: a copy with an older
+modification time is another inode, and has another change time, which no program sets. Where times say nothing of
+changes, or the file was just written, nothing is kept for the next run. An archive that changes while it is read has
+another status afterwards, which `TileArchive` refuses, so that tasks cannot mix two states of it. A WAL with unmerged
+changes is refused before; one that comes later leaves the file as it is until it is merged, and then the status
+differs. Each tile is compared with its digest once more when it is read to be embedded.
 
-A worker cannot make a digest wrong, only the work slow: whatever happens to one (killed, out of memory, not
-started, an error in a tile), this process does the task itself, and reports the error that it then meets. Tasks
-may see an archive in different states if it changes meanwhile; `TileArchive` compares its file status before
-and after, and refuses it then. Where times say nothing of changes, the digests are not kept for the next run,
-and each tile is compared with its digest when it is read to be embedded.
+The work is cut into tasks of some thousand tiles, each with its own handle of the archive. It gives back columns
+of numbers, so that only those are ever in memory. Worker processes take the tasks when there are many tiles. Threads
+would not do: Python hashes less than 2 KiB without letting another thread run.
+
+A worker cannot make a digest wrong, only the work slow: whatever happens to it (killed, out of memory, not started,
+an error in a tile), this process does the task itself, and reports the error that it then meets.
 """
 
 import os
@@ -29,7 +33,7 @@ from pipeline.progress import HASHING, Progress
 from pipeline.tiles.tile_columns import Digests, Numbers
 from store.base.valueclass import valueclass
 
-WORKER: Final = "pipeline.tiles.sources.hash_worker"
+WORKER: Final = "pipeline.tiles.sources.archives.hash_worker"
 TASK_TILES: Final = 8192
 """Tiles of a task, unless a single column of the grid has more."""
 LEAST_FOR_WORKERS: Final = 65_536

@@ -1,4 +1,4 @@
-"""The worker process that hashes tiles of an archive; see `pipeline.tiles.sources.hashing`."""
+"""The worker process that hashes tiles of an archive; see `pipeline.tiles.sources.archives.hashing`."""
 
 import importlib
 
