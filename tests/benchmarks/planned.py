@@ -7,12 +7,12 @@ memory of its own process in bytes.
 """
 
 import json
-import resource
 import sys
 from pathlib import Path
 from time import perf_counter
 
 from tests.benchmarks.caches import BigSite
+from tests.benchmarks.watched import own_peak
 
 
 def main() -> None:
@@ -25,8 +25,7 @@ def main() -> None:
     took = perf_counter() - began
     if plan.tiles != site.number:
         raise SystemExit(f"expected a plan of {number} tiles, found {plan.tiles}")
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    print(json.dumps({"seconds": took, "own": own}))
+    print(json.dumps({"seconds": took, "own": own_peak()}))
 
 
 if __name__ == "__main__":
