@@ -48,6 +48,7 @@ GROUPS: Final[Mapping[str, Callable[[Settings], Iterator[Row]]]] = {
     "index": rows_work.index,
     "memory": rows_scale.memory,
     "one-changed": rows_scale.one_changed,
+    "one-changed-archive": rows_scale.one_changed_archive,
     "openvino": rows_scale.openvino,
     "startup": rows_commands.startup,
 }

@@ -18,7 +18,7 @@ from pipeline.tiles.sources.registry import open_source
 from store.toml import tomllib
 from tests.ground import ALTITUDE_M, CAMERA, TILES, GroundSite
 from tests.ground import ZOOM as GROUND_ZOOM
-from tests.pipeline.tiles.sources.test_geopackage import write_gpkg
+from tests.pipeline.tiles.sources.archives.test_geopackage import write_gpkg
 from tests.tile_archives import block, write_mbtiles, write_pmtiles, write_xyz
 from tools.cli import cli
 
