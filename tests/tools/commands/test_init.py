@@ -231,7 +231,6 @@ def test_a_camera_and_heights_give_chunks_inside_of_the_imagery(folder):
     assert told["coverage"] == 1
     assert asked()["calibration"] == "camera.json"
     made = build()
-    print("XX", made["chunks"], made["tiles"])
     assert made["chunks"] > 0
     assert made["missing"] == 0
     assert made["tiles"] <= TILES**2
