@@ -95,8 +95,8 @@ STAGES: Final = (
     ("scale tiles", mosaic, "resample"),
     ("columns", mosaic._Mosaic, "column"),
     ("sums of grey", samples, "grey_sums"),
-    ("texture", samples, "texture_of_sums"),
-    ("samples", samples.Samples, "_write_parts"),
+    ("texture", samples, "textures_of_sums"),
+    ("samples", samples.Samples, "_write_rows"),
     ("network", Engine, "run"),
 )
 """What is timed: a stage, and the function that does it. The rest is what is in none."""
