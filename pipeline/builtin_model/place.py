@@ -145,11 +145,9 @@ def blank_share(rgb: npt.NDArray[np.uint8]) -> float:
     height, width = (side // _CELLS for side in rgb.shape[:2])
     if 0 in (height, width):
         return 0.0
-    # Whole rows first: they are long.
-    rows = rgb[: height * _CELLS, : width * _CELLS].reshape(_CELLS, height, _CELLS * width * 3)
-    columns = (_CELLS, _CELLS, width * 3)
-    black = rows.max(axis=1).reshape(columns).max(axis=2) <= _BLANK_WITHIN
-    white = rows.min(axis=1).reshape(columns).min(axis=2) >= 255 - _BLANK_WITHIN
+    cells = rgb[: height * _CELLS, : width * _CELLS].reshape(_CELLS, height, _CELLS, width * 3)
+    black = cells.max(axis=1).max(axis=2) <= _BLANK_WITHIN
+    white = cells.min(axis=1).min(axis=2) >= 255 - _BLANK_WITHIN
     return float((black | white).mean())
 
 
