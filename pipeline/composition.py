@@ -59,7 +59,8 @@ def build_cache_provisioner(
         layout=layout,
         lock=lock or CacheLock(layout, config.lock_timeout_s),
         ports=Ports(
-            compiler_for=_always(engine_compiler) or default.compiler_for,
+            compiler_for=_always(engine_compiler)
+            or (lambda request: registry.compiler_for(request.engine, precision)),
             stand_in=stand_in_compiler or default.stand_in,
             source_for=_always(tile_metadata_store) or default.source_for,
             index=index_builder or default.index,
@@ -82,7 +83,7 @@ def _always(port: Port | None) -> Callable[[BuildRequest], Port] | None:
 def default_ports(digest_cache_folder: Path | None = None, progress: Progress = _SILENT) -> Ports:
     """Return the embedded defaults; digests of tiles are cached in a folder, if one is named."""
     return Ports(
-        compiler_for=lambda request: registry.engine_compiler(request.engine.backend),
+        compiler_for=lambda request: registry.compiler_for(request.engine),
         stand_in=OnnxRuntimeCompiler(),
         source_for=lambda request: open_source(
             request.tiles.source, request.base, digest_cache_folder=digest_cache_folder, progress=progress

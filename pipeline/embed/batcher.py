@@ -234,6 +234,7 @@ class _LocalRun:
         self._started = started
         self._in_progress: dict[Hashable, Window] = {}
         self._failures_alone: Counter[int | None] = Counter()
+        self._depth = QUEUE_DEPTH
 
     def results(self) -> Generator[WindowResult, None, None]:
         while self._queue.peek() is not None:
@@ -274,7 +275,7 @@ class _LocalRun:
 
     def _submit_windows(self, pool: WorkerPool) -> None:
         while (
-            len(self._in_progress) < QUEUE_DEPTH * pool.alive and (window := self._queue.take()) is not None
+            len(self._in_progress) < self._depth * pool.alive and (window := self._queue.take()) is not None
         ):
             self._in_progress[window.number] = window
             pool.submit(window.number, worker_request(window, [list(tile.locator) for tile in window.tiles]))
@@ -287,6 +288,8 @@ class _LocalRun:
             if self._failures_alone[number] >= ATTEMPTS_ALONE:
                 raise embed_error(window, outcome)
         self._workers = max(1, self._workers // 2)
+        # A worker may begin with the next window: alone, it is certain which of them ends a worker.
+        self._depth = 1
         self._queue.retry(window, outcome, workers=self._workers)
 
 

@@ -17,9 +17,9 @@ from pipeline.tiles.decode import Picture
 from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT, tile_of
 from store.base.lattice import Integers, chunk_of, tile_span
 from store.base.level import Level
-from store.base.mosaic import Parts, cut_columns, only_cut, render_chunks, scaled_tile
+from store.base.mosaic import cut_columns, only_cut, render_chunks, scaled_tile
 from store.base.preprocessing import Pixels, Preprocessing, Sample
-from store.base.texture import MEANS, grey_sums, sums_type, texture_energy, texture_of_sums
+from store.base.texture import grey_sums, sums_type, texture_energy, textures_of_sums
 
 Write: TypeAlias = Callable[[Sample], float]
 """Writes the sample of a unit, and returns its texture."""
@@ -101,33 +101,24 @@ class Samples:
             for picture in render_chunks(level, places, tiles, size):
                 yield partial(self._write_picture, picture)
             return
-        for pixels, chunks in cut_columns(level, places, tiles, size):
+        for pixels, rows in cut_columns(level, places, tiles, size):
             ordered = np.ascontiguousarray(self._preprocessing.ordered(pixels))
             # Planes are quicker to add; grey is the same in both orders of colours.
             colours = ordered.transpose(1, 2, 0) if self._planes else ordered
             sums = grey_sums(colours.astype(self._sums_type))
-            for parts in chunks:
-                yield partial(self._write_parts, self._rows_first(ordered), sums, parts)
+            values = self._preprocessing.scaled(ordered)
+            textures = textures_of_sums(sums[rows], size[1]).tolist()
+            for own, texture in zip(rows, textures, strict=True):
+                yield partial(self._write_rows, values, own, texture)
 
     def _write_picture(self, pixels: Pixels, sample: Sample) -> float:
         self._preprocessing.apply(pixels, out=sample)
         return texture_energy(pixels)
 
-    def _write_parts(self, ordered: Pixels, sums: NDArray[Any], parts: Parts, sample: Sample) -> float:
-        """Write the sample of some rows of pixels, of which order and sums of grey are known."""
-        height, width = self._preprocessing.size
-        to, own = self._rows_first(sample), np.empty((height, MEANS), sums.dtype)
-        for top, runs in parts:
-            pixels, grey = ordered[top:], sums[top:]
-            for source, target in runs:
-                to[target] = pixels[source]
-                own[target] = grey[source]
-        self._preprocessing.scale(sample)
-        return texture_of_sums(own, width)
-
-    def _rows_first(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return a view of pixels in the network's order, whose first axis is the rows."""
-        return values.transpose(1, 0, 2) if self._planes else values
+    def _write_rows(self, values: NDArray[Any], rows: Integers, texture: float, sample: Sample) -> float:
+        """Write the sample that has some rows of a column, of whose pixels the values are known."""
+        sample[...] = values.take(rows, axis=1 if self._planes else 0)
+        return texture
 
 
 class KeptTiles:

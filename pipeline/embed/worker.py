@@ -4,13 +4,19 @@ The bytes that are hashed are the bytes that are decoded, so that no other image
 source changes during a build. A bad tile does not affect what shows other ground. Where the units are chunks,
 each tile of a window is read and hashed once, and decoded and scaled unless what that gave is still kept from
 an earlier window.
+
+Where the engine runs on a GPU, a thread prepares batches while it runs, those of the next window too, so that the
+GPU does not wait. On a CPU that would only let two threads wait for the same core.
 """
 
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle, groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +24,14 @@ from numpy.typing import NDArray
 from pipeline.embed.samples import KeptTiles, Samples, ShownTile, Unit, levels_by_zoom
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.processes.framing import Message, Payload
-from pipeline.processes.serve import Handler, Progress, serve
+from pipeline.processes.run_ahead import MOST_ITEMS, run_ahead
+from pipeline.processes.serve import Handler, Progress, ReadsAhead, serve
 from pipeline.tiles.decode import Picture, decode_picture
 from pipeline.tiles.sources.read_tile import read_tile
 from store.base.identity import tile_of
 from store.base.preprocessing import Preprocessing
 from store.base.texture import FEATURELESS_BELOW
+from store.runtime.backends.registry import BACKENDS
 from store.runtime.load import Engine, load_engine
 
 BLANK_TILE: Final = (
@@ -42,28 +50,44 @@ MOST_BLANK: Final = 0.25
 """A tile of which more is transparent, black or white is featureless: its place is not found with certainty."""
 
 
+@dataclass(slots=True, eq=False)
+class Window:
+    """A window, and what is known of it without the network.
+
+    Attributes:
+        request: As for `Embedder.describe`.
+        number: Its number.
+        units: Indices of its units that are in batches, in that order.
+        textures: Their textures; 0 for a unit of which too much is blank.
+        bad: Index of each bad tile, an `ErrorKind` and a message.
+    """
+
+    request: Message
+    number: int = 0
+    units: list[int] = field(default_factory=list)
+    textures: list[float] = field(default_factory=list)
+    bad: list[tuple[int, str, str]] = field(default_factory=list)
+
+
 class Embedder:
     """Embeds windows with one loaded engine."""
 
-    def __init__(self, engine: Engine, preprocessing: Preprocessing) -> None:
+    def __init__(self, engine: Engine, preprocessing: Preprocessing, *, ahead: bool = False) -> None:
+        """Choose engine and preprocessing; `ahead` lets a thread prepare batches while the engine runs."""
         self._engine = engine
         self._preprocessing = preprocessing
         self._samples, self._kept = Samples(preprocessing), KeptTiles()
-        self._batch: NDArray[np.float32] = np.empty((engine.portion, *engine.sample_shape), np.float32)
+        self.ahead: Final = ahead
+        # Smaller ones ahead: all of them together take half as much memory again.
+        count = max(1, engine.portion // engine.batch // 2) * engine.batch if ahead else engine.portion
+        self._memory = cycle(
+            [np.empty((count, *engine.sample_shape), np.float32) for _ in range(MOST_ITEMS if ahead else 1)]
+        )
         self._reading_share = 0.5
 
     def embed(self, request: Message, progress: Progress) -> Payload:
         """Embed one window, as a worker's handler; report a few times a second how many of its units are done."""
-        last = time.monotonic()
-
-        def report(done: float) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last >= _REPORT_EVERY_S:
-                last = now
-                progress(int(done))
-
-        return self.describe(request, report)
+        return self.describe(request, now_and_then(progress))
 
     def describe(self, request: Message, on_done: OnDone = lambda _: None) -> dict[str, Any]:
         """Return the descriptors of one window.
@@ -80,35 +104,72 @@ class Embedder:
             `texture`, float32 [n], theirs. `bad_tiles`: index of each bad tile, an `ErrorKind` and a message;
             `bad_vectors`: the same of each unit whose descriptor cannot be used.
         """
-        bad: list[tuple[int, str, str]] = []
+        window = Window(request)
+        if self.ahead:
+            return self.run(window, run_ahead(self.batches(window)), on_done)
         if request["chunks"] is None:
-            pictures = _usable(request["tiles"], lambda *tile: _square_picture(tile[2]), bad)
-            found = self._describe(self._samples.of_tiles(pictures), on_done)
-        else:
-            found = self._describe_chunks(request, bad, on_done)
-        return {**found, "bad_tiles": [list(each) for each in bad]}
+            return self.run(window, self.batches(window), on_done)
+        # Reading counts as the part of the work that it was in the last window.
+        share, count = self._reading_share, len(request["chunks"])
+        began = read = time.monotonic()
 
-    def _describe_chunks(
-        self, request: Message, bad: list[tuple[int, str, str]], on_done: OnDone
-    ) -> dict[str, Any]:
-        """Return the answer for chunks. Reading counts as the part of the work that it was in the last window."""
-        began, share, count = time.monotonic(), self._reading_share, len(request["chunks"])
-        shown = self._shown_tiles(request, bad, lambda part: on_done(share * part * count))
-        read = time.monotonic()
-        found = self._describe(
-            self._samples.of_chunks(request["chunks"], shown),
-            lambda done: on_done(share * count + (1 - share) * done),
-        )
+        def on_part(part: float) -> None:
+            nonlocal read
+            read = time.monotonic()
+            on_done(share * part * count)
+
+        batches = self.batches(window, on_part)
+        found = self.run(window, batches, lambda done: on_done(share * count + (1 - share) * done))
         self._reading_share = (read - began) / max(time.monotonic() - began, 1e-9)
         return found
 
-    def _shown_tiles(
-        self, request: Message, bad: list[tuple[int, str, str]], on_part: Callable[[float], None]
-    ) -> dict[int, ShownTile]:
-        """Return the tiles under the chunks of a window that can be used, by descriptor id; add others to `bad`.
+    def batches(
+        self, window: Window, on_part: Callable[[float], None] = lambda _: None
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield the samples of a window, float32 [n, *sample_shape], and write down in it which units they are.
 
-        `on_part` is called with the part of them that was read.
+        The memory of a batch is used again: for the next one, or ahead for the next but two.
+
+        Args:
+            window: The window.
+            on_part: Called with the part of the tiles under chunks that was read.
         """
+        filled, batch = 0, next(self._memory)
+        for number, write, blank in self._units(window, on_part):
+            texture = write(batch[filled])
+            window.units.append(number)
+            window.textures.append(texture if blank <= MOST_BLANK else 0.0)
+            filled += 1
+            if filled == len(batch):
+                yield batch
+                filled, batch = 0, next(self._memory)
+        if filled:
+            yield batch[:filled]
+
+    def run(self, window: Window, batches: Iterable[NDArray[np.float32]], on_done: OnDone) -> dict[str, Any]:
+        """Return the answer for a window, all of whose batches go through the network; see `describe`."""
+        vectors = [np.empty((0, self._engine.dimensions), np.float32)]
+        done = 0
+        for batch in batches:
+            vectors.append(self._engine.run(batch))
+            done += len(batch)
+            on_done(done)
+        found, order = self._preprocessing.finish(np.concatenate(vectors)), np.argsort(window.units)
+        numbers, textures = np.array(window.units, np.int64), np.array(window.textures, np.float32)
+        answer = _answer(found[order], textures[order], numbers[order])
+        return {**answer, "bad_tiles": [list(each) for each in window.bad]}
+
+    def _units(self, window: Window, on_part: Callable[[float], None]) -> Iterator[Unit]:
+        """Yield the units of a window that can be embedded, and write its bad tiles down in it."""
+        tiles, chunks = window.request["tiles"], window.request["chunks"]
+        if chunks is None:
+            pictures = _usable(tiles, lambda *tile: _square_picture(tile[2]), window.bad)
+            return self._samples.of_tiles(pictures)
+        return self._samples.of_chunks(chunks, self._shown_tiles(window, on_part))
+
+    def _shown_tiles(self, window: Window, on_part: Callable[[float], None]) -> dict[int, ShownTile]:
+        """Return the tiles under the chunks of a window that can be used, by descriptor id."""
+        request = window.request
         edges: dict[int, int] = dict(request["tile_edges"])
         levels = levels_by_zoom(request["chunks"])
 
@@ -124,38 +185,73 @@ class Embedder:
             return tile
 
         tiles = _counted(request["tiles"], on_part)
-        return {request["tiles"][index][0]: tile for index, tile in _usable(tiles, shown, bad)}
-
-    def _describe(self, units: Iterable[Unit], on_done: OnDone) -> dict[str, Any]:
-        """Return the answer for some units."""
-        numbers: list[int] = []
-        textures: list[float] = []
-        vectors = [np.empty((0, self._engine.dimensions), np.float32)]
-        filled = 0
-        for number, write, blank in units:
-            texture = write(self._batch[filled])
-            numbers.append(number)
-            textures.append(texture if blank <= MOST_BLANK else 0.0)
-            filled += 1
-            if filled == len(self._batch):
-                vectors.append(self._engine.run(self._batch))
-                filled = 0
-                on_done(len(numbers))
-        if filled:
-            vectors.append(self._engine.run(self._batch[:filled]))
-        found = self._preprocessing.finish(np.concatenate(vectors))
-        order = np.argsort(numbers)
-        return _answer(
-            found[order], np.array(textures, np.float32)[order], np.array(numbers, np.int64)[order]
-        )
+        return {request["tiles"][index][0]: tile for index, tile in _usable(tiles, shown, window.bad)}
 
 
-def start(first: Message) -> Handler:
+class AheadEmbedder:
+    """Embeds windows as its embedder does, in a worker: a thread prepares the batches of the next window, too."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+
+    def read_ahead(self, requests: Iterator[Message]) -> Iterator[tuple[int, "_Prepared"]]:
+        """Yield each window with its batches, as they are ready; see `pipeline.processes.serve.ReadsAhead`."""
+        for window, steps in groupby(run_ahead(self._steps(requests)), itemgetter(0)):
+            yield window.number, (window, steps)
+
+    def __call__(self, prepared: "_Prepared", progress: Progress) -> Payload:
+        """Return the answer for a window."""
+        window, steps = prepared
+        return self._embedder.run(window, _batches_of(steps), now_and_then(progress))
+
+    def _steps(self, requests: Iterable[Message]) -> Iterator["_Step"]:
+        for number, request in requests:
+            window = Window(request, number)
+            try:
+                for batch in self._embedder.batches(window):
+                    yield window, batch
+            except Exception as error:  # noqa: BLE001 - raised when the window is answered
+                yield window, error
+            else:
+                yield window, None
+
+
+_Step: TypeAlias = tuple[Window, NDArray[np.float32] | Exception | None]
+"""A batch of a window, or the error that ended it, or None at its end."""
+_Prepared: TypeAlias = tuple[Window, Iterator[_Step]]
+
+
+def _batches_of(steps: Iterator[_Step]) -> Iterator[NDArray[np.float32]]:
+    """Yield batches until the end of their window: what follows may be long in coming."""
+    for _, batch in steps:
+        if isinstance(batch, Exception):
+            raise batch
+        if batch is None:
+            return
+        yield batch
+
+
+def now_and_then(progress: Progress) -> OnDone:
+    """Return what reports how many units are done, a few times a second."""
+    last = time.monotonic()
+
+    def report(done: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _REPORT_EVERY_S:
+            last = now
+            progress(int(done))
+
+    return report
+
+
+def start(first: Message) -> Handler | ReadsAhead:
     """Load the engine from its file; see `load_embedder`."""
-    return load_embedder(Path(first["engine"]["path"]).read_bytes(), first)
+    embedder = load_embedder(Path(first["engine"]["path"]).read_bytes(), first)
+    return AheadEmbedder(embedder) if embedder.ahead else embedder.embed
 
 
-def load_embedder(data: bytes, first: Message) -> Handler:
+def load_embedder(data: bytes, first: Message) -> Embedder:
     """Load an engine from its bytes; `first` is `pipeline.embed.worker_messages.worker_setup`.
 
     Raises:
@@ -186,7 +282,7 @@ def load_embedder(data: bytes, first: Message) -> Handler:
             hint="set the model's size and layout to what its engine takes",
             kind=ErrorKind.EMBED_FAILED,
         )
-    return Embedder(engine, preprocessing).embed
+    return Embedder(engine, preprocessing, ahead=BACKENDS[spec["backend"]].on_gpu)
 
 
 def read_picture(sha256: str, source: list[str | int] | bytes) -> Picture:

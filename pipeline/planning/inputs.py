@@ -17,6 +17,7 @@ from store.base.canonical_json import Document
 from store.base.valueclass import valueclass
 from store.formats.area_shape import AreaShape
 from store.formats.capture_dates import CaptureDates
+from store.runtime.backends.registry import AUTO
 from store.trust.readiness import Readiness, judge
 from store.trust.readiness_facts import AreaCounts, facts_of_inputs
 
@@ -54,6 +55,13 @@ class Inputs:
     def networks(self) -> tuple[tuple[str, int], ...]:
         """Vector space and weight of each of them."""
         return tuple((model.space, model.spec.weight_ppm) for model in self.descriptors)
+
+    @property
+    def backend_note(self) -> str:
+        """What "auto" stands for here, to follow a reason: elsewhere the same request may be another build."""
+        made = self.document["engine"]
+        chosen = f'; engine.backend = "auto" chose {made["backend"]} {made["version"]}'
+        return chosen if self.request.engine.backend == AUTO else ""
 
     def level_documents(self) -> tuple[Document, ...]:
         """Return each level, with the number of its chunks, for programs."""

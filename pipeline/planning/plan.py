@@ -201,7 +201,9 @@ def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
     whole_only = inputs.request.tiles.on_bad is BadTilePolicy.FAIL
     why_changed = _why_changed(state, inputs)
     plan = BuildPlan(
-        engines=tuple(_plan_engine(state, model, present) for model in inputs.models),
+        engines=tuple(
+            _plan_engine(state, model, present, note=inputs.backend_note) for model in inputs.models
+        ),
         cells=tuple(
             _plan_cell(state, model, space, cell, present=present, whys=whys, whole_only=whole_only)
             for model, (space, _) in zip(inputs.descriptors, inputs.networks, strict=True)
@@ -271,7 +273,7 @@ def _is_present(ref: ArtifactRef, present: Present) -> bool:
     return present.get(ref.sha256) == ref.size
 
 
-def _plan_engine(state: State, model: Model, present: Present) -> EnginePlan:
+def _plan_engine(state: State, model: Model, present: Present, *, note: str = "") -> EnginePlan:
     known = state.step_cache.engines.get(model.key)
     checked = known is not None and has_passed_here(state, model, known)
     if known is None:
@@ -282,7 +284,7 @@ def _plan_engine(state: State, model: Model, present: Present) -> EnginePlan:
         decision, why = Decision.REUSE, "same key, checked"
     else:
         decision, why = Decision.REUSE, "same key, its check is still to run"
-    return EnginePlan(model=model, decision=decision, why=why, known=known, checked=checked)
+    return EnginePlan(model=model, decision=decision, why=why + note, known=known, checked=checked)
 
 
 def has_passed_here(state: State, model: Model, event: EngineCompiled) -> bool:

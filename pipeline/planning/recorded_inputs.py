@@ -5,7 +5,7 @@ others can still be used.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timezone
 from functools import cached_property
 from hashlib import sha256
@@ -35,6 +35,7 @@ from store.base.values import ArtifactRef
 from store.domain.events import EngineCompiled
 from store.domain.state import STAND_IN, Build, RecordedEvent
 from store.manifest.levels import parse_levels
+from store.runtime.backends.registry import AUTO
 
 Recorded = TypeVar("Recorded")
 
@@ -93,9 +94,14 @@ class RecordedInputs:
 
     @cached_property
     def request_and_precision(self) -> tuple[BuildRequest, str | None]:
-        """The recorded request, and what replaced its precision."""
+        """The recorded request, and what replaced its precision; a backend that was chosen stays chosen."""
+        # A build that failed before it knew its inputs recorded no backend.
+        chosen = self.build.inputs.get("engine", {}).get("backend", AUTO)
         try:
             found = parse_recorded_request(self.build.host)
+            if found is not None and found[0].engine.backend == AUTO:
+                engine = replace(found[0].engine, backend=chosen)
+                found = replace(found[0], engine=engine), found[1]
         except PipelineError as error:
             raise UnavailableError(f"the recorded request: {error.message}") from error
         if found is None:

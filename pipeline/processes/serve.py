@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final, Protocol, runtime_checkable
 
 from pipeline.errors import PipelineError
 from pipeline.processes.framing import FrameReader, Message, Payload, encode
@@ -26,6 +26,26 @@ from store.errors import StoreError
 Progress = Callable[[Payload], None]
 Handler = Callable[[Message, Progress], Payload]
 """Takes a request and a way to report progress, returns the answer. An exception is the answer "failed"."""
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A handler that begins with later requests while it answers one."""
+
+    def read_ahead(self, requests: Iterator[Message]) -> Iterator[tuple[int, Any]]:
+        """Yield the number of each request, and what is then given to the handler in its place.
+
+        An error of one request is raised when the handler answers it, not here.
+
+        Args:
+            requests: Number and request, in the order in which they arrive; the next one may be long in coming.
+        """
+        ...
+
+    def __call__(self, request: Any, progress: Progress) -> Payload:  # noqa: ANN401 - the handler's own
+        """Answer what `read_ahead` yielded."""
+        ...
+
 
 READY, PROGRESS, FINISHED, FAILED = "ready", "progress", "finished", "failed"
 
@@ -58,11 +78,12 @@ def die_before_parent() -> None:
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE_ADJ, encoding="ascii")
 
 
-def serve(start: Callable[[Message], Handler]) -> None:
+def serve(start: Callable[[Message], Handler | ReadsAhead]) -> None:
     """Answer requests until standard input ends.
 
     Args:
-        start: Takes the first message, the initial request, and returns the handler of all that follow.
+        start: Takes the first message, the initial request, and returns the handler of all that follow; it may
+            be one that `ReadsAhead`.
     """
     die_with_parent(int(sys.argv[1]))
     die_before_parent()
@@ -80,7 +101,7 @@ def serve(start: Callable[[Message], Handler]) -> None:
         _send(answers, [FAILED, None, describe_error(error)])
         return
     _send(answers, [READY, None, None])
-    for number, request in messages:
+    for number, request in handler.read_ahead(messages) if isinstance(handler, ReadsAhead) else messages:
         _answer(answers, number, request, handler)
 
 

@@ -14,7 +14,7 @@ from pipeline.request.validation import CheckedRecord, InvalidValueError, record
 from store.backports import StrEnum
 from store.base.cache_warning import CacheWarning
 from store.manifest.levels import MAX_LEVELS
-from store.runtime.backends.registry import BACKENDS, DEFAULT_BACKEND
+from store.runtime.backends.registry import AUTO, BACKENDS, DEFAULT_BACKEND
 from store.trust.readiness import MAX_AGE_DAYS
 
 BUILTIN = "builtin:"
@@ -217,7 +217,8 @@ class EngineOptions(CheckedRecord):
     """How networks become engines.
 
     Attributes:
-        backend: What compiles and runs the networks: a row of `store.runtime.backends.registry`.
+        backend: What compiles and runs the networks: a row of `store.runtime.backends.registry`, or "auto" for
+            what suits the machine that builds (`pipeline.engines.backends.registry.compiler_for`).
         precision: Number format of the computation.
         target: Device to compile for, as the backend names it; this one when absent.
         batch: Fixed batch size; the planner's choice when absent.
@@ -229,7 +230,7 @@ class EngineOptions(CheckedRecord):
 
     table: ClassVar[str] = "engine"
 
-    backend: Annotated[str, rules.key_of(BACKENDS)] = DEFAULT_BACKEND
+    backend: Annotated[str, rules.key_of(BACKENDS, AUTO)] = DEFAULT_BACKEND
     precision: Annotated[Precision, rules.one_of(Precision)] = Precision.FP32
     target: Annotated[str | None, rules.text(64)] = None
     batch: Annotated[int | None, rules.whole_number(1, 4096)] = None
@@ -240,8 +241,8 @@ class EngineOptions(CheckedRecord):
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the backend runs on GPUs; only those have a workspace, TF32 and profiles."""
-        return BACKENDS[self.backend].on_gpu
+        """Whether the backend runs on GPUs, or may; only those have a workspace, TF32 and profiles."""
+        return self.backend == AUTO or BACKENDS[self.backend].on_gpu
 
     def warnings(self) -> Iterator[CacheWarning]:
         """Yield a warning for each option that the backend ignores."""

@@ -90,15 +90,16 @@ def one_of(choices: type[StrEnum]) -> Callable[[object], StrEnum]:
     return takes(lambda: schema_of(known))(lambda value: choices(known(value)))
 
 
-def key_of(table: Mapping[str, object]) -> Callable[[object], str]:
-    """A key of a mapping, which is read when a value is checked."""
+def key_of(table: Mapping[str, object], *others: str) -> Callable[[object], str]:
+    """A key of a mapping, which is read when a value is checked, or another word."""
 
-    @takes(lambda: {"enum": list(table)})
+    @takes(lambda: {"enum": [*table, *others]})
     def rule(value: object) -> str:
-        if isinstance(value, str) and value in table:
+        known = [*table, *others]
+        if isinstance(value, str) and value in known:
             return str(value)
-        hint = suggest_known(value, list(table)) if isinstance(value, str) else ""
-        raise InvalidValueError("one of " + ", ".join(f'"{each}"' for each in table), hint)
+        hint = suggest_known(value, known) if isinstance(value, str) else ""
+        raise InvalidValueError("one of " + ", ".join(f'"{each}"' for each in known), hint)
 
     return rule
 

@@ -15,6 +15,7 @@ many, is scaled once.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 from typing import Final, TypeAlias
@@ -27,9 +28,6 @@ from store.base.preprocessing import Pixels, resample
 
 Runs: TypeAlias = list[tuple[slice, slice]]
 """Slices of pixels, and of picture pixels that they are copied to."""
-
-Parts: TypeAlias = list[tuple[int, Runs]]
-"""The rows of a picture: a row, and runs of rows that are counted from there."""
 
 _CHUNKS_AT_ONCE: Final = 64
 """How many chunks of a column share pixels: more would fill the memory where chunks hardly overlap."""
@@ -90,15 +88,15 @@ def cut_columns(
     places: Iterable[tuple[int, int]],
     tiles: Mapping[tuple[int, int], Pixels],
     size: tuple[int, int],
-) -> Iterator[tuple[Pixels, list[Parts]]]:
+) -> Iterator[tuple[Pixels, Integers]]:
     """Yield what the pictures of chunks are cut out of, where `only_cut` holds; as for `render_chunks`.
 
     Chunks that follow each other and begin at one x have most rows in common. What is computed of each row
     alone can so be computed once.
 
     Yields:
-        Pixels uint8 [rows, width, 3], RGB, and for each of the next chunks which of these rows are which rows
-        of the picture that `render_chunks` gives: all of them, in order.
+        Pixels uint8 [rows, width, 3], RGB, and for each of the next n chunks which of these rows are the rows of
+        the picture that `render_chunks` gives, int64 [n, height].
 
     Raises:
         KeyError, ValueError: As for `render_chunks`.
@@ -117,6 +115,8 @@ class _Mosaic:
         self._level, self._tiles, self._size = level, tiles, size
         self._scaled: dict[tuple[int, int], Pixels] = {}
         self._strips: dict[int, Pixels] = {}
+        self._stacked: dict[int, Pixels] = {}
+        self._stacked_rows: list[int] = []
         self._x = -1
         self._edge = 0
         self._step = (0, 0)
@@ -135,17 +135,39 @@ class _Mosaic:
                 picture[target] = strip[source]
         return resample(picture, self._size)
 
-    def column(self, x: int, ys: Sequence[int]) -> tuple[Pixels, list[Parts]]:
-        """Return the rows of tiles under chunks that begin at x, cut to their columns, and the rows of each."""
-        spans = [tile_span(self._level, x, y) for y in ys]
-        under = sorted({row for _, _, y0, ny in spans for row in range(y0, y0 + ny)})
-        self._x, self._strips = x, {}
-        pixels = np.concatenate([self._strip(x, row) for row in under])
-        tops = {row: at * (self._step[0] << self._level.k) for at, row in enumerate(under)}
-        return pixels, [
-            [(tops[row], runs) for row, runs in enumerate(self._runs_of(0, y), y0)]
-            for y, (_, _, y0, _) in zip(ys, spans, strict=True)
-        ]
+    def column(self, x: int, ys: Sequence[int]) -> tuple[Pixels, Integers]:
+        """Return the rows of tiles under chunks that begin at x, cut to their columns, and the rows of each chunk."""
+        x0, nx, _, _ = tile_span(self._level, x, 0)
+        _, _, y0, ny = tile_span(self._level, np.zeros_like(ys), np.array(ys))
+        spans = zip(y0.tolist(), ny.tolist(), strict=True)
+        under = sorted({row for top, count in spans for row in range(top, top + count)})
+        stacks = self._stacks([x0 + at & (1 << self._level.zoom) - 1 for at in range(nx)], under)
+        pixels = np.empty((len(stacks[0]), self._cut[1], 3), np.uint8)
+        for stack, runs in zip(stacks, self._runs_of(1, x), strict=True):
+            for source, target in runs:
+                pixels[:, target] = stack[:, source]
+        edge = self._step[0] << self._level.k
+        # The tiles under a chunk follow each other among those of all.
+        tops = np.searchsorted(under, y0) * edge
+        return pixels, tops[:, None] + self._kept[np.array(ys) & self._level.steps_per_tile - 1]
+
+    def _stacks(self, columns: list[int], rows: list[int]) -> list[Pixels]:
+        """Return columns of tiles, scaled, each uint8 [rows * edge, edge, 3]; most are those of the last call."""
+        if rows != self._stacked_rows:
+            self._stacked_rows, self._stacked = rows, {}
+        self._stacked = {
+            column: self._stacked[column]
+            if column in self._stacked
+            else np.concatenate([self._tile(column, row) for row in rows])
+            for column in columns
+        }
+        return [self._stacked[column] for column in columns]
+
+    @cached_property
+    def _kept(self) -> Integers:
+        """Which rows of pixels a chunk keeps, counted from its first tile, by its first step in that."""
+        firsts = range(self._level.steps_per_tile)
+        return np.stack([_kept(self._level, first, self._step[0], self._cut[0]) for first in firsts])
 
     def _strip(self, x: int, row: int) -> Pixels:
         """Return a row of tiles, cut to the columns of the chunks that begin at x."""
@@ -204,8 +226,7 @@ def _runs(level: Level, inside: int, step: int, wanted: int) -> list[Runs]:
         step: Pixels of a step.
         wanted: Pixels to keep, at most m steps.
     """
-    # Middles of the wanted pixels, rounded down: (at + 1/2) * pixels / wanted.
-    kept: Integers = (2 * np.arange(wanted) + 1) * (level.m * step) // (2 * wanted) + inside * step
+    kept = _kept(level, inside, step, wanted)
     edge = step << level.k
     found: list[Runs] = [[] for _ in range(-(-(inside + level.m) // level.steps_per_tile))]
     starts = np.flatnonzero((np.diff(kept, prepend=-2) != 1) | (kept % edge == 0)).tolist()
@@ -213,3 +234,10 @@ def _runs(level: Level, inside: int, step: int, wanted: int) -> list[Runs]:
         tile, pixel = divmod(int(kept[start]), edge)
         found[tile].append((slice(pixel, pixel + end - start), slice(start, end)))
     return found
+
+
+def _kept(level: Level, inside: int, step: int, wanted: int) -> Integers:
+    """Return the pixels that are kept, int64 [wanted], counted from the first tile; arguments as of `_runs`."""
+    # Middles of the wanted pixels, rounded down: (at + 1/2) * pixels / wanted.
+    kept: Integers = (2 * np.arange(wanted) + 1) * (level.m * step) // (2 * wanted) + inside * step
+    return kept

@@ -123,7 +123,7 @@ class Preprocessing:
         height, width = self.size
         resized = resample(middle_square(image) if height == width else image, self.size)
         np.copyto(sample, self.ordered(resized))
-        self.scale(sample)
+        self._scale(sample)
         return sample
 
     def ordered(self, image: Pixels) -> Pixels:
@@ -131,8 +131,15 @@ class Preprocessing:
         ordered = image[:, :, ::-1] if self.colour == "bgr" else image
         return ordered.transpose(2, 0, 1) if self.layout == "nchw" else ordered
 
-    def scale(self, sample: Sample) -> None:
-        """Turn the values p of a sample, float32 of `shape`, into (p - mean) / std."""
+    def scaled(self, ordered: Pixels) -> Pixels | Sample:
+        """Return (p - mean) / std for the values p of `ordered` pixels in float32; themselves if that changes nothing."""
+        if not any(self.mean) and self.std == (1.0, 1.0, 1.0):
+            return ordered
+        values = ordered.astype(np.float32)
+        self._scale(values)
+        return values
+
+    def _scale(self, sample: Sample) -> None:
         # Values that change nothing are passed over: an image is 200,000 numbers.
         if any(self.mean):
             sample -= self._by_channel(self.mean)

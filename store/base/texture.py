@@ -33,17 +33,19 @@ def texture_energy(rgb: npt.NDArray[np.uint8]) -> float:
         raise ValueError(f"expected pixels of shape [height, width, 3], found {list(rgb.shape)}")
     height, width = rgb.shape[:2]
     # Rows first, which lie together in memory.
-    return _energy(grey_sums(_joined_rows(rgb, height, width)), height, width)
+    return float(_energies(grey_sums(_joined_rows(rgb, height, width))[None], height, width)[0])
 
 
-def texture_of_sums(sums: npt.NDArray[Any], width: int) -> float:
-    """Return the `texture_energy` of a picture of which the sums of grey are known.
+def textures_of_sums(sums: npt.NDArray[Any], width: int) -> npt.NDArray[np.float64]:
+    """Return the `texture_energy` of pictures of one size of which the sums of grey are known, float64 [n].
 
     Args:
-        sums: [height, 64], from `grey_sums` of the picture's rows.
-        width: Width of the picture, pixels.
+        sums: [n, height, 64], from `grey_sums` of the pictures' rows.
+        width: Width of the pictures, pixels.
     """
-    return _energy(_joined_rows(sums, len(sums), width), len(sums), width)
+    height = sums.shape[1]
+    rows = _joined_rows(sums.transpose(1, 0, 2), height, width)
+    return _energies(rows.transpose(1, 0, 2), height, width)
 
 
 def grey_sums(rgb: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -83,14 +85,16 @@ def _repeated(pixels: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
     return pixels if side == wanted else np.take(pixels, np.arange(wanted) * side // wanted, axis=axis)
 
 
-def _energy(sums: npt.NDArray[Any], height: int, width: int) -> float:
-    """Return the texture energy of 64 x 64 sums of a picture of some size; see `texture_energy`."""
-    cells: npt.NDArray[Any] = sums.reshape(8, 8, 8, 8).transpose(0, 2, 1, 3).reshape(64, 64)
+def _energies(sums: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[np.float64]:
+    """Return the texture energies of [n, 64, 64] sums of pictures of some size; see `texture_energy`."""
+    cells: npt.NDArray[Any] = sums.reshape(-1, 8, 8, 8, 8).transpose(0, 1, 3, 2, 4).reshape(-1, 64, 64)
     unit = 4 * -(-height // MEANS) * -(-width // MEANS)
     if unit & (unit - 1):
         # Means that 32 bits do not hold exactly are rounded before they are compared.
         cells, unit = cells.astype(np.float32) / np.float32(unit), 1
-    medians = np.partition(cells, 32, axis=1)[:, 32:33]
-    deviations = (np.maximum(cells, medians) - np.minimum(cells, medians)).reshape(-1)
-    at = round(len(deviations) * (1 - TEXTURED_GROUND))
-    return float(np.partition(deviations, at)[at]) / unit / _NORMAL_DEVIATION
+    medians = np.partition(cells, 32, axis=2)[:, :, 32:33]
+    deviations = (np.maximum(cells, medians) - np.minimum(cells, medians)).reshape(-1, MEANS * MEANS)
+    at = round(MEANS * MEANS * (1 - TEXTURED_GROUND))
+    deviations.partition(at, axis=1)
+    greatest: npt.NDArray[np.float64] = deviations[:, at].astype(np.float64)
+    return greatest / unit / _NORMAL_DEVIATION

@@ -46,7 +46,7 @@ from tools.demo.terrain import terrain
 LEVEL: Final = Level(20, 2, 14)
 """Chunks of 3.5 x 3.5 tiles, sixteen to a tile, as for a camera at 120 m and imagery of 0.15 m a pixel."""
 EDGE: Final = 256
-TARGET: Final = 1.15
+TARGET: Final = 1.10
 _FIRST: Final = 1 << 19
 """First column and row of the tiles, in the middle of the world."""
 _RIM: Final = 2
@@ -95,8 +95,8 @@ STAGES: Final = (
     ("scale tiles", mosaic, "resample"),
     ("columns", mosaic._Mosaic, "column"),
     ("sums of grey", samples, "grey_sums"),
-    ("texture", samples, "texture_of_sums"),
-    ("samples", samples.Samples, "_write_parts"),
+    ("texture", samples, "textures_of_sums"),
+    ("samples", samples.Samples, "_write_rows"),
     ("network", Engine, "run"),
 )
 """What is timed: a stage, and the function that does it. The rest is what is in none."""

@@ -17,7 +17,7 @@ from pipeline.request.options import EngineOptions
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.sources.registry import SOURCES, kind_of, open_source
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.runtime.backends.registry import BACKENDS
+from store.runtime.backends.registry import AUTO, BACKENDS
 from store.runtime.capabilities import covered, library_version, runtime_of
 from tests import toy_parts
 from tests.small_builds import BATCH, Site, spread
@@ -102,5 +102,5 @@ def documented(setting):
 
 
 def test_the_documents_name_every_row_and_no_other():
-    assert sorted(documented("[engine] backend")) == sorted(BACKENDS)
+    assert sorted(documented("[engine] backend")) == sorted([*BACKENDS, AUTO])
     assert sorted(kind_of(source).name for source in documented("[tiles] source")) == sorted(SOURCES)

@@ -29,6 +29,7 @@ _DESCRIPTOR_MODULES: Final = (
     "pipeline.embed.ray.actor",
     "pipeline.embed.samples",
     "pipeline.embed.worker",
+    "pipeline.processes.run_ahead",
     "store.base.lattice",
     "store.base.mosaic",
     "store.base.preprocessing",
@@ -62,7 +63,7 @@ class TileEmbedder:
         try:
             first = decode_frame(setup)
             _check_software(first["software"])
-            self._handler = load_embedder(engine, first)
+            self._handler = load_embedder(engine, first).embed
         except Exception as error:  # noqa: BLE001 - every failure must reach the other side
             return encode([FAILED, describe_error(error)])
         return encode([FINISHED, None])

@@ -22,6 +22,7 @@ class EngineBackend:
         packages: Python distributions that install its library, for `c10 doctor`.
         on_gpu: Whether its engines run on a GPU. Each worker then needs one; only then do `workspace_mb`,
             `tf32` and `profile` of a request have a meaning.
+        preference: Its place in the order in which `AUTO` tries backends, the lowest first; None: it does not.
     """
 
     name: str
@@ -29,6 +30,7 @@ class EngineBackend:
     runtime: str
     packages: tuple[str, ...]
     on_gpu: bool = False
+    preference: int | None = None
 
 
 BACKENDS: Final[Mapping[str, EngineBackend]] = {
@@ -39,6 +41,7 @@ BACKENDS: Final[Mapping[str, EngineBackend]] = {
             compiler="pipeline.engines.backends.onnxruntime:OnnxRuntimeCompiler",
             runtime="store.runtime.backends.onnxruntime:OnnxRuntime",
             packages=("onnxruntime", "onnxruntime-gpu"),
+            preference=4,
         ),
         EngineBackend(
             name="tensorrt",
@@ -46,6 +49,7 @@ BACKENDS: Final[Mapping[str, EngineBackend]] = {
             runtime="store.runtime.backends.tensorrt:tensorrt",
             packages=("tensorrt",),
             on_gpu=True,
+            preference=1,
         ),
         EngineBackend(
             name="tensorrt-rtx",
@@ -53,15 +57,20 @@ BACKENDS: Final[Mapping[str, EngineBackend]] = {
             runtime="store.runtime.backends.tensorrt:tensorrt_rtx",
             packages=("tensorrt-rtx-cu12",),
             on_gpu=True,
+            preference=2,
         ),
         EngineBackend(
             name="openvino",
             compiler="pipeline.engines.backends.openvino:OpenVinoCompiler",
             runtime="store.runtime.backends.openvino:OpenVino",
             packages=("openvino",),
+            preference=3,
         ),
     )
 }
 """Name to backend, in the order in which messages list them."""
 
 DEFAULT_BACKEND: Final = "onnxruntime"
+
+AUTO: Final = "auto"
+"""In a request: the backend of the lowest preference that works on this machine for what is requested."""

@@ -95,7 +95,7 @@ class TestTexture:
         rows = picture.astype(texture.sums_type(*size))
         sums = np.concatenate([texture.grey_sums(rows[at : at + 1]) for at in range(len(rows))])
         assert sums.shape == (size[0], 64)
-        assert texture.texture_of_sums(sums, size[1]) == expected
+        assert texture.textures_of_sums(np.stack([sums, sums]), size[1]).tolist() == [expected, expected]
 
     def test_a_strided_view_scores_like_its_copy(self, mosaic):
         cut = mosaic[10:266, 30:286]
