@@ -17,10 +17,11 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from store.base.canonical_json import Digest, is_digest
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.disk.layout import Layout
 from store.disk.quarantine import move_to_quarantine
@@ -42,7 +43,7 @@ _CHUNK = 1 << 20
 _CHECK_INTERVAL_S = 0.01
 
 
-@dataclass(slots=True)
+@valueclass(slots=True)
 class Artifacts:
     """The artifact folder of one cache.
 

@@ -1,4 +1,3 @@
-import dataclasses
 import enum
 import hashlib
 import math
@@ -40,7 +39,7 @@ class Number(enum.IntEnum):
 
 
 def with_payload(payload):
-    return dataclasses.replace(sample_record(1), payload=payload)
+    return sample_record(1)._replace(payload=payload)
 
 
 def shuffled(tree, order):
@@ -189,7 +188,7 @@ def test_payload_that_no_record_can_hold_is_refused(payload):
 )
 def test_envelope_out_of_range_is_refused_by_name(field, value):
     with pytest.raises(RecordError, match=field):
-        encode(dataclasses.replace(sample_record(1), **{field: value}))
+        encode(sample_record(1)._replace(**{field: value}))
 
 
 @pytest.mark.parametrize(

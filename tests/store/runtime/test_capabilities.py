@@ -8,7 +8,7 @@ import pytest
 from store.disk.layout import Layout
 from store.manifest.manifest import parse
 from store.runtime import capabilities
-from store.runtime.backends import gpu, onnxruntime, openvino, tensorrt
+from store.runtime.backends import gpu, openvino, tensorrt
 from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.backends.gpu import Gpu
 from store.runtime.backends.registry import BACKENDS
@@ -100,7 +100,7 @@ def test_libraries_are_those_that_are_installed(monkeypatch):
 
     monkeypatch.setattr(tensorrt, "library_version", version)
     monkeypatch.setattr(openvino, "library_version", missing)
-    monkeypatch.setattr(onnxruntime.metadata, "version", installed)
+    monkeypatch.setattr(importlib.metadata, "version", installed)
     found = {name: capabilities.library_version(name) for name in BACKENDS}
     assert found == {
         "onnxruntime": "1.31.1",
