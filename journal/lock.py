@@ -13,7 +13,6 @@ import errno
 import fcntl
 import json
 import os
-import socket
 import struct
 import time
 import weakref
@@ -23,8 +22,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import Final, TypeAlias
-
-import portalocker
 
 from journal import errors
 from journal.regular_file import is_wrong_file_type, open_regular
@@ -94,7 +91,7 @@ class BuildLock:
             _locks_held.add(self)
             self._document = {
                 "pid": os.getpid(),
-                "host": socket.gethostname(),
+                "host": os.uname().nodename,
                 "boot_id": boot_id(),
                 "since": _now(),
                 "build": None,
@@ -143,6 +140,8 @@ class BuildLock:
 
     def _try_to_lock(self) -> int | None:
         """Return a descriptor that holds the lock on the file at the path; None if another holds it."""
+        import portalocker  # noqa: PLC0415 - slow, and who asks for the holder does not need it
+
         try:
             fd = _open(self.path, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError as error:

@@ -5,9 +5,7 @@ same record.
 """
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Sized
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
 from typing import Final, NamedTuple, NewType, TypeAlias, cast
@@ -30,7 +28,8 @@ GENESIS: Final = Chain(bytes(CHAIN_BYTES))
 
 _DOMAIN: Final = b"c10/journal/chain/v1\0"
 _PROJECTION_DOMAIN: Final = b"c10/journal/projection/v1\0"
-_is_tag: Final = re.compile(r"[a-z0-9._-]{1,64}").fullmatch
+_TAG_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789._-"
+_MAX_TAG: Final = 64
 _FIELDS: Final = 6
 _FEW_KEYS: Final = 32
 _ALWAYS_VALID: Final = frozenset({bool, bytes, type(None)})
@@ -49,8 +48,7 @@ class Head(NamedTuple):
 EMPTY: Final = Head(0, GENESIS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(NamedTuple):
     """A payload with its envelope.
 
     Attributes:
@@ -252,7 +250,7 @@ def _projection_digest(name: bytes, value: bytes) -> bytes:
 
 
 def _check_envelope(tag: str, version: int, build: int | None, wall_ns: int, mono_ns: int) -> None:
-    if type(tag) is not str or not _is_tag(tag):
+    if type(tag) is not str or not 0 < len(tag) <= _MAX_TAG or tag.strip(_TAG_LETTERS):
         raise RecordError(f"tag: 1 to 64 of a-z 0-9 . _ - expected, found {tag!r:.80}")
     # bool is an int to Python and something else to MessagePack, so the exact type is compared.
     if not (

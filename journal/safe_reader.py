@@ -8,15 +8,13 @@ The output of the child is trusted only as far as the digest chain holds, which 
 import errno
 import math
 import os
-import shutil
 import signal
 import struct
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from journal import errors
 from journal.record import EMPTY, Chain, Entry, Head, unpack_projection, verify_chain
@@ -59,8 +57,7 @@ _START_CHILD: Final = (
 """It imports nothing from the current folder; the option `-P` for that came with Python 3.11."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """One consistent state of a journal; its chain was checked in this process.
 
     Attributes:
@@ -234,6 +231,7 @@ def _read_without_lock(path: Path, timeout_s: float) -> Snapshot:
 
 def _read_copy(path: Path, timeout_s: float) -> Snapshot:
     """Read a copy that was made while nobody committed."""
+    import shutil  # noqa: PLC0415 - as above
     import tempfile  # noqa: PLC0415 - as above
 
     with tempfile.NamedTemporaryFile(prefix="c10-") as copy:

@@ -6,7 +6,6 @@ standard error and exit status 3. One transaction reads everything, so the state
 """
 
 import os
-import resource
 import signal
 import struct
 import sys
@@ -71,6 +70,7 @@ def _limit_resources(seconds: int, parent: int) -> None:
     At the limit of processor time SIGXCPU ends this process. So SIGKILL always came from outside.
     """
     import ctypes  # noqa: PLC0415 - the parent imports this module too, and does not need it
+    import resource  # noqa: PLC0415 - as above
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

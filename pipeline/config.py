@@ -1,6 +1,5 @@
 """Operator settings of one machine; none of them enters a build's identity."""
 
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -141,6 +140,8 @@ class C10ProvisionerConfig:
         known = [item.name for item in fields(cls) if item.name not in _NOT_SETTINGS]
         for name in settings:
             if name not in known:
+                import difflib  # noqa: PLC0415 - only errors need it
+
                 near = difflib.get_close_matches(name, known, n=1)
                 raise RequestError(
                     f"expected a known setting, found {name!r}",

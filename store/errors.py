@@ -7,7 +7,6 @@ action that fixes it. Kinds are added, never changed, because scripts match on t
 import errno
 import mmap
 import os
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -212,13 +211,14 @@ FAILING = "cannot be read"
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _SHORTAGES = frozenset({errno.EAGAIN, errno.EFBIG, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """As `journal.errors`, which the aircraft's code must not import, but for EFBIG, a full journal there."""
-_LACKS_RESOURCES = re.compile(
-    r"bad_alloc|(allocate|map) (memory|segment|buffer)|failed to allocate|start new thread|too many open files"
-    r"|resource temporarily unavailable|pthread_create|returned NULL without setting"
-    r"|error return without exception",
-    re.IGNORECASE,
+_LACKS_RESOURCES = (
+    *("bad_alloc", "allocate memory", "allocate segment", "allocate buffer", "failed to allocate"),
+    *("map memory", "map segment", "map buffer", "start new thread", "pthread_create", "too many open files"),
+    *("resource temporarily unavailable", "returned null without setting", "error return without exception"),
+    *("cannot create shared object", "cannot create search", "cannot create scope", "cannot create cache"),
+    "cannot create tls",
 )
-"""What the loader, ONNX Runtime, OpenVINO, FAISS and Python say; none of them has an error class for it."""
+"""What the loader, ONNX Runtime, OpenVINO, FAISS and Python say, in any case; none of them has an error class for it."""
 
 
 _IMPORT_TAKES = {
@@ -259,7 +259,10 @@ def lacks_resources(error: BaseException) -> bool:
         # An error that wraps a library's may have left out the text of that.
         if error.__cause__ is not None and lacks_resources(error.__cause__):
             return True
-    return isinstance(error, Exception) and _LACKS_RESOURCES.search(str(error)) is not None
+    if not isinstance(error, Exception):
+        return False
+    said = str(error).lower()
+    return any(each in said for each in _LACKS_RESOURCES)
 
 
 def lacks_memory_to_import(error: BaseException) -> bool:

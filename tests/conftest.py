@@ -1,8 +1,10 @@
 """Fixtures for every test, which tests a run selects, and what of the caller's environment they see."""
 
+import fcntl
 import importlib
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +12,7 @@ from types import ModuleType
 import pytest
 from hypothesis import settings
 
+from tests.conformance.cpp_reader import compiled
 from tests.golden.outward import WRITE, Golden
 from tests.sample_request import REQUEST
 
@@ -23,6 +26,15 @@ KNOBS = {
 for name in [name for name in os.environ if name.startswith("C10_") and name not in KNOBS]:
     del os.environ[name]
 os.umask(0o022)
+
+# Scratch folders are in memory where there is room (a run needs less than 2 GiB, `pyproject.toml` has passed tests take
+# theirs away) and programs may run: each of a thousand caches has hundreds of folders, and every write to it is synced.
+MEMORY_DISK = "/dev/shm"
+if "TMPDIR" not in os.environ and os.access(MEMORY_DISK, os.W_OK):
+    disk = os.statvfs(MEMORY_DISK)
+    if disk.f_bavail * disk.f_frsize >= 4 << 30 and not disk.f_flag & os.ST_NOEXEC:
+        os.environ["TMPDIR"] = MEMORY_DISK
+        tempfile.tempdir = None  # pytest asked before
 
 DESELECTED: pytest.StashKey[int] = pytest.StashKey()
 
@@ -94,6 +106,17 @@ def _cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache-home")))
         yield
+
+
+@pytest.fixture(scope="session")
+def cpp_reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reader in C++, compiled once for all parallel workers."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cpp-reader"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return folder / "reader" if (folder / "reader").exists() else compiled(folder)
 
 
 @pytest.fixture(scope="session")

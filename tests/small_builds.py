@@ -174,7 +174,10 @@ class Site:
         return self.write("request.toml", to_toml(self.request(**fields)).encode())
 
     def provisioner(self, **ports):
-        """A provisioner with real ports, except those given; settings by their names among them."""
+        """A provisioner with real ports, except those given; settings by their names among them.
+
+        One worker, unless told: each is a process that loads the libraries anew, and a small build has no use for two.
+        """
         settings = {
             name: ports.pop(name)
             for name in (
@@ -183,7 +186,9 @@ class Site:
             )
             if name in ports
         }
-        config = C10ProvisionerConfig(cache_root=self.cache, **({"lock_timeout_s": 0.2} | settings))
+        config = C10ProvisionerConfig(
+            cache_root=self.cache, **({"lock_timeout_s": 0.2, "workers": 1} | settings)
+        )
         return build_cache_provisioner(config, **({"host": {}} | ports))
 
     def build(self, *, force=False, **fields):

@@ -11,10 +11,9 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
-from click.shell_completion import CompletionItem, shell_complete
 
 from store.base.valueclass import valueclass
 from store.errors import TranslateShortages, import_takes
@@ -23,6 +22,9 @@ from tools.exit_codes import MEANINGS, ExitCode
 from tools.output import page
 from tools.output.colour import wants_colour
 from tools.output.terminal import columns_of
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 WITHOUT_NUMPY: Final = frozenset({"accept", "doctor", "keygen", "log", "manifest", "show", "status"})
 """Commands whose modules do not import NumPy, and so start also where there is no room for it."""
@@ -216,10 +218,9 @@ class _C10(click.Group):
         entry = _COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        # Imported objects live until the process ends: keep garbage collections from looking through them.
-        gc.disable()
         try:
             found = entry.load(cmd_name)
+            # Imported objects live until the process ends: keep garbage collections from looking through them.
             gc.freeze()
         finally:
             gc.enable()
@@ -249,8 +250,10 @@ class _C10(click.Group):
         with formatter.section("Exit codes"):
             formatter.write_dl([(f"{code:<9d}", meaning) for code, meaning in MEANINGS.items()])
 
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
         """Return the commands that begin so, without importing any, or else the options."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only shells that complete need it
+
         names = [name for name in _COMMANDS if name.startswith(incomplete)]
         items = [CompletionItem(name, help=_COMMANDS[name].summary) for name in names]
         return items or click.Command.shell_complete(self, ctx, incomplete)
@@ -270,6 +273,8 @@ class _C10(click.Group):
         as_json, columns = "--json" in words, columns_of(sys.stdout)
         process.prepare_streams()
         if instruction := os.environ.get(_COMPLETE):
+            from click.shell_completion import shell_complete  # noqa: PLC0415 - as above
+
             raise SystemExit(shell_complete(self, {}, "c10", _COMPLETE, instruction))
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A character that the terminal cannot encode must not make a finished command fail.

@@ -1,7 +1,6 @@
 """The process of a command: its standard streams, its signals and its end."""
 
 import os
-import select
 import signal
 import sys
 import threading
@@ -45,6 +44,8 @@ def exit_with(code: ExitCode) -> NoReturn:
 
 def has_lost_reader() -> bool:
     """Whether standard output is a pipe or socket that nobody reads any more."""
+    import select  # noqa: PLC0415 - only asked where a pipe broke
+
     poll = select.poll()
     poll.register(1, 0)
     return bool(poll.poll(0))

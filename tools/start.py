@@ -1,5 +1,6 @@
 """The console script `c10`: start the command line, or say what to install where there is only an aircraft's code."""
 
+import gc
 import sys
 from typing import NoReturn
 
@@ -8,6 +9,8 @@ from tools.ground_packages import HINT, missing_ground_package
 
 def main() -> NoReturn:
     """Run the command line, in a process that ends with it."""
+    # Until the command is imported: modules live until the process ends, so that collections find nothing.
+    gc.disable()
     try:
         from tools.cli import main as run  # noqa: PLC0415 - it imports packages that an aircraft lacks
     except ModuleNotFoundError as error:

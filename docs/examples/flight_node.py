@@ -143,14 +143,15 @@ class Node:
             return "late: the frame waited for too long"
         near_m = self._proven.near_m if self._proven else None
         off_m = self._off_m + self._way_m(self._guessed or frame.taken, frame)
-        astray = near_m is not None and off_m > GUESS_REACH * near_m
+        if near_m is not None and off_m > GUESS_REACH * near_m:
+            return f"no prior: the last fix may be {off_m:.0f} m off, the proof searched {near_m:.0f} m"
         try:
             answer = self._cache.locate(
                 frame.pixels,
                 altitude_m=frame.altitude_m,
                 heading_deg=frame.heading_deg,
                 # As the proof asked, or its margins say nothing of this one.
-                near=None if near_m is None or astray else (*self._guess, near_m),
+                near=None if near_m is None else (*self._guess, near_m),
                 k=1,
             )
         except StoreError as error:
@@ -158,8 +159,6 @@ class Node:
         self._guessed = self._guessed or frame.taken
         if self._is_late(frame):
             return "late: the answer came after its deadline"
-        if astray:
-            return f"no prior: the last fix may be {off_m:.0f} m off, the proof searched {near_m:.0f} m"
         return self._judge(answer, off_m) or self._accept(answer, frame)
 
     def _judge(self, answer: Answer, off_m: float) -> str:
@@ -264,8 +263,9 @@ class Autopilot:
     def _vision_position(self, fix: Fix) -> None:
         north, east = metres_between(self._origin, fix.place)
         covariance = [0.0] * 21  # upper triangle of x, y, z, roll, pitch, yaw, row by row
-        covariance[0] = covariance[6] = fix.deviation_m**2
-        covariance[11] = covariance[15] = covariance[18] = covariance[20] = math.nan  # nothing of its own
+        # All are finite: where one is not, PX4 ignores these of the place too, and takes its parameter, 0.1 m.
+        covariance[0] = covariance[6] = covariance[11] = fix.deviation_m**2
+        covariance[15] = covariance[18] = covariance[20] = math.pi**2  # nothing is known of them
         heading = math.nan if fix.heading_deg is None else math.radians(fix.heading_deg)
         self._link.mav.vision_position_estimate_send(
             wall_us(fix.taken), north, east, -fix.altitude_m, math.nan, math.nan, heading, covariance

@@ -4,7 +4,6 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 
 from journal.lock import boot_id
@@ -77,6 +76,8 @@ def _processor() -> str:
 
 
 def _version() -> str:
+    from importlib import metadata  # noqa: PLC0415 - slow, and only a build that begins needs it
+
     try:
         return metadata.version("c10")
     except metadata.PackageNotFoundError:

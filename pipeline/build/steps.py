@@ -1,10 +1,12 @@
 """Run the steps of a build in order; each stage records its own work."""
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from journal import Record
 from pipeline.build.strict import STEP, refuse_warnings
-from pipeline.planning.plan import BuildPlan, make_plan, reusable_artifacts
+from pipeline.embed.batcher import LocalDescriptorBatcher
+from pipeline.planning.plan import BuildPlan, Decision, make_plan, reusable_artifacts
 from pipeline.progress import file_count
 from pipeline.stages.compile import forget_changed_vectors, prepare_engines
 from pipeline.stages.context import BuildContext
@@ -17,6 +19,7 @@ from store.cache.projections import find_unvouched_results
 from store.domain.events import BuildPlanned, TilesSelected
 from store.domain.state import State
 from store.policy.vouching import Unvouched, withdraw
+from store.runtime.backends.registry import DEFAULT_BACKEND
 from store.verify.coverage import find_foreign_files, intact_artifacts, refuse_foreign_files, sizes
 
 
@@ -40,17 +43,34 @@ def run_steps(run: BuildContext) -> None:
         # What is known now need not wait for hours of work.
         run.enter(STEP, "warnings")
         refuse_warnings((*run.warnings, *run.inputs.judge(area.counts).warnings))
-    prepare_engines(run, plan)
-    for stand_in in plan.stand_ins:
-        prepare_stand_in(run, stand_in)
-    if forget_changed_vectors(run):
-        plan = _plan(run)
-    rows = prepare_cells(run, plan)
+    with _workers_started(run, plan):
+        prepare_engines(run, plan)
+        for stand_in in plan.stand_ins:
+            prepare_stand_in(run, stand_in)
+        if forget_changed_vectors(run):
+            plan = _plan(run)
+        rows = prepare_cells(run, plan)
     index = prepare_index(run, rows)
     geography = check_area(run, rows)
     prove_build(run, index)
     packs = prepare_packs(run, rows)
     walk_coverage(run, geography, index, rows, packs)
+
+
+def _workers_started(run: BuildContext, plan: BuildPlan) -> AbstractContextManager[None]:
+    """Let local workers import their libraries while networks are compiled for ONNX Runtime and checked.
+
+    Other backends compile for minutes, in which waiting workers would only take memory.
+    """
+    compiles = any(engine.decision is not Decision.REUSE for engine in plan.engines)
+    if (
+        compiles
+        and plan.stale
+        and run.inputs.request.engine.backend == DEFAULT_BACKEND
+        and isinstance(run.batcher, LocalDescriptorBatcher)
+    ):
+        return run.batcher.started(DEFAULT_BACKEND)
+    return nullcontext()
 
 
 def _withdraw_unvouched(run: BuildContext) -> Unvouched:

@@ -7,6 +7,7 @@ usual cause is that memory ran out.
 
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Final, Protocol, TypedDict
 
@@ -23,6 +24,7 @@ from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.outcome import Died, Failed, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.processes.pool import QUEUE_DEPTH, WorkerPool, WorkerStartError
+from pipeline.processes.process import Child
 from store.backports import Unpack, assert_never
 from store.base.preprocessing import Preprocessing
 from store.base.valueclass import valueclass
@@ -185,6 +187,20 @@ class LocalDescriptorBatcher:
             raise ValueError(f"expected at least 1 worker, found {workers}")
         self._workers = workers
         self._timeout_s = timeout_s
+        self._started: list[Child] = []
+
+    @contextmanager
+    def started(self, *libraries: str) -> Iterator[None]:
+        """Start the workers now, so that they have imported some libraries when `embed` needs them.
+
+        Those that are not used are killed at the end.
+        """
+        try:
+            self._started.extend(Child(WORKER, *libraries) for _ in range(self._workers))
+            yield
+        finally:
+            while self._started:
+                self._started.pop().kill()
 
     def embed(
         self,
@@ -197,24 +213,34 @@ class LocalDescriptorBatcher:
         """Embed windows; see `DescriptorBatcher.embed`."""
         queue = WindowQueue(windows, engine, callbacks)
         setup = worker_setup(engine, preprocessing)
-        return _LocalRun(queue, setup, workers=self._workers, timeout_s=self._timeout_s).results()
+        return _LocalRun(queue, setup, self._workers, self._timeout_s, self._started).results()
 
 
 class _LocalRun:
     """One call of `embed`: pools of workers, each smaller than the one before, until the work is done."""
 
-    def __init__(self, queue: WindowQueue, setup: Payload, *, workers: int, timeout_s: float | None) -> None:
+    def __init__(
+        self,
+        queue: WindowQueue,
+        setup: Payload,
+        workers: int,
+        timeout_s: float | None,
+        started: list[Child],
+    ) -> None:
         self._queue = queue
         self._setup = setup
         self._workers = workers
         self._timeout_s = timeout_s
+        self._started = started
         self._in_progress: dict[Hashable, Window] = {}
         self._failures_alone: Counter[int | None] = Counter()
         self._depth = QUEUE_DEPTH
 
     def results(self) -> Generator[WindowResult, None, None]:
         while self._queue.peek() is not None:
-            with WorkerPool(WORKER, self._workers, self._setup, timeout_s=self._timeout_s) as pool:
+            with WorkerPool(
+                WORKER, self._workers, self._setup, timeout_s=self._timeout_s, started=self._started
+            ) as pool:
                 yield from self._use_pool(pool)
             self._queue.put_first(self._in_progress.values())
             self._in_progress.clear()

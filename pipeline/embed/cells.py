@@ -30,6 +30,12 @@ WINDOW_UNITS: Final = 512
 WINDOW_CHUNKS: Final = 1024
 """About how many chunks a window has: more, since each needs all the tiles under its chunks."""
 
+_LEFT_PARTS: Final = 8
+"""A window has at most this part of what is left, so that workers end at about the same time."""
+
+_LEAST_PARTS: Final = 12
+"""The smallest windows have this part of what a window usually has: 42 tiles or 85 chunks."""
+
 Vectors = NDArray[np.float32]
 
 
@@ -149,11 +155,15 @@ def plan_windows(
     known: Container[str] = frozenset(),
     shared: Mapping[str, int],
     size: int | None = None,
+    count: int | None = None,
+    batch: int = 1,
 ) -> Iterator[Window]:
     """Yield the windows of all digests that are not known, lazily and in the order of the cells.
 
-    A cell is never divided, so a window may have up to one cell's units more than `size`. Cells without a new
-    digest are in no window.
+    If `count` is given, windows get smaller towards the end, and large cells are divided there. This depends on
+    what is embedded and never on the workers, so that any number of them embeds the same windows. Otherwise no
+    cell is divided, and a window may have up to one cell's units more than `size`. Cells without a new digest
+    are in no window.
 
     Args:
         cells: All cells to assemble.
@@ -161,11 +171,14 @@ def plan_windows(
         known: Digests that have a descriptor already.
         shared: From `shared_digests` of the same cells.
         size: Units after which a window is closed; by default what suits tiles or chunks.
+        count: How many digests of the cells are not known. It has no effect if `size` is given.
+        batch: Units that the engine takes at once: cells are divided between batches.
     """
     most = size or (WINDOW_CHUNKS if shown.edges else WINDOW_UNITS)
-    number, count = 0, 0
+    left = None if size else count
+    number, taken = 0, 0
     parts: list[RetrievalUnits] = []
-    keys: list[CellKey] = []
+    keys: dict[CellKey, None] = {}
     planned: set[str] = set()
 
     def window() -> Window:
@@ -183,18 +196,30 @@ def plan_windows(
         for row, name in enumerate(cell.units.hex_digests):
             if name not in known and name not in planned:
                 new.setdefault(name, row)
-        if not new:
-            continue
         planned.update(digest for digest in new if digest in shared)
-        parts.append(cell.units.take(np.fromiter(new.values(), np.intp, len(new))))
-        keys.append(cell.key)
-        count += len(new)
-        if count >= most:
-            yield window()
-            number, count = number + 1, 0
-            parts, keys = [], []
+        rows = np.fromiter(new.values(), np.intp, len(new))
+        while len(rows):
+            part, full = rows, most
+            if left is not None:
+                full = max(most // _LEAST_PARTS, min(most, left // _LEFT_PARTS))
+                part = rows[: _part_of_cell(len(rows), full, batch)]
+                left -= len(part)
+            rows = rows[len(part) :]
+            parts.append(cell.units.take(part))
+            keys[cell.key] = None
+            taken += len(part)
+            if taken >= full:
+                yield window()
+                number, taken = number + 1, 0
+                parts, keys = [], {}
     if parts:
         yield window()
+
+
+def _part_of_cell(units: int, size: int, batch: int) -> int:
+    """Return how many of a cell's units are taken together: equal parts of about `size`, in whole batches."""
+    part = -(-units // max(1, round(units / size)))
+    return -(-part // batch) * batch
 
 
 @dataclass(slots=True, eq=False)

@@ -29,8 +29,8 @@ METRIC: Final = "ip"
 PQ_BITS: Final = 8
 MIN_TRAINING_ROWS: Final = 1 << PQ_BITS
 
-_DEFAULT_M: Final = 32
-_DEFAULT_EF: Final = 64
+DEFAULT_M: Final = 32
+DEFAULT_EF: Final = 64
 _DEFAULT_NPROBE: Final = 16
 _DEFAULT_SUBSPACES: Final = 64
 _FEW_SUBSPACES: Final = 16
@@ -113,7 +113,7 @@ def plan_index(options: IndexOptions, *, count: int, dimensions: int) -> IndexPl
             return IndexPlan(kind=kind, storage=options.storage)
         case IndexKind.HNSW:
             return IndexPlan(
-                kind=kind, storage=options.storage, m=options.m or _DEFAULT_M, ef=options.ef or _DEFAULT_EF
+                kind=kind, storage=options.storage, m=options.m or DEFAULT_M, ef=options.ef or DEFAULT_EF
             )
         case _:
             return _resolve_ivf_pq(options, count, dimensions)

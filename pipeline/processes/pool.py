@@ -13,7 +13,7 @@ import contextlib
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, MutableSequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
@@ -101,6 +101,7 @@ class WorkerPool:
         *,
         timeout_s: float | None = None,
         grace_s: float = 0.0,
+        started: MutableSequence[Child] | None = None,
     ) -> None:
         """Start the workers.
 
@@ -110,6 +111,8 @@ class WorkerPool:
             init_request: The first request to each worker.
             timeout_s: Longest time for one task in seconds, None for no limit.
             grace_s: When the ``with`` block raises, seconds between SIGTERM and the kill.
+            started: Children that run the module and wait for their first request: they are removed from the
+                list and used first.
         """
         self._timeout_s = timeout_s
         self._farewell_s = grace_s
@@ -121,7 +124,7 @@ class WorkerPool:
         self._last = 0
         try:
             for _ in range(count):
-                self._start(module, init_request)
+                self._start(started.pop() if started else Child(module), init_request)
         except BaseException:
             self.close()
             raise
@@ -208,8 +211,8 @@ class WorkerPool:
                 worker.child.drain()
                 time.sleep(_POLL_S)
 
-    def _start(self, module: str, init_request: Payload) -> None:
-        worker = _PoolWorker(child=Child(module), tasks=deque(), since=time.monotonic())
+    def _start(self, child: Child, init_request: Payload) -> None:
+        worker = _PoolWorker(child=child, tasks=deque(), since=time.monotonic())
         self._workers.append(worker)
         for descriptor in (worker.child.stdout, worker.child.stderr):
             self._selector.register(descriptor, selectors.EVENT_READ, worker)

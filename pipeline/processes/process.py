@@ -58,11 +58,12 @@ class Child:
         stream_error: The error in the answers, if they were no frames.
     """
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, *libraries: str) -> None:
+        """Start a module, which first imports what it can of some libraries."""
         self._oom_kills = _count_oom_kills()
         inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", START_MODULE, module, str(os.getpid())],
+            [sys.executable, "-c", START_MODULE, module, str(os.getpid()), *libraries],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

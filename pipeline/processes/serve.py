@@ -1,6 +1,6 @@
 """The child's side of `pipeline.processes.pool`: answer requests and report progress.
 
-A child module is run as ``python -P -m MODULE PARENT_PID`` and calls ``serve``. Standard input carries
+A child module is run as ``python -P -m MODULE PARENT_PID [LIBRARY...]`` and calls ``serve``. Standard input carries
 requests and standard output carries answers. Both are redirected first, so that a library that prints cannot
 damage the stream: its text goes to standard error, which the parent keeps as the log.
 
@@ -9,6 +9,7 @@ ended before that was set, the parent's pid has changed. The end of the input en
 """
 
 import ctypes
+import importlib
 import os
 import signal
 import sys
@@ -87,6 +88,10 @@ def serve(start: Callable[[Message], Handler | ReadsAhead]) -> None:
     die_with_parent(int(sys.argv[1]))
     die_before_parent()
     requests, answers = _claim_streams()
+    for library in sys.argv[2:]:
+        # What is missing is reported by what needs it.
+        with suppress(Exception):
+            importlib.import_module(library)
     messages = _read_messages(requests)
     try:
         handler = start(next(messages))

@@ -6,7 +6,6 @@ raises `InvalidValueError`: `name: Annotated[str, text()]`. All fields are tried
 every problem. Pure.
 """
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from datetime import date
@@ -70,6 +69,8 @@ def suggest_known(word: str, known: Iterable[str]) -> str:
     """Return a hint for an unknown word: the known one that it begins with, or the nearest, else all of them."""
     names = sorted(known)
     longer = sorted((name for name in names if len(name) > 2 and word.startswith(name)), key=len)[-1:]
+    import difflib  # noqa: PLC0415 - only errors need it
+
     close = longer or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(names)
 

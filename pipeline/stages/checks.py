@@ -7,7 +7,7 @@ values.
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -178,7 +178,8 @@ def _compare_with_network(
     model: Model, preprocessing: Preprocessing, engine: Engine, scratch: Path, tiles: Sequence[SourceTile]
 ) -> _Comparison:
     samples, pictures = golden_samples(preprocessing, _GOLDEN), _tile_samples(tiles, preprocessing)
-    changing = agreement(engine.run(samples), engine.run(samples)) < _SAME_COSINE
+    found = engine.run(samples)
+    changing = agreement(found, engine.run(samples)) < _SAME_COSINE
     spread = batch_invariance(lambda batch: preprocessing.finish(engine.run(batch)), samples)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         reference = Reference(job_with_file(model, Path(folder)))
@@ -187,7 +188,7 @@ def _compare_with_network(
     return _Comparison(
         changing=changing,
         spread=spread,
-        cosine=parity(engine.run, reference.run, samples),
+        cosine=parity(lambda _: found, reference.run, samples),
         tiles=int(answered.sum()),
         on_tiles=agreement(engine.run(pictures[answered]), answers[answered]),
         least=required_cosine(model),
@@ -303,7 +304,14 @@ def load(event: EngineCompiled, data: bytes, *, single: bool = False) -> Engine:
     )
 
 
-def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *, least: float) -> CheckResult:
+def check_index(
+    artifacts: Artifacts,
+    event: Index,
+    rows: Sequence[BlockRow],
+    *,
+    least: float,
+    on_rows: Callable[[int], None] | None = None,
+) -> CheckResult:
     """Load the index and search it for a sample of its own tiles; see `pipeline.stages.index_sample`.
 
     If the index has a delta, a sample of the added rows is searched for as well, with the same required
@@ -314,6 +322,7 @@ def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *,
         event: The index.
         rows: The blocks that it was built from.
         least: Fraction of each sample that must find itself.
+        on_rows: Called with the number of rows of each block that was read.
     """
     subject = CheckSubject(INDEX_CHECK, "index", event.key, event.artifact.sha256)
     expected = sum(row.rows for row in rows)
@@ -323,7 +332,7 @@ def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *,
         if index.ntotal != expected:
             return subject.result({}, f"{index.ntotal} rows in the index, {expected} in its blocks")
         size = _SAMPLE if event.kind == IndexKind.FLAT else _SAMPLE_OF_APPROXIMATE
-        taken = take_samples(artifacts, rows, added=delta.added.ids, size=size)
+        taken = take_samples(artifacts, rows, added=delta.added.ids, size=size, on_rows=on_rows)
         samples = [sample.rows(event.dimensions) for sample in taken]
         recalls = [recall(index, sample, artifacts, rows) for sample in samples]
     except RuntimeUnavailableError:

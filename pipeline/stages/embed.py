@@ -138,13 +138,15 @@ class _Assembly:
         self._assembler = CellAssembler(dimensions=dimensions, shared=self._shared)
         self._complete = deque[AssembledCell]()
 
-    def windows(self) -> Iterator[Window]:
-        """Plan the windows of units that have no row yet."""
+    def windows(self, *, count: int, batch: int) -> Iterator[Window]:
+        """Plan the windows of the `count` units that have no row yet."""
         return plan_windows(
             self._added_cells(),
             shown=self._shown,
             known=self._known,
             shared=self._shared,
+            count=count,
+            batch=batch,
         )
 
     def _added_cells(self) -> Iterator[Cell]:
@@ -201,10 +203,10 @@ def embed_cells(
         EmbedError: Workers failed again and again, or the network gives no unit vectors.
     """
     digests = {digest for cell in cells for digest in cell.units.hex_digests}
-    unit = "chunks" if shown.edges else "tiles"
-    progress.start("embed", total=sum(digest not in known for digest in digests), unit=unit)
+    unit, count = "chunks" if shown.edges else "tiles", sum(digest not in known for digest in digests)
+    progress.start("embed", total=count, unit=unit)
     assembly = _Assembly(cells, shown, known, engine.dimensions)
-    results = embed(assembly.windows())
+    results = embed(assembly.windows(count=count, batch=engine.batch))
     with closing(results):
         for result in results:
             assembly.add_answer(result)

@@ -156,10 +156,11 @@ def _check_failure(run: BuildContext, known: Index, rows: Sequence[BlockRow]) ->
     if _has_passed(run, known, least):
         return None
     run.enter("check", "index")
-    run.ports.progress.start("check index", total=None, unit="steps")
-    verdict = check_index(run.store.artifacts, known, rows, least=least)
+    progress = run.ports.progress
+    progress.start("check index", total=sum(row.rows for row in rows), unit="rows")
+    verdict = check_index(run.store.artifacts, known, rows, least=least, on_rows=progress.advance)
     run.append(verdict)
-    run.ports.progress.finish()
+    progress.finish()
     return verdict if isinstance(verdict, CheckFailed) else None
 
 
@@ -200,7 +201,14 @@ def check_area(run: BuildContext, rows: Sequence[BlockRow] | None) -> AreaReport
     Before anything is embedded (no `rows`), this finds what no embedding can mend: that too few tiles are present.
     """
     run.enter("coverage", "area")
-    run.geography = survey_selection(run.inputs.selection, rows, run.store.artifacts)
+    progress = run.ports.progress
+    if rows is not None:
+        progress.start("check area", total=sum(row.rows for row in rows), unit="rows")
+    run.geography = survey_selection(
+        run.inputs.selection, rows, run.store.artifacts, on_rows=progress.advance
+    )
+    if rows is not None:
+        progress.finish()
     require_coverage(run.geography, run.inputs.request.coverage.min_fraction)
     return run.geography
 

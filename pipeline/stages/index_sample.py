@@ -4,7 +4,7 @@ The tiles with the smallest SHA-256 are taken, which is a random choice that doe
 cut. A choice at a fixed stride over all rows would mostly meet the tiles that occur often.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,15 +61,25 @@ class TileSample:
 
 
 def take_samples(
-    artifacts: Artifacts, rows: Sequence[BlockRow], *, added: NDArray[np.uint64], size: int
+    artifacts: Artifacts,
+    rows: Sequence[BlockRow],
+    *,
+    added: NDArray[np.uint64],
+    size: int,
+    on_rows: Callable[[int], None] | None = None,
 ) -> tuple[TileSample, TileSample]:
-    """Return a sample of the rows that a delta did not add, and one of those that it did."""
+    """Return a sample of the rows that a delta did not add, and one of those that it did.
+
+    `on_rows` is called with the number of rows of each block that was read.
+    """
     samples = TileSample(size), TileSample(size)
     for row in rows:
         block = read_block(row, artifacts.read)
         new = np.isin(block.ids, added)
         samples[0].offer(block, ~new)
         samples[1].offer(block, new)
+        if on_rows is not None:
+            on_rows(block.rows)
     return samples
 
 

@@ -12,7 +12,7 @@ measured against the greatest one of the build.
 All sums are of whole numbers that the floating-point type holds exactly, so that every machine finds the same.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import numpy as np
@@ -36,51 +36,61 @@ _GREATEST: Final = 2.0
 _BITS_IN_BYTE: Final = np.array([value.bit_count() for value in range(256)], np.uint8)
 
 
-def repeated_rows(parts: Iterable[Floats], places: NDArray[np.int64], *, apart: int = 0) -> NDArray[np.bool_]:
-    """Say of each row whether another one, far enough away, is nearly equal.
+class RowSignatures:
+    """The signatures of rows, which are added part by part, and how far they are apart at most."""
 
-    Args:
-        parts: Unit vectors, float32 [k, d] each; iterated a second time if rows may be near.
-        places: A place for each row, whole numbers of any unit, int64 [n, 2].
-        apart: Only rows are compared whose places differ by more than this along an axis.
+    def __init__(self) -> None:
+        self._signatures = [np.zeros((0, _SIGNATURE_BITS // 8), np.uint8)]
+        self._greatest = 0.0
+        self._first = np.zeros(0)
+        self._signs = np.zeros((0, 0), np.float32)
 
-    Returns:
-        bool [n].
-    """
-    signatures, greatest = _sign_rows(parts)
-    found = np.zeros(len(places), np.bool_)
-    if len(found) < 2:
+    def add(self, part: Floats) -> None:
+        """Add the next rows: unit vectors, float32 [k, d]."""
+        if not len(part):
+            return
+        whole = _whole(part)
+        if not len(self._first):
+            self._first = whole[0].astype(np.float64)
+            # Numpy keeps these numbers the same in all its versions.
+            words = np.random.PCG64(0).random_raw(part.shape[1] * _SIGNATURE_BITS // 64)
+            bits = np.unpackbits(words.astype("<u8").view(np.uint8)).reshape(part.shape[1], _SIGNATURE_BITS)
+            self._signs = bits * np.float32(2) - np.float32(1)
+        self._signatures.append(np.packbits(whole @ self._signs > 0, axis=1))
+        differences = whole - self._first
+        self._greatest = max(self._greatest, float(np.einsum("nd,nd->n", differences, differences).max()))
+
+    def repeated(
+        self, places: NDArray[np.int64], vectors_of: Callable[[Rows], Iterable[Floats]], *, apart: int = 0
+    ) -> NDArray[np.bool_]:
+        """Say of each row whether another one, far enough away, is nearly equal.
+
+        Args:
+            places: A place for each row, whole numbers of any unit, int64 [n, 2].
+            vectors_of: Given ascending numbers of rows, returns their vectors in parts, in this order; called only
+                if rows may be near.
+            apart: Only rows are compared whose places differ by more than this along an axis.
+
+        Returns:
+            bool [n].
+
+        Raises:
+            Exception: As raised by `vectors_of`.
+        """
+        found = np.zeros(len(places), np.bool_)
+        if len(found) < 2:
+            return found
+        partners, bits = _likely_partners(np.concatenate(self._signatures), places, apart)
+        rows = np.flatnonzero(bits <= _MOST_BITS)
+        most = _NEAR * min(self._greatest / _ONE**2, _GREATEST)
+        rows = rows[_squared_distances(vectors_of, rows, partners[rows]) <= most]
+        found[rows] = found[partners[rows]] = True
         return found
-    partners, bits = _likely_partners(signatures, places, apart)
-    rows = np.flatnonzero(bits <= _MOST_BITS)
-    rows = rows[_squared_distances(parts, rows, partners[rows]) <= _NEAR * min(greatest, _GREATEST)]
-    found[rows] = found[partners[rows]] = True
-    return found
 
 
 def _whole(vectors: Floats) -> Floats:
     whole: Floats = np.rint(vectors * np.float32(_ONE))
     return whole
-
-
-def _sign_rows(parts: Iterable[Floats]) -> tuple[NDArray[np.uint8], float]:
-    """Return the signatures, uint8 [n, 16], and the greatest squared distance from the first row."""
-    signatures = [np.zeros((0, _SIGNATURE_BITS // 8), np.uint8)]
-    greatest, first, signs = 0.0, np.zeros(0), np.zeros((0, 0), np.float32)
-    for part in parts:
-        if not len(part):
-            continue
-        whole = _whole(part)
-        if not len(first):
-            first = whole[0].astype(np.float64)
-            # Numpy keeps these numbers the same in all its versions.
-            words = np.random.PCG64(0).random_raw(part.shape[1] * _SIGNATURE_BITS // 64)
-            bits = np.unpackbits(words.astype("<u8").view(np.uint8)).reshape(part.shape[1], _SIGNATURE_BITS)
-            signs = bits * np.float32(2) - np.float32(1)
-        signatures.append(np.packbits(whole @ signs > 0, axis=1))
-        differences = whole - first
-        greatest = max(greatest, float(np.einsum("nd,nd->n", differences, differences).max()))
-    return np.concatenate(signatures), greatest / _ONE**2
 
 
 def _likely_partners(
@@ -104,19 +114,20 @@ def _likely_partners(
     return partners, bits
 
 
-def _squared_distances(parts: Iterable[Floats], rows: Rows, partners: Rows) -> NDArray[np.float64]:
+def _squared_distances(
+    vectors_of: Callable[[Rows], Iterable[Floats]], rows: Rows, partners: Rows
+) -> NDArray[np.float64]:
     """Return the squared distance of each row from its partner; only these rows are kept in memory."""
     needed = np.union1d(rows, partners)
     if not len(needed):
         return np.zeros(0)
-    kept, start = list[NDArray[np.int16]](), 0
-    for part in parts:
-        first, end = np.searchsorted(needed, (start, start + len(part)))
-        kept.append(
-            _whole(part[needed[first:end] - start]).astype(np.int32).clip(-_ONE, _ONE - 1).astype(np.int16)
-        )
-        start += len(part)
-    whole = np.concatenate([each for each in kept if len(each)])
+    whole = np.concatenate(
+        [
+            _whole(part).astype(np.int32).clip(-_ONE, _ONE - 1).astype(np.int16)
+            for part in vectors_of(needed)
+            if len(part)
+        ]
+    )
     found = np.empty(len(rows))
     for at in range(0, len(rows), 4096):
         chunk = slice(at, at + 4096)

@@ -1,16 +1,15 @@
 """Report on the area from its blocks: what can be localised, and what looks like elsewhere."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.planning.area_report import AreaReport, Place, ground_coverage
-from pipeline.stages.repeated_rows import repeated_rows
+from pipeline.stages.repeated_rows import RowSignatures
 from pipeline.tiles.chunks import LevelChunks, chunks_of, tile_ids_under
 from pipeline.tiles.selection import Selection
 from store.base.identity import AXIS_MASK, MAX_ZOOM, X_SHIFT, ZOOM_SHIFT, tile_of
-from store.base.level import Level
 from store.base.texture import FEATURELESS_BELOW
 from store.disk.artifacts import Artifacts
 from store.formats.descriptor_block import Block
@@ -30,16 +29,21 @@ class StoredBlocks:
 
 
 def survey_selection(
-    selection: Selection, rows: Sequence[BlockRow] | None, artifacts: Artifacts
+    selection: Selection,
+    rows: Sequence[BlockRow] | None,
+    artifacts: Artifacts,
+    *,
+    on_rows: Callable[[int], None] | None = None,
 ) -> AreaReport:
     """Report on everything that a selection wants.
 
-    A tile or chunk that nearly equals another one is featureless; see `repeated_rows`.
+    A tile or chunk that nearly equals another one is featureless; see `pipeline.stages.repeated_rows`.
 
     Args:
         selection: The selection.
         rows: The blocks; None before anything is embedded: then nothing is known to be featureless or skipped.
         artifacts: Holds the blocks.
+        on_rows: Called with the number of rows of each block that was read.
 
     Raises:
         ArtifactError: A block is missing or damaged.
@@ -48,7 +52,7 @@ def survey_selection(
     indexed, featureless = (
         (units, np.zeros(len(units), np.bool_))
         if rows is None
-        else _judge_rows(rows, artifacts, selection.levels)
+        else _judge_rows(rows, artifacts, selection.levels, on_rows)
     )
     skipped = units[np.isin(units, indexed, invert=True)]
     if selection.levels:
@@ -69,42 +73,60 @@ def survey_selection(
 
 
 def _judge_rows(
-    rows: Sequence[BlockRow], artifacts: Artifacts, levels: Sequence[LevelChunks]
+    rows: Sequence[BlockRow],
+    artifacts: Artifacts,
+    levels: Sequence[LevelChunks],
+    on_rows: Callable[[int], None] | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the ids of the rows of some blocks, and which of them are featureless."""
-    parts, textures = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
+    parts, textures = list[NDArray[np.int64]](), [np.zeros(0, np.float32)]
+    kinds = [(each, RowSignatures()) for each in levels or (None,)]
     for block in StoredBlocks(artifacts, rows):
-        parts.append(block.ids.astype(np.int64))
+        ids = block.ids.astype(np.int64)
+        parts.append(ids)
         textures.append(block.texture)
-    ids = np.concatenate(parts)
+        for level, signatures in kinds:
+            signatures.add(block.vectors[_own(level, ids)])
+        if on_rows is not None:
+            on_rows(len(ids))
+    ids = np.concatenate([np.zeros(0, np.int64), *parts])
+    ends = np.cumsum([len(part) for part in parts])
     # What looks the same cannot be told apart: "no imagery" of a provider, the same ground repeated.
-    if not levels:
-        repeated = repeated_rows(_StoredVectors(artifacts, rows), _centres(ids))
-    else:
-        repeated = np.zeros(len(ids), np.bool_)
-        for each in levels:
-            own = chunks_of(each.level, ids)
+    repeated = np.zeros(len(ids), np.bool_)
+    for level, signatures in kinds:
+        own = np.flatnonzero(_own(level, ids))
+        places, apart = _centres(ids[own]), 0
+        if level is not None:
             places = np.stack([ids[own] >> X_SHIFT & AXIS_MASK, ids[own] & AXIS_MASK], axis=1)
             # Neighbours that overlap may be alike; what repeats with the tiles, as "no imagery" does, may not.
-            apart = min(each.level.m // 4, each.level.steps_per_tile - 1)
-            repeated[own] = repeated_rows(_StoredVectors(artifacts, rows, each.level), places, apart=apart)
+            apart = min(level.level.m // 4, level.level.steps_per_tile - 1)
+
+        def vectors_of(
+            chosen: NDArray[np.intp], own: NDArray[np.intp] = own
+        ) -> Iterator[NDArray[np.float32]]:
+            return _stored_vectors(rows, artifacts, ends, own[chosen])
+
+        repeated[own] = signatures.repeated(places, vectors_of, apart=apart)
     return ids, (np.concatenate(textures) < FEATURELESS_BELOW) | repeated
+
+
+def _own(level: LevelChunks | None, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which ids are those of a level; all of them, if there are no levels."""
+    return np.ones(len(ids), np.bool_) if level is None else chunks_of(level.level, ids)
+
+
+def _stored_vectors(
+    rows: Sequence[BlockRow], artifacts: Artifacts, ends: NDArray[np.intp], chosen: NDArray[np.intp]
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the vectors of some rows, numbered through all blocks, ascending; other blocks are not read."""
+    for row, first, end in zip(rows, [0, *ends[:-1]], ends, strict=True):
+        of_block = chosen[slice(*np.searchsorted(chosen, (first, end)))] - first
+        if len(of_block):
+            yield read_block(row, artifacts.read).vectors[of_block]
 
 
 def _places(ids: NDArray[np.int64]) -> tuple[Place, ...]:
     return tuple(tile_of(identifier)[:3] for identifier in ids.tolist())
-
-
-class _StoredVectors:
-    """The vectors of the blocks of a table, of all rows or of those of one level; may be iterated again."""
-
-    def __init__(self, artifacts: Artifacts, rows: Sequence[BlockRow], level: Level | None = None) -> None:
-        self._blocks, self._level = StoredBlocks(artifacts, rows), level
-
-    def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        for block in self._blocks:
-            own = slice(None) if self._level is None else chunks_of(self._level, block.ids.astype(np.int64))
-            yield block.vectors[own]
 
 
 def _centres(ids: NDArray[np.int64]) -> NDArray[np.int64]:

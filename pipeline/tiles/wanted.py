@@ -23,7 +23,7 @@ from store.base.level import Level, side_m
 from store.manifest.levels import ChunkLevel
 
 _MOST_PARTS: Final = 128
-"""So many rectangles are asked for at most; an archive's list is kept for 256 (`pipeline.tiles.archive_cache`)."""
+"""So many rectangles are asked for at most; an archive's list is kept for 256 (`pipeline.tiles.sources.archive_cache`)."""
 _SPARE: Final = 256
 """Tiles beside the wanted ones are listed and hashed, and those of a GeoTIFF rendered, for nothing."""
 

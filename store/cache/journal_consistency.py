@@ -7,14 +7,17 @@ that another cache wrote it (which counts only if no file at all fits the journa
 records which the journal no longer holds.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from store.backports import StrEnum
 from store.base.canonical_json import sha256
 from store.base.valueclass import valueclass
 from store.base.values import GENESIS_CHAIN
 from store.cache import segment
+from store.cache.segment import ChainPart
 from store.disk.layout import Layout
 from store.disk.repair_commands import rebuilding, repairing
 from store.domain.state import Generation, State
@@ -22,6 +25,8 @@ from store.errors import DamagedHistoryError, ErrorKind, NoGoError, from_os_erro
 from store.files.regular_file import read_regular
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.manifest.manifest import parse
+
+_Content = TypeVar("_Content")
 
 
 class Match(StrEnum):
@@ -142,24 +147,22 @@ def _lost_journal_error(layout: Layout, found: JournalConsistency) -> DamagedHis
     )
 
 
-def segment_fits(data: bytes, generation: Generation, chains: Sequence[str], first: int) -> bool:
-    """Return whether a segment holds the records of a generation; equal chain digests mean equal records.
+def segment_fits(found: ChainPart, generation: Generation, chains: Sequence[str], first: int) -> bool:
+    """Return whether a segment, checked link by link, holds the records of a generation.
+
+    The digest of its last record stands for all before it: equal chain digests mean equal records.
 
     Args:
-        data: The file.
+        found: What the file holds.
         generation: The generation it should hold.
         chains: Chain digest of every record, hexadecimal, from the first.
         first: Seq of the commit before, 0 if there is none.
     """
-    try:
-        found = segment.decode(data)
-    except DamagedHistoryError:
-        return False
     return (
         found.generation == generation.number
-        and found.before.seq == first
+        and (found.before.seq, found.last.seq) == (first, generation.seq)
         and found.before.chain.hex() == _chain_at(chains, first)
-        and [entry.chain.hex() for entry in found.entries] == list(chains[first : generation.seq])
+        and found.last.chain.hex() == _chain_at(chains, generation.seq)
     )
 
 
@@ -180,27 +183,31 @@ def _with_manifest_confirmation(status: FileStatus, confirmed: set[int]) -> File
 
 
 def _segments(layout: Layout, state: State, chains: Sequence[str]) -> Iterator[FileStatus]:
-    for number, path, data in _files(layout.segments, layout.segment_files(), limit=None):
-        match, found = _segment(number, data, state, chains)
+    for number, path, part in _files(layout.segments, layout.segment_files(), _check_segment):
+        match, found = _segment(number, part, state, chains)
         yield FileStatus(path=path, generation=number, match=match, found=found)
 
 
-def _segment(number: int, data: bytes | None, state: State, chains: Sequence[str]) -> tuple[Match, str]:
-    generation, previous = state.generations.get(number), state.generations.get(number - 1)
-    if data is None:
-        return Match.BROKEN, "expected a regular file, found something else"
-    if generation is not None and segment_fits(data, generation, chains, previous.seq if previous else 0):
-        return Match.FITS, ""
+def _check_segment(path: Path) -> ChainPart | str:
+    """Return what a segment holds, or what is wrong with it."""
     try:
-        decoded = segment.decode(data)
+        with segment.opened(path) as file:
+            return segment.check(file)
     except DamagedHistoryError as error:
-        return Match.BROKEN, error.message
-    if decoded.generation != number or not decoded.entries:
+        return error.message
+
+
+def _segment(number: int, part: ChainPart | str, state: State, chains: Sequence[str]) -> tuple[Match, str]:
+    generation, previous = state.generations.get(number), state.generations.get(number - 1)
+    if isinstance(part, str):
+        return Match.BROKEN, part
+    if generation is not None and segment_fits(part, generation, chains, previous.seq if previous else 0):
+        return Match.FITS, ""
+    if part.generation != number or part.last == part.before:
         return Match.BROKEN, f"expected the records of generation {number}, found other ones"
     # Every history begins empty: there only the genesis event differs from cache to cache.
-    after = decoded.before.seq or 1
-    chain = decoded.before.chain if decoded.before.seq else decoded.entries[0].chain
-    if chain.hex() == _chain_at(chains, after):
+    shared = part.before if part.before.seq else part.first
+    if shared.chain.hex() == _chain_at(chains, shared.seq):
         return (
             Match.CONTRADICTS,
             f"continues the journal with records of generation {number} that it does not hold",
@@ -209,7 +216,8 @@ def _segment(number: int, data: bytes | None, state: State, chains: Sequence[str
 
 
 def _manifests(layout: Layout, state: State, fitting: set[int]) -> Iterator[FileStatus]:
-    for number, path, data in _files(layout.manifests, layout.manifest_files(), limit=MAX_MANIFEST_BYTES):
+    read = partial(read_regular, limit=MAX_MANIFEST_BYTES)
+    for number, path, data in _files(layout.manifests, layout.manifest_files(), read):
         match, found = _manifest(number, data, state, confirmed=number in fitting)
         yield FileStatus(path=path, generation=number, match=match, found=found)
 
@@ -238,12 +246,12 @@ def _manifest(number: int, data: bytes | None, state: State, *, confirmed: bool)
 
 
 def _files(
-    folder: Path, names: Mapping[int, str], *, limit: int | None
-) -> Iterator[tuple[int, Path, bytes | None]]:
+    folder: Path, names: Mapping[int, str], read: Callable[[Path], _Content]
+) -> Iterator[tuple[int, Path, _Content]]:
     for number, name in sorted(names.items()):
         path = folder / name
         try:
-            yield number, path, read_regular(path, limit=path.lstat().st_size if limit is None else limit)
+            yield number, path, read(path)
         except FileNotFoundError:
             continue  # removed since the folder was listed: proves nothing
         except OSError as error:

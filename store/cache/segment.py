@@ -13,7 +13,8 @@ The chain makes a segment self-checking, and connects it to its neighbours.
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -35,6 +36,23 @@ class Segment:
     generation: int
     before: Head
     entries: tuple[Entry, ...]
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
+class ChainPart:
+    """The part of the chain that a segment holds.
+
+    Attributes:
+        generation: Which generation its last record commits.
+        before: Head of the journal just before the first record.
+        first: Head after the first record; `before` if there is none.
+        last: Head after the last one, likewise.
+    """
+
+    generation: int
+    before: Head
+    first: Head
+    last: Head
 
 
 def encode(generation: int, before: Head, entries: Sequence[Entry]) -> bytes:
@@ -68,6 +86,34 @@ def read(path: Path) -> Segment:
         DamagedHistoryError: It is no regular file, or as for `decode`.
         OSError: It cannot be read.
     """
+    with opened(path) as file:
+        return _decode(file, os.fstat(file.fileno()).st_size)
+
+
+def check(file: BinaryIO) -> ChainPart:
+    """Check the segment in an open file link by link, without holding its records; return its part of the chain.
+
+    Raises:
+        DamagedHistoryError, OSError: As for `read`.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    generation, before, entries = _parse(file, size)
+    first = last = before
+    for entry in entries:
+        last = entry.head
+        first = last if first is before else first
+    return ChainPart(generation=generation, before=before, first=first, last=last)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open the file of a segment.
+
+    Raises:
+        DamagedHistoryError: It is no regular file.
+        OSError: It cannot be opened.
+    """
     try:
         fd = open_regular(path)
     except OSError as error:
@@ -75,18 +121,28 @@ def read(path: Path) -> Segment:
             raise _damaged("a regular file", "something else") from error
         raise
     with os.fdopen(fd, "rb") as file:
-        return _decode(file, os.fstat(fd).st_size)
+        yield file
 
 
 def _decode(file: BinaryIO, size: int) -> Segment:
+    generation, before, entries = _parse(file, size)
+    return Segment(generation=generation, before=before, entries=tuple(entries))
+
+
+def _parse(file: BinaryIO, size: int) -> tuple[int, Head, Iterator[Entry]]:
+    """Return the generation of a segment, the head before it, and its records, which are checked as they are read."""
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size:
         raise _damaged(f"a header of {_HEADER.size} bytes", f"{len(header)} bytes")
     magic, generation, first, count, chain = _HEADER.unpack(header)
     if magic != MAGIC:
         raise _damaged(f"the magic {MAGIC!r}", repr(magic))
-    before, entries, left = Head(first - 1, Chain(chain)), list[Entry](), size - _HEADER.size
-    last = before.chain
+    before = Head(first - 1, Chain(chain))
+    return generation, before, _entries(file, size - _HEADER.size, before, count)
+
+
+def _entries(file: BinaryIO, left: int, before: Head, count: int) -> Iterator[Entry]:
+    first, last = before.seq + 1, before.chain
     for seq in range(first, first + count):
         value = _value(file, left, seq)
         left -= _LENGTH.size + len(value)
@@ -94,10 +150,9 @@ def _decode(file: BinaryIO, size: int) -> Segment:
         last = link(last, raw)
         if last != stored:
             raise _damaged(f"an unbroken chain at record {seq}", "another digest")
-        entries.append(Entry(seq=seq, chain=stored, raw=raw))
+        yield Entry(seq=seq, chain=stored, raw=raw)
     if left:
         raise _damaged("nothing after the last record", f"{left} bytes")
-    return Segment(generation=generation, before=before, entries=tuple(entries))
 
 
 def _value(file: BinaryIO, left: int, seq: int) -> bytes:

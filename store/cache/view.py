@@ -155,10 +155,11 @@ def read_history(layout: Layout, *, strict: bool = True) -> HistoryView:
     """
     require_cache(layout)
     observed = list_cache_files(layout)
-    snapshot = _snapshot(layout)
-    facts = tuple(to_recorded_events(snapshot.entries))
     state = State()
-    fold_into(state, facts)
+    with without_collector():
+        snapshot = _snapshot(layout)
+        facts = tuple(to_recorded_events(snapshot.entries))
+        fold_into(state, facts)
     if strict:
         _require_consistent(layout, state, observed)
     return HistoryView(

@@ -17,10 +17,11 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from store.base.canonical_json import Digest, is_digest
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.disk.layout import Layout
 from store.disk.quarantine import move_to_quarantine
@@ -36,13 +37,13 @@ from store.errors import (
     from_os_error,
     is_shortage,
 )
-from store.files.regular_file import is_wrong_file_type, open_regular, read_regular
+from store.files.regular_file import hash_file, is_wrong_file_type, open_regular, read_regular
 
 _CHUNK = 1 << 20
 _CHECK_INTERVAL_S = 0.01
 
 
-@dataclass(slots=True)
+@valueclass(slots=True)
 class Artifacts:
     """The artifact folder of one cache.
 
@@ -204,7 +205,7 @@ class Artifacts:
             size = os.fstat(fd).st_size
             if size != ref.size:
                 return f"expected {ref.size} bytes, found {size}"
-            actual = _hash(fd).sha256
+            actual, _ = hash_file(fd, limit=ref.size)
         except OSError as error:
             if is_shortage(error):
                 raise from_os_error(error, f"artifact {ref.sha256}") from error
@@ -288,8 +289,8 @@ class Artifacts:
         finally:
             os.close(fd)
 
-    def names(self) -> Iterator[tuple[str, os.stat_result, Path]]:
-        """Yield (digest, lstat, path) of every well-named file; anything else has an empty digest.
+    def names(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Yield digest and entry of every well-named file; anything else has an empty digest.
 
         Yield nothing if there is no artifact folder, or something else in its place.
         """
@@ -300,11 +301,11 @@ class Artifacts:
             if folder.name == lock and folder.is_file(follow_symlinks=False):
                 continue
             if len(folder.name) != 2 or not folder.is_dir(follow_symlinks=False):
-                yield "", folder.stat(follow_symlinks=False), Path(folder.path)
+                yield "", folder
                 continue
             for entry in _entries(folder.path):
                 well = is_digest(entry.name) and entry.name[:2] == folder.name
-                yield Digest(entry.name if well else ""), entry.stat(follow_symlinks=False), Path(entry.path)
+                yield Digest(entry.name if well else ""), entry
 
     def quarantine(self, digest: str) -> str:
         """Move a damaged file to quarantine; return its new path relative to the cache."""
@@ -327,7 +328,8 @@ def ref_of(data: bytes | memoryview) -> ArtifactRef:
 
 def ref_of_draft(new: Draft) -> ArtifactRef:
     """Return the reference of what was written to a draft; the file itself is hashed."""
-    return _hash(new.fd)
+    digest, size = hash_file(new.fd)
+    return ArtifactRef(sha256=digest, size=size)
 
 
 def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
@@ -348,11 +350,3 @@ def _close_quietly(fd: int) -> None:
     """Close a lock file, ignoring disk errors: nothing was written to it, and closing releases the lock anyway."""
     with suppress(OSError):
         os.close(fd)
-
-
-def _hash(fd: int) -> ArtifactRef:
-    state, size = hashlib.sha256(), 0
-    while chunk := os.pread(fd, _CHUNK, size):
-        state.update(chunk)
-        size += len(chunk)
-    return ArtifactRef(sha256=state.hexdigest(), size=size)

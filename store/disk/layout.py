@@ -23,7 +23,7 @@ from store.errors import CacheUnusableError, ErrorKind, RequestRefusedError, Tra
 from store.manifest.file_names import MANIFEST_NAME
 
 _SEGMENT_NAME = re.compile(r"([0-9]{8,18})\.events")
-_JOURNAL_ASIDE = re.compile(r"journal\.mdb\.([0-9]{1,18})")
+_JOURNAL_ASIDE = r"journal\.mdb\.([0-9]{1,18})"
 _KERNELS_OWN = {
     0x9FA0: "procfs",
     0x62656572: "sysfs",
@@ -181,7 +181,7 @@ class Layout:
     def journals_set_aside(self) -> tuple[Path, ...]:
         """The journals that rebuilds put into quarantine, newest first."""
         paths = list(self.quarantine.iterdir()) if self.quarantine.is_dir() else []
-        found = {int(match[1]): path for path in paths if (match := _JOURNAL_ASIDE.fullmatch(path.name))}
+        found = {int(match[1]): path for path in paths if (match := re.fullmatch(_JOURNAL_ASIDE, path.name))}
         return tuple(found[number] for number in sorted(found, reverse=True))
 
     def require_filesystem(self) -> None:

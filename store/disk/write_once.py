@@ -10,16 +10,17 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from journal.fsync import fsync_dir, fsync_file
+from store.base.valueclass import valueclass
 from store.files.regular_file import open_folder, read_regular
 
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
 
 
-@dataclass(slots=True)
+@valueclass(slots=True)
 class Draft:
     """A file being written. `path` names its open descriptor for libraries that want a path."""
 

@@ -58,7 +58,10 @@ class TilesSelected:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class StepStarted:
-    """Work on a step began; for cells, one window of them was dispatched (`subjects` as zoom/x/y of cells)."""
+    """Work on a step began; for cells, one window of them was dispatched (`subjects` as zoom/x/y of cells).
+
+    A large cell may be divided between several windows.
+    """
 
     kind: str
     subjects: tuple[str, ...]

@@ -6,8 +6,9 @@ events does not copy a million maps. An event that no C10 could have recorded in
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from store.base.valueclass import valueclass
 from store.base.values import Position
 from store.domain import events as e
 from store.domain.events import Event
@@ -79,7 +80,7 @@ def fold_into(state: State, facts: Iterable[RecordedEvent]) -> None:
         run.end(state)
 
 
-@dataclass(slots=True)
+@valueclass(slots=True)
 class _CellCounts:
     """Counts of consecutive embedded cells of the open build."""
 

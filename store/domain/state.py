@@ -4,7 +4,7 @@ Here are the values alone; `store.domain.fold` computes them from events.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from store.backports import StrEnum
 from store.base.canonical_json import Document
@@ -136,7 +136,7 @@ class Generation:
     rolled_back: e.RolledBack | None
 
 
-@dataclass(slots=True, kw_only=True)
+@valueclass(slots=True, kw_only=True)
 class State:
     """The folded state. Treat it as a value: only `store.domain.fold` changes one, and only its own copy."""
 

@@ -5,10 +5,11 @@ check counts for the bytes that were checked, not for other bytes that later get
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple, TypeAlias
 
 from store.backports import assert_never
+from store.base.valueclass import valueclass
 from store.domain.attachments import artifacts_of
 from store.domain.events import (
     CellEmbedded,
@@ -36,7 +37,7 @@ class RecordedBy(NamedTuple):
     build: int | None
 
 
-@dataclass(slots=True)
+@valueclass(slots=True)
 class StepCache:
     """Results by step key. Treat it as a value: only the state that owns it changes it.
 

@@ -5,10 +5,13 @@ may import the other.
 """
 
 import errno
+import hashlib
 import os
 import stat
+from collections.abc import Callable
 from typing import Final
 
+_CHUNK: Final = 1 << 20
 _WRONG_TYPE_ERRNOS: Final = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
 
 
@@ -147,3 +150,27 @@ def read_at(fd: int, offset: int, length: int) -> bytes:
             break
         content += more
     return content
+
+
+def hash_file(
+    fd: int, *, limit: int | None = None, keep: Callable[[bytes], object] | None = None
+) -> tuple[str, int]:
+    """Read an open file from its start once; return the SHA-256 of what was read and its length, bytes.
+
+    Args:
+        fd: Descriptor of the file.
+        limit: Its expected length; at most one byte more is read, which shows that it grew.
+        keep: Called with each piece that was hashed, in order, up to `limit`.
+
+    Raises:
+        OSError: It cannot be read; or as raised by `keep`.
+    """
+    state, done = hashlib.sha256(), 0
+    while piece := os.pread(fd, _CHUNK if limit is None else min(_CHUNK, limit + 1 - done), done):
+        state.update(piece)
+        done += len(piece)
+        if limit is not None and done > limit:
+            break
+        if keep is not None:
+            keep(piece)
+    return state.hexdigest(), done

@@ -15,7 +15,6 @@ accepted generations are never touched; of the latter two the journal itself wou
 """
 
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -186,9 +185,9 @@ def _listed(state: State, origin: int, artifacts: Artifacts, *, needed: bool) ->
 def _artifact_sizes(artifacts: Artifacts) -> dict[str, int]:
     with TranslateOSErrors(f"artifacts in {artifacts.layout.artifacts}"):
         return {
-            digest: found.st_size
-            for digest, found, _ in artifacts.names()
-            if digest and stat.S_ISREG(found.st_mode)
+            digest: entry.stat(follow_symlinks=False).st_size
+            for digest, entry in artifacts.names()
+            if digest and entry.is_file(follow_symlinks=False)
         }
 
 

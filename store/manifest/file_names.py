@@ -13,7 +13,7 @@ MAX_SIGNATURES: Final = 16
 MANIFEST_NAME: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9_-]{0,31}-)?([0-9]{8,18})\.json")
 """Name of a manifest file: an optional prefix and the generation, eight digits or more."""
 
-_SIGNATURE_NAME: Final = re.compile(r"(.+)\.sig([2-9]|1[0-6])?")
+_SIGNATURE_NAME: Final = r"(.+)\.sig([2-9]|1[0-6])?"
 
 
 def signature_name(manifest_name: str, place: int = 1) -> str:
@@ -23,5 +23,5 @@ def signature_name(manifest_name: str, place: int = 1) -> str:
 
 def parse_signature_name(name: str) -> tuple[str, int] | None:
     """Return the manifest's name and the place in the name of a signature file; None for any other name."""
-    match = _SIGNATURE_NAME.fullmatch(name)
+    match = re.fullmatch(_SIGNATURE_NAME, name)
     return None if match is None else (f"{match[1]}.json", int(match[2] or 1))

@@ -41,7 +41,7 @@ FORMATS = (index_entry.PLAIN, index_entry.EXTENDED, CHUNKS)
 """The formats that this version reads and writes."""
 
 _BILLION = 1_000_000_000
-_MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_MODEL_NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 """Valid names of models; never used as a path."""
 
 
@@ -326,7 +326,7 @@ def _require_requested_engines(models: Sequence[Document], engines: tuple[Engine
 
 def _parse_engine(document: Document) -> EngineEntry:
     model = validators.text(document["model"])
-    if not _MODEL_NAME.fullmatch(model):
+    if not re.fullmatch(_MODEL_NAME, model):
         raise ValueError(f"model name {model!r}")
     return EngineEntry(
         model=model,

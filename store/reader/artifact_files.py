@@ -89,14 +89,17 @@ class ArtifactFiles:
         self.require_open()
         return {digest: os.fstat(sealed.fd).st_size for digest, sealed in self._sealed.items()}
 
-    def check(self, ref: ArtifactRef) -> None:
-        """Hash an artifact.
+    def check(self, role: str, ref: ArtifactRef, *, keep: bool) -> None:
+        """Hash an artifact; with `keep`, while it is copied into sealed memory, unless that holds it already.
 
         Raises:
-            SealError: It is damaged.
+            SealError, NoGoError: It is damaged.
         """
         self.require_open()
-        check_digest(self._files[ref.sha256], ref)
+        if keep and ref.sha256 not in self._sealed:
+            self.seal(role, ref)
+        else:
+            check_digest(self._files[ref.sha256], ref)
 
     def check_block(self, ref: ArtifactRef) -> None:
         """Hash a block, which is not kept open.

@@ -64,7 +64,7 @@ def open_generation(
         policy = Policy(
             trusted_keys=trusted_keys,
             floor=floor,
-            libraries=capabilities.libraries(),
+            installed=capabilities.library_version,
             runs_here=capabilities.covered,
             device=capabilities.device,
             flown=flown,
@@ -77,4 +77,6 @@ def open_generation(
         os.close(folder)
         raise
     files = ArtifactFiles.open(folder, manifest)
-    return OpenGeneration(manifest, files, foreign_engines(manifest, policy), signed_by)
+    # To fly, a manifest with foreign engines was refused above.
+    elsewhere = {} if flown else foreign_engines(manifest, policy)
+    return OpenGeneration(manifest, files, elsewhere, signed_by)

@@ -28,12 +28,16 @@ def blocks_of(manifest: Manifest, data: bytes | memoryview) -> tuple[BlockRow, .
     """Return the rows of the block table.
 
     Raises:
-        ArtifactError: It is no block table, or has another number of rows.
+        ArtifactError: It is no block table, or has another number of rows, other networks or other weights.
     """
     rows = decode_blocks(data)
     found = sum(row.rows for row in rows)
     if found != manifest.index.rows:
         raise _artifact_error(f"expected {manifest.index.rows} rows in the block table, found {found}")
+    # Of one network there is no weight: its blocks hold what the index holds.
+    weights = manifest.weights if len(manifest.weights) > 1 else ()
+    if any(row.weights != weights for row in rows):
+        raise _artifact_error(f"expected networks of weights {weights} in the block table, found others")
     return rows
 
 

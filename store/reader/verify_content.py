@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from store.errors import ArtifactError, NoGoError
 from store.files.sealed_memory import SealError
@@ -14,6 +15,9 @@ from store.reader.artifact_files import ArtifactFiles
 from store.reader.manifest_files import damaged
 from store.reader.results import Verification
 
+_COMPARED: Final = frozenset({"tile table", TABLE, DELTA, PACKS})
+"""Roles of the files that are compared with the manifest once they were hashed."""
+
 
 def verify_content(manifest: Manifest, files: ArtifactFiles) -> Verification:
     """Hash all files that a manifest names, blocks included, and compare its tables with it.
@@ -25,7 +29,7 @@ def verify_content(manifest: Manifest, files: ArtifactFiles) -> Verification:
     for role, ref in manifest.artifacts():
         count, size = count + 1, size + ref.size
         with _collect_problem(problems, role):
-            files.check(ref)
+            files.check(role, ref, keep=role in _COMPARED)
     if "tile table" not in problems:
         with _collect_problem(problems, "tile table"):
             table_checks.tiles_of(manifest, files.view("tile table", manifest.tiles))

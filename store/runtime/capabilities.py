@@ -16,10 +16,10 @@ def runtime_of(backend: str) -> BackendRuntime | None:
     return cast("BackendRuntime", getattr(importlib.import_module(module), name)())
 
 
-def libraries() -> dict[str, str]:
-    """Return backend to the version of its library, for those that are installed here."""
-    runtimes = ((name, runtime_of(name)) for name in BACKENDS)
-    return {name: version for name, runtime in runtimes if runtime and (version := runtime.version())}
+def library_version(backend: str) -> str | None:
+    """Return the version of a backend's library; None if it is not installed, or the backend unknown."""
+    runtime = runtime_of(backend)
+    return None if runtime is None else runtime.version()
 
 
 def covered(backend: str, target: str) -> bool:

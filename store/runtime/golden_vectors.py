@@ -53,12 +53,12 @@ def golden_images(count: int, height: int, width: int, *, seed: int = 0) -> NDAr
             ) // np.uint64(2)
             noise = sum(
                 (
-                    np.uint64(weight) * _value_noise(rows, columns, cell, key)
+                    np.uint32(weight) * _value_noise(height, width, cell, key)
                     for cell, weight in ((32, 4), (8, 2), (2, 1))
                 ),
-                start=np.uint64(0),
+                start=np.uint32(0),
             )
-            out[number, :, :, channel] = (ramp + noise // np.uint64(7)) // np.uint64(2)
+            out[number, :, :, channel] = (ramp + noise // np.uint32(7)) // np.uint64(2)
     return out
 
 
@@ -164,21 +164,19 @@ def _hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed ^ (mixed >> np.uint64(16))
 
 
-def _value_noise(
-    rows: NDArray[np.uint64], columns: NDArray[np.uint64], cell: int, key: int
-) -> NDArray[np.uint64]:
-    """Return bilinear noise of 0 ... 255, uint64 [len(rows), len(columns)], in cells of ``cell`` pixels."""
-    size = np.uint64(cell)
-    row, column = rows[:, None] // size, columns[None, :] // size
-    down, right = rows[:, None] % size, columns[None, :] % size
-    one = np.uint64(1)
+def _value_noise(height: int, width: int, cell: int, key: int) -> NDArray[np.uint32]:
+    """Return bilinear noise of 0 ... 255, uint32 [height, width], in cells of ``cell`` pixels."""
+    row, column = (np.arange(size // cell + 2, dtype=np.uint64) for size in (height, width))
+    places = row[:, None] * np.uint64(0x9E37) + column * np.uint64(0x79B9_0001) + np.uint64(key * 31 + cell)
+    corners = (_hash(places) & np.uint64(_BYTE)).astype(np.uint32)
+    # Across at the corners' rows first, then down: at most 255 * 32 * 32.
+    across = _between(corners.T, width, cell).T
+    return _between(across, height, cell) // np.uint32(cell * cell)
 
-    def corner(y: NDArray[np.uint64], x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        return _hash(
-            y * np.uint64(0x9E37) + x * np.uint64(0x79B9_0001) + np.uint64(key * 31 + cell)
-        ) & np.uint64(_BYTE)
 
-    top = corner(row, column) * (size - right) + corner(row, column + one) * right
-    bottom = corner(row + one, column) * (size - right) + corner(row + one, column + one) * right
-    blended: NDArray[np.uint64] = (top * (size - down) + bottom * down) // (size * size)
-    return blended
+def _between(values: NDArray[np.uint32], size: int, cell: int) -> NDArray[np.uint32]:
+    """Return `size` rows between the rows of some values, ``cell`` for each, times ``cell``: uint32 [size, n]."""
+    place, right = np.divmod(np.arange(size), cell)
+    right = right.astype(np.uint32)[:, None]
+    between: NDArray[np.uint32] = values[place] * (np.uint32(cell) - right) + values[place + 1] * right
+    return between

@@ -7,7 +7,6 @@ bytes. An import that was killed left artifacts without records; they are listed
 Nobody is believed: an export leaves out what the line says is there, and the import makes sure that it is.
 """
 
-import stat
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Final
 
@@ -88,8 +87,11 @@ def find_have(layout: Layout, *, full: bool = False) -> Have:
         entries, cache_id, expected = view.entries, view.state.cache_id, artifacts_expected(view.facts)
     artifacts = Artifacts(layout)
     with TranslateOSErrors(f"cache {layout.root}"):
-        found = [(digest, seen) for digest, seen, _ in artifacts.names() if digest]
-    present = {str(digest): seen.st_size for digest, seen in found if stat.S_ISREG(seen.st_mode)}
+        present = {
+            digest: entry.stat(follow_symlinks=False).st_size
+            for digest, entry in artifacts.names()
+            if digest and entry.is_file(follow_symlinks=False)
+        }
     if full:
         refs = [ArtifactRef(sha256=digest, size=size) for digest, size in present.items()]
         present = intact_artifacts(artifacts, refs)

@@ -43,7 +43,7 @@ class Policy:
         trusted_keys: Keys, as `TrustedKey` or as 32 raw bytes; or `ALLOW_UNSIGNED`.
         floor: The lowest generation; or the lowest one per known cache id, so that an unknown cache is
             refused.
-        libraries: Backend to the version installed here; a backend that is missing is checked on use.
+        installed: Given a backend, returns the version of its library here; None, and it is checked on use.
         runs_here: Given a backend and a target, returns whether this device runs such engines.
         device: Given a backend, describes this device in messages.
         flown: Whether engines for another device or library version are a reason to refuse. False for a look
@@ -52,7 +52,7 @@ class Policy:
 
     trusted_keys: TrustedKeys
     floor: int | Mapping[str, int] | None = None
-    libraries: Mapping[str, str]
+    installed: Callable[[str], str | None]
     runs_here: Callable[[str, str], bool] = lambda _backend, _target: False
     device: Callable[[str], str] = lambda _backend: "no GPU"
     flown: bool = True
@@ -137,7 +137,7 @@ def _reason_against(entry: EngineEntry, policy: Policy) -> str | None:
         made = f"made by {entry.backend} for {entry.target!r}"
         found = policy.device(entry.backend)
         return f"engine {entry.model}: expected a device for an engine {made}, found {found}"
-    installed = policy.libraries.get(entry.backend)
+    installed = policy.installed(entry.backend)
     if installed is not None and installed != entry.version:
         return f"engine {entry.model}: made by {entry.backend} {entry.version}, found {installed} here"
     return None

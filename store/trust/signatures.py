@@ -32,11 +32,9 @@ FORMAT: Final = 1
 KEY_BYTES: Final = 32
 """Size of a raw public key."""
 
-_SIGNATURE_FILE: Final = re.compile(
-    rb'\{"format":1,"key_id":"([0-9a-f]{16})","signature":"([0-9a-f]{128})"\}\n'
-)
-_KEY: Final = re.compile(r"[0-9a-f]{64}")
-_NOT_AFTER: Final = re.compile(r"not_after=([0-9]{1,18})")
+_SIGNATURE_FILE: Final = rb'\{"format":1,"key_id":"([0-9a-f]{16})","signature":"([0-9a-f]{128})"\}\n'
+_KEY: Final = r"[0-9a-f]{64}"
+_NOT_AFTER: Final = r"not_after=([0-9]{1,18})"
 
 _CRYPTOGRAPHY_TAKES: Final = 32 << 20
 """Address space for importing and using the package."""
@@ -152,7 +150,7 @@ def signature_file(signature: Signature) -> bytes:
 
 def parse_signature(data: bytes) -> Signature | None:
     """Return the signature in a signature file, unchecked; None if the form of the file is not valid."""
-    match = _SIGNATURE_FILE.fullmatch(data)
+    match = re.fullmatch(_SIGNATURE_FILE, data)
     return None if match is None else Signature(key_id=match[1].decode(), signature=match[2].decode())
 
 
@@ -180,7 +178,7 @@ def parse_trusted_keys(keys: Sequence[TrustedKey | bytes]) -> tuple[TrustedKey, 
 def is_key_line(text: str) -> bool:
     """Return whether a text begins like a line of a key file, and is hence no path."""
     first = text.split(maxsplit=1)[:1]
-    return bool(first) and _KEY.fullmatch(first[0]) is not None
+    return bool(first) and re.fullmatch(_KEY, first[0]) is not None
 
 
 def parse_keys(text: str) -> tuple[TrustedKey, ...]:
@@ -197,8 +195,8 @@ def parse_keys(text: str) -> tuple[TrustedKey, ...]:
         words = [word for word in words if word]
         if not words:
             continue
-        not_after = _NOT_AFTER.fullmatch(words[1]) if len(words) == 2 else None
-        if not _KEY.fullmatch(words[0]) or (len(words) > 1 and not_after is None):
+        not_after = re.fullmatch(_NOT_AFTER, words[1]) if len(words) == 2 else None
+        if not re.fullmatch(_KEY, words[0]) or (len(words) > 1 and not_after is None):
             problems.append(
                 f"line {number}: expected 64 hexadecimal digits and perhaps not_after=GENERATION, found {line!r:.100}"
             )
@@ -257,7 +255,7 @@ def find_signer(
 def _problems_of_signature(
     raw: bytes, signature: bytes, expected: str, *, generation: int, keys: Sequence[TrustedKey]
 ) -> tuple[str, ...]:
-    match = _SIGNATURE_FILE.fullmatch(signature)
+    match = re.fullmatch(_SIGNATURE_FILE, signature)
     if match is None:
         return (
             f"signature: expected a signature file of format {FORMAT}, found {len(signature)} other bytes",

@@ -100,7 +100,7 @@ class ArtifactCheck:
                 return
             self.hash(items[start : start + _AT_ONCE])
 
-    def hash(self, items: Sequence[NamedArtifact]) -> None:
+    def hash(self, items: Sequence[NamedArtifact], *, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Hash artifacts in parallel, the largest first, so that no processor is busy with it alone."""
 
         def check(item: NamedArtifact) -> str | None:
@@ -111,7 +111,7 @@ class ArtifactCheck:
 
         size = sum(item.size for item in items)
         by_size = sorted(items, key=lambda item: -item.size)
-        problems = map_in_threads(check, by_size, size)
+        problems = map_in_threads(check, by_size, size, meanwhile=meanwhile)
         found = dict(zip((item.digest for item in by_size), problems, strict=True))
         self._hashed_files += len(items)
         self._hashed_size += size
@@ -142,9 +142,14 @@ class ArtifactCheck:
         )
 
 
-def check_artifacts(check: ArtifactCheck, options: Options) -> None:
-    """Check all artifacts that were added, as closely as the options say."""
-    intact = check.check_sizes()
+def hash_artifacts(
+    check: ArtifactCheck,
+    intact: Sequence[NamedArtifact],
+    options: Options,
+    *,
+    meanwhile: Callable[[], object],
+) -> None:
+    """Hash artifacts of the right size, as far as the options say; `meanwhile` runs beside a full check."""
     if options.on_total is not None:
         options.on_total(sum(item.size for item in intact))
     if options.depth is Depth.BUDGET:
@@ -154,7 +159,7 @@ def check_artifacts(check: ArtifactCheck, options: Options) -> None:
         deadline = options.monotonic() + options.budget_s
         check.hash_until(blocks, lambda: options.monotonic() >= deadline)
     elif options.depth is Depth.FULL:
-        check.hash(intact)
+        check.hash(intact, meanwhile=meanwhile)
 
 
 def find_unnamed_files(

@@ -6,7 +6,6 @@ Any other file is foreign: C10 did not put it there.
 """
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -155,20 +154,18 @@ def walk(
         threads: How many threads hash; one per processor by default. Hashing runs outside of Python's lock.
         on_progress: Called with the bytes of each artifact that was hashed.
     """
+    unreferenced, unreferenced_size = list[str](), 0
     with TranslateOSErrors(f"walking {artifacts.layout.root}"):
         entries = list(artifacts.names())
         foreign = [*_foreign_files(artifacts), *_misnamed(artifacts.layout, entries)]
-    unreferenced, unreferenced_size = list[str](), 0
-    for digest, found, path in entries:
-        if not digest:
-            continue
-        if digest not in named and not stat.S_ISREG(found.st_mode):
-            foreign.append(
-                ForeignFile(str(path.relative_to(artifacts.layout.root)), "expected a regular file")
-            )
-        elif digest not in named and digest not in referenced:
-            unreferenced.append(digest)
-            unreferenced_size += found.st_size
+        for digest, entry in entries:
+            if not digest or digest in named:
+                continue
+            if not entry.is_file(follow_symlinks=False):
+                foreign.append(ForeignFile(_relative(entry, artifacts.layout), "expected a regular file"))
+            elif digest not in referenced:
+                unreferenced.append(digest)
+                unreferenced_size += entry.stat(follow_symlinks=False).st_size
     # The largest first: if it came last, one processor would hash it while the others wait.
     items = [(digest, role, size) for digest, (role, size) in named.items()]
     items.sort(key=lambda item: (-item[2], item[0]))
@@ -218,13 +215,25 @@ def sizes(artifacts: Artifacts, refs: Iterable[ArtifactRef]) -> dict[str, int]:
 
 
 def map_in_threads(
-    check: Callable[[_Item], _Result], items: Sequence[_Item], size: int, threads: int | None = None
+    check: Callable[[_Item], _Result],
+    items: Sequence[_Item],
+    size: int,
+    threads: int | None = None,
+    *,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> list[_Result]:
-    """Check every item, in threads if so many bytes are hashed that threads pay."""
+    """Check every item, in threads if so many bytes are hashed that threads pay; `meanwhile` runs beside them."""
     if size < _THREADS_FROM:
+        meanwhile()
         return [check(item) for item in items]
-    with ThreadPoolExecutor(threads or processors()) as pool:
-        return list(pool.map(check, items))
+    pool = ThreadPoolExecutor(threads or processors())
+    try:
+        results = pool.map(check, items)
+        meanwhile()
+        return list(results)
+    finally:
+        # After an error or Ctrl-C nobody needs the rest.
+        pool.shutdown(cancel_futures=True)
 
 
 def processors() -> int:
@@ -279,10 +288,14 @@ def _size_problem(artifacts: Artifacts, ref: ArtifactRef) -> str | None:
     return None if size == ref.size else f"expected {ref.size} bytes, found {size}"
 
 
-def _misnamed(layout: Layout, entries: Iterable[tuple[str, os.stat_result, Path]]) -> Iterator[ForeignFile]:
-    for digest, _, path in entries:
+def _misnamed(layout: Layout, entries: Iterable[tuple[str, os.DirEntry[str]]]) -> Iterator[ForeignFile]:
+    for digest, entry in entries:
         if not digest:
-            yield ForeignFile(str(path.relative_to(layout.root)), _NO_SUCH_NAME)
+            yield ForeignFile(_relative(entry, layout), _NO_SUCH_NAME)
+
+
+def _relative(entry: os.DirEntry[str], layout: Layout) -> str:
+    return str(Path(entry.path).relative_to(layout.root))
 
 
 def _foreign_files(artifacts: Artifacts) -> Iterator[ForeignFile]:

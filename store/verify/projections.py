@@ -1,18 +1,21 @@
 """Compare manifests, signatures and segments with the journal that they are projected from."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from store.base.canonical_json import sha256
+from store.cache import segment
 from store.cache.journal_consistency import segment_fits
 from store.cache.projections import signatures_of
 from store.cache.view import View
-from store.errors import describe_read_error, from_os_error, is_shortage
-from store.files.regular_file import read_regular
-from store.manifest.file_names import signature_name
+from store.domain.state import Generation
+from store.errors import DamagedHistoryError, describe_read_error, from_os_error, is_shortage
+from store.files.regular_file import is_wrong_file_type, open_regular
+from store.manifest.file_names import MAX_MANIFEST_BYTES, signature_name
 from store.verify.report import Finding, ProblemKind
-
-_MAX_SEGMENT = 1 << 32
 
 
 def projection_findings(view: View, chains: Sequence[str] | None) -> Iterator[Finding]:
@@ -27,16 +30,16 @@ def projection_findings(view: View, chains: Sequence[str] | None) -> Iterator[Fi
     for number, generation in view.state.generations.items():
         manifest = observed.manifests.get(number)
         name = manifest or layout.manifest_name(number)
-        expected: list[tuple[Path, bool, Callable[[bytes], bool]]] = [
+        expected: list[tuple[Path, bool, Callable[[BinaryIO], bool]]] = [
             (
                 layout.segments / layout.segment_name(number),
                 number in observed.segments,
-                lambda data, of=generation, first=first: segment_fits(data, of, known, first),  # type: ignore[misc]
+                partial(_is_segment_of, generation, known, first),
             ),
             (
                 layout.manifests / name,
                 manifest is not None,
-                lambda data, of=generation: sha256(data) == of.manifest_sha256,  # type: ignore[misc]
+                lambda file, of=generation: sha256(file.read(MAX_MANIFEST_BYTES + 1)) == of.manifest_sha256,  # type: ignore[misc]
             ),
         ]
         signed = signatures_of(generation)
@@ -44,7 +47,7 @@ def projection_findings(view: View, chains: Sequence[str] | None) -> Iterator[Fi
             (
                 layout.manifests / signature_name(name, place),
                 (number, place) in observed.signatures,
-                lambda data, of=signature: data == of,  # type: ignore[misc]
+                lambda file, of=signature: file.read(len(of) + 1) == of,  # type: ignore[misc]
             )
             for place, signature in enumerate(signed, start=1)
         )
@@ -82,13 +85,21 @@ def _foreign_signatures(name: str, number: int, signed: int, view: View) -> Iter
             yield Finding(kind=ProblemKind.STRANGER, subject=stranger, found=found, path=stranger)
 
 
-def _content_problem(path: Path, is_right: Callable[[bytes], bool]) -> str:
+def _is_segment_of(generation: Generation, chains: Sequence[str], first: int, file: BinaryIO) -> bool:
     try:
-        data = read_regular(path, limit=_MAX_SEGMENT)
+        return segment_fits(segment.check(file), generation, chains, first)
+    except DamagedHistoryError:
+        return False
+
+
+def _content_problem(path: Path, is_right: Callable[[BinaryIO], bool]) -> str:
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            right = is_right(file)
     except OSError as error:
+        if is_wrong_file_type(error):
+            return "expected a regular file, found something else"
         if is_shortage(error):
             raise from_os_error(error, f"{path.parent.name}/{path.name}") from error
         return describe_read_error(error)
-    if data is None:
-        return "expected a regular file, found something else"
-    return "" if is_right(data) else "expected what the journal projects, found other bytes"
+    return "" if right else "expected what the journal projects, found other bytes"

@@ -1,7 +1,9 @@
 """Open the head of a cache as the aircraft would, and report why the reader refuses it."""
 
+import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,16 +12,19 @@ from typing import Final
 from store.base.cache_warning import CacheWarning
 from store.disk.area_shapes import stored_area_shape
 from store.disk.capture_dates import stored_capture_dates
-from store.errors import ErrorKind, NoGoError
+from store.errors import ErrorKind, NoGoError, TranslateShortages
 from store.files.permissions import revoke_writing, writable_folders_at
 from store.manifest.manifest import EngineEntry, Manifest
+from store.manifest.roles import DELTA, WHOLE
 from store.reader.flight_cache import FlightCache
+from store.reader.open_generation import open_generation
 from store.runtime.capabilities import covered
 from store.runtime.load import ExecutionError, RuntimeUnavailableError
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.readiness_facts import Facts, Reading, Signature, facts_of_manifest
 from store.trust.signatures import TrustedKey, find_signer, parse_trusted_keys
 from store.verify.artifact_check import ArtifactCheck, Options
+from store.verify.read_once import ReadOnce
 from store.verify.report import Finding, ProblemKind
 
 _KIND_OF_REFUSAL: Final = {
@@ -38,6 +43,7 @@ class ReaderCheck:
         root: Folder of the cache.
         manifest: Of its head.
         signatures: The signature files of that manifest.
+        artifacts: The files that are checked; it takes over those that are loaded.
         damaged: Digests of artifacts that are known to be damaged.
         signed_by: The trusted key whose signature of the head holds.
         loaded: Whether it was tried to load engines and index.
@@ -48,35 +54,60 @@ class ReaderCheck:
     root: Path
     manifest: Manifest
     signatures: Sequence[bytes]
+    artifacts: ReadOnce
     damaged: set[str]
     findings: list[Finding] = field(default_factory=list)
     signed_by: str | None = None
     loaded: bool = False
     not_loaded: dict[str, str] = field(default_factory=dict)
     elsewhere: dict[str, str] = field(default_factory=dict)
+    _cache: FlightCache | None = None
 
     @property
     def generation(self) -> int:
         """The generation that is checked."""
         return self.manifest.envelope.generation
 
-    def open(self, trusted_keys: TrustedKeys, *, load: bool) -> None:
-        """Open the head; with `load`, load engine and index as well."""
+    @contextmanager
+    def opened(self, trusted_keys: TrustedKeys, *, load: bool) -> Iterator[None]:
+        """Open the head, or report why that is refused. With `load`, engines and index may be loaded while it is open.
+
+        They are then hashed by the reader, while it copies them into memory.
+        """
         if trusted_keys is not ALLOW_UNSIGNED:
             self.signed_by = self._trusted_signer(trusted_keys)
+        found = None
         try:
-            with FlightCache.open(
-                self.root,
-                trusted_keys=trusted_keys,
-                generation=self.generation,
-                # A cache with a stand-in engine is for another device, and is still checked here.
-                flown=not self.manifest.stand_ins,
-            ) as cache:
-                for entry in cache.manifest.engines:
-                    self._note_unrun(cache, entry)
-                whole = self.damaged.isdisjoint(ref.sha256 for _, ref in cache.manifest.artifacts())
-                if load and whole:
-                    self._load(cache)
+            with TranslateShortages(f"cache {os.fspath(self.root)!r}"):
+                found = open_generation(
+                    self.root,
+                    trusted_keys=trusted_keys,
+                    floor=None,
+                    generation=self.generation,
+                    # A cache with a stand-in engine is for another device, and is still checked here.
+                    flown=not self.manifest.stand_ins,
+                )
+        except NoGoError as error:
+            self._report_refusal(error)
+        if found is None:
+            yield
+            return
+        with FlightCache(found.manifest, found.files, elsewhere=found.elsewhere) as self._cache:
+            for entry in found.manifest.engines:
+                self._note_unrun(self._cache, entry)
+            if load:
+                self.artifacts.files, self.artifacts.loaded = found.files, self._to_load(self._cache)
+            yield
+        self._cache = self.artifacts.files = None
+
+    def load(self) -> None:
+        """Load engines and index as on board, if the head is open and none of its files is damaged."""
+        if self._cache is None or not self.damaged.isdisjoint(
+            ref.sha256 for _, ref in self.manifest.artifacts()
+        ):
+            return
+        try:
+            self._load(self._cache)
         except NoGoError as error:
             self._report_refusal(error)
 
@@ -89,7 +120,7 @@ class ReaderCheck:
         return Signature.UNCHECKED if self.signatures else Signature.ABSENT
 
     def facts(self, check: ArtifactCheck, options: Options) -> Facts:
-        """Return what the readiness of the head is judged by, after `open`."""
+        """Return what the readiness of the head is judged by, after it was opened."""
         tiles, hashed = self.manifest.tiles, check.hashed()
         return facts_of_manifest(
             self.manifest,
@@ -145,6 +176,18 @@ class ReaderCheck:
         described = entry in cache.manifest.descriptor_engines
         parity = "; on board its answers are compared with those of its stand-in" if described else ""
         self.elsewhere[f"engine {entry.model}"] = f"it is for {entry.backend} {entry.target}{parity}"
+
+    @staticmethod
+    def _to_load(cache: FlightCache) -> dict[str, str]:
+        """Return digest to role of the files that `load` uses."""
+        manifest, delta = cache.manifest, cache.manifest.index.delta
+        files = {
+            entry.artifact.sha256: f"engine {entry.model}"
+            for entry in manifest.descriptor_engines
+            if entry.model not in cache.elsewhere
+        }
+        files[manifest.index.artifact.sha256] = WHOLE
+        return files if delta is None else files | {delta.artifact.sha256: DELTA}
 
     def _load(self, cache: FlightCache) -> None:
         self.loaded = True

@@ -27,15 +27,11 @@ from store.errors import ErrorKind, NoGoError
 from store.manifest.manifest import Manifest, parse
 from store.policy.retention import keep_without
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
-from store.verify.artifact_check import (
-    ArtifactCheck,
-    Options,
-    check_artifacts,
-    find_unnamed_files,
-    table_findings,
-)
+from store.verify.artifact_check import ArtifactCheck, Options
 from store.verify.coverage import known_digests, referenced_by
+from store.verify.head_check import check_files
 from store.verify.projections import projection_findings
+from store.verify.read_once import ReadOnce
 from store.verify.reader_check import ReaderCheck
 from store.verify.report import Depth, ProblemKind, VerifyReport, diagnose
 from store.verify.stable_view import stable_view
@@ -96,27 +92,22 @@ def verify(
 
 
 def _verify(view: View, options: Options) -> VerifyReport:
-    head, artifacts, full = _require_head(view), Artifacts(view.layout), options.depth is Depth.FULL
+    head, artifacts, full = _require_head(view), ReadOnce(view.layout), options.depth is Depth.FULL
     findings = [*projection_findings(view, view.chains if isinstance(view, HistoryView) else None)]
     manifests = _manifests(view.state, head, every=full)
     check = ArtifactCheck(artifacts=artifacts, on_bytes=options.on_bytes)
+    artifacts.keep_tables(manifests[head.origin])
     for origin, manifest in manifests.items():
         check.add(origin, manifest)
-    check_artifacts(check, options)
-    findings += check.findings
-    unreferenced = (0, 0)
     reader = ReaderCheck(
         root=view.layout.root,
         manifest=manifests[head.origin],
         signatures=signatures_of(head),
+        artifacts=artifacts,
         damaged=check.damaged,
     )
-    if full:
-        referenced = referenced_by(view.state).union(check.named)
-        unreferenced = find_unnamed_files(artifacts, referenced, findings)
-        findings += table_findings(reader.manifest, artifacts, check.damaged)
-    if all(finding.generation != head.number for finding in findings):
-        reader.open(options.trusted_keys, load=full)
+    referenced = referenced_by(view.state).union(check.named) if full else frozenset[str]()
+    unreferenced = check_files(check, reader, options, referenced=referenced, findings=findings)
     problems = diagnose(
         [*findings, *reader.findings],
         root=view.layout.root,

@@ -21,15 +21,11 @@ from store.errors import (
 )
 from store.files.permissions import revoke_writing
 from store.manifest.manifest import Manifest
-from store.verify.artifact_check import (
-    ArtifactCheck,
-    Options,
-    check_artifacts,
-    find_unnamed_files,
-    table_findings,
-)
+from store.verify.artifact_check import ArtifactCheck, Options
 from store.verify.coverage import known_digests
+from store.verify.head_check import check_files
 from store.verify.mirror_segments import changed, segment_findings
+from store.verify.read_once import ReadOnce
 from store.verify.reader_check import ReaderCheck
 from store.verify.report import CacheProblem, Depth, Finding, ProblemKind, VerifyReport
 
@@ -60,15 +56,15 @@ def verify_mirror(layout: Layout, options: Options) -> VerifyReport:
         NoGoError: It shows no generation yet, or its manifest is none.
         CacheUnusableError: A file cannot be read.
     """
-    head, artifacts, full = shown_generation(layout), Artifacts(layout), options.depth is Depth.FULL
+    head, artifacts, full = shown_generation(layout), ReadOnce(layout), options.depth is Depth.FULL
     file, findings = read_manifest_file(layout, head), list[Finding]()
     manifest = file.manifest
     files = {**_earlier(layout, file, findings), head: file} if full else {head: file}
     shown = {number: each.manifest for number, each in files.items()}
     check = ArtifactCheck(artifacts=artifacts, on_bytes=options.on_bytes)
+    artifacts.keep_tables(manifest)
     for each in shown.values():
         check.add(each.envelope.origin, each)
-    check_artifacts(check, options)
     notes = [_ELSEWHERE, *check.notes]
     findings += segment_findings(layout, files, head)
     if not layout.segment_files():
@@ -76,20 +72,20 @@ def verify_mirror(layout: Layout, options: Options) -> VerifyReport:
             "there are no segments, which say what was committed: no manifest was compared with that"
         )
     reader = ReaderCheck(
-        root=layout.root, manifest=manifest, signatures=file.signatures, damaged=check.damaged
+        root=layout.root,
+        manifest=manifest,
+        signatures=file.signatures,
+        artifacts=artifacts,
+        damaged=check.damaged,
     )
-    findings += check.findings
-    unreferenced = (0, 0)
-    if full:
-        unnamed = list[Finding]()
-        unreferenced = find_unnamed_files(artifacts, frozenset(check.named), unnamed)
-        left = [each.path for each in unnamed if _is_left_by_desktop(each)]
-        findings += [each for each in unnamed if each.path not in left]
-        if left:
-            notes.append(f"left by the desktop of another computer, and harmless: {', '.join(left)}")
-        findings += table_findings(manifest, artifacts, check.damaged)
-    if all(finding.generation != head for finding in findings):
-        reader.open(options.trusted_keys, load=full)
+    referenced = frozenset(check.named)
+    unreferenced = check_files(check, reader, options, referenced=referenced, findings=findings)
+    left = [each for each in findings if _is_left_by_desktop(each)]
+    if left:
+        notes.append(
+            f"left by the desktop of another computer, and harmless: {', '.join(each.path for each in left)}"
+        )
+        findings = [each for each in findings if each not in left]
     named_in = _naming_generations(shown, artifacts) if check.damaged else {}
     return VerifyReport(
         depth=options.depth,

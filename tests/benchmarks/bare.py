@@ -1,8 +1,8 @@
 """The phases of a build and nothing else, in a process of its own: the least that the machine needs for them.
 
-It reads requests as JSON from standard input, one a line, and reports each on standard output when it is
-done. The process stays, so that its libraries are loaded from the second request on. Of C10 it uses only
-decoding and resizing.
+It reads requests as JSON from standard input, one a line, and reports the seconds of each one's phases on
+standard output when it is done. The process stays, so that its libraries are loaded from the second request
+on. Of C10 it uses only decoding and resizing.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import os
 import sys
 from multiprocessing import get_context
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import onnxruntime as ort
@@ -61,25 +62,37 @@ def shared(engine: str, batch: int, files: list[str], workers: int) -> np.ndarra
         return np.concatenate(pool.map(embed, portions, chunksize=1))
 
 
-def build(request: dict[str, object]) -> None:
-    """Scan and hash, compile, embed, index, write, hash again."""
+def build(request: dict[str, object]) -> dict[str, float]:
+    """Scan and hash, compile, embed, index, write, hash again; return the seconds of each phase."""
     import faiss
+
+    found, began = {}, perf_counter()
+
+    def done(phase: str) -> None:
+        nonlocal began
+        found[phase], began = perf_counter() - began, perf_counter()
 
     files, scratch = listed(request), Path(str(request["scratch"]))
     for file in files:
         hashlib.sha256(Path(file).read_bytes()).digest()
+    done("hash tiles")
     engine = str(scratch / "bare.onnx")
     session(str(request["network"]), optimised=engine)
+    done("compile")
     vectors = shared(engine, int(str(request["batch"])), files, int(str(request["workers"])))
+    done("embed")
     index = faiss.IndexFlat(vectors.shape[1], faiss.METRIC_INNER_PRODUCT)
     index.add(vectors)
     written = [scratch / "bare.index", scratch / "bare.vectors"]
     faiss.write_index(index, str(written[0]))
+    done("index")
     vectors.tofile(written[1])
     for path in written:
         with path.open("rb") as file:
             os.fsync(file.fileno())
         hashlib.sha256(path.read_bytes()).digest()
+    done("write and hash")
+    return found
 
 
 def listed(request: dict[str, object]) -> list[str]:
@@ -90,15 +103,15 @@ def listed(request: dict[str, object]) -> list[str]:
 def main() -> None:
     """Serve the requests on standard input."""
     for line in sys.stdin:
-        request = json.loads(line)
+        request, seconds = json.loads(line), {}
         if request["phase"] == "build":
-            build(request)
+            seconds = build(request)
         else:
             files = listed(request)
             found = shared(request["engine"], request["batch"], files, request["workers"])
             if len(found) != len(files):
                 raise SystemExit(f"expected {len(files)} vectors, found {len(found)}")
-        print("done", flush=True)
+        print(json.dumps(seconds), flush=True)
 
 
 if __name__ == "__main__":

@@ -136,9 +136,9 @@ def around(number: int) -> tuple[float, float, float, float]:
     return first.west + 1e-3, last.south + 1e-3, last.east - 1e-3, first.north - 1e-3
 
 
-def content(place: tuple[int, int, int]) -> bytes:
-    """Return the bytes of a tile, which nobody decodes."""
-    return b"\x89PNG\r\n\x1a\n" + repr(place).encode() * 16
+def content(place: tuple[int, int, int], repeats: int = 16) -> bytes:
+    """Return the bytes of a tile, which nobody decodes: 15 for each repeat."""
+    return b"\x89PNG\r\n\x1a\n" + repr(place).encode() * repeats
 
 
 def write_folder(root: Path, number: int) -> None:
@@ -150,8 +150,8 @@ def write_folder(root: Path, number: int) -> None:
         (folder / f"{y}.png").write_bytes(content((z, x, y)))
 
 
-def write_mbtiles(path: Path, number: int) -> None:
-    """Write an MBTiles archive, with the index that its specification asks for."""
+def write_mbtiles(path: Path, number: int, *, repeats: int = 16) -> None:
+    """Write an MBTiles archive, with the index that its specification asks for; `repeats` is that of `content`."""
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE metadata (name TEXT, value TEXT)")
         database.execute("INSERT INTO metadata VALUES ('format', 'png')")
@@ -160,7 +160,7 @@ def write_mbtiles(path: Path, number: int) -> None:
         )
         database.executemany(
             "INSERT INTO tiles VALUES (?, ?, ?, ?)",
-            ((z, x, (1 << z) - 1 - y, content((z, x, y))) for z, x, y in places(number)),
+            ((z, x, (1 << z) - 1 - y, content((z, x, y), repeats)) for z, x, y in places(number)),
         )
         database.execute("CREATE UNIQUE INDEX tile_index ON tiles (zoom_level, tile_column, tile_row)")
 
@@ -175,10 +175,11 @@ def change_one(archive: Path, number: int) -> None:
         )
 
 
-def write_pmtiles(path: Path, number: int) -> None:
-    """Write a PMTiles archive with leaf directories."""
+def write_pmtiles(path: Path, number: int, *, repeats: int = 16) -> None:
+    """Write a PMTiles archive with leaf directories; `repeats` is that of `content`."""
     entries, data = [], bytearray()
-    for number_on_curve, tile in sorted((zxy_to_tileid(*place), content(place)) for place in places(number)):
+    for number_on_curve, place in sorted((zxy_to_tileid(*place), place) for place in places(number)):
+        tile = content(place, repeats)
         entries.append(Entry(number_on_curve, len(data), len(tile), 1))
         data += tile
     write_pmtiles_entries(path, entries, bytes(data), leaf_entries=4096)

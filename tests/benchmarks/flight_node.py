@@ -2,8 +2,8 @@
 
 Run from the root of the repository, with the extras `cpu` and `test`: `python -m tests.benchmarks.flight_node`.
 Two networks run on each frame: the built-in one, which finds the places, and a ResNet-50 with random weights at
-224 x 224, which counts for a hundredth of the score. In the same minute new generations are built with the lowest
-priority, the one that flies is collected, and all files of the cache are written over and removed.
+224 x 224, which counts for a hundredth of the score. In the same minute new generations are built, the one that
+flies is collected, and all files of the cache are written over and removed.
 """
 
 import argparse

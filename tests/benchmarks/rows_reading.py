@@ -1,19 +1,23 @@
 """Rows about existing caches: opening, the build that is up to date, rollback, verification."""
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from hashlib import sha256
+from importlib import metadata
 from pathlib import Path
 
 import faiss
 import lmdb
 import lmdb.verify
 import msgpack
+import onnxruntime
 from pmtiles.tile import deserialize_directory, deserialize_header
 
+from journal.record import link
 from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
 from store.domain.manifest_projection import project
@@ -165,9 +169,12 @@ def _verified(site: BigSite, name: str, work: str, pairs: int) -> Iterator[Row]:
     """Full verification against parallel SHA-256 of what the head names, and against the same checks in their
     simplest form.
 
-    The second peer exists because hashing is only a part of the work. Verification also checks the journal's
-    structure and each of its records, the tables, foreign files in the tree and whether the index loads. That
-    has its cost however small the artifacts are.
+    The second peer exists because hashing is only a part of the work. It also checks the journal's structure and
+    the chain of its records, which it decodes, that of the segments, the digest of the manifest, foreign files in
+    the tree, the version of ONNX Runtime, and whether engine and index load, from files that may have changed since
+    they were hashed. Verification does more than that: it makes events of the records, folds them, and projects the
+    manifest from them again, compares the tables with it, judges the dates of the tiles, and copies what it loads
+    into sealed memory. That has its cost however small the artifacts are.
     """
     state = open_view(site.layout).state
     if state.head is None or state.head_build is None or state.head_build.index is None:
@@ -175,6 +182,10 @@ def _verified(site: BigSite, name: str, work: str, pairs: int) -> Iterator[Row]:
     named = named_by(parse(project(state, state.head)), Artifacts(site.layout))
     held = [site.layout.artifact(digest) for digest in named]
     index = site.layout.artifact(state.head_build.index.artifact.sha256)
+
+    engine = site.layout.artifact(state.head_build.engines[0][1].artifact.sha256)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
 
     def hash_held() -> None:
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -184,10 +195,18 @@ def _verified(site: BigSite, name: str, work: str, pairs: int) -> Iterator[Row]:
     def check_barely() -> None:
         hash_held()
         _read_journal(site.layout.journal)
+        for path in site.layout.segments.iterdir():
+            _read_segment(path.read_bytes())
+        for path in site.layout.manifests.iterdir():
+            raw = path.read_bytes()
+            json.loads(raw)
+            sha256(raw).digest()
+        metadata.version("onnxruntime")
         for folder, _, files in os.walk(site.cache):
             for each in files:
                 os.lstat(f"{folder}/{each}")
         faiss.read_index(str(index))
+        onnxruntime.InferenceSession(str(engine), options, providers=["CPUExecutionProvider"])
 
     def verify_all() -> None:
         found = verify(site.layout, depth=Depth.FULL)
@@ -201,7 +220,7 @@ def _verified(site: BigSite, name: str, work: str, pairs: int) -> Iterator[Row]:
         (f"verify-{name}-bare", "the same checks, bare", check_barely),
     ):
         found = in_turns(verify_all, theirs, pairs=pairs)
-        yield row(row_name, work, peer, at_least(0.95), found, rate=True)
+        yield row(row_name, work, peer, at_least(0.9), found, rate=True)
 
 
 def _read_journal(path: Path) -> None:
@@ -212,10 +231,23 @@ def _read_journal(path: Path) -> None:
         lmdb.open(str(path), subdir=False, readonly=True, lock=False, max_dbs=8) as environment,
         environment.begin(environment.open_db(b"records")) as reading,
     ):
-        chain = b""
+        chain = bytes(32)
         for _, value in reading.cursor():
-            chain = sha256(chain + value[32:]).digest()
+            if link(chain, value[32:]) != value[:32]:
+                raise SystemExit("expected a sound journal, found another digest")
             msgpack.unpackb(value[32:])
+            chain = value[:32]
+
+
+def _read_segment(data: bytes) -> None:
+    """Check the chain of the records in a segment; its header ends with the link before the first."""
+    chain, at = data[32:64], 64
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        value = data[at + 4 : at + 4 + length]
+        if link(chain, value[32:]) != value[:32]:
+            raise SystemExit("expected a sound segment, found another digest")
+        chain, at = value[:32], at + 4 + length
 
 
 def _sha256(path: Path) -> str:

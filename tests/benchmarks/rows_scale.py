@@ -10,11 +10,16 @@ from time import perf_counter
 
 from pipeline.request.options import IndexKind
 from store.cache.view import open_view
-from tests.benchmarks.caches import BigSite, change_one, write_mbtiles
+from tests.benchmarks.caches import BigSite, change_one, write_mbtiles, write_pmtiles
 from tests.benchmarks.measuring import Row, Settings, at_least, at_most, row
+from tests.benchmarks.watched import ARCHIVE, peak, watch
 
 _ALLOWED_S = 2.0
 _ALLOWED_BYTES = 1.5e9
+_LIMIT_S = 4.0
+_PLAN_BYTES = 0.6e9
+_REALISTIC = 93
+"""Repeats of a tile's bytes that make it 1.4 kB."""
 _DIMENSIONS = 512
 _BATCH = 8
 _ROUND_S = 2.0
@@ -45,10 +50,39 @@ def one_changed(settings: Settings) -> Iterator[Row]:
     yield row("one-changed-share", work, "full build with ResNet-50", at_most(0.01), parts, rate=False)
 
 
-def _built(site: BigSite) -> Path:
+def one_changed_archive(settings: Settings) -> Iterator[Row]:
+    """A build after one tile of an archive changed, and first plans, against a limit of four seconds for a million.
+
+    After a change the whole archive is read and hashed again. Tiles have 1.4 kB, as plain satellite imagery in
+    WebP or JPEG of a low quality.
+    """
+    number = settings.size(100_000, 1_000_000)
+    site = BigSite(settings.place("archive"))
+    site.number, site.dimensions, site.kind = number, 16, IndexKind.FLAT
+    for ending, write in (("mbtiles", write_mbtiles), ("pmtiles", write_pmtiles)):
+        archive = site.root / f"tiles.{ending}"
+        write(archive, number, repeats=_REALISTIC)
+        plans = []
+        for _ in range(settings.pairs):
+            shutil.rmtree(site.root / "memory", ignore_errors=True)
+            plans.append(watch("tests.benchmarks.planned", str(site.root), archive.name, str(number)))
+        work = f"first plan of {number:,} tiles in one {ending} file of {archive.stat().st_size / 1e9:.2f} GB"
+        found = [(answer["seconds"], _LIMIT_S) for _, answer in plans]
+        yield row(f"first-plan-{ending}", work, f"limit of {_LIMIT_S:g} s", at_most(1), found, rate=False)
+        found = [(float(greatest), _PLAN_BYTES) for greatest, _ in plans]
+        name, peer = f"first-plan-{ending}-memory", "limit of 0.6 GB"
+        yield row(name, f"peak memory of the {work}", peer, at_most(1), found, rate=False, unit="B")
+    archive = _built(site, repeats=_REALISTIC)
+    found = [(changed, _LIMIT_S) for changed, _ in _changed(site, archive, pairs=settings.pairs)]
+    work = f"build after one of {number:,} tiles of an archive changed"
+    yield row("one-changed-archive", work, f"limit of {_LIMIT_S:g} s", at_most(1), found, rate=False)
+
+
+def _built(site: BigSite, *, repeats: int = 16) -> Path:
     """Write the archive of a site and build its cache."""
     archive = site.root / "tiles.mbtiles"
-    write_mbtiles(archive, site.number)
+    archive.unlink(missing_ok=True)
+    write_mbtiles(archive, site.number, repeats=repeats)
     site.built(source=archive.name)
     return archive
 
@@ -100,8 +134,6 @@ def memory(settings: Settings) -> Iterator[Row]:
     Descriptors come from no network, so that no workers run beside the build. The memory of real workers is
     that of their network, and they have ended before the index is built, where the peak is.
     """
-    from tests.benchmarks.watched import ARCHIVE, peak
-
     number = settings.size(100_000, 1_000_000)
     site = settings.place("memory")
     write_mbtiles(site / ARCHIVE, number)

@@ -1,4 +1,4 @@
-"""Rows about the work itself: rollback, embedding, a cold build, the index."""
+"""Rows about the work itself: rollback, embedding, the index."""
 
 import hashlib
 import json
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.builtin_model.place import place_model
 from pipeline.embed.batcher import LocalDescriptorBatcher
 from pipeline.embed.cells import Window
 from pipeline.index.faiss_builder import FaissIndexBuilder
@@ -58,8 +57,8 @@ from tests.tile_archives import WORLD as WORLD_E7
 _SIDE = 256
 _SOURCE = "tiles/{z}/{x}/{y}.jpg"
 _SPARSE_FILES = 200
-_REQUEST = {"source": _SOURCE, "network": "builtin:place", "zoom": (ZOOM, ZOOM)}
-_BARE = Path(__file__).with_name("bare.py")
+PLACE_REQUEST = {"source": _SOURCE, "network": "builtin:place", "zoom": (ZOOM, ZOOM)}
+BARE = Path(__file__).with_name("bare.py")
 
 
 def rollback(settings: Settings) -> Iterator[Row]:
@@ -86,8 +85,8 @@ def rollback(settings: Settings) -> Iterator[Row]:
 def embedding(settings: Settings) -> Iterator[Row]:
     """Processor seconds per tile, workers included, against a bare loop in one process of its own."""
     number = settings.size(2_000, 10_000)
-    site = _place_site(settings.place("embed"), number)
-    report = site.build(**_REQUEST, bbox=around(number))
+    site = place_site(settings.place("embed"), number)
+    report = site.build(**PLACE_REQUEST, bbox=around(number))
     if report.error is not None:
         raise SystemExit(f"expected a build, found {report.error}")
     event = next(iter(site.state().step_cache.engines.values()))
@@ -115,7 +114,7 @@ def embedding(settings: Settings) -> Iterator[Row]:
             raise SystemExit(f"expected {number} tiles, found {done}")
 
     def theirs() -> None:
-        _bare(
+        run_bare(
             "embed",
             {"engine": spec.path, "batch": spec.batch, "files": str(site.root / "tiles"), "workers": 1},
         )
@@ -123,66 +122,6 @@ def embedding(settings: Settings) -> Iterator[Row]:
     pairs = in_turns(ours, theirs, pairs=settings.pairs, clock=_processor_with_children)
     work = f"embedding {number:,} tiles, processor seconds"
     yield row("embed", work, "bare decode + resize + engine", at_least(0.9), pairs, rate=True)
-
-
-def cold_build(settings: Settings) -> Iterator[Row]:
-    """A first build against its bare phases, one after another.
-
-    In `cold` both sides run in processes that stay, so that the pair that does not count has loaded the
-    libraries of both; children that compile and embed start anew on both. In `cold-command` both are commands
-    and begin with loading their libraries.
-    """
-    number = settings.size(2_000, 10_000)
-    site = _place_site(settings.place("cold"), number)
-    numbers = count()
-    network = site.write("place.onnx", place_model())
-    asked = {
-        "files": str(site.root / "tiles"),
-        "network": str(network),
-        "batch": 32,
-        "scratch": str(site.root),
-    }
-    asked |= {"phase": "build", "workers": len(os.sched_getaffinity(0))}
-    line = json.dumps(asked).encode() + b"\n"
-
-    def ours() -> None:
-        site.cache = site.root / f"cache-{next(numbers)}"
-        site.layout = Layout(site.cache)
-        report = site.build(**_REQUEST, bbox=around(number))
-        if report.error is not None or report.tiles_embedded != number:
-            raise SystemExit(f"expected {number} tiles to be embedded, found {report}")
-
-    with subprocess.Popen(
-        [sys.executable, str(_BARE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as staying:
-
-        def theirs() -> None:
-            staying.stdin.write(line)
-            staying.stdin.flush()
-            if staying.stdout.readline() != b"done\n":
-                raise SystemExit("expected the bare phases to succeed, found them ended")
-
-        pairs = in_turns(ours, theirs, pairs=settings.pairs)
-    work = f"cold build of {number:,} tiles"
-    yield row("cold", work, "sum of its bare phases", at_most(1.15), pairs, rate=False)
-    request = site.write_request(**_REQUEST, bbox=around(number))
-    command = [str(Path(sys.executable).with_name("c10")), "build", str(request), "--json", "--cache"]
-    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    environ["XDG_CACHE_HOME"] = str(site.root / "xdg")
-
-    def ours_anew() -> None:
-        done = subprocess.run(
-            [*command, str(site.root / f"cache-{next(numbers)}")],
-            env=environ,
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode or json.loads(done.stdout)["tiles_embedded"] != number:
-            raise SystemExit(f"expected {number} tiles to be embedded, found {done.stderr[-2000:]!r}")
-
-    pairs = in_turns(ours_anew, lambda: _bare("build", asked), pairs=settings.pairs)
-    peer = "sum of its bare phases, as a command"
-    yield row("cold-command", f"{work}, as a command", peer, at_most(1.15), pairs, rate=False)
 
 
 def index(settings: Settings) -> Iterator[Row]:
@@ -257,7 +196,7 @@ def _flat_of(artifacts: Artifacts, rows: Sequence[BlockRow], dimensions: int, fo
     faiss.write_index(index, str(folder / "bare-files.index"))
 
 
-def _place_site(folder: Path, number: int) -> Site:
+def place_site(folder: Path, number: int) -> Site:
     """A site with JPEG tiles of 256 x 256 pixels, all different, of a landscape of smooth noise."""
     site = Site(folder)
     for place, (z, x, y) in enumerate(places(number)):
@@ -274,10 +213,10 @@ def _landscape(seed: int) -> np.ndarray:
     return (pixels * 85).astype(np.uint8)
 
 
-def _bare(phase: str, request: dict[str, object]) -> None:
+def run_bare(phase: str, request: dict[str, object]) -> None:
     """Run phases in a process of their own."""
     done = subprocess.run(
-        [sys.executable, str(_BARE)],
+        [sys.executable, str(BARE)],
         input=json.dumps(request | {"phase": phase}).encode() + b"\n",
         capture_output=True,
         check=False,

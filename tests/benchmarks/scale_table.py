@@ -12,8 +12,9 @@ from math import log
 from statistics import linear_regression
 from typing import Any, Final
 
-from pipeline.tiles import archive_cache, digest_cache
+from pipeline.tiles import digest_cache
 from pipeline.tiles.grid import MAX_WANTED
+from pipeline.tiles.sources import archive_cache
 
 TARGETS: Final = (5_000_000, 100_000_000, 1_000_000_000)
 """A region of a size that one cache is for, a country, and a continent; the latter two as several caches."""

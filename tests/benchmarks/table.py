@@ -19,7 +19,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from tests.benchmarks import chunk_work, rows_commands, rows_history, rows_reading, rows_scale, rows_work
+from tests.benchmarks import (
+    chunk_work,
+    cold_stages,
+    rows_commands,
+    rows_history,
+    rows_reading,
+    rows_scale,
+    rows_work,
+)
 from tests.benchmarks.measuring import Row, Settings, machine
 
 GROUPS: Final[Mapping[str, Callable[[Settings], Iterator[Row]]]] = {
@@ -36,10 +44,11 @@ GROUPS: Final[Mapping[str, Callable[[Settings], Iterator[Row]]]] = {
     "verify": rows_reading.verification,
     "embed": rows_work.embedding,
     "embed-chunks": chunk_work.embedding_chunks,
-    "cold": rows_work.cold_build,
+    "cold": cold_stages.cold_build,
     "index": rows_work.index,
     "memory": rows_scale.memory,
     "one-changed": rows_scale.one_changed,
+    "one-changed-archive": rows_scale.one_changed_archive,
     "openvino": rows_scale.openvino,
     "startup": rows_commands.startup,
 }

@@ -9,8 +9,9 @@ import pytest
 
 from journal.storage import open_environment
 from pipeline.provisioner import CacheProvisioner
-from pipeline.tiles import archive_cache, digest_cache
+from pipeline.tiles import digest_cache
 from pipeline.tiles.grid import MAX_WANTED
+from pipeline.tiles.sources import archive_cache
 from tests.benchmarks import scale_simulation
 from tests.benchmarks.scale_table import (
     MAP_BYTES,

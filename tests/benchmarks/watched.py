@@ -7,11 +7,11 @@ resident memory of its own process. `peak` starts that and watches it from outsi
 """
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 from pipeline.request.options import CheckOptions, IndexKind
 from store.cache.view import open_view
@@ -29,17 +29,25 @@ def peak(site: Path, number: int, dimensions: int, kind: IndexKind) -> tuple[int
     It adds the proportional share of each process, so that a page that several map counts once. It samples
     twenty times a second; only the building process reports its own peak, so that none of it is missed.
     """
-    command = [sys.executable, "-m", __spec__.name, str(site), str(number), str(dimensions), str(kind)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as building:
+    greatest, answer = watch(__spec__.name, str(site), str(number), str(dimensions), str(kind))
+    return greatest, answer["index"]
+
+
+def watch(module: str, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Run a module of measurements; return the peak memory of its whole process tree in bytes, and its answer.
+
+    The answer is JSON on standard output; `own` in it is the peak of the process itself.
+    """
+    with subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE) as running:
         greatest = 0
-        while building.poll() is None:
-            greatest = max(greatest, sum(map(_share, _tree(building.pid))))
+        while running.poll() is None:
+            greatest = max(greatest, sum(map(_share, _tree(running.pid))))
             sleep(_EVERY_S)
-        output = building.stdout.read() if building.stdout else b""
-    if building.returncode:
-        raise SystemExit(f"expected a build of {number:,} tiles, found exit code {building.returncode}")
+        output = running.stdout.read() if running.stdout else b""
+    if running.returncode:
+        raise SystemExit(f"expected {module} to end well, found exit code {running.returncode}")
     answer = json.loads(output)
-    return max(greatest, answer["own"]), answer["index"]
+    return max(greatest, answer["own"]), answer
 
 
 def _tree(root: int) -> list[int]:
@@ -67,6 +75,12 @@ def _share(pid: int) -> int:
     return 0
 
 
+def own_peak() -> int:
+    """Return the greatest resident memory of this program, bytes; `ru_maxrss` counts that of its parent as well."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * _KIB
+
+
 def main() -> None:
     """Build as the arguments say."""
     folder, number, dimensions, kind = sys.argv[1:]
@@ -78,8 +92,7 @@ def main() -> None:
     if build is None or build.index is None or build.index.kind != kind:
         raise SystemExit(f"expected an index of kind {kind}, found {build and build.index}")
     size = site.layout.artifact(build.index.artifact.sha256).stat().st_size
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
-    print(json.dumps({"index": size, "own": own}))
+    print(json.dumps({"index": size, "own": own_peak()}))
 
 
 if __name__ == "__main__":

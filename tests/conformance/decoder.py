@@ -46,7 +46,7 @@ def unpack(raw: bytes) -> list[Any]:
 
 
 def packed(value: Any) -> bytes:
-    """Return the canonical MessagePack of a tree, by the table in `journal/FORMAT.md`."""
+    """Return the canonical MessagePack of a tree, as `journal/FORMAT.md` has it."""
     if value is None or value is True or value is False:
         return {None: b"\xc0", False: b"\xc2", True: b"\xc3"}[value]
     if isinstance(value, int):

@@ -2,8 +2,11 @@
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
+from store.base.identity import ONE_PPM
+from store.formats.tables import decode_blocks, encode_blocks
 from tests.conformance.cases import (
     CPU,
     Case,
@@ -154,6 +157,15 @@ def _tables() -> Iterator[Case]:
         "joined-header": (networks, BLOCKS, 1, joined[:20]),
         "joined-huge": (networks, BLOCKS, 1, word(joined, 16, 2**60)),
         "joined-many": (networks, BLOCKS, 1, _of_networks(joined, 65)),
+        "joined-other-weight": (
+            networks,
+            BLOCKS,
+            1,
+            word(joined, 24, 1 + struct.unpack_from("<Q", joined, 24)[0]),
+        ),
+        "joined-more-networks": (networks, BLOCKS, 1, _with_networks(joined, 3)),
+        "joined-as-one": (networks, BLOCKS, 1, _with_networks(joined, 1)),
+        "joined-of-one": (tiles, BLOCKS, 1, _with_networks(blocks, 2)),
         "packs-tiles": (carried, PACKS, 1, word(packs, 16 + 12 * _rows(packs), 1, "<I")),
         "packs-magic": (carried, PACKS, 1, b"C10BLCK1" + packs[8:]),
     }
@@ -204,6 +216,16 @@ def _of_networks(table: bytes, networks: int) -> bytes:
     count = _rows(table)
     head = table[:16] + struct.pack("<Q", networks) + struct.pack("<Q", 1) * networks
     return head + table[40 : 40 + 16 * count] + bytes(40 * count * networks)
+
+
+def _with_networks(table: bytes, networks: int) -> bytes:
+    """Return a block table of the same cells with so many networks; those that are new have the first one's blocks."""
+    rows = decode_blocks(table)
+    weights = () if networks == 1 else (*rows[0].weights, *[ONE_PPM] * networks)[:networks]
+    return encode_blocks(
+        replace(row, further=(*row.further, *[row.ref] * networks)[: networks - 1], weights=weights)
+        for row in rows
+    )
 
 
 def _deltas(delta: Files, word: Callable[..., bytes]) -> Iterator[Case]:

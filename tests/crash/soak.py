@@ -1,7 +1,15 @@
-"""The long run: every writer, killed and hindered at every call. `python tests/crash/soak.py [--minutes 60]`
+"""The long run of all rigs.
 
-Without a limit it does everything there is; with one, as much as fits, chosen by the seed, so that a short run is a
-fair sample of the long one. Prints a line for each sweep and the sums at the end, and ends with 1 if anything was wrong.
+    python -m tests.crash.soak [--minutes 60]
+    python -m tests.crash.soak --forever [--json FILE]
+
+The first kills and hinders every writer at every call. Without a limit it does everything there is; with one, as much
+as fits, chosen by the seed, so that a short run is a fair sample of the long one. Prints a line for each sweep.
+
+With `--forever` all rigs of this folder take turns, each for a slice of time with a fresh seed, until SIGINT or
+SIGTERM. Prints a line for each slice, and for each failure the command that does the same again.
+
+Both print the sums at the end, and end with 1 if anything was wrong.
 """
 
 import argparse
@@ -11,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 from threading import Timer
@@ -20,53 +28,35 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.crash.harness import shim
-from tests.crash.harness.drivers import DRIVERS
 from tests.crash.harness.gate import summary
-from tests.crash.harness.launch import AT_ONCE, Sweepers
-from tests.crash.harness.plan import Plan
+from tests.crash.harness.launch import AT_ONCE, Sweeper, Sweepers, kind_of
+from tests.crash.harness.plan import plan_of
+from tests.crash.longrun.catalogue import rigs
+from tests.crash.longrun.forever import LongRun
+from tests.crash.longrun.scorecard import replace_json
+from tests.crash.longrun.sweeps import plans
 
-WITHOUT_JOURNAL = ("mirror", "mirror-birth", "rebuild")
-"""Writers that begin without a journal that can be read, so that neither reader can live beside them."""
-
-NESTED = 6
-ALLOCATIONS = 400
-NO_REHEARSAL = {"company", "failed", "provision-failed"}
-"""Writers whose allocations are not made to fail: another process joins in, or they fail anyway."""
-
-
-def plans(most: int | None, seed: int) -> Iterator[tuple[str, Plan]]:
-    """Every sweep with the row of the scorecard that it counts for."""
-    for name in DRIVERS:
-        for action in shim.KILLS:
-            yield "kills", Plan(driver=name, actions=(action,), most=most, seed=seed)
-        for reader in () if name in WITHOUT_JOURNAL else ("keeps", "looks"):
-            yield (
-                "kills beside a reader",
-                Plan(driver=name, actions=("kill", "after"), most=most or 12, reader=reader, seed=seed),
-            )
-        yield (
-            "kills of recovery, too",
-            Plan(driver=name, actions=("kill", "torn"), most=min(most or 8, 8), nested=NESTED, seed=seed),
-        )
-        for action in shim.ERRORS:
-            yield "errors", Plan(driver=name, actions=(action,), most=most, seed=seed)
-        if name not in NO_REHEARSAL:
-            yield "allocations", Plan(driver=name, allocations=ALLOCATIONS, seed=seed)
+SLICE_S = 60.0
+NO_COMPILER = "gcc is missing: the library that kills and hinders writers cannot be compiled"
 
 
-def options() -> argparse.Namespace:
+def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """What was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--minutes", type=float, help="begin no sweep after so many minutes")
+    parser.add_argument("--minutes", type=float, help="begin no sweep or slice after so many minutes")
     parser.add_argument(
         "--most", type=int, help="at most so many calls of one kind in one folder; all if absent"
     )
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--at-once", type=int, default=AT_ONCE)
-    parser.add_argument("--only", help="only rows and writers whose names contain this")
-    parser.add_argument("--row", action="append", help="only this row; may be given more than once")
+    parser.add_argument("--seed", type=int, help="1 if absent, and a fresh one for --forever")
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, help="processes that work at once")
+    parser.add_argument("--only", help="only rows and writers, or rigs, whose names contain this")
+    parser.add_argument("--row", action="append", help="only this row, or rig; may be given more than once")
     parser.add_argument("--json", type=Path, help="write all results here, also while it runs")
-    return parser.parse_args()
+    parser.add_argument("--plan", help="do this one sweep, given as JSON, and print one JSON object")
+    parser.add_argument("--forever", action="store_true", help="let all rigs take turns until it is stopped")
+    parser.add_argument("--slice", type=float, default=SLICE_S, help="seconds of a turn (%(default)g)")
+    parser.add_argument("--bug", default="", help="a mistake to put into the writers of rigs that know it")
+    return parser.parse_args(arguments)
 
 
 class Report:
@@ -88,7 +78,7 @@ class Report:
         for line in result["bad"]:
             print(f"  BAD {line}", flush=True)
         if self.file is not None:
-            self.file.write_text(json.dumps(self.results))
+            replace_json(self.file, self.results)
 
     def sums(self) -> None:
         """Say what came of all of it."""
@@ -98,22 +88,16 @@ class Report:
             print(f"a failed allocation ended the process in a foreign library: {place}: {count}")
 
 
-def main() -> int:
-    """Run it; returns the exit code."""
-    given = options()
-    if shim.compiler() is None:
-        print(
-            "gcc is missing: the library that kills and hinders writers cannot be compiled", file=sys.stderr
-        )
-        return 2
+def sweep_all(given: argparse.Namespace, seed: int) -> int:
+    """Do all sweeps that were asked for; returns the exit code."""
     rows = {
         plan: row
-        for row, plan in plans(given.most, given.seed)
+        for row, plan in plans(given.most, seed, given.bug)
         if (given.only is None or given.only in row or given.only in plan.driver)
         and (given.row is None or row in given.row)
     }
     chosen = list(rows)
-    random.Random(given.seed).shuffle(chosen)
+    random.Random(seed).shuffle(chosen)
     began, report = time.monotonic(), Report(given.json)
     with tempfile.TemporaryDirectory(prefix="c10-soak-") as folder:
         sweepers = Sweepers(chosen, shim.build(Path(folder)), at_once=given.at_once)
@@ -129,15 +113,58 @@ def main() -> int:
                 except AssertionError as error:
                     report.bad[rows[plan]] += 1
                     print(f"  BAD {error}", flush=True)
+        except KeyboardInterrupt:
+            sweepers.stop()
         finally:
             if timer is not None:
                 timer.cancel()
             sweepers.end()
-    print(
-        f"\n{time.monotonic() - began:.0f} s, seed {given.seed}, {len(report.results)} sweeps of {len(chosen)}"
-    )
+    print(f"\n{time.monotonic() - began:.0f} s, seed {seed}, {len(report.results)} sweeps of {len(chosen)}")
     report.sums()
     return 1 if report.bad.total() else 0
+
+
+def sweep_one(document: str) -> int:
+    """Do one sweep; returns the exit code."""
+    plan = plan_of(json.loads(document))
+    with (
+        tempfile.TemporaryDirectory(prefix="c10-soak-") as folder,
+        Sweeper(kind_of(plan), shim.build(Path(folder))) as sweeper,
+    ):
+        try:
+            result = sweeper.sweep(plan)
+        except KeyboardInterrupt:
+            sweeper.stop()
+            raise
+    bad = result["bad"]
+    answer = {"points": result["happened"], "failures": len(bad), "examples": bad[:6]}
+    print(
+        json.dumps(
+            answer | {name: result[name] for name in ("plan", "planned", "endings", "deaths", "seconds")}
+        )
+    )
+    return 1 if bad else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; returns the exit code."""
+    given = options(arguments)
+    if given.forever:
+        seed = given.seed if given.seed is not None else random.SystemRandom().randrange(10**9)
+        print(f"seed {seed}", flush=True)
+        chosen = [
+            rig
+            for rig in rigs(most=given.most, workers=given.at_once, bug=given.bug)
+            if (given.only is None or given.only in rig.name) and (given.row is None or rig.name in given.row)
+        ]
+        run = LongRun(chosen, seed=seed, slice_s=given.slice, file=given.json)
+        return run.run(minutes=given.minutes)
+    if shim.compiler() is None:
+        print(NO_COMPILER, file=sys.stderr)
+        return 2
+    if given.plan is not None:
+        return sweep_one(given.plan)
+    return sweep_all(given, given.seed if given.seed is not None else 1)
 
 
 if __name__ == "__main__":

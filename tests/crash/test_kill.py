@@ -24,7 +24,7 @@ pytestmark = pytest.mark.deep
 KILLS = int(os.environ.get("C10_KILLS", "3"))
 """Kills per phase in an ordinary run, of four phases; a soak is `C10_KILLS=13`, 52 kills in all and 13 at birth."""
 
-SEED = 20_111
+SEED = int(os.environ.get("C10_KILL_SEED", "20111"))
 PACE_S = 0.03
 GONE_WITHIN_S = 1.0
 

@@ -4,12 +4,17 @@ The counts here are for every run; tests/crash/README.md has the commands of the
 """
 
 import json
+import os
 import shutil
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
 from tests.crash.powercut import bugs, trace
 from tests.crash.powercut.model import Change, Naming, Recording, UnmodelledError
+from tests.crash.powercut.rig import blank, fresh, mounted, unable
 from tests.crash.powercut.states import Cuts
 from tests.crash.rigs import rig
 
@@ -64,6 +69,31 @@ def test_blocks_are_torn_and_reordered():
 def test_real_ext4_shows_a_missing_sync():
     found = rig("powercut.ext4", "--cuts", 6, "--bug", "no_file_sync", expect=None)
     assert found["failures"] > 0
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_a_file_system_that_somebody_keeps_mounted_is_not_mounted_again(tmp_path):
+    if reason := unable():
+        pytest.skip(reason)
+    image, at = blank(tmp_path), tmp_path / "mount"
+    with mounted(image, at):
+        before = at.stat().st_dev
+        (at / "written").write_bytes(b"1")
+        os.sync()
+        # As any container that begins meanwhile.
+        keeper = subprocess.Popen(["unshare", "-m", "--propagation", "private", "cat"], stdin=subprocess.PIPE)
+        while str(at) not in Path(f"/proc/{keeper.pid}/mounts").read_text() or _same_mounts(keeper.pid):
+            time.sleep(0.01)
+    try:
+        with mounted(fresh(image), at):
+            assert (at / "written").read_bytes() == b"1"
+            assert at.stat().st_dev != before
+    finally:
+        keeper.communicate()
+
+
+def _same_mounts(pid):
+    return os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
 
 
 CREATED = (

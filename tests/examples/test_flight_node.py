@@ -141,7 +141,7 @@ def test_a_proof_near_a_guess_is_asked_alike():
     assert second["near"] == pytest.approx((ORIGIN[0], ORIGIN[1] + 30 * METRE, 200.0), abs=1e-9)
     # 50 m and 25 m a second are more than 0.7 of the radius: nothing is proven any more
     assert played.see(answer(30.0), 5.0) == "no prior"
-    assert played.cache.asked[-1]["near"] is None
+    assert len(played.cache.asked) == 2
     assert len(played.sent) == 2
 
 
@@ -249,8 +249,8 @@ def test_a_fix_as_vision_position_estimate(listener):
     assert found.x == pytest.approx(0.0023456 / METRE, abs=0.01)
     assert found.y == pytest.approx(-0.0012345 / METRE * math.cos(math.radians(45.00117)), abs=0.01)
     assert (found.z, found.yaw) == (-120.0, pytest.approx(1.5 * math.pi))
-    assert found.covariance[0] == found.covariance[6] == pytest.approx(20.4**2)
-    assert all(math.isnan(found.covariance[each]) for each in (11, 15, 18, 20))
+    assert [found.covariance[each] for each in (0, 6, 11)] == pytest.approx([20.4**2] * 3)
+    assert all(map(math.isfinite, found.covariance))  # else an autopilot ignores all of them
     assert math.isnan(found.roll)
 
 
@@ -284,30 +284,20 @@ def require_sound(flight, seen, *, growth):
     return counted
 
 
-def fly_over_ruins(flight, *options, frames, growth):
-    """Fly until the cache is destroyed and so many fixes were sent; what comes later than five seconds is late."""
+@pytest.mark.deep
+def test_nothing_that_happens_to_the_cache_changes_a_minute_of_flight(tmp_path):
+    """At 3 Hz, with a network of the class of ResNet-50; how fast it is says `tests/benchmarks/flight_node.py`."""
+    flight = Flight(tmp_path / "flight", resnet=True).build()
     seen = run_node(
         flight,
-        *("--unsigned", "--message", "vision_position_estimate", "--deadline-ms", "5000", "--seconds", "600"),
-        *options,
+        *("--unsigned", "--message", "vision_position_estimate"),
+        *("--deadline-ms", "5000", "--seconds", "600"),  # what comes later than five seconds is late
         meanwhile=lambda: replace_and_destroy(flight),
-        frames=frames,
+        frames=150,
     )
-    assert require_sound(flight, seen, growth=growth)["generation"] == 1
+    assert require_sound(flight, seen, growth=8 << 20)["generation"] == 1
     with pytest.raises(NoGoError):
         FlightCache.open(flight.cache, trusted_keys=ALLOW_UNSIGNED)
-
-
-@pytest.mark.deep
-def test_nothing_that_happens_to_the_cache_in_flight_changes_an_answer(tmp_path):
-    flight = Flight(tmp_path / "flight", frames=60).build()
-    fly_over_ruins(flight, "--hz", "6", "--fastest", "120", frames=60, growth=8 << 20)
-
-
-@pytest.mark.deep
-def test_a_minute_with_a_large_network(tmp_path):
-    """At 3 Hz, with a network of the class of ResNet-50; how fast it is says `tests/benchmarks/flight_node.py`."""
-    fly_over_ruins(Flight(tmp_path / "flight", resnet=True).build(), frames=150, growth=8 << 20)
 
 
 def test_a_cache_without_a_proof_sends_no_fix(tmp_path):

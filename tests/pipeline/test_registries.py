@@ -18,7 +18,7 @@ from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.sources.registry import SOURCES, kind_of, open_source
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.backends.registry import AUTO, BACKENDS
-from store.runtime.capabilities import covered, libraries, runtime_of
+from store.runtime.capabilities import covered, library_version, runtime_of
 from tests import toy_parts
 from tests.small_builds import BATCH, Site, spread
 from tools.cli import cli
@@ -64,7 +64,7 @@ def test_doctor_the_machine_and_ray_know_the_row(toys, tmp_path):
     packages = CliRunner().invoke(cli, ["doctor"]).stdout
     assert "pytest" in packages
     assert "hypothesis" in packages
-    assert libraries()["reference"] == toy_parts.ReferenceCompiler.version
+    assert library_version("reference") == toy_parts.ReferenceCompiler.version
     assert (covered("reference", "cpu"), covered("reference", "gpu")) == (True, False)
     assert resource_of("reference") == "CPU"
     with_it = software()["c10"]
@@ -81,13 +81,17 @@ def test_without_the_row_nothing_knows_it(site):
         open_source("tiles.zip", site.root)
     with pytest.raises(ValueError, match="a tile locator"):
         read_tile(("zip", str(site.root / "tiles.zip"), "6/0/0.png"))
-    assert (runtime_of("reference"), covered("reference", "cpu")) == (None, False)
+    assert (runtime_of("reference"), library_version("reference"), covered("reference", "cpu")) == (
+        None,
+        None,
+        False,
+    )
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_both_halves_of_a_backend_are_where_its_row_says(name):
     assert engine_compiler(name).backend == name
-    assert runtime_of(name).version() == libraries().get(name)
+    assert runtime_of(name).version() == library_version(name)
 
 
 def documented(setting):

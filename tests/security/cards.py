@@ -14,14 +14,14 @@ from store.disk.layout import Layout
 from store.errors import NoGoError
 from store.manifest import manifest as m
 from store.reader import FlightCache
-from store.runtime.capabilities import libraries
+from store.runtime.capabilities import library_version
 from store.trust.signatures import Signer, signature_file
 from tests.damaging import overwrite
 from tests.played_builds import Scenario, play, ref_of
 from tests.small_builds import tiny_network
 from tests.store_caches import open_writer
 
-VERSION = libraries().get("onnxruntime", "1")
+VERSION = library_version("onnxruntime") or "1"
 ALICE, MALLORY = (Signer.of(Ed25519PrivateKey.from_private_bytes(name * 32)) for name in (b"a", b"m"))
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 FIRST = Scenario(version=VERSION)

@@ -9,12 +9,12 @@ import pytest
 from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.runtime.capabilities import libraries
+from store.runtime.capabilities import library_version
 from store.trust.key_files import write_key_pair
 from tests.small_builds import Site, spread
 
 DOC = Path(__file__).parents[2] / "docs" / "trust.md"
-VERSION = libraries().get("onnxruntime", "1")
+VERSION = library_version("onnxruntime") or "1"
 
 
 @pytest.fixture
@@ -25,20 +25,30 @@ def documented():
     return names
 
 
-@pytest.fixture
-def site(tmp_path):
-    """A signed cache of two generations, the fleet's keys, and a place for floors."""
-    old, new = (write_key_pair(tmp_path / name) for name in ("old", "new"))
-    keys = tmp_path / "keys"
-    keys.write_text(old.public.read_text().replace("#", "not_after=1 #") + new.public.read_text())
-    site = Site(tmp_path / "site", cache=tmp_path / "cache")
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory):
+    """A folder with a signed cache of two generations, a copy of its first, and the fleet's keys. Never change it."""
+    folder = tmp_path_factory.mktemp("signed")
+    old, new = (write_key_pair(folder / name) for name in ("old", "new"))
+    (folder / "keys").write_text(
+        old.public.read_text().replace("#", "not_after=1 #") + new.public.read_text()
+    )
+    site = Site(folder / "site", cache=folder / "cache")
     site.write_tiles(spread(3, 2))
     for pair, flight in ((old, "f1"), (new, "f2")):
         provisioner = site.provisioner(signing_key=pair.private, workers=1)
         assert provisioner.build_cache_artifacts(site.request(flight_id=flight)).error is None
         if flight == "f1":
-            shutil.copytree(site.cache, tmp_path / "earlier")
-    return site.cache, tmp_path / "earlier", keys, tmp_path / "floors"
+            shutil.copytree(site.cache, folder / "earlier")
+    return folder
+
+
+@pytest.fixture
+def site(signed, tmp_path):
+    """Copies of both caches, the fleet's keys, and a place for floors."""
+    for name in ("cache", "earlier"):
+        shutil.copytree(signed / name, tmp_path / name)
+    return tmp_path / "cache", tmp_path / "earlier", signed / "keys", tmp_path / "floors"
 
 
 def test_adopt_take_off_and_refuse_an_older_cache(documented, site):

@@ -187,5 +187,12 @@ class JournalMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
-JournalMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+JournalMachine.TestCase.settings = settings(max_examples=8, stateful_step_count=25, deadline=None)
 TestJournalMachine = JournalMachine.TestCase
+
+
+@pytest.mark.deep
+class TestMoreHistories(JournalMachine.TestCase):
+    """Each history starts a process: few of them in the default run."""
+
+    settings = settings(max_examples=50, stateful_step_count=25, deadline=None)

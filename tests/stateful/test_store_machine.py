@@ -39,14 +39,14 @@ from store.policy import rollback
 from store.policy.recovery import Project
 from store.policy.retention import KeepPolicy, kept_origins
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.runtime.capabilities import libraries
+from store.runtime.capabilities import library_version
 from store.verify.coverage import named_by
 from tests.played_builds import LEAST, PHOTOGRAPHS, STEPS, Scenario, StopDeadError, Work, make, play
 from tests.store_caches import InterruptingClock
 
 SOAK = int(os.environ.get("C10_STORE_MACHINE", "12"))
 HISTORY_STEPS = 20
-VERSION = libraries().get("onnxruntime", "1")
+VERSION = library_version("onnxruntime") or "1"
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 positions = st.sampled_from([(0, 0), (1, 0), (15, 15), (20, 3), (40, 40)])

@@ -118,6 +118,7 @@ def test_errors_without_a_number():
         (RuntimeError("can't start new thread"), True),
         (SystemError("<built-in function compile> returned NULL without setting an exception"), True),
         (ImportError("libx.so: failed to map segment from shared object"), True),
+        (ImportError("array.so: cannot create shared object descriptor"), True),
         (RuntimeError("thread: Resource temporarily unavailable"), True),
         (RuntimeError("pthread_create failed"), True),
         (OSError(errno.EMFILE, "many"), True),

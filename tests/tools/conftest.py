@@ -57,7 +57,11 @@ class World:
         return self.folder / "tiles" / str(ZOOM) / str(x) / f"{y}.png"
 
     def run(self, *args, env=None):
-        """Run a command in this process; the cache is added."""
+        """Run a command in this process; the cache is added.
+
+        A build starts one worker, unless `env` is given: each is a process that loads the libraries anew.
+        """
+        env = {"C10_WORKERS": "1"} if env is None else env
         return CliRunner().invoke(cli, [*args, "--cache", str(self.cache)], env=env)
 
     def json(self, *args, code=0):

@@ -467,13 +467,3 @@ def test_no_address_space_for_its_libraries_is_a_shortage(mebibytes, tmp_path):
     assert "Traceback" not in done.stderr
     kind = json.loads(done.stdout)["error"]["kind"]
     assert kind == "resources" or (mebibytes > 100 and kind == "no-cache"), done.stdout
-
-
-def test_commands_without_numpy_are_those_that_do_not_import_it():
-    program = (
-        "import sys; from tools.cli import _COMMANDS, WITHOUT_NUMPY\n"
-        "for name in sorted(WITHOUT_NUMPY): _COMMANDS[name].load(name)\n"
-        "print('numpy' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False"]

@@ -10,7 +10,6 @@ import click
 from store.base.cache_warning import CacheWarning
 from store.base.canonical_json import sha256
 from store.base.clock import SystemClock, utc_day
-from store.cache.mirror_history import read_shown
 from store.cache.view import View, died_build, open_view
 from store.disk.area_shapes import stored_area_shape
 from store.disk.artifacts import Artifacts
@@ -25,7 +24,6 @@ from store.manifest.manifest import EngineEntry, Manifest, parse
 from store.policy.rollback import ways_forward
 from store.trust.readiness import Readiness, judge
 from store.trust.readiness_facts import Signature, facts_of_manifest
-from store.trust.signatures import parse_signature
 from tools.command import Answer, Call, shared_options
 from tools.output import render
 from tools.output.readiness import fields
@@ -79,6 +77,10 @@ def _head_of_journal(view: View) -> _Head | None:
 
 
 def _head_of_mirror(layout: Layout) -> _Head:
+    # Few caches are mirrors.
+    from store.cache.mirror_history import read_shown  # noqa: PLC0415
+    from store.trust.signatures import parse_signature  # noqa: PLC0415
+
     file = read_shown(layout)
     found = {signature_name(file.name, place): parse_signature(data) for place, data in file.signed.items()}
     unsound = [

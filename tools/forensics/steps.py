@@ -16,7 +16,7 @@ from tools.forensics.records import DecodedRecord
 
 @dataclass(slots=True, kw_only=True)
 class Part:
-    """A window of cells that was dispatched to workers."""
+    """A window of cells that was dispatched to workers; a large cell may be divided between several."""
 
     begin: DecodedRecord
     cells: tuple[str, ...]
@@ -47,7 +47,7 @@ class StepReconstructor:
     def __init__(self) -> None:
         self._steps: list[Step] = []
         self._open: dict[tuple[str, str], Step] = {}
-        self._parts: dict[str, Part] = {}
+        self._parts: dict[str, list[Part]] = {}
         self._unit = "tiles"
         self._step_of: dict[int, Step] = {}
 
@@ -123,13 +123,13 @@ class StepReconstructor:
         step.key, step.unit = event.key, self._unit
         part = Part(begin=record, cells=event.subjects, left=set(event.subjects))
         step.parts.append(part)
-        self._parts.update(dict.fromkeys(event.subjects, part))
+        for name in event.subjects:
+            self._parts.setdefault(name, []).append(part)
         self._step_of[record.seq] = step
 
     def _add_retry(self, record: DecodedRecord, event: e.StepRetried) -> None:
-        for part in {
-            id(found): found for name in event.subjects if (found := self._parts.get(name))
-        }.values():
+        parts = self._parts.get(event.subjects[0], ()) if event.subjects else ()
+        for part in [part for part in parts if part.cells == event.subjects][-1:]:
             part.attempts += 1
         step = self._open.get((event.kind, ""))
         if step is not None:
@@ -157,8 +157,7 @@ class StepReconstructor:
                 self._add_size(step, record, event.block)
                 step.end, step.outcome = record, "done"
                 name = f"{event.zoom}/{event.cell_x}/{event.cell_y}"
-                part = self._parts.get(name)
-                if part is not None:
+                for part in self._parts.pop(name, ()):
                     part.left.discard(name)
                     part.end = record if not part.left else None
             case _:

@@ -19,8 +19,8 @@ _LEAST_LAST: Final = 12
 _GAP: Final = "  "
 _FOLDED: Final = " " * 4
 """What begins the further lines of a row that is folded."""
-_WORDS: Final = re.compile(r"(\s*)(\S+)")
-_PLACES_TO_BREAK: Final = re.compile(r"[0-9a-f]{8}(?=[0-9a-f]{8})|[^/,;:=-]*[/,;:=-]|.+")
+_WORDS: Final = r"(\s*)(\S+)"
+_PLACES_TO_BREAK: Final = r"[0-9a-f]{8}(?=[0-9a-f]{8})|[^/,;:=-]*[/,;:=-]|.+"
 
 _COLUMNS: ContextVar[int | None] = ContextVar("columns", default=None)
 
@@ -45,18 +45,18 @@ def text_width() -> int:
     return _COLUMNS.get() or WIDTH
 
 
-def wrap_words(text: str, width: int) -> list[str]:
-    """Wrap a text at spaces, and what is longer than a line after its slashes, commas and so on.
+def wrap_words(text: str, width: int, *, whole: bool = False) -> list[str]:
+    """Wrap a text at spaces, and what is longer than a line, unless words stay whole, after its slashes, commas and so on.
 
     Digits of a digest are broken after each multiple of eight that fits.
     """
     lines = [""]
-    for found in _WORDS.finditer(text):
+    for found in re.finditer(_WORDS, text):
         word, gap = found[2], " " * len(found[1]) if lines[-1] else ""
         if len(lines[-1]) + len(gap) + len(word) <= width:
             lines[-1] += gap + word
             continue
-        pieces = [word] if len(word) <= width else _PLACES_TO_BREAK.findall(word)
+        pieces = [word] if whole or len(word) <= width else re.findall(_PLACES_TO_BREAK, word)
         lines += [""] if lines[-1] else []
         for piece in pieces:
             if lines[-1] and len(lines[-1]) + len(piece) > width:

@@ -111,18 +111,8 @@ def wrap(text: str, width: int | None = None, indent: str = "") -> list[str]:
     text, width = _cut(text), page.text_width() if width is None else width
     if text.isprintable() and text[-1:].strip() and len(indent) + len(text) <= width:
         return [indent + text]
-    if page.terminal_columns() is not None:
-        return [indent + line for line in page.wrap_words(text, width - len(indent))]
-    import textwrap  # noqa: PLC0415 - few commands write sentences
-
-    return textwrap.wrap(
-        text,
-        width,
-        initial_indent=indent,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    ) or [""]
+    whole = page.terminal_columns() is None
+    return [indent + line for line in page.wrap_words(text, width - len(indent), whole=whole)]
 
 
 def table_rows(

@@ -16,7 +16,6 @@ the loss before anything is compiled.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import metadata
 from typing import Any, Final
 
 import numpy as np
@@ -66,6 +65,8 @@ def conversion_document(precision: str) -> Document:
     """
     if not _is_narrow(precision):
         return {}
+    from importlib import metadata  # noqa: PLC0415 - slow, and only other precisions need it
+
     unsupported = NARROW[precision].unsupported
     return {
         "recipe": RECIPE,

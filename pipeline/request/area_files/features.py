@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from difflib import get_close_matches
 from typing import NamedTuple, TypeAlias
 
 from pipeline.request.area import Point
@@ -129,6 +128,8 @@ def chosen(features: Sequence[Feature], name: str | None) -> list[Feature]:
         known = sorted({each.name for each in features if each.name})
         shown = ", ".join(map(repr, known[:8])) + (", …" if len(known) > 8 else "")
         longer = sorted((each for each in known if name.casefold() in each.casefold()), key=len)
+        from difflib import get_close_matches  # noqa: PLC0415 - only errors need it
+
         near = longer or get_close_matches(name, known, n=1)
         hint = f"correct area.name: did you mean {near[0]!r}?" if near else "correct area.name"
         raise AreaFileError(shown or "features without names", hint, f"a feature named {name!r}")

@@ -2,9 +2,6 @@
 
 import io
 import json
-import lzma
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any, Final
@@ -22,7 +19,6 @@ from pipeline.request.area import (
 )
 from pipeline.request.area_files.features import AreaFileError, Feature, Rings, chosen
 from pipeline.request.area_files.geojson import parse_geojson
-from pipeline.request.area_files.kml import parse_kml
 from pipeline.request.area_files.mission import parse_plan, parse_waypoints
 from pipeline.request.area_options import AreaOptions
 from pipeline.request.files import read_named_file
@@ -120,7 +116,7 @@ def parse_features(data: bytes) -> list[Feature]:
         AreaFileError: It is of no known kind, or something in it is wrong.
     """
     if data.startswith(b"PK\x03\x04"):
-        return parse_kml(_kml_in_zip(data))
+        return _parse_kml(_kml_in_zip(data))
     utf16 = _UTF16.get(data[:2])
     if utf16 is not None:
         data = data.decode(utf16, "replace").removeprefix("\ufeff").encode("utf-8", "replace")
@@ -128,13 +124,20 @@ def parse_features(data: bytes) -> list[Feature]:
     if start.startswith("QGC WPL"):
         return parse_waypoints(data.decode("utf-8-sig", "replace"))
     if start.startswith("<"):
-        return parse_kml(data, "utf-8" if utf16 else None)
+        return _parse_kml(data, "utf-8" if utf16 else None)
     if start.startswith("{"):
         document = _json(data)
         return parse_plan(document) if document.get("fileType") == "Plan" else parse_geojson(document)
     if not data.strip():
         raise AreaFileError("an empty file", "export it again")
     raise AreaFileError("another kind of file", _FOREIGN)
+
+
+def _parse_kml(data: bytes, encoding: str | None = None) -> list[Feature]:
+    # With XML, which other areas do not need.
+    from pipeline.request.area_files.kml import parse_kml  # noqa: PLC0415
+
+    return parse_kml(data, encoding)
 
 
 def _json(data: bytes) -> dict[str, Any]:
@@ -154,6 +157,10 @@ def _json(data: bytes) -> dict[str, Any]:
 
 def _kml_in_zip(data: bytes) -> bytes:
     """Return the KML file of a KMZ: `doc.kml`, or else the first."""
+    import lzma  # noqa: PLC0415 - only zip files need these
+    import zipfile  # noqa: PLC0415
+    import zlib  # noqa: PLC0415
+
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = [each for each in archive.infolist() if each.filename.lower().endswith(".kml")]

@@ -12,10 +12,10 @@ import numpy as np
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.progress import NoProgress, Progress
 from pipeline.request.geometry import BoxE7
-from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint, shows_changes
 from pipeline.tiles.file_kinds import kind_of_file, what_it_is
 from pipeline.tiles.grid import TileRange, tile_ranges
+from pipeline.tiles.sources.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.sources.read_tile import source_changed
 from pipeline.tiles.sources.row_order import bounds_warnings, misplaced_tiles, rows_are_mirrored
 from pipeline.tiles.tile import Locator, ZoomRange
@@ -52,14 +52,12 @@ class TileArchive(ABC):
         )
         ranges = tile_ranges(bbox_e7, zoom)
         self._require_unchanged()
-        cached = cache.lookup(ranges)
-        if cached is None:
-            listing = self._list_tiles(ranges, cache)
+        listing = cache.known(ranges)
+        if missing := cache.missing(ranges):
+            listing = self._list_tiles(missing).union(listing)
             self._require_row_order(listing, ranges)
             self._require_unchanged()
             cache.store(ranges, listing)
-        else:
-            listing = cached
         return TileColumns.from_columns(
             listing.places,
             digests=listing.digests,
@@ -73,8 +71,8 @@ class TileArchive(ABC):
         )
 
     @abstractmethod
-    def _list_tiles(self, ranges: Sequence[TileRange], cache: ArchiveCache) -> TileListing:
-        """List every tile of some rectangles; hash those whose digest the cache does not have."""
+    def _list_tiles(self, ranges: Sequence[TileRange]) -> TileListing:
+        """List and hash every tile of some disjoint rectangles."""
 
     @abstractmethod
     def _locator(self, listing: TileListing, row: int) -> Locator:

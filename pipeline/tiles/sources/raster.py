@@ -26,10 +26,10 @@ from pipeline.errors import ErrorKind, RequestError
 from pipeline.progress import reported
 from pipeline.request.area import Area
 from pipeline.request.geometry import BoxE7
-from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint, shows_changes
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.sources.archive import TileArchive, foreign_file, unreadable_archive
+from pipeline.tiles.sources.archive_cache import TileListing
 from pipeline.tiles.sources.raster_file import (
     TILE_PX,
     RasterFacts,
@@ -177,30 +177,23 @@ class RasterMosaic(TileArchive):
         )
         return (message,)
 
-    def _list_tiles(self, ranges: Sequence[TileRange], cache: ArchiveCache) -> TileListing:
+    def _list_tiles(self, ranges: Sequence[TileRange]) -> TileListing:
         # By rows, since a file may be stored in strips.
         places = sorted(
             {place for part in ranges for place in self._places(part)},
             key=lambda each: (each.z, each.y, each.x),
         )
-        ids = np.array([descriptor_id(*each) for each in places], np.int64)
-        known = cache.listed(ids)
-        unknown = np.flatnonzero(~np.isin(ids, known.ids)).tolist()
         rendered = reported(
-            self._render([places[row] for row in unknown]),
-            self.progress,
-            "render tiles",
-            total=len(unknown),
-            unit="tiles",
+            self._render(places), self.progress, "render tiles", total=len(places), unit="tiles"
         )
         made = [
-            (int(ids[row]), *found) for row, found in zip(unknown, rendered, strict=True) if found is not None
+            (descriptor_id(*place), *found)
+            for place, found in zip(places, rendered, strict=True)
+            if found is not None
         ]
         keys = np.array([(identifier, size, 0) for identifier, size, _ in made], np.int64).reshape(-1, 3)
         digests = np.frombuffer(b"".join(digest for *_, digest in made), np.uint8).reshape(-1, 32)
-        listing = TileListing(
-            keys=np.concatenate([known.keys, keys]), digests=np.concatenate([known.digests, digests])
-        )
+        listing = TileListing(keys=keys, digests=digests)
         return listing.take(np.argsort(listing.ids, kind="stable"))
 
     def _places(self, part: TileRange) -> Iterator[Place]:

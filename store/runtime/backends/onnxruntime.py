@@ -2,7 +2,6 @@
 
 import os
 from contextlib import suppress
-from importlib import metadata
 from types import ModuleType
 from typing import Final
 
@@ -70,6 +69,8 @@ class OnnxRuntime:
 
     def version(self) -> str | None:
         """Return the version of the installed package."""
+        from importlib import metadata  # noqa: PLC0415 - slow; a cache that is opened asks before the flight
+
         for package in BACKENDS["onnxruntime"].packages:
             with suppress(metadata.PackageNotFoundError):
                 return metadata.version(package)

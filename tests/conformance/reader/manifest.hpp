@@ -24,6 +24,7 @@ struct Manifest {
     std::vector<Artifact> others;  // calibration, area, report, golden answers, proof
     std::vector<EngineEntry> engines;
     std::vector<Level> levels;
+    std::vector<std::uint64_t> weights;  // of several descriptor networks, by name
 
     std::vector<Artifact> artifacts() const {
         std::vector<Artifact> found = others;
@@ -285,7 +286,8 @@ inline void parse_descriptors(const json& body, const json& inputs, const std::v
     std::vector<json> models;
     for (const auto& model : inputs["models"])
         if (model["role"] == "descriptor") models.push_back(model);
-    for (const auto& model : models) weight_of(model);
+    for (const auto& model : models) manifest.weights.push_back(weight_of(model));
+    if (models.size() == 1) manifest.weights.clear();
     if (described.size() == 1) {
         const json& index = body["index"];
         if (has(index, "embedded_by")) require_embedded_by(index["embedded_by"], engines[described[0]], inputs, manifest);
@@ -296,7 +298,7 @@ inline void parse_descriptors(const json& body, const json& inputs, const std::v
     json spaces = json::array();
     for (std::size_t at = 0; at < named.size(); ++at) {
         if (member(named[at], "model") != manifest.engines[described[at]].model) invalid("descriptors in another order");
-        spaces.push_back({{"space", digest_field(member(named[at], "vector_space"))}, {"weight_ppm", weight_of(models[at])}});
+        spaces.push_back({{"space", digest_field(member(named[at], "vector_space"))}, {"weight_ppm", manifest.weights[at]}});
         if (named[at].contains("embedded_by"))
             require_embedded_by(named[at]["embedded_by"], engines[described[at]], inputs, manifest);
     }

@@ -153,6 +153,8 @@ Content verify(int folder, const Manifest& manifest) {
     }
     content.blocks = parse_cells(read_artifact(folder, manifest.blocks), "C10BLCK1");
     if (sum_of_rows(content.blocks) != manifest.rows) damaged("another number of rows");
+    for (const auto& cell : content.blocks)
+        if (cell.weights != manifest.weights) damaged("blocks of other networks");
     if (manifest.carries) {
         content.packs = parse_cells(read_artifact(folder, manifest.packs), "C10PCKS1");
         if (sum_of_rows(content.packs) != manifest.carried_tiles) damaged("another number of carried tiles");

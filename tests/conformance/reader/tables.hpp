@@ -74,17 +74,19 @@ inline TileTable parse_tiles(const Bytes& data) {
 struct Cell {
     std::uint32_t zoom = 0, x = 0, y = 0, rows = 0;
     std::vector<Artifact> files;
+    std::vector<std::uint64_t> weights;  // of several networks, millionths
 };
 
 inline std::vector<Cell> parse_cells(const Bytes& data, const std::string& magic) {
     Reader reader{data};
     std::uint64_t networks = 1, header = 16;
+    std::vector<std::uint64_t> weights;
     if (magic == "C10BLCK1" && data.compare(0, 8, "C10BLCK2") == 0) {
         networks = reader.u64(16);
         if (networks < 2 || networks > 64) damaged("2 to 64 networks");
         header = 24 + 8 * networks;
-        for (std::uint64_t at = 24; at < header; at += 8)
-            if (!reader.u64(at)) damaged("a network of weight 0");
+        for (std::uint64_t at = 24; at < header; at += 8) weights.push_back(reader.u64(at));
+        if (std::count(weights.begin(), weights.end(), 0)) damaged("a network of weight 0");
     } else {
         reader.magic(magic);
     }
@@ -93,7 +95,7 @@ inline std::vector<Cell> parse_cells(const Bytes& data, const std::string& magic
     std::vector<Cell> cells;
     for (std::uint64_t at = 0; at < n; ++at) {
         auto column = [&](std::uint64_t which) { return reader.u32(header + 4 * (n * which + at)); };
-        Cell cell{column(0), column(1), column(2), column(3), {}};
+        Cell cell{column(0), column(1), column(2), column(3), {}, weights};
         for (std::uint64_t network = 0; network < networks; ++network) {
             std::uint64_t place = at * networks + network;
             cell.files.push_back({reader.digest(digests + 32 * place), reader.u64(sizes + 8 * place)});

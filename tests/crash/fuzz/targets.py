@@ -89,7 +89,7 @@ def records(folder):
         event = event_codec.decode(record.tag, record.version, record.payload)
         tag, version, payload = event_codec.encode(event)
         assert (tag, version) == (record.tag, record.version)
-        again = encode_record(replace(record, payload=payload))
+        again = encode_record(record._replace(payload=payload))
         assert again == data, "an event is encoded otherwise than it was read"
 
     def change(data, others, dice):
@@ -339,8 +339,8 @@ def imports(folder):
         at, raws = dice.randrange(len(right.entries)), [entry.raw for entry in right.entries]
         record = decode_record(raws[at])
         try:
-            changed = replace(record, payload=regrown(record.payload, dice))
-            raws[at] = encode_record(changed if dice.random() < 0.9 else replace(record, build=7))
+            changed = record._replace(payload=regrown(record.payload, dice))
+            raws[at] = encode_record(changed if dice.random() < 0.9 else record._replace(build=7))
         except RecordError:
             raws[at] = mutated(raws[at], [raws[0]], dice) or b"x"
         if dice.random() < 0.1:

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from journal import Journal
 from journal.lock import lock_holder
@@ -183,9 +184,9 @@ class Judge:
         if self.driver.damaged:
             return
         if self.layout.artifacts.exists():
-            for digest, _, path in Artifacts(self.layout).names():
-                assert digest, f"{path.name} among the artifacts"
-                assert hashlib.sha256(path.read_bytes()).hexdigest() == digest, (
+            for digest, entry in Artifacts(self.layout).names():
+                assert digest, f"{entry.name} among the artifacts"
+                assert hashlib.sha256(Path(entry.path).read_bytes()).hexdigest() == digest, (
                     f"artifact {digest[:12]} is torn"
                 )
         if self.layout.quarantine.exists() and not self.driver.evidence:

@@ -74,6 +74,10 @@ class Sweeper:
             raise AssertionError(f"{plan}: the sweep broke down:\n{found['broken'][-3000:]}")
         return found
 
+    def stop(self) -> None:
+        """End it in the middle of a plan."""
+        self._process.terminate()
+
     def __enter__(self) -> Self:
         return self
 
@@ -90,6 +94,7 @@ class Sweepers:
         self.results: dict[Plan, Future[Result]] = {plan: Future() for plan in plans}
         self._library, self._lock = library, threading.Lock()
         self._left = deque(self.results)
+        self._started: list[Sweeper] = []
         self._threads = [threading.Thread(target=self._work) for _ in range(at_once)]
         for thread in self._threads:
             thread.start()
@@ -106,6 +111,7 @@ class Sweepers:
                 try:
                     if kind not in started:
                         started[kind] = stack.enter_context(Sweeper(kind, self._library))
+                        self._started.append(started[kind])
                     self.results[plan].set_result(started[kind].sweep(plan))
                 except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the result
                     started.pop(kind, None)
@@ -117,6 +123,12 @@ class Sweepers:
             for plan in self._left:
                 self.results[plan].cancel()
             self._left.clear()
+
+    def stop(self) -> None:
+        """End what was begun in the middle, and begin no more."""
+        self.leave_out()
+        for sweeper in self._started:
+            sweeper.stop()
 
     def end(self) -> None:
         """Wait for what was begun, and begin no more."""

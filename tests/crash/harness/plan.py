@@ -75,8 +75,19 @@ class Result:
 
 
 def plan_of(document: Mapping[str, Any]) -> Plan:
-    """The plan of a document that `asdict` made and JSON carried."""
-    return Plan(**{**document, "actions": tuple(document["actions"]), "calls": tuple(document["calls"])})
+    """The plan of a document that JSON carried; what it does not name is as `Plan` has it."""
+    return Plan(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
+    )
+
+
+def document_of(plan: Plan) -> dict[str, Any]:
+    """A plan for JSON, without what is as `Plan` has it."""
+    return {
+        each.name: getattr(plan, each.name)
+        for each in fields(plan)
+        if getattr(plan, each.name) != each.default
+    }
 
 
 def thinned(points: Sequence[int], calls: Sequence[Seen], most: int | None, dice: random.Random) -> list[int]:

@@ -8,6 +8,7 @@ import gc
 import importlib.metadata
 import json
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -96,6 +97,7 @@ def main(kind: str) -> None:
     shared = Path("/dev/shm")
     folder = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
     base = Path(tempfile.mkdtemp(prefix="c10-crash-", dir=folder))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         shim = Shim(os.environ[LIBRARY], base / "work" / "bench" / "cache")
         prepare(kind)

@@ -10,6 +10,7 @@ torn between sectors. Each is mounted, so that ext4 recovers itself first, and t
 
 import argparse
 import errno
+import json
 import os
 import random
 import stat
@@ -182,7 +183,7 @@ def main(arguments=None):
         serve(*options.serve)
         return 0
     if reason := unable_here():
-        sys.stdout.write(f'{{"skipped": "{reason}"}}\n')
+        sys.stdout.write(json.dumps({"skipped": reason}) + "\n")
         return 0
     began, found, unmountable = time.monotonic(), [], 0
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -191,13 +192,17 @@ def main(arguments=None):
         log, start, end, past = recorded(folder, options.bug)
         first = sum(entry[0] <= start for entry in log)
         last = sum(entry[0] <= end for entry in log)
-        for image, promise in states(log, first, last, random.Random(options.seed), options.cuts):
-            (folder / "image").write_bytes(image)
+        cuts = states(log, first, last, random.Random(options.seed), options.cuts)
+        for number, (image, promise) in enumerate(cuts):
+            # A file of its own for each: see `fresh` of the rig.
+            disk = folder / f"image-{number}"
+            disk.write_bytes(image)
             try:
-                with mounted(folder / "image", folder / "mount"):
+                with mounted(disk, folder / "mount"):
                     found.append(judged(folder / "mount" / "top", promise, past))
             except RuntimeError:
                 unmountable += 1
+            disk.unlink()
     return report(
         found,
         block_writes=sum(entry[1] == WRITE for entry in log[first:last]),

@@ -9,6 +9,7 @@ synced is gone. Needs root.
 
 import argparse
 import fcntl
+import json
 import os
 import random
 import struct
@@ -18,7 +19,7 @@ import time
 from pathlib import Path
 
 from tests.crash.powercut.farm import until_told
-from tests.crash.powercut.rig import Served, blank, judged, mounted, report, sh, unable, unmount
+from tests.crash.powercut.rig import Served, blank, fresh, judged, mounted, report, sh, unable, unmount
 
 FS_IOC_SHUTDOWN = 0x8004587D
 """_IOR('X', 125, __u32) of include/uapi/linux/fs.h, which ext4 shares."""
@@ -52,8 +53,12 @@ def cut(image, folder, dice, *, bug="", options=()):
         promise = served.end()
     finally:
         unmount(at)
-    with mounted(image, at, *options):
-        return judged(top, promise), promise
+    image = fresh(image)
+    try:
+        with mounted(image, at, *options):
+            return judged(top, promise), promise
+    finally:
+        image.unlink()
 
 
 def main(arguments=None):
@@ -65,7 +70,7 @@ def main(arguments=None):
     parser.add_argument("--work", default=None, help="folder for images; by default in memory")
     options = parser.parse_args(arguments)
     if reason := unable():
-        sys.stdout.write(f'{{"skipped": "{reason}"}}\n')
+        sys.stdout.write(json.dumps({"skipped": reason}) + "\n")
         return 0
     began, dice, found, acknowledged = time.monotonic(), random.Random(options.seed), [], 0
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -29,17 +30,12 @@ def unable():
     missing = [name for name in ("mkfs.ext4", "mount", "umount") if shutil.which(name) is None]
     if missing:
         return f"needs {missing[0]}"
-    return None
-
-
-def unable_to_mount(folder):
-    """Why no ext4 can be mounted here, or nothing; tried with an empty one."""
-    image = blank(folder)
-    try:
-        with mounted(image, folder / "try"):
-            pass
-    except RuntimeError as error:
-        return str(error)
+    with tempfile.TemporaryDirectory(prefix="c10-mount-") as name:
+        try:
+            with mounted(blank(Path(name)), Path(name, "try")):
+                pass
+        except RuntimeError as error:
+            return f"needs to mount an image: {error}"
     return None
 
 
@@ -57,6 +53,18 @@ def blank(folder):
         file.truncate(IMAGE_BYTES)
     sh("mkfs.ext4", "-q", "-F", image)
     return image
+
+
+def fresh(image):
+    """Copy an image, so that it can be mounted whatever else is: returns the path of the copy; the image is gone.
+
+    A mount namespace that somebody makes meanwhile keeps a copy of a mount, and so the file system and its loop device,
+    after the unmounting here. To mount the same file again then shows that one file system, as it was.
+    """
+    copy = image.with_name(f"{image.name}-{time.monotonic_ns()}")
+    sh("cp", "--sparse=always", image, copy)
+    image.unlink()
+    return copy
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from store.disk.layout import Layout
 from store.maintenance.collect_garbage import collect
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
-from store.runtime.capabilities import libraries
+from store.runtime.capabilities import library_version
 from store.testing import FakeClock
 from store.trust.signatures import Signer
 from tests.crash.powercut.model import Promise
@@ -29,7 +29,7 @@ from tests.played_builds import LEAST, PHOTOGRAPHS, Scenario, StopDeadError, pla
 
 SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 TRUSTED = (SIGNER.public,)
-VERSION = libraries().get("onnxruntime", "1")
+VERSION = library_version("onnxruntime") or "1"
 TILES = {(0, 0): "a", (1, 0): "b", (20, 3): "c"}
 RESERVE = 1 << 12
 

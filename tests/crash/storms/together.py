@@ -25,8 +25,14 @@ def run_together(actors):
             _act(name, act, writing)
         pids.append((name, pid))
     os.close(writing)
-    with os.fdopen(reading, "rb") as file:
-        told = [json.loads(line) for line in file]
+    try:
+        with os.fdopen(reading, "rb") as file:
+            told = [json.loads(line) for line in file]
+    except KeyboardInterrupt:
+        for _, pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        raise
     ended = []
     for name, pid in pids:
         status = os.waitpid(pid, 0)[1]

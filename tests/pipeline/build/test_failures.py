@@ -15,10 +15,19 @@ from pipeline.stages import checks
 from pipeline.testing import raising
 from store.base.canonical_json import decode
 from store.domain import problem_lines
-from store.domain.events import BuildFailed, CheckFailed, CheckPassed, CoverageWalked, EngineCompiled
+from store.domain.events import (
+    BuildFailed,
+    CellEmbedded,
+    CheckFailed,
+    CheckPassed,
+    CoverageWalked,
+    EngineCompiled,
+    StepStarted,
+)
 from store.domain.state import BuildStatus
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from tests.small_builds import ZOOM, tiny_network
+from tests.processes import child_pids
+from tests.small_builds import ZOOM, FakeSite, Site, spread, tiny_network
 
 BAD = sha256(b"bad").hexdigest()
 
@@ -442,3 +451,17 @@ def test_recall_and_parity_thresholds_are_measured_in_the_journal(site):
     assert engine.measured["least_cosine_ppb"] == 500_000_000
     assert engine.measured["cosine_ppb"] > 999_999_000
     assert index.measured == {"rows": 40, "sample": 40, "recall_ppm": 1_000_000, "least_recall_ppm": 250_000}
+
+
+def test_workers_start_beside_the_compile_and_end_if_the_check_fails(tmp_path):
+    site = FakeSite(tmp_path)
+    site.write_tiles(spread(2, 1))
+    foreign_network(site)
+    before, started = child_pids(), []
+    site.calls.faults["compile place"] = lambda: started.extend(child_pids() - before)
+    ports = {"engine_compiler": site.compiler, "workers": 2}
+    report = Site.provisioner(site, **ports).build_cache_artifacts(site.request())
+    assert (report.outcome, report.error.kind) == (BuildOutcome.FAILED, "check-failed")
+    assert (len(started), child_pids() - before) == (2, set())
+    assert site.events(CellEmbedded) == []
+    assert [event.kind for event in site.events(StepStarted)] == ["engine"]

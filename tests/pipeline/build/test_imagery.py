@@ -48,7 +48,7 @@ def test_every_layout_is_the_same_build(name, site):
 
 
 def test_a_geopackage_is_the_same_build(site):
-    module = pytest.importorskip("tests.pipeline.tiles.sources.test_geopackage")
+    module = pytest.importorskip("tests.pipeline.tiles.sources.archives.test_geopackage")
     module.write_gpkg(site.root / "a.gpkg", spread())
     assert site.build(source="a.gpkg").outcome is BuildOutcome.REUSED
 

@@ -256,7 +256,7 @@ def test_a_bundle_brings_nothing_from_behind_its_signed_head(site, pair, ahead, 
     copy = Layout(tmp_path / "copy")
     trusted = [pair.public_bytes]
     import_bundle(copy, tmp_path / "bundle", clock=FakeClock(), host={}, trusted_keys=trusted)
-    assert not {digest for digest, _, _ in Artifacts(copy).names()} & forged
+    assert not {digest for digest, _ in Artifacts(copy).names()} & forged
     assert verify(copy, depth=Depth.FULL, trusted_keys=trusted).go
     imported = ProvenSite(site.root)
     imported.cache, imported.layout = copy.root, copy

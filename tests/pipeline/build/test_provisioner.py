@@ -54,6 +54,7 @@ def test_a_first_build_does_everything_once(site):
         "embed",
         "index",
         "check index",
+        "check area",
         "verify",
     ]
     for step, total, done, record_denied in site.progress.steps:

@@ -1,6 +1,7 @@
 """Whole builds with the real parts: ONNX Runtime, worker processes, FAISS, tile archives."""
 
 import io
+import json
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -79,6 +80,15 @@ def test_the_same_tiles_are_the_same_set_in_every_kind_of_archive(tmp_path, arch
         found[kind] = (report.identity, report.body_sha256, build.tiles.digest, build.index.artifact)
         assert sorted(path.name for path in site.root.iterdir() if "-" in path.name) == []
     assert len(set(found.values())) == 1
+
+
+def test_workers_share_a_build_and_change_nothing_of_it(built, tmp_path):
+    other = Site(tmp_path / "other")
+    other.write_tiles(spread())
+    report = other.provisioner(workers=2).build_cache_artifacts(other.request())
+    assert report.error is None, report.error
+    bodies = [json.loads(each.head_bytes())["body"] for each in (built, other)]
+    assert bodies[0] == bodies[1]
 
 
 def test_a_moved_site_is_up_to_date(built, tmp_path):
@@ -232,7 +242,7 @@ def test_an_engine_that_errs_on_tiles_alone(real_site, monkeypatch):
 def test_no_worker_outlives_a_failed_build(real_site):
     real_site.write_tiles(spread(2, 2) | {(ZOOM, 1, 1): plain(0)})
     before = children()
-    report = real_site.build()
+    report = real_site.provisioner(workers=2).build_cache_artifacts(real_site.request())
     assert report.outcome is BuildOutcome.FAILED
     assert children() <= before
 

@@ -20,6 +20,7 @@ from store.base.texture import texture_energy
 from tests.embedding import PREPROCESSING, picture, rows_by_digest, windows_of, write_engine, write_pictures
 from tests.embedding import embed as embed_with
 from tests.engine_jobs import load_compiled
+from tests.processes import child_pids
 
 MORTAL_WORKER = """
 import os, signal, time
@@ -117,6 +118,47 @@ def test_windows_are_taken_only_when_there_is_room(tiles, engine):
 def test_no_windows_start_no_worker(engine):
     missing = replace(engine, path="/nowhere")
     assert embed([], missing) == []
+
+
+def test_workers_may_start_before_their_engine_exists(tiles, engine, monkeypatch):
+    pids = []
+
+    class Watched(WorkerPool):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            pids.append(set(map(str, self.pids)))
+
+    monkeypatch.setattr("pipeline.embed.batcher.WorkerPool", Watched)
+    before, batcher = child_pids(), LocalDescriptorBatcher(workers=2)
+    with batcher.started("onnxruntime", "no_such_library"):
+        early = child_pids() - before
+        for _ in range(2):
+            results = batcher.embed(windows_of(tiles), engine=engine, preprocessing=PREPROCESSING)
+            assert len(rows_by_digest(results)) == 30
+        assert child_pids() == before
+    assert pids[0] == early
+    assert len(early) == len(pids[1]) == 2
+    assert not pids[0] & pids[1]
+
+
+def test_workers_that_started_for_nothing_are_ended():
+    before, batcher = child_pids(), LocalDescriptorBatcher(workers=2)
+    with pytest.raises(KeyError), batcher.started("onnxruntime"):  # noqa: PT012 - what happens in between
+        assert len(child_pids() - before) == 2
+        raise KeyError
+    assert child_pids() == before
+
+
+def test_a_worker_that_dies_before_it_is_needed_costs_no_window(tiles, engine):
+    retries, batcher = [], LocalDescriptorBatcher(workers=2)
+    before = child_pids()
+    with batcher.started():
+        os.kill(int(min(child_pids() - before)), signal.SIGKILL)
+        results = batcher.embed(
+            windows_of(tiles), engine=engine, preprocessing=PREPROCESSING, on_retry=retries.append
+        )
+        assert len(rows_by_digest(results)) == 30
+    assert [(retry.window, retry.workers) for retry in retries] == [(None, 1)]
 
 
 def test_bad_tiles_do_not_affect_their_window(tiles, engine, tmp_path):

@@ -75,6 +75,29 @@ def test_windows_hold_each_new_digest_once(tiles, known, size):
     assert all(len(window.units) >= size for window in windows[:-1])
 
 
+@given(st.lists(st.integers(0, 256), min_size=1, max_size=40), st.sampled_from([1, 32, 48]))
+def test_windows_get_smaller_until_all_is_given_away(sizes, batch):
+    sides = [(number, n) for number, n in enumerate(sizes) if n]
+    tiles = [tile(10, 16 * c + i // 16, i % 16, (c, i)) for c, n in sides for i in range(n)]
+    cells, left = cells_of_tiles(tiles), len(tiles)
+    windows = list(plan_windows(cells, shown=shown_tiles(tiles), shared={}, count=left, batch=batch))
+    assert [each for window in windows for each in window.units.ids.tolist()] == [
+        each for cell in cells for each in cell.units.ids.tolist()
+    ]
+    given_away = Counter[CellKey]()
+    for window in windows:
+        left -= len(window.units)
+        # Every worker of four can still get one that is as large.
+        assert len(window.units) <= max(4 * batch, (left + len(window.units)) / 2, 128)
+        assert list(window.cells) == sorted(set(window.cells))
+        given_away.update(
+            CellKey(z, x >> 4, y >> 4) for z, x, y, _ in map(tile_of, window.units.ids.tolist())
+        )
+        divided = [key for key in window.cells if given_away[key] < sizes[key.x]]
+        assert all(given_away[key] % batch == 0 for key in divided)
+    assert left == 0
+
+
 @given(tile_sets, some_digests, some_digests, st.randoms(use_true_random=False), st.integers(1, 30))
 def test_cells_are_complete_in_any_order_of_results(tiles, known, bad, random, size):
     bad -= known

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.stages.repeated_rows import repeated_rows
+from pipeline.stages.repeated_rows import RowSignatures
 
 DIMENSIONS = 384
 RNG = np.random.default_rng(7)
@@ -26,8 +26,15 @@ def beside(rows, cosine):
 
 def repeated(rows, *, places=None, step=100, apart=0):
     places = np.stack([np.arange(len(rows))] * 2, axis=1) if places is None else places
-    parts = [rows[at : at + step] for at in range(0, len(rows), step)]
-    return np.flatnonzero(repeated_rows(parts, places, apart=apart)).tolist()
+    signatures = RowSignatures()
+    for at in range(0, len(rows), step):
+        signatures.add(rows[at : at + step])
+
+    def vectors_of(chosen):
+        assert (np.diff(chosen) > 0).all()
+        return [rows[part] for part in np.array_split(chosen, 3)]
+
+    return np.flatnonzero(signatures.repeated(places, vectors_of, apart=apart)).tolist()
 
 
 @pytest.mark.parametrize("cosine", [1.0, 0.9999, 0.998, 0.996])

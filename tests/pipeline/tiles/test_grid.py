@@ -7,7 +7,7 @@ from pmtiles.tile import tileid_to_zxy, zxy_to_tileid
 
 from pipeline.request.geometry import MERCATOR_LIMIT_E7, degrees_to_e7
 from pipeline.tiles.grid import TileRange, tile_box_e7, tile_ranges, wanted_count, wanted_tiles
-from pipeline.tiles.sources.pmtiles_ids import covering_intervals, first_id, tile_ids, tile_places
+from pipeline.tiles.sources.archives.pmtiles_ids import covering_intervals, first_id, tile_ids, tile_places
 from pipeline.tiles.tile import Place
 
 WORLD = (-1_800_000_000, -MERCATOR_LIMIT_E7, 1_800_000_000, MERCATOR_LIMIT_E7)

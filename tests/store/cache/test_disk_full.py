@@ -13,13 +13,13 @@ from store.domain.state import BuildStatus
 from store.errors import DiskFullError, StoreError, UnprojectedError
 from store.policy import rollback
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.runtime.capabilities import libraries
+from store.runtime.capabilities import library_version
 from store.testing import FakeClock
 from tests.played_builds import Scenario, make, play
 from tests.small_disk import free_bytes, small_disk
 from tests.store_caches import open_writer, record_builds
 
-VERSION = libraries().get("onnxruntime", "1")
+VERSION = library_version("onnxruntime") or "1"
 RESERVE = 256 << 10
 FIRST = Scenario(version=VERSION)
 SECOND = Scenario(version=VERSION, flight="f2", engine="other", tiles={(x, 0): str(x) for x in range(40)})

@@ -3,7 +3,6 @@
 import random
 import struct
 from contextlib import suppress
-from dataclasses import replace
 
 import lmdb
 import pytest
@@ -137,7 +136,7 @@ def rewrite_the_first_generation(layout):
                 raw = bytes(transaction.get(struct.pack(">Q", seq), db=records))[32:]
                 if seq == 2:
                     record = decode(raw)
-                    raw = encode(replace(record, wall_ns=record.wall_ns + 1))
+                    raw = encode(record._replace(wall_ns=record.wall_ns + 1))
                 chain = link(chain, raw)
                 transaction.put(struct.pack(">Q", seq), chain + raw, db=records)
 

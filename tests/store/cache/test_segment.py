@@ -1,6 +1,7 @@
 import os
 import struct
 import tracemalloc
+from io import BytesIO
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from journal.record import EMPTY, Entry, Head, encode, link
 from journal.testing import records, sample_record
 from store.cache import segment
+from store.cache.segment import ChainPart
 from store.errors import DamagedHistoryError, ErrorKind
 
 
@@ -37,6 +39,12 @@ def test_segments_come_back(earlier, later, generation):
     assert (found.generation, found.before) == (generation, before)
     assert list(found.entries) == entries[len(earlier) :]
     assert [entry.record for entry in found.entries] == later
+    assert segment.check(BytesIO(data)) == ChainPart(
+        generation=generation,
+        before=before,
+        first=found.entries[0].head if later else before,
+        last=found.entries[-1].head if later else before,
+    )
 
 
 def test_bytes_of_a_segment():
@@ -55,6 +63,9 @@ def refused(data):
     with pytest.raises(DamagedHistoryError) as damaged:
         segment.decode(data)
     assert damaged.value.kind is ErrorKind.JOURNAL_INCOMPLETE
+    with pytest.raises(DamagedHistoryError) as damaged_again:
+        segment.check(BytesIO(data))
+    assert damaged_again.value.message == damaged.value.message
 
 
 def test_no_part_of_a_segment_is_a_segment():

@@ -134,7 +134,7 @@ class TestArtifacts:
         assert artifacts.read(ref) == b"data"
         assert (artifacts.present(ref), artifacts.damage(ref), artifacts.size(SHA)) == (True, None, 4)
         assert artifacts.created == 1
-        assert [digest for digest, _, _ in artifacts.names()] == [SHA]
+        assert [digest for digest, _ in artifacts.names()] == [SHA]
 
     def test_drafts_are_hashed_from_the_file(self, artifacts):
         with artifacts.draft() as new:
@@ -242,7 +242,9 @@ class TestArtifacts:
         (layout.artifacts / "ff").rmdir()
         (layout.artifacts / "ff").symlink_to("00")
         with artifacts.shared_lock():
-            found = {path.relative_to(layout.artifacts): digest for digest, _, path in artifacts.names()}
+            found = {
+                Path(entry.path).relative_to(layout.artifacts): digest for digest, entry in artifacts.names()
+            }
         assert {str(path) for path, digest in found.items() if digest} == {f"{SHA[:2]}/{SHA}"}
         assert {str(path) for path, digest in found.items() if not digest} == {
             "zz/x",

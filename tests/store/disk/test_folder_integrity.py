@@ -13,7 +13,7 @@ from store.disk.folder_integrity import free_displaced, misplaced_folders, refus
 from store.disk.layout import FOLDERS, Layout
 from store.disk.scratch import clear_scratch
 from store.errors import CacheUnusableError, ErrorKind, StoreError
-from store.runtime.capabilities import libraries
+from store.runtime.capabilities import library_version
 from store.testing import FakeClock
 from store.transfer.mirror import mirror
 from store.verify.report import Depth, ProblemKind
@@ -25,7 +25,7 @@ from tests.store_caches import record_builds
 @pytest.fixture
 def layout(tmp_path):
     layout = Layout(tmp_path / "cache")
-    record_builds(layout, Scenario(version=libraries().get("onnxruntime", "1")))
+    record_builds(layout, Scenario(version=library_version("onnxruntime") or "1"))
     return layout
 
 

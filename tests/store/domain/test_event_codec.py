@@ -208,9 +208,9 @@ def test_events_of_a_later_version(tag, version):
     with pytest.raises(UnknownEventError) as unknown:
         event_codec.decode(tag, version, {})
     assert unknown.value.kind is ErrorKind.UNKNOWN_EVENT
-    record = dataclasses.replace(to_record(accepted(), build=None, wall_ns=1, mono_ns=1), version=version)
+    record = to_record(accepted(), build=None, wall_ns=1, mono_ns=1)._replace(version=version)
     if tag:
-        record = dataclasses.replace(record, tag=tag, payload=["anything"])
+        record = record._replace(tag=tag, payload=["anything"])
         (fact,) = to_recorded_events([entry_of(record)])
         assert fact.event == Unknown(tag=tag, version=version)
 

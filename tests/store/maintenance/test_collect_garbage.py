@@ -18,7 +18,7 @@ from store.maintenance.collect_garbage import collect, preview
 from store.policy import rollback
 from store.policy.retention import KeepPolicy, RemovalReason
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.runtime.capabilities import libraries
+from store.runtime.capabilities import library_version
 from store.testing import FakeClock
 from store.verify.coverage import walk
 from store.verify.report import Depth, ProblemKind
@@ -30,7 +30,7 @@ from tests.small_disk import free_bytes, small_disk
 from tests.store_caches import InterruptingClock
 
 ROOT = Path(__file__).parents[3]
-VERSION = libraries().get("onnxruntime", "1")
+VERSION = library_version("onnxruntime") or "1"
 ONE = KeepPolicy(keep=1)
 ACCEPT_BESIDE = """
 import sys

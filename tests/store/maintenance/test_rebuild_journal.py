@@ -135,7 +135,9 @@ class TestTheSources:
             _, work = play(store, Scenario(flight="f3", engine="other"))
             assert (work.compiled, work.embedded, work.indexed) == (0, 0, 0)
 
-    @pytest.mark.parametrize("seed", range(20))
+    @pytest.mark.parametrize(
+        "seed", [*range(10), *(pytest.param(seed, marks=pytest.mark.deep) for seed in range(10, 20))]
+    )
     def test_after_any_damage_a_beginning_is_rebuilt(self, layout, seed):
         """Never other records, and never fewer than were committed."""
         rng, entries = random.Random(seed), entries_of(layout)

@@ -25,7 +25,7 @@ from store.policy import rollback
 from store.policy.recovery import Project, SetAside
 from store.policy.retention import KeepPolicy
 from store.reader import FlightCache
-from store.runtime.capabilities import libraries
+from store.runtime.capabilities import library_version
 from store.trust.signatures import Signer, TrustedKey, signature_file
 from store.verify.coverage import find_foreign_files
 from store.verify.report import Depth, ProblemKind
@@ -34,7 +34,7 @@ from tests.damaging import replace_by
 from tests.played_builds import Scenario, StopDeadError, play
 from tests.store_caches import open_writer, record_builds
 
-FIRST = Scenario(version=libraries().get("onnxruntime", "1"))
+FIRST = Scenario(version=library_version("onnxruntime") or "1")
 SECOND = replace(FIRST, flight="f2")
 
 

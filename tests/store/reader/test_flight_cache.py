@@ -1,5 +1,6 @@
 """The onboard reader against damaged, foreign and hostile caches: an answer or a NO-GO, never anything else."""
 
+import errno
 import gc
 import hashlib
 import os
@@ -12,19 +13,19 @@ from store.base.canonical_json import decode, encode
 from store.base.identity import build_identity, descriptor_id
 from store.base.values import ArtifactRef
 from store.disk.layout import Layout
-from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
+from store.errors import DiskFullError, ErrorKind, IncompatibleDeviceError, NoGoError
 from store.files.sealed_memory import SealError, check_digest, open_expected, seal_file
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
 from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.reader import ALLOW_UNSIGNED, FlightCache, Tile
 from store.runtime import ExecutionError
-from store.runtime.capabilities import libraries
+from store.runtime.capabilities import library_version
 from tests.damaging import flip, overwrite, replace_by
 from tests.played_builds import Scenario, play, ref_of
 from tests.store_caches import open_writer
 
-VERSION = libraries().get("onnxruntime", "1")
+VERSION = library_version("onnxruntime") or "1"
 
 
 def build(root, *scenarios):
@@ -180,7 +181,7 @@ class TestPolicy:
 
     @pytest.mark.parametrize("change", [{"target": "orin"}, {"version": "0.0.1"}])
     def test_another_device(self, tmp_path, change):
-        if "version" in change and not libraries():
+        if "version" in change and not library_version("onnxruntime"):
             pytest.skip("onnxruntime is not installed here, so that no version can differ")
         layout = build(tmp_path / "cache", Scenario(**({"version": VERSION} | change)))
         with pytest.raises(IncompatibleDeviceError, match="engine place") as error:
@@ -385,8 +386,9 @@ class TestSealed:
         yield fd
         os.close(fd)
 
-    def test_sealed_bytes_cannot_change(self, tmp_path, folder):
-        data = os.urandom((1 << 20) + 5)
+    @pytest.mark.parametrize("size", [(1 << 20) + 5, (16 << 20) - 1, 16 << 20, (17 << 20) + 5])
+    def test_sealed_bytes_cannot_change(self, tmp_path, folder, size):
+        data = os.urandom(size)
         (tmp_path / "x").write_bytes(data)
         fd = open_expected("x", folder=folder, size=len(data))
         sealed = seal_file(fd, ref_of(data))
@@ -405,6 +407,26 @@ class TestSealed:
         sealed.close()
         sealed.close()
         assert view == data, "what was mapped outlives the descriptor"
+
+    def test_a_large_file_that_is_damaged_or_has_no_room_is_not_sealed(self, tmp_path, folder, monkeypatch):
+        data = os.urandom(17 << 20)
+        (tmp_path / "x").write_bytes(data)
+        fd = open_expected("x", folder=folder, size=len(data))
+        with (tmp_path / "x").open("r+b") as file:
+            file.seek(9 << 20)
+            file.write(bytes(8))
+        open_files = len([*Path("/proc/self/fd").iterdir()])
+        with pytest.raises(SealError, match="expected 17825792 bytes with SHA-256"):
+            seal_file(fd, ref_of(data))
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(DiskFullError):
+            seal_file(fd, ref_of(data))
+        os.close(fd)
+        assert len([*Path("/proc/self/fd").iterdir()]) == open_files - 1
 
     def test_an_empty_file_can_be_sealed(self, tmp_path, folder):
         (tmp_path / "x").touch()

@@ -16,7 +16,7 @@ from store.errors import CacheUnusableError, ErrorKind, from_os_error, is_shorta
 from store.files.permissions import writable_folders_at
 from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.runtime.capabilities import libraries
+from store.runtime.capabilities import library_version
 from store.verify.coverage import intact_artifacts, missing_artifacts, walk
 from store.verify.report import Finding, ProblemKind, diagnose
 from store.verify.verify import verify
@@ -31,7 +31,7 @@ SHORT = (errno.EAGAIN, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, er
 @pytest.fixture
 def layout(tmp_path):
     layout = Layout(tmp_path / "cache")
-    record_builds(layout, Scenario(version=libraries().get("onnxruntime", "1")))
+    record_builds(layout, Scenario(version=library_version("onnxruntime") or "1"))
     return layout
 
 
@@ -87,7 +87,7 @@ def test_a_shortage_while_reading_is_no_damage(layout, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        patched.setattr(artifacts_module, "_hash", fails)
+        patched.setattr(os, "pread", fails)
         with pytest.raises(CacheUnusableError):
             found.damage(manifest.calibration)
     with monkeypatch.context() as patched:

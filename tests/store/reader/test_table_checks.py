@@ -19,7 +19,10 @@ BLOCKS = [BlockRow(zoom=3, cell_x=0, cell_y=0, rows=2, ref=ref_of(b"block"))]
 DELTA = Delta(Rows(np.array([5], np.uint64), np.ones((1, 4), np.float32)), empty_delta(4).dropped)
 
 
-def manifest(**index):
+JOINED = [replace(BLOCKS[0], further=(ref_of(b"another"),), weights=(500_000, 1_000_000))]
+
+
+def manifest(*, weights=(1_000_000,), **index):
     """A manifest with the fields that these functions read."""
     entry = {
         "rows": 2,
@@ -27,13 +30,17 @@ def manifest(**index):
         "delta": DeltaEntry(artifact=ref_of(b""), added=1, dropped=0),
     } | index
     named = [(identifier, digest) for identifier, digest, _ in TILES]
-    return SimpleNamespace(tile_count=2, tile_set=digest_tile_set(named), index=SimpleNamespace(**entry))
+    return SimpleNamespace(
+        tile_count=2, tile_set=digest_tile_set(named), index=SimpleNamespace(**entry), weights=weights
+    )
 
 
 def test_tables_that_fit_are_returned():
     assert table_checks.tiles_of(manifest(), encode_tiles(TILES)).ids.tolist() == [5, 9]
     assert table_checks.blocks_of(manifest(), encode_blocks(BLOCKS)) == tuple(BLOCKS)
     assert table_checks.delta_of(manifest(), encode(DELTA)).added.ids.tolist() == [5]
+    joined = manifest(weights=(500_000, 1_000_000))
+    assert table_checks.blocks_of(joined, encode_blocks(JOINED)) == tuple(JOINED)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +67,21 @@ def test_tables_that_fit_are_returned():
 def test_tables_that_do_not_fit_are_refused(read, data, reason):
     with pytest.raises(ArtifactError, match=reason):
         read(manifest(), data)
+
+
+@pytest.mark.parametrize(
+    ("weights", "rows"),
+    [
+        ((500_000, 1_000_001), JOINED),
+        ((1_000_000, 500_000), JOINED),
+        ((500_000, 1_000_000, 1_000_000), JOINED),
+        ((1_000_000,), JOINED),
+        ((1_000_000, 1_000_000), BLOCKS),
+    ],
+)
+def test_blocks_of_other_networks_are_refused(weights, rows):
+    with pytest.raises(ArtifactError, match="networks of weights"):
+        table_checks.blocks_of(manifest(weights=weights), encode_blocks(rows))
 
 
 def test_a_delta_that_the_manifest_does_not_name_is_refused():

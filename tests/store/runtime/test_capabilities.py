@@ -8,9 +8,10 @@ import pytest
 from store.disk.layout import Layout
 from store.manifest.manifest import parse
 from store.runtime import capabilities
-from store.runtime.backends import gpu, onnxruntime, openvino, tensorrt
+from store.runtime.backends import gpu, openvino, tensorrt
 from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.backends.gpu import Gpu
+from store.runtime.backends.registry import BACKENDS
 from store.runtime.backends.tensorrt_library import LibraryMissingError
 from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, foreign_engines
 from tests.played_builds import Scenario
@@ -34,7 +35,7 @@ def judged(manifest, monkeypatch, *, gpus, backend, target, version="10.13.3.9")
     entry = replace(manifest.descriptor_engine, backend=backend, target=target, version=version)
     policy = Policy(
         trusted_keys=ALLOW_UNSIGNED,
-        libraries={},
+        installed={}.get,
         runs_here=capabilities.covered,
         device=capabilities.device,
     )
@@ -99,5 +100,11 @@ def test_libraries_are_those_that_are_installed(monkeypatch):
 
     monkeypatch.setattr(tensorrt, "library_version", version)
     monkeypatch.setattr(openvino, "library_version", missing)
-    monkeypatch.setattr(onnxruntime.metadata, "version", installed)
-    assert capabilities.libraries() == {"onnxruntime": "1.31.1", "tensorrt": "10.13.3.9"}
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    found = {name: capabilities.library_version(name) for name in BACKENDS}
+    assert found == {
+        "onnxruntime": "1.31.1",
+        "tensorrt": "10.13.3.9",
+        "tensorrt-rtx": None,
+        "openvino": None,
+    }

@@ -454,7 +454,7 @@ def test_a_bundle_that_changes_while_it_is_read(tmp_path):
 
 def test_events_name_every_stored_artifact(layout):
     named = artifacts_named(read_history(layout).facts)
-    assert {digest for digest, _, _ in Artifacts(layout).names()} == set(named)
+    assert {digest for digest, _ in Artifacts(layout).names()} == set(named)
 
 
 def test_a_bundle_is_no_artifact_of_the_cache():

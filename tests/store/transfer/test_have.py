@@ -68,7 +68,7 @@ def chains(layout):
 
 
 def files(layout):
-    return {digest for digest, _, _ in Artifacts(layout).names()}
+    return {digest for digest, _ in Artifacts(layout).names()}
 
 
 def test_the_line_says_where_a_copy_stands_in_the_records(source, copy):

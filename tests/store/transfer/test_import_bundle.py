@@ -441,7 +441,7 @@ def test_the_rewriting_itself_changes_nothing(file, tmp_path):
 def on(tag, **changes):
     def change(entry):
         record = entry.record
-        return encode(replace(record, payload=record.payload | changes)) if record.tag == tag else entry.raw
+        return encode(record._replace(payload=record.payload | changes)) if record.tag == tag else entry.raw
 
     return change
 

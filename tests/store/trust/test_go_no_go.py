@@ -14,7 +14,7 @@ SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(b"a" * 32))
 
 HERE = Policy(
     trusted_keys=ALLOW_UNSIGNED,
-    libraries={"onnxruntime": "1"},
+    installed={"onnxruntime": "1"}.get,
     runs_here=lambda backend, target: (backend, target) == ("onnxruntime", "cpu"),
 )
 
@@ -61,11 +61,11 @@ def test_an_empty_list_of_keys_refuses_everything(cache):
 
 
 def test_a_check_on_the_ground_skips_only_the_device(cache):
-    ground = replace(HERE, runs_here=lambda *_: False, libraries={"onnxruntime": "2"}, flown=False)
+    ground = replace(HERE, runs_here=lambda *_: False, installed={"onnxruntime": "2"}.get, flown=False)
     found = check_flightworthy(cache[0], (), generation=2, policy=ground)
     assert foreign_engines(found, ground).keys() == {"place"}
     assert foreign_engines(found, HERE) == {}
-    other_version = replace(HERE, libraries={"onnxruntime": "2"}, flown=False)
+    other_version = replace(HERE, installed={"onnxruntime": "2"}.get, flown=False)
     found = check_flightworthy(cache[0], (), generation=2, policy=other_version)
     assert "made by onnxruntime 1" in foreign_engines(found, other_version)["place"]
     assert no_go(cache[0], runs_here=lambda *_: False, floor=3, flown=False).kind is ErrorKind.FLOOR
@@ -99,9 +99,9 @@ def test_device(cache):
     for policy in (
         {"runs_here": lambda *_: False},
         {"runs_here": lambda _, target: target == "orin"},
-        {"libraries": {"onnxruntime": "2"}},
+        {"installed": {"onnxruntime": "2"}.get},
     ):
         error = no_go(raw, error=IncompatibleDeviceError, **policy)
         assert error.kind is ErrorKind.DEVICE
         assert "engine place" in error.message
-    assert check_flightworthy(raw, (), generation=2, policy=replace(HERE, libraries={}))
+    assert check_flightworthy(raw, (), generation=2, policy=replace(HERE, installed={}.get))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.errors import CacheUnusableError, ErrorKind, NoGoError
-from store.runtime.capabilities import libraries
+from store.runtime.capabilities import library_version
 from store.trust import signatures
 from store.trust.go_no_go import Policy, check_flightworthy
 from store.trust.signatures import (
@@ -25,7 +25,7 @@ from store.trust.signatures import (
 )
 
 ROOT = Path(__file__).parents[3]
-VERSION = libraries().get("onnxruntime", "1")
+VERSION = library_version("onnxruntime") or "1"
 
 
 def signer_of(seed):
@@ -184,7 +184,7 @@ class TestSignature:
     @pytest.mark.parametrize("content", [b"", b"{}", b"hostile", b"[" * 10_000])
     def test_nothing_is_parsed_before_its_signature_holds(self, content, monkeypatch):
         def policy(key):
-            return Policy(trusted_keys=[key], libraries={})
+            return Policy(trusted_keys=[key], installed={}.get)
 
         with pytest.raises(NoGoError) as signed:
             check_flightworthy(
@@ -243,7 +243,7 @@ class TestKeys:
     def test_what_is_no_key_is_a_reason(self, key):
         with pytest.raises(ValueError, match="expected an Ed25519 public key of 32 bytes"):
             TrustedKey(key)
-        policy = Policy(trusted_keys=[ALICE.public, key], libraries={})
+        policy = Policy(trusted_keys=[ALICE.public, key], installed={}.get)
         with pytest.raises(NoGoError, match="trusted key 2: expected") as error:
             check_flightworthy(RAW, [SIGNED], generation=1, policy=policy)
         assert error.value.kind is ErrorKind.SIGNATURE
@@ -257,7 +257,7 @@ class TestKeys:
                 RAW,
                 [SIGNED],
                 generation=1,
-                policy=Policy(trusted_keys=keys, libraries={}),
+                policy=Policy(trusted_keys=keys, installed={}.get),
             )
         assert len(error.value.reasons) == 1
         assert "expected a list of keys" in error.value.reasons[0]

@@ -11,7 +11,7 @@ from store.domain.events import BuildCommitted, GenerationAccepted
 from store.errors import ErrorKind, NoGoError
 from store.policy import rollback
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.runtime.capabilities import libraries
+from store.runtime.capabilities import library_version
 from store.trust.signatures import TrustedKey, signature_file
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
@@ -21,7 +21,7 @@ from tests.played_builds import Scenario, make, play
 from tests.store_caches import ALICE, BOB, open_writer, record_builds
 
 ROOT = Path(__file__).parents[3]
-VERSION = libraries().get("onnxruntime", "1")
+VERSION = library_version("onnxruntime") or "1"
 
 
 def fly(layout, *keys, **changes):

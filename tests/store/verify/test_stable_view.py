@@ -12,7 +12,7 @@ from store.cache.projections import Projections
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.errors import ArtifactsBusyError
-from store.runtime.capabilities import libraries
+from store.runtime.capabilities import library_version
 from store.testing import FakeClock
 from store.verify.coverage import walk
 from store.verify.report import Depth, ProblemKind
@@ -20,7 +20,7 @@ from store.verify.verify import verify
 from tests.played_builds import Scenario, StopDeadError, play
 from tests.store_caches import open_writer
 
-VERSION = libraries().get("onnxruntime", "1")
+VERSION = library_version("onnxruntime") or "1"
 LATE_S = 0.15
 
 

@@ -182,7 +182,7 @@ def test_a_flag_beats_the_environment_and_that_beats_the_file(built, tmp_path):
     config = tmp_path / "c10.toml"
     config.write_text("workers = -1\n")
     plan = ("build", built.request, "--dry-run", "--config", str(config))
-    filed = built.run(*plan)
+    filed = built.run(*plan, env={})
     assert filed.exit_code == 2
     assert "found -1" in filed.stderr
     told = built.run(*plan, env={"C10_WORKERS": "-2"})

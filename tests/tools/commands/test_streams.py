@@ -62,7 +62,7 @@ def shown(folder):
 def named(folder):
     layout = Layout(folder)
     have = json.loads(c10("have", "--cache", folder).stdout)
-    return {digest for digest, _, _ in Artifacts(layout).names() if digest} - set(have["extra"])
+    return {digest for digest, _ in Artifacts(layout).names() if digest} - set(have["extra"])
 
 
 def test_a_stream_has_the_bytes_of_the_file(built, stream, tmp_path):

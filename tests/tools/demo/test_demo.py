@@ -13,7 +13,7 @@ from PIL import Image
 
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.conformance import decoder
-from tests.conformance.cpp_reader import compiled, told_by
+from tests.conformance.cpp_reader import told_by
 from tests.conformance.python_reader import verdict
 from tests.golden import answers
 from tests.golden.outward import bundle_structure, cache_structure, keys
@@ -112,7 +112,7 @@ def test_a_decoder_from_the_documents_projects_its_manifests(played, tmp_path):
     assert decoder.manifests_of_cache(tmp_path) == manifests
 
 
-def test_the_reader_in_cpp_says_of_it_what_the_reader_of_c10_says(played, tmp_path):
+def test_the_reader_in_cpp_says_of_it_what_the_reader_of_c10_says(cpp_reader, played, tmp_path):
     with FlightCache.open(played[1] / "cache", trusted_keys=ALLOW_UNSIGNED) as flight:
         chunks = list(flight.descriptor_index().rows(0, 2**63 - 1)[0].tolist())
         tiles = flight._tile_table().ids.tolist()
@@ -126,7 +126,7 @@ def test_the_reader_in_cpp_says_of_it_what_the_reader_of_c10_says(played, tmp_pa
     }
     cases = tmp_path / "cases.json"
     cases.write_text(json.dumps({"cases": [{"name": "cache", "ask": question}]}))
-    told = told_by(compiled(tmp_path), "cases", cases, played[1])["cache"]
+    told = told_by(cpp_reader, "cases", cases, played[1])["cache"]
     assert told == verdict(played[1] / "cache", question)
     assert told["go"]
     assert sum(found["row"] is not None for found in told["found"]) > 10

@@ -1,14 +1,13 @@
 """One area as two caches side by side (`docs/scale.md`): they share no chunk, and answer as one cache does."""
 
-import os
 import re
+import sys
 
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from tests.child_python import run_python
 from tests.ground import (
     ALTITUDE_M,
     COLUMN,
@@ -40,7 +39,7 @@ def roots(tmp_path_factory):
     return found
 
 
-def test_opened_together_they_answer_as_the_whole(roots, tmp_path):
+def test_opened_together_they_answer_as_the_whole(roots, tmp_path, monkeypatch, capsys):
     (west, first), (east, second), (whole, third) = roots.values()
     assert min(first, second) > 0
     assert first + second == third
@@ -55,9 +54,9 @@ def test_opened_together_they_answer_as_the_whole(roots, tmp_path):
     for column in range(4, 18, 2):
         photo = tmp_path / f"{column}.png"
         Image.fromarray(frame_at(*chunk_middle(column, 9))).save(photo)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = run_python(code, photo, *told, west, east, env=environment)
-        lines = [line.split() for line in done.stdout.splitlines()]
+        monkeypatch.setattr(sys, "argv", ["search.py", *map(str, (photo, *told, west, east))])
+        exec(compile(code, "docs/scale.md", "exec"), {"__name__": "__main__"})
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
         words = [
             "query",
             str(photo),

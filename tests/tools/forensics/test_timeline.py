@@ -114,6 +114,24 @@ def test_retries_are_found_and_counted():
     assert (part.attempts, part.end, part.left) == (2, None, {"6/0/0", "6/0/1"})
 
 
+def test_a_divided_cell_ends_all_windows_that_have_a_part_of_it():
+    story = Story().add(started())
+    for cells in (("6/0/0", "6/0/1"), ("6/0/1",), ("6/0/1", "6/0/2")):
+        story.add(make(e.StepStarted, kind="cells", subjects=cells))
+    story.add(make(e.StepRetried, kind="cells", subjects=("6/0/1",), attempt=1, why="died by SIGKILL"))
+    for y in range(3):
+        story.add(make(e.CellEmbedded, zoom=6, cell_x=0, cell_y=y), after=1)
+    parts = story.timeline().steps[1].parts
+    assert [part.attempts for part in parts] == [1, 2, 1]
+    assert [part.end.seq - parts[0].begin.seq for part in parts] == [5, 5, 6]
+    # Another network embeds the same cells.
+    story.add(make(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1")))
+    story.add(make(e.CellEmbedded, zoom=6, cell_x=0, cell_y=0), after=1)
+    parts = story.timeline().steps[1].parts
+    assert [part.left for part in parts] == [set(), set(), set(), {"6/0/1"}]
+    assert parts[0].end.seq - parts[0].begin.seq == 5
+
+
 def test_a_build_that_ends_without_a_word_leaves_its_steps_cut():
     story = Story().add(started()).add(make(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1")))
     story.add(make(e.CellEmbedded, zoom=6, cell_x=0, cell_y=0), after=1)

@@ -603,7 +603,7 @@ def random_graphs(draw):
     return graph(nodes, [*weights, *bounds], inputs=(("x", (4, 4)),), outputs=tuple(outputs))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(random_graphs())
 def test_any_graph_stays_well_typed_and_the_emulation_agrees_with_it(model):
     sample = {"x": normal(4, 4, seed=5)}

@@ -5,7 +5,7 @@ import pytest
 from pipeline.testing import RecordingProgress
 from pipeline.tiles.sources.registry import open_source
 from tests import geotiffs, tile_archives
-from tests.pipeline.tiles.sources.test_geopackage import write_gpkg
+from tests.pipeline.tiles.sources.archives.test_geopackage import write_gpkg
 from tests.tile_archives import WORLD, block
 
 WRITE = {

@@ -60,7 +60,10 @@ KINDS = {
     "hnsw, fp16": IndexOptions(kind=IndexKind.HNSW, storage=Storage.FP16),
     "ivf-pq": IndexOptions(kind=IndexKind.IVF_PQ),
 }
-EXTENDED = ("flat", "flat, fp16", "hnsw", "hnsw, fp16")
+EXTENDED = (
+    *("flat", "hnsw, fp16"),
+    *(pytest.param(each, marks=pytest.mark.deep) for each in ("flat, fp16", "hnsw")),
+)
 LONG = 10**5000
 PLACE = (9, 7)
 """A chunk, by its first steps from those of the ground."""

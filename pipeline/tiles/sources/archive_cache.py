@@ -6,7 +6,7 @@ of the archive, with the precaution against racy writes that `pipeline.tiles.dig
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,16 @@ class TileListing:
         """Return some of the tiles."""
         return TileListing(keys=self.keys[chosen], digests=self.digests[chosen])
 
+    def union(self, other: "TileListing") -> "TileListing":
+        """Return the tiles of both; of a tile that is in both, what this one says."""
+        if not (len(self.keys) and len(other.keys)):
+            return self if len(self.keys) else other
+        both = TileListing(
+            keys=np.concatenate([self.keys, other.keys]),
+            digests=np.concatenate([self.digests, other.digests]),
+        )
+        return both.take(np.unique(both.ids, return_index=True)[1])
+
 
 class ArchiveCache:
     """The cached tile list of one archive.
@@ -87,10 +97,15 @@ class ArchiveCache:
             self._rectangles = _rectangles(content.scope[_FINGERPRINT:])
             self._known = TileListing(keys=content.keys, digests=content.digests)
 
-    def lookup(self, ranges: Sequence[TileRange]) -> TileListing | None:
-        """Return all tiles of some rectangles, or None if the cache does not hold every rectangle."""
-        if not all(any(_contains(known, part) for known in self._rectangles) for part in ranges):
-            return None
+    def missing(self, ranges: Sequence[TileRange]) -> tuple[TileRange, ...]:
+        """Return the parts of some rectangles that the cache does not hold."""
+        left = tuple(ranges)
+        for known in self._rectangles:
+            left = tuple(rest for part in left for rest in _difference(part, known))
+        return left
+
+    def known(self, ranges: Sequence[TileRange]) -> TileListing:
+        """Return the tiles of some rectangles, as far as the cache holds these."""
         if set(ranges) == set(self._rectangles):
             return self._known
         z, x, y = self._known.places.T
@@ -98,19 +113,6 @@ class ArchiveCache:
         for part in ranges:
             chosen |= (z == part.z) & (x >= part.x0) & (x <= part.x1) & (y >= part.y0) & (y <= part.y1)
         return self._known.take(chosen)
-
-    def digests(self, ids: Numbers) -> tuple[Digests, npt.NDArray[np.bool_]]:
-        """Return digests of single tiles, uint8 [n, 32] (zeros where unknown); bool [n], which are known."""
-        digests, known = np.zeros((len(ids), 32), np.uint8), np.zeros(len(ids), np.bool_)
-        if len(self._known.keys):
-            at = np.minimum(np.searchsorted(self._known.ids, ids), len(self._known.keys) - 1)
-            known = self._known.ids[at] == ids
-            digests[known] = self._known.digests[at[known]]
-        return digests, known
-
-    def listed(self, ids: Numbers) -> TileListing:
-        """Return those of some tiles that are known."""
-        return self._known.take(np.isin(self._known.ids, ids))
 
     def store(self, ranges: Sequence[TileRange], found: TileListing) -> None:
         """Add all tiles of some rectangles to the cache, unless the archive was just written."""
@@ -123,21 +125,30 @@ class ArchiveCache:
         ):
             rectangles, known = [], found
         else:
-            known = _union(found, self._known)
+            known = found.union(self._known)
         numbers = (number for part in (*rectangles, *ranges) for number in astuple(part))
         scope = (*self._fingerprint, *numbers)
         self._file.store(CacheContent(scope=scope, keys=known.keys, digests=known.digests))
 
 
-def _union(one: TileListing, other: TileListing) -> TileListing:
-    keys = np.concatenate([one.keys, other.keys])
-    digests = np.concatenate([one.digests, other.digests])
-    return TileListing(keys=keys, digests=digests).take(np.unique(keys[:, 0], return_index=True)[1])
-
-
 def _rectangles(numbers: Sequence[int]) -> tuple[TileRange, ...]:
     quintuples = (numbers[at : at + 5] for at in range(0, len(numbers), 5))
     return tuple(TileRange(z=z, x0=x0, x1=x1, y0=y0, y1=y1) for z, x0, x1, y0, y1 in quintuples)
+
+
+def _difference(part: TileRange, hole: TileRange) -> tuple[TileRange, ...]:
+    """Return a rectangle without what is in another one, as at most four rectangles."""
+    x0, x1 = max(part.x0, hole.x0), min(part.x1, hole.x1)
+    y0, y1 = max(part.y0, hole.y0), min(part.y1, hole.y1)
+    if part.z != hole.z or x0 > x1 or y0 > y1:
+        return (part,)
+    left = (
+        replace(part, x1=x0 - 1),
+        replace(part, x0=x1 + 1),
+        replace(part, x0=x0, x1=x1, y1=y0 - 1),
+        replace(part, x0=x0, x1=x1, y0=y1 + 1),
+    )
+    return tuple(each for each in left if each.x0 <= each.x1 and each.y0 <= each.y1)
 
 
 def _contains(outer: TileRange, inner: TileRange) -> bool:

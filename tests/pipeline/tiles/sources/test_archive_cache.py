@@ -8,13 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.tiles import archive_cache
-from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import RACY_NS, CacheContent, CacheFile, Fingerprint
 from pipeline.tiles.grid import TileRange
-from pipeline.tiles.sources import mbtiles, pmtiles
+from pipeline.tiles.sources import archive_cache
+from pipeline.tiles.sources.archive_cache import ArchiveCache, TileListing
+from pipeline.tiles.sources.archives import mbtiles, pmtiles
 from pipeline.tiles.sources.read_tile import close_archives
 from pipeline.tiles.sources.registry import open_source
+from store.base.identity import descriptor_id
 
 NOW = 1_800_000_000_000_000_000
 ABOUT = Fingerprint(1, 2, 3, NOW - RACY_NS - 1, NOW - RACY_NS - 1)
@@ -116,10 +117,12 @@ def cache(folder, about=ABOUT):
 
 def test_every_number_of_the_fingerprint_must_match(tmp_path):
     cache(tmp_path).store([square(0)], listing(0))
-    assert cache(tmp_path).lookup([square(0)]).ids.tolist() == [0]
+    assert cache(tmp_path).known([square(0)]).ids.tolist() == [0]
+    assert not cache(tmp_path).missing([square(0)])
     for column in range(5):
         other = Fingerprint(*(number - (place == column) for place, number in enumerate(ABOUT)))
-        assert cache(tmp_path, other).lookup([square(0)]) is None
+        assert cache(tmp_path, other).missing([square(0)]) == (square(0),)
+        assert not len(cache(tmp_path, other).known([square(0)]).ids)
 
 
 def test_an_archive_that_was_just_written_is_not_cached(tmp_path):
@@ -138,22 +141,35 @@ def test_a_damaged_cache_is_ignored(tmp_path, damage):
         data[-1] ^= 1
     if damage != "gone":
         path.write_bytes(data[: -1 if damage == "cut" else None])
-    assert cache(tmp_path).lookup([square(0)]) is None
+    assert cache(tmp_path).missing([square(0)]) == (square(0),)
 
 
 def test_nothing_is_known_without_a_folder():
     nowhere = cache(None)
     nowhere.store([square(0)], listing(0))
-    assert cache(None).lookup([square(0)]) is None
-    assert not cache(None).digests(np.array([0]))[1].any()
+    assert cache(None).missing([square(0)]) == (square(0),)
+    assert not len(cache(None).known([square(0)]).ids)
 
 
-def test_single_digests_are_known_where_rectangles_are_not(tmp_path):
-    first = listing(5, 7)
-    cache(tmp_path).store([square(0)], first)
-    digests, known = cache(tmp_path).digests(np.array([5, 6, 7, 8]))
-    assert known.tolist() == [True, False, True, False]
-    assert (digests[known] == first.digests).all()
+parts_of_five = st.builds(
+    lambda z, x, y: square(z, min(x), max(x), min(y), max(y)),
+    st.integers(4, 5),
+    st.tuples(st.integers(0, 5), st.integers(0, 5)),
+    st.tuples(st.integers(0, 5), st.integers(0, 5)),
+)
+
+
+@given(stored=st.lists(parts_of_five, max_size=5), asked=parts_of_five)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_missing_and_what_is_known_are_together_what_was_asked(tmp_path, stored, asked):
+    folder = tmp_path / f"cache-{next(_numbers)}"
+    for part in stored:
+        cache(folder).store([part], listing(*(descriptor_id(*place) for place in part.places())))
+    missing = [place for part in cache(folder).missing([asked]) for place in part.places()]
+    held = {place for part in stored for place in part.places()}
+    assert sorted(missing) == sorted(set(asked.places()) - held)
+    known = [tuple(place) for place in cache(folder).known([asked]).places.tolist()]
+    assert known == sorted(held & set(asked.places()))
 
 
 @pytest.mark.parametrize("limit", ["MAX_RECTANGLES", "MAX_ROWS"])
@@ -162,8 +178,8 @@ def test_beyond_the_limit_only_the_newest_is_kept(tmp_path, monkeypatch, limit):
     parts = [square(20, x, x) for x in range(3)]
     for number, part in enumerate(parts):
         cache(tmp_path).store([part], listing(number))
-    assert cache(tmp_path).lookup([parts[2]]) is not None
-    assert cache(tmp_path).lookup([parts[0]]) is None
+    assert not cache(tmp_path).missing([parts[2]])
+    assert cache(tmp_path).missing([parts[0]])
 
 
 def test_an_area_of_too_many_tiles_is_not_kept(tmp_path, monkeypatch):
@@ -188,4 +204,4 @@ def test_a_scope_that_is_no_list_of_rectangles_is_ignored(tmp_path):
     nothing = {"keys": np.zeros((0, 3), np.int64), "digests": np.zeros((0, 32), np.uint8)}
     file.store(CacheContent(scope=(*fingerprint, 1, 2, 3), **nothing))
     cache = ArchiveCache(tmp_path, subject="x", fingerprint=fingerprint, now_ns=lambda: 10**19)
-    assert cache.lookup([TileRange(z=1, x0=0, x1=1, y0=0, y1=1)]) is None
+    assert cache.missing([TileRange(z=1, x0=0, x1=1, y0=0, y1=1)])

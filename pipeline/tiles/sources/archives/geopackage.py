@@ -4,7 +4,6 @@ A GeoPackage may cut its tiles from any corner, at any zooms and in any projecti
 Web Mercator tiles under other numbers: their matrix is a part of the Web Mercator grid of some zoom.
 """
 
-import hashlib
 import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -17,16 +16,23 @@ import mercantile
 import numpy as np
 
 from pipeline.errors import RequestError, TileError
-from pipeline.progress import HASHING, reported
 from pipeline.request.geometry import BoxE7
-from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.grid import TileRange, range_box_e7
 from pipeline.tiles.sources.archive import TileArchive, bad_archive, unsupported_archive
-from pipeline.tiles.sources.mbtiles import open_database, require_at_rest, sqlite_errors_as_ours
+from pipeline.tiles.sources.archive_cache import TileListing
+from pipeline.tiles.sources.archives.hashing import hash_tiles, joined
+from pipeline.tiles.sources.archives.sqlite_archive import (
+    CONTENT,
+    IN_RECTANGLE,
+    open_database,
+    require_at_rest,
+    row_tasks,
+    sqlite_errors_as_ours,
+)
 from pipeline.tiles.sources.read_tile import keep_open, source_changed
 from pipeline.tiles.sources.row_order import box_of_degrees
 from pipeline.tiles.tile import Extent, Locator
-from store.base.identity import MAX_ZOOM, descriptor_id, tile_of
+from store.base.identity import MAX_ZOOM, X_SHIFT, ZOOM_SHIFT
 from store.base.valueclass import valueclass
 
 HALF_WORLD_M: Final = 20_037_508.342789244
@@ -99,47 +105,44 @@ class GeoPackageTiles(TileArchive):
     def _locator(self, listing: TileListing, row: int) -> Locator:
         return self.kind, str(self._path), self._table, int(listing.keys[row, 2])
 
-    def _list_tiles(self, ranges: Sequence[TileRange], cache: ArchiveCache) -> TileListing:
+    def _list_tiles(self, ranges: Sequence[TileRange]) -> TileListing:
         with self._open() as database:
-            rows = sorted(
-                (self._id(each, x, y), size, number)
-                for part, each in self._parts(ranges)
-                for number, x, y, size in _select(
-                    database, self._table, part, each, "id, tile_column, tile_row, length(tile_data)"
+            tasks = [
+                (matrix, task)
+                for part, matrix in self._parts(ranges)
+                for task in row_tasks(
+                    database,
+                    _rectangle(part, matrix),
+                    path=self._path,
+                    kind=_KIND,
+                    table=_quoted(self._table),
+                    number="id",
                 )
-            )
-            for number in (number for _, _, number in rows if not isinstance(number, int)):
-                raise bad_archive(self._path, "whole numbers as the id of a tile", f"{number!r:.60}")
-            keys = np.array([(each, size or 0, number) for each, size, number in rows], np.int64).reshape(
-                -1, 3
-            )
-            for at in np.flatnonzero(np.diff(keys[:, 0]) == 0)[:1].tolist():
-                place = "{}/{}/{}".format(*tile_of(int(keys[at, 0]))[:3])
-                raise bad_archive(self._path, f"one tile {place}", "several", "remove all but the right one")
-            digests, known = cache.digests(keys[:, 0])
-            unknown = np.flatnonzero(~known).tolist()
-            for at in reported(unknown, self.progress, HASHING, total=len(unknown), unit="tiles"):
-                content = _content(database, self._table, int(keys[at, 2]))
-                digests[at] = np.frombuffer(hashlib.sha256(content or b"").digest(), np.uint8)
-        return TileListing(keys=keys, digests=digests)
+            ]
+        answers = hash_tiles([task for _, task in tasks], self.progress)
+        keys = [np.zeros((0, 3), np.int64)]
+        for (matrix, _), (numbers, _) in zip(tasks, answers, strict=True):
+            _, x, y, number, size = numbers.T
+            ids = (matrix.z << ZOOM_SHIFT) | (matrix.x0 + x << X_SHIFT) | (matrix.y0 + y)
+            keys.append(np.stack([ids, size, number], axis=1))
+        listing = TileListing(keys=np.concatenate(keys), digests=joined(answers, columns=5)[1])
+        listing = listing.take(np.argsort(listing.ids, kind="stable"))
+        for at in np.flatnonzero(np.diff(listing.ids) == 0)[:1].tolist():
+            place = "{}/{}/{}".format(*listing.places[at].tolist())
+            raise bad_archive(self._path, f"one tile {place}", "several", "remove all but the right one")
+        return listing
 
     def _parts(self, ranges: Sequence[TileRange]) -> Iterator[tuple[TileRange, _Matrix]]:
         return ((part, each) for part in ranges for each in self._matrices if each.z == part.z)
-
-    def _id(self, matrix: _Matrix, x: object, y: object) -> int:
-        # SQLite columns have no fixed type: 5.5 is between 5 and 6 as well.
-        if not (isinstance(x, int) and isinstance(y, int)):
-            found = f"{matrix.number!r}/{x!r}/{y!r}"
-            raise bad_archive(self._path, "whole numbers as tile coordinates", found)
-        return descriptor_id(matrix.z, matrix.x0 + x, matrix.y0 + y)
 
     def _announced_box(self) -> BoxE7 | None:
         return self._box
 
     def _holds_any(self, ranges: Sequence[TileRange]) -> bool:
         with self._open() as database:
+            query = f"SELECT 1 FROM {_quoted(self._table)} WHERE {IN_RECTANGLE}"  # noqa: S608 - quoted
             return any(
-                _select(database, self._table, part, each, "1").fetchone()
+                database.execute(query, _rectangle(part, each)).fetchone()
                 for part, each in self._parts(ranges)
             )
 
@@ -170,21 +173,15 @@ def read_tile_row(path: str, table: str, number: int) -> bytes:
 
 
 def _content(database: sqlite3.Connection, table: str, number: int) -> bytes | None:
-    query = f"SELECT ifnull(CAST(tile_data AS BLOB), x'') FROM {_quoted(table)} WHERE id = ?"  # noqa: S608 - quoted
+    query = f"SELECT {CONTENT} FROM {_quoted(table)} WHERE id = ?"  # noqa: S608 - quoted
     found = database.execute(query, (number,)).fetchone()
     return None if found is None else bytes(found[0])
 
 
-def _select(
-    database: sqlite3.Connection, table: str, part: TileRange, matrix: _Matrix, columns: str
-) -> sqlite3.Cursor:
-    """Return some columns of all tiles in a rectangle."""
-    where = "zoom_level = ? AND tile_column BETWEEN ? AND ? AND tile_row BETWEEN ? AND ?"
+def _rectangle(part: TileRange, matrix: _Matrix) -> tuple[int, int, int, int, int]:
+    """Return a rectangle of tiles as `IN_RECTANGLE` takes it, in the numbers of a matrix."""
     x0, y0 = matrix.x0, matrix.y0
-    return database.execute(
-        f"SELECT {columns} FROM {_quoted(table)} WHERE {where}",  # noqa: S608 - quoted
-        (matrix.number, part.x0 - x0, part.x1 - x0, part.y0 - y0, part.y1 - y0),
-    )
+    return matrix.number, part.x0 - x0, part.x1 - x0, part.y0 - y0, part.y1 - y0
 
 
 def _quoted(name: str) -> str:

@@ -9,7 +9,12 @@ from pmtiles.reader import MemorySource, all_tiles
 from pmtiles.tile import Compression, Entry, TileType, serialize_directory, zxy_to_tileid
 
 from pipeline.errors import ErrorKind, TileError
-from pipeline.tiles.sources.pmtiles_directory import MAX_DIRECTORY_BYTES, DirectoryError, parse, unpack
+from pipeline.tiles.sources.archives.pmtiles_directory import (
+    MAX_DIRECTORY_BYTES,
+    DirectoryError,
+    parse,
+    unpack,
+)
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.sources.registry import open_source
 from tests.tile_archives import WORLD

@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 
-from pipeline.tiles.sources.pmtiles_ids import MAX_PMTILES_ZOOM, first_id
+from pipeline.tiles.sources.archives.pmtiles_ids import MAX_PMTILES_ZOOM, first_id
 from pipeline.tiles.tile_columns import Numbers
 from store.base.valueclass import valueclass
 

@@ -15,9 +15,7 @@ import numpy.typing as npt
 from pmtiles.tile import Compression, HeaderDict, TileType, deserialize_header
 
 from pipeline.errors import ErrorKind, TileError
-from pipeline.progress import HASHING, reported
 from pipeline.request.geometry import E7, BoxE7
-from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint
 from pipeline.tiles.grid import TileRange
 from pipeline.tiles.image_header import sniff
@@ -28,8 +26,16 @@ from pipeline.tiles.sources.archive import (
     unreadable_archive,
     unsupported_archive,
 )
-from pipeline.tiles.sources.pmtiles_directory import END_OF_IDS, Directory, DirectoryError, parse, unpack
-from pipeline.tiles.sources.pmtiles_ids import covering_intervals, first_id, tile_places
+from pipeline.tiles.sources.archive_cache import TileListing
+from pipeline.tiles.sources.archives.hashing import TASK_TILES, Answer, HashTask, hash_tiles, joined
+from pipeline.tiles.sources.archives.pmtiles_directory import (
+    END_OF_IDS,
+    Directory,
+    DirectoryError,
+    parse,
+    unpack,
+)
+from pipeline.tiles.sources.archives.pmtiles_ids import covering_intervals, first_id, tile_places
 from pipeline.tiles.sources.read_tile import MAX_TILE_BYTES
 from pipeline.tiles.sources.row_order import box_of_degrees
 from pipeline.tiles.tile import Extent, Locator
@@ -43,6 +49,8 @@ MAX_DEPTH = 4
 MAX_FOUND = 40_000_000
 MAX_PACKED_DIRECTORY_BYTES = 16 << 20
 _SNIFFED = 64
+_READ_SHIFT = 20
+"""Tiles that begin in the same MiB are read together."""
 
 _MAGIC = b"PMTiles"
 _OLD_MAGIC = b"PM"
@@ -178,25 +186,28 @@ class PMTilesArchive(TileArchive):
         _, length, offset = listing.keys[row].tolist()
         return self.kind, str(self._path), offset, length
 
-    def _list_tiles(self, ranges: Sequence[TileRange], cache: ArchiveCache) -> TileListing:
+    def _list_tiles(self, ranges: Sequence[TileRange]) -> TileListing:
         """See `TileArchive._list_tiles`; a content that tiles share is hashed once."""
         with self._open() as file:
             stored = self._find_tiles(file, ranges)
             ids, rows = _select_in_ranges(stored.ids, ranges)
             offsets, lengths = stored.offsets[rows], stored.lengths[rows]
-            digests, known = cache.digests(ids)
-            unknown = np.flatnonzero(~known)
-            contents, inverse = np.unique(
-                np.stack([offsets[unknown], lengths[unknown]], axis=1), axis=0, return_inverse=True
-            )
-            hashed = np.zeros((len(contents), 32), np.uint8)
-            places = enumerate(contents.tolist())
-            for row, (offset, length) in reported(
-                places, self.progress, HASHING, total=len(contents), unit="tiles"
-            ):
-                digest = hashlib.sha256(read_at(file, offset, length)).digest()
-                hashed[row] = np.frombuffer(digest, dtype=np.uint8)
-        digests[unknown] = hashed[inverse.reshape(-1)]
+            order = np.lexsort((lengths, offsets))
+            first = np.diff(offsets[order], prepend=-1) != 0
+            first[1:] |= np.diff(lengths[order]) != 0
+            contents = np.split(order[first], range(TASK_TILES, int(first.sum()), TASK_TILES))
+            tasks = [
+                HashTask(
+                    function=hash_ranges,
+                    arguments=(str(self._path), offsets[part], lengths[part]),
+                    tiles=len(part),
+                )
+                for part in contents
+                if len(part)
+            ]
+            _, hashed = joined(hash_tiles(tasks, self.progress), columns=1)
+        digests = np.empty((len(ids), 32), np.uint8)
+        digests[order] = hashed[np.cumsum(first) - 1]
         return TileListing(keys=np.stack([ids, lengths, offsets], axis=1), digests=digests)
 
     def _announced_box(self) -> BoxE7 | None:
@@ -305,6 +316,30 @@ class PMTilesArchive(TileArchive):
             offsets=offsets + self._header["tile_data_offset"],
             lengths=lengths,
         )
+
+
+def hash_ranges(path: str, offsets: Numbers, lengths: Numbers) -> Answer:
+    """Hash ranges of a file, which begin at rising offsets, int64 [n]; return their lengths, int64 [n, 1], and digests.
+
+    A range that reaches beyond the end of the file, which became shorter meanwhile, is hashed as far as it goes.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digests = bytearray()
+    heads = np.flatnonzero(np.diff(offsets >> _READ_SHIFT, prepend=-1)).tolist()
+    file = open_regular(path, follow_symlinks=True)
+    try:
+        for first, past in zip(heads, [*heads[1:], len(offsets)], strict=True):
+            start = int(offsets[first])
+            starts = (offsets[first:past] - start).tolist()
+            ends = (offsets[first:past] - start + lengths[first:past]).tolist()
+            content = memoryview(read_at(file, start, max(ends)))
+            for one, end in zip(starts, ends, strict=True):
+                digests += hashlib.sha256(content[one:end]).digest()
+    finally:
+        os.close(file)
+    return lengths[:, None], np.frombuffer(digests, np.uint8).reshape(-1, 32)
 
 
 def _count_up(starts: Numbers, groups: Numbers) -> Numbers:

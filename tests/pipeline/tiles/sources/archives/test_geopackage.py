@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from pipeline.errors import ErrorKind, RequestError, TileError
-from pipeline.tiles.sources.geopackage import HALF_WORLD_M
+from pipeline.tiles.sources.archives.geopackage import HALF_WORLD_M
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.sources.registry import open_source
 from tests.tile_archives import WORLD
@@ -98,7 +98,7 @@ def test_digests_are_cached(archives, tmp_path, monkeypatch):
         return list(source.query_by_bbox(WORLD, (4, 4)))
 
     cold = found()
-    monkeypatch.setattr("pipeline.tiles.sources.geopackage._content", None)
+    monkeypatch.setattr("pipeline.tiles.sources.archives.geopackage._content", None)
     assert found() == cold
 
 

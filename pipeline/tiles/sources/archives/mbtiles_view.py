@@ -8,23 +8,28 @@ import re
 import sqlite3
 
 from pipeline.tiles.grid import TileRange
+from pipeline.tiles.sources.archives.sqlite_archive import IN_RECTANGLE
 from store.base.identity import CELL_SHIFT
 
 KEPT_BYTES = 64 << 20
 _PLACE = ("zoom_level", "tile_column", "tile_row")
-_CELL_QUERY = "FROM tiles WHERE zoom_level = ? AND tile_column BETWEEN ? AND ? AND tile_row BETWEEN ? AND ?"
+_CELL_QUERY = f"FROM tiles WHERE {IN_RECTANGLE}"
 _PLAN_LINE = re.compile(r"(?P<how>SCAN|SEARCH) (?:TABLE )?(?P<name>\w+)(?:.*?\((?P<column>\w+)=\?)?")
 
 Cell = tuple[int, int]
 """Column and row of a cell of tiles, the row counted from the north."""
 
 
+def tms_rectangle(part: TileRange) -> tuple[int, int, int, int, int]:
+    """Return a rectangle of tiles as `IN_RECTANGLE` takes it, its rows counted from the south."""
+    last = (1 << part.z) - 1
+    return part.z, part.x0, part.x1, last - part.y1, last - part.y0
+
+
 def select_tiles(database: sqlite3.Connection, part: TileRange, columns: str) -> sqlite3.Cursor:
     """Return zoom, column, row from the south and other columns of all tiles in a rectangle."""
-    last = (1 << part.z) - 1
     return database.execute(
-        f"SELECT zoom_level, tile_column, tile_row, {columns} {_CELL_QUERY}",
-        (part.z, part.x0, part.x1, last - part.y1, last - part.y0),
+        f"SELECT zoom_level, tile_column, tile_row, {columns} {_CELL_QUERY}", tms_rectangle(part)
     )
 
 

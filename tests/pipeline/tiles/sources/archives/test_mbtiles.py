@@ -5,7 +5,7 @@ from contextlib import closing
 import pytest
 
 from pipeline.errors import ErrorKind, TileError
-from pipeline.tiles.sources import mbtiles, mbtiles_view
+from pipeline.tiles.sources.archives import mbtiles, mbtiles_view
 from pipeline.tiles.sources.read_tile import close_archives, read_tile
 from pipeline.tiles.sources.registry import open_source
 from tests.tile_archives import WORLD

@@ -1,0 +1,196 @@
+"""What archives that are SQLite databases have in common: open them without a trace, and tell whether they are at rest.
+
+The database is opened as immutable: SQLite then takes no lock and writes no -wal, -shm or -journal file
+beside it. That is correct only for a file that nothing writes to, so an archive with unmerged changes beside
+it is refused.
+"""
+
+import hashlib
+import os
+import sqlite3
+import sys
+import urllib.parse
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from pipeline.tiles.digest_cache import Fingerprint
+from pipeline.tiles.sources.archive import bad_archive, foreign_file, unreadable_archive
+from pipeline.tiles.sources.archives.hashing import TASK_TILES, Answer, HashTask
+from pipeline.tiles.sources.read_tile import source_changed
+from store.files.regular_file import open_regular, read_at, read_start
+
+MAX_BLOB_BYTES = 32 << 20
+CONTENT: Final = "ifnull(CAST(tile_data AS BLOB), x'')"
+"""The bytes of a row of any type: nothing stops a writer from leaving NULL or a text."""
+IN_RECTANGLE: Final = "zoom_level = ? AND tile_column BETWEEN ? AND ? AND tile_row BETWEEN ? AND ?"
+"""A condition: zoom, first and last column, first and last row, as the archive counts them."""
+
+_MAGIC = b"SQLite format 3\x00"
+_HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")
+
+
+def open_database(path: str | Path, kind: str = "MBTiles") -> sqlite3.Connection:
+    """Open an SQLite archive for reading without writing a file beside it; the caller closes it.
+
+    Args:
+        path: The file.
+        kind: What it should be, for messages.
+
+    Raises:
+        TileError: when it is not there or is no database.
+    """
+    uri = "file:" + urllib.parse.quote(str(path)) + "?mode=ro&immutable=1"
+    with sqlite_errors_as_ours(path, kind):
+        database = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        # The archive may be hostile: its views must not call functions, and its values must not fill the
+        # memory.
+        if sys.version_info >= (3, 11):
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BLOB_BYTES)
+        else:  # such a value has been read then, of up to the 1 GB that SQLite itself allows
+            database.row_factory = _refuse_long_values
+        database.execute("PRAGMA trusted_schema = OFF")
+        database.execute("PRAGMA query_only = ON")
+    return database
+
+
+def _refuse_long_values(_: sqlite3.Cursor, row: tuple[object, ...]) -> tuple[object, ...]:
+    if any(isinstance(value, (bytes, str)) and len(value) > MAX_BLOB_BYTES for value in row):
+        raise sqlite3.DataError("string or blob too big")
+    return row
+
+
+def require_at_rest(path: Path, kind: str = "MBTiles") -> Fingerprint:
+    """Return the fingerprint of an SQLite archive of some kind that nothing writes to.
+
+    Raises:
+        RequestError: when it cannot be read.
+        TileError: when it is no SQLite file, or unmerged changes are beside it.
+    """
+    try:
+        descriptor = open_regular(path, follow_symlinks=True)
+        try:
+            status = os.fstat(descriptor)
+            start = read_at(descriptor, 0, 64)
+        finally:
+            os.close(descriptor)
+        if not start.startswith(_MAGIC):
+            raise foreign_file(path, f"an SQLite database ({kind})", start)
+        waiting, settle = "", ""
+        if _begins_with(f"{path}-journal", _HOT_JOURNAL):
+            waiting, settle = f"{path}-journal", "SELECT count(*) FROM sqlite_master"
+        if _begins_with(f"{path}-wal", b""):
+            waiting, settle = f"{path}-wal", "PRAGMA wal_checkpoint(TRUNCATE)"
+    except OSError as error:
+        raise unreadable_archive(path, kind, error) from error
+    if waiting:
+        raise source_changed(
+            str(path),
+            f"{path}: expected an archive at rest, found unmerged changes in {waiting}",
+            hint=f"close the program that writes it, or let SQLite settle them: sqlite3 {path} '{settle}'",
+        )
+    return Fingerprint.of(status)
+
+
+def _begins_with(path: str, magic: bytes) -> bool:
+    """Whether a non-empty file is at a path and begins with some bytes."""
+    try:
+        head = read_start(path, 8, follow_symlinks=True)
+    except FileNotFoundError:
+        return False
+    return bool(head) and head.startswith(magic)
+
+
+@contextmanager
+def sqlite_errors_as_ours(path: str | Path, kind: str = "MBTiles") -> Iterator[None]:
+    """Turn what SQLite says of an archive of some kind into `TileError`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise bad_archive(path, f"an archive ({kind}) that SQLite can read", str(error)) from error
+
+
+def row_tasks(
+    database: sqlite3.Connection, rectangle: Sequence[int], *, path: Path, kind: str, table: str, number: str
+) -> Iterator[HashTask]:
+    """Yield the tasks that hash all tiles of a rectangle: strips of columns.
+
+    Args:
+        database: The archive.
+        rectangle: As `IN_RECTANGLE` takes it.
+        path: Where the archive is.
+        kind: What it is, for messages.
+        table: Has the tiles; quoted.
+        number: The column by which a tile is found again.
+    """
+    source = f"FROM {table} WHERE {IN_RECTANGLE}"
+    query = f"SELECT zoom_level, tile_column, tile_row, {number}, {CONTENT} {source}"
+    counts = f"SELECT tile_column, count(*) {source} GROUP BY tile_column ORDER BY tile_column"
+    columns = database.execute(counts, rectangle).fetchall()
+    z, x0, x1, *rows = rectangle
+    plan = [str(line[3]) for line in database.execute(f"EXPLAIN QUERY PLAN {query}", rectangle)]
+    if any(line.startswith("SCAN") or "AUTOMATIC" in line for line in plan) or "tile_column>" not in str(
+        plan
+    ):
+        # Each task would read all rows.
+        found = [(x0, x1, sum(count for _, count in columns))] if columns else []
+    else:
+        found = list(_strips(columns))
+    for first, last, count in found:
+        arguments = str(path), kind, query, [z, first, last, *rows]
+        yield HashTask(function=hash_rows, arguments=arguments, tiles=count)
+
+
+def _strips(columns: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+    """Join columns of tiles to strips of `TASK_TILES` tiles or a little more.
+
+    Args:
+        columns: Each column and its number of tiles, from west to east.
+
+    Returns:
+        First and last column, and the number of tiles, of each strip.
+    """
+    first, last, count = 0, 0, 0
+    for column, tiles in columns:
+        first, last, count = column if not count else first, column, count + tiles
+        if count >= TASK_TILES:
+            yield first, last, count
+            count = 0
+    if count:
+        yield first, last, count
+
+
+def hash_rows(path: str, kind: str, query: str, parameters: Sequence[int]) -> Answer:
+    """Hash the tiles of an SQLite archive that a query selects.
+
+    Args:
+        path: The archive.
+        kind: What it is, for messages.
+        query: Gives zoom, column, row, the number of the tile, and its encoded bytes.
+        parameters: Of the query.
+
+    Returns:
+        Zoom, column, row, number and length of each, int64 [n, 5]; the digests.
+
+    Raises:
+        TileError: SQLite cannot read the archive, or one of the numbers is none.
+    """
+    numbers, digests = list[tuple[int, ...]](), bytearray()
+    with closing(open_database(path, kind)) as database, sqlite_errors_as_ours(path, kind):
+        for z, x, y, number, content in database.execute(query, parameters):
+            numbers.append((z, x, y, number, len(content)))
+            digests += hashlib.sha256(content).digest()
+    # SQLite columns have no fixed type: 5.5 is between 5 and 6 as well.
+    found = np.array(numbers) if numbers else np.zeros((0, 5), np.int64)
+    if found.dtype != np.int64:
+        for *place, number, _ in numbers:
+            if not all(isinstance(each, int) for each in place):
+                raise bad_archive(
+                    path, "whole numbers as tile coordinates", "/".join(f"{each!r:.20}" for each in place)
+                )
+            if not isinstance(number, int):
+                raise bad_archive(path, "whole numbers as the id of a tile", f"{number!r:.60}")
+    return found, np.frombuffer(digests, np.uint8).reshape(-1, 32)

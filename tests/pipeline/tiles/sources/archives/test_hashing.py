@@ -1,0 +1,227 @@
+"""Digests of an archive are those of its bytes: after any change, and whatever happens to the workers."""
+
+import functools
+import hashlib
+import itertools
+import os
+import sqlite3
+import time
+from contextlib import closing
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import ErrorKind, TileError
+from pipeline.testing import RecordingProgress
+from pipeline.tiles.grid import TileRange
+from pipeline.tiles.sources.archives import hashing, pmtiles, sqlite_archive
+from pipeline.tiles.sources.archives.mbtiles_view import tms_rectangle
+from pipeline.tiles.sources.read_tile import close_archives
+from pipeline.tiles.sources.registry import open_source
+from pipeline.tiles.tile import Place
+from tests import tile_archives
+from tests.pipeline.tiles.sources.archives.test_geopackage import write_gpkg
+from tests.tile_archives import WORLD, block
+
+pytestmark = pytest.mark.usefixtures("closed_archives")
+
+Z = 5
+KINDS = ("mbtiles", "view", "gpkg", "pmtiles")
+_numbers = itertools.count()
+
+
+def write(kind, folder, tiles):
+    name = f"x.{'mbtiles' if kind == 'view' else kind}"
+    (folder / name).unlink(missing_ok=True)
+    if kind == "gpkg":
+        write_gpkg(folder / name, tiles)
+    elif kind == "pmtiles":
+        tile_archives.write_pmtiles(folder / name, tiles)
+    else:
+        tile_archives.write_mbtiles(folder / name, tiles, view=kind == "view")
+    return name
+
+
+def read(name, folder, **options):
+    """Digests by place."""
+    try:
+        found = open_source(name, folder, **options).query_by_bbox(WORLD, (Z, Z))
+        return {Place(tile.z, tile.x, tile.y): tile.sha256 for tile in found}
+    finally:
+        close_archives()
+
+
+def digests(tiles):
+    return {Place(*place): hashlib.sha256(content).hexdigest() for place, content in tiles.items()}
+
+
+def change_in_place(path, kind, old, place, new):
+    """Write other bytes of equal length where a tile's lie, as a program may that keeps the directory."""
+    if kind == "pmtiles":
+        data = path.read_bytes()
+        with path.open("r+b") as file:
+            file.seek(data.index(old))
+            file.write(new)
+        return
+    z, x, y = place
+    row = y if kind == "gpkg" else (1 << z) - 1 - y
+    where = "zoom_level = ? AND tile_column = ? AND tile_row = ?"
+    with closing(sqlite3.connect(path)) as database, database:
+        if kind == "view":
+            database.execute(
+                f"UPDATE images SET tile_data = ? WHERE id = (SELECT id FROM map WHERE {where})",
+                (new, z, x, row),
+            )
+        else:
+            table = "ortho" if kind == "gpkg" else "tiles"
+            database.execute(f"UPDATE {table} SET tile_data = ? WHERE {where}", (new, z, x, row))
+
+
+changes = st.lists(
+    st.tuples(
+        st.sampled_from(["equal length", "vacuum", "without one", "copy", "nothing"]),
+        st.integers(0, 15),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(changes=changes)
+@example(changes=[("equal length", 3, True)])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_after_any_change_the_digests_are_those_of_all_bytes_anew(tmp_path, kind, changes):
+    folder = tmp_path / f"site-{next(_numbers)}"
+    folder.mkdir()
+    tiles = {place: content + b"end" for place, content in block(Z, 8, 8).items()}
+    name = write(kind, folder, tiles)
+    path = folder / name
+    options = {"digest_cache_folder": folder / "cache", "now_ns": lambda: 4 * 10**18}
+    for what, number, same_time in changes:
+        assert read(name, folder, **options) == digests(tiles)
+        before = path.stat()
+        place = sorted(tiles)[number % len(tiles)]
+        # A file system's clock may stand still for some milliseconds.
+        time.sleep(0.02)
+        if what == "equal length":
+            new = tiles[place][:-4] + os.urandom(4)
+            change_in_place(path, kind, tiles[place], place, new)
+            tiles[place] = new
+        elif what == "without one":
+            del tiles[place]
+            write(kind, folder, tiles)
+        elif what == "vacuum" and kind != "pmtiles":
+            with closing(sqlite3.connect(path)) as database:
+                database.execute("VACUUM")
+        elif what == "copy":
+            content = path.read_bytes()
+            path.unlink()
+            path.write_bytes(content)
+            os.utime(path, ns=(0, 0))
+        if same_time:
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert read(name, folder, **options) == digests(tiles)
+
+
+@pytest.fixture
+def small_tasks(monkeypatch):
+    """Workers for the fewest tiles, and several tasks of them."""
+    monkeypatch.setattr(hashing, "LEAST_FOR_WORKERS", 1)
+    monkeypatch.setattr(pmtiles, "TASK_TILES", 4)
+    monkeypatch.setattr(sqlite_archive, "TASK_TILES", 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+
+
+def forbid_here(monkeypatch):
+    """Let the functions that hash fail in this process; workers import them anew."""
+    for module, name in ((pmtiles, "hash_ranges"), (sqlite_archive, "hash_rows")):
+
+        @functools.wraps(getattr(module, name))
+        def fail(*_):
+            raise AssertionError("hashed in this process")
+
+        monkeypatch.setattr(module, name, fail)
+
+
+@pytest.mark.parametrize("kind", ["gpkg", "pmtiles"])
+def test_workers_hash_as_this_process_does(tmp_path, kind, small_tasks, monkeypatch):
+    tiles = block(Z, 8, 8)
+    name = write(kind, tmp_path, tiles)
+    forbid_here(monkeypatch)
+    assert read(name, tmp_path) == digests(tiles)
+
+
+WORKERS = {
+    "not started": "raise SystemExit(3)",
+    "killed": "serve(lambda _: lambda *_: os.kill(os.getpid(), signal.SIGKILL))",
+    "failed": "serve(lambda _: lambda *_: 1 / 0)",
+}
+
+
+@pytest.mark.parametrize("what", WORKERS)
+def test_what_happens_to_workers_costs_only_time(tmp_path, what, small_tasks, monkeypatch):
+    (tmp_path / "lost_worker.py").write_text(
+        f"import os, signal\nfrom pipeline.processes.serve import serve\n{WORKERS[what]}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(hashing, "WORKER", "lost_worker")
+    tiles = block(Z, 8, 8)
+    name = write("pmtiles", tmp_path, tiles)
+    progress = RecordingProgress()
+    assert read(name, tmp_path, progress=progress) == digests(tiles)
+    assert progress.steps == [("hash tiles", 16, 16, "")]
+
+
+def test_an_error_that_a_worker_meets_is_told_as_here(tmp_path, small_tasks):
+    name = write("gpkg", tmp_path, block(Z, 8, 8))
+    with closing(sqlite3.connect(tmp_path / name)) as database, database:
+        database.execute("UPDATE ortho SET tile_column = 9.5 WHERE id = 7")
+    with pytest.raises(
+        TileError, match=r"expected whole numbers as tile coordinates, found 5/9\.5/"
+    ) as caught:
+        read(name, tmp_path)
+    assert caught.value.kind is ErrorKind.BAD_ARCHIVE
+
+
+@pytest.mark.parametrize(
+    ("index", "several"),
+    [
+        ("", False),
+        ("(zoom_level)", False),
+        ("(zoom_level, tile_column, tile_row)", True),
+        ("(tile_column)", True),
+    ],
+)
+def test_a_rectangle_is_cut_only_where_an_index_finds_the_parts(tmp_path, small_tasks, index, several):
+    path = tmp_path / write("mbtiles", tmp_path, block(Z, 8, 8))
+    with closing(sqlite3.connect(path)) as database:
+        if index:
+            database.execute(f"CREATE INDEX places ON tiles {index}")
+        rectangle = tms_rectangle(TileRange(z=Z, x0=0, x1=31, y0=0, y1=31))
+        names = {"path": path, "kind": "MBTiles", "table": "tiles", "number": "rowid"}
+        tasks = list(sqlite_archive.row_tasks(database, rectangle, **names))
+    assert (len(tasks) > 1, sum(task.tiles for task in tasks)) == (several, 16)
+
+
+def test_tiles_that_share_bytes_or_overlap_are_hashed_each_as_it_is(tmp_path):
+    path = tmp_path / "data"
+    data = os.urandom(3 << 20)
+    path.write_bytes(data)
+    ranges = [
+        (0, 5),
+        (0, 9),
+        (3, 1 << 20),
+        ((1 << 20) - 2, 4),
+        (1 << 20, 1),
+        (2 << 20, 0),
+        ((3 << 20) - 1, 9),
+    ]
+    offsets, lengths = (np.array(each) for each in zip(*ranges, strict=True))
+    _, found = pmtiles.hash_ranges(str(path), offsets, lengths)
+    assert [each.tobytes() for each in found] == [
+        hashlib.sha256(data[offset : offset + length]).digest() for offset, length in ranges
+    ]

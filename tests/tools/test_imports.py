@@ -1,0 +1,93 @@
+"""No command imports libraries, or modules of Python that take long to load, that it does not use."""
+
+import json
+
+import pytest
+
+from tests.child_python import run_python
+from tools.cli import WITHOUT_NUMPY, cli
+
+HEAVY = {
+    *(
+        "PIL",
+        "cryptography",
+        "faiss",
+        "mercantile",
+        "numpy",
+        "onnx",
+        "onnxruntime",
+        "openvino",
+        "portalocker",
+    ),
+    *("ray", "rich", "shapely", "simplejpeg", "tensorrt", "tensorrt_rtx"),
+    *("asyncio", "concurrent.futures", "difflib", "email", "http", "importlib.metadata", "multiprocessing"),
+    *("secrets", "sqlite3", "ssl", "subprocess", "tempfile", "unittest", "urllib.request", "xml", "zipfile"),
+}
+
+TILES = {"mercantile", "numpy"}
+PICTURES = {"PIL", "simplejpeg"}
+WALK = {"concurrent.futures"}
+PAGE = {"tempfile"}  # of `importlib.resources`
+NETWORK = {"secrets", "subprocess", "tempfile"}
+USED = {
+    "init": TILES | PICTURES | WALK | PAGE | {"xml", "zipfile"},  # GeoTIFF
+    "build": TILES | WALK | PAGE,
+    "plan": TILES | WALK | PAGE,
+    "rollback": TILES | WALK,
+    "engines": TILES | PICTURES | WALK | NETWORK,
+    "accept": {"secrets"},
+    "gc": TILES | WALK | {"secrets"},
+    "query": TILES | PICTURES | NETWORK,
+    "replay": TILES,
+    "report": TILES | PICTURES | PAGE,
+    "diff": TILES,
+    "why": TILES,
+    "verify": WALK | {"numpy", "secrets"},
+    "prove": TILES | PICTURES | NETWORK,
+    "doctor": {"email", "importlib.metadata", "tempfile", "zipfile"},
+    "repair": TILES | WALK,
+    "rebuild": TILES | WALK,
+    "export": WALK | {"numpy"},
+    "import": WALK | {"numpy"},
+    "have": WALK | {"numpy"},
+    "mirror": WALK | {"numpy"},
+    "sign": TILES | WALK,
+    "schema": PAGE | {"numpy"},
+    "demo": TILES | PICTURES | WALK | {"secrets", "tempfile"},
+}
+"""By command, what its modules import; those that are not here import nothing heavy."""
+
+# A fork for each command, so that the modules of all are read from disk once.
+LOAD = f"""
+import json, os, sys
+from tools.cli import cli
+from click import Context
+for name in cli.list_commands(Context(cli)):
+    if not os.fork():
+        cli.get_command(Context(cli), name)
+        print(json.dumps([name, sorted({HEAVY!r} & {{*sys.modules}})]), flush=True)
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit(name)
+"""
+
+
+@pytest.fixture(scope="module")
+def imported():
+    return {name: {*found} for name, found in map(json.loads, run_python(LOAD).stdout.splitlines())}
+
+
+def test_every_command_imports_only_what_it_uses(imported):
+    surplus = {name: found - USED.get(name, set()) for name, found in imported.items()}
+    assert {name: found for name, found in surplus.items() if found} == {}
+    assert len(imported) == len(cli.list_commands(None))
+
+
+def test_the_table_names_nothing_that_is_not_imported(imported):
+    """`simplejpeg` takes the place of Pillow, and what shows pages differs between versions of Python."""
+    unused = {name: used - imported[name] - PICTURES - PAGE for name, used in USED.items()}
+    assert {name: found for name, found in unused.items() if found} == {}
+
+
+def test_commands_without_numpy_are_those_that_do_not_import_it(imported):
+    assert {name for name, found in imported.items() if "numpy" not in found} == WITHOUT_NUMPY
