@@ -218,7 +218,7 @@ def test_no_permission(path):
         pass
     path.chmod(0o400)
     path.parent.chmod(0o755)
-    script = "import os, sys\nfrom pathlib import Path\nfrom journal.lock import BuildLock\nfrom journal.errors import JournalPermissionError\nos.seteuid(65534)\ntry: BuildLock(Path(sys.argv[1])).acquire()\nexcept JournalPermissionError: print('refused')"
+    script = "import os, portalocker, sys\nfrom pathlib import Path\nfrom journal.lock import BuildLock\nfrom journal.errors import JournalPermissionError\nos.seteuid(65534)\ntry: BuildLock(Path(sys.argv[1])).acquire()\nexcept JournalPermissionError: print('refused')"
     done = run_python(script, path, check=False)
     assert done.stdout == "refused\n", done.stderr
 
