@@ -30,6 +30,8 @@ _HEAD = struct.Struct("<cQI")
 WRITE, FLUSH, TOLD = b"w", b"f", b"t"
 SECTOR = 512
 TORN = 0.3
+START_S = 300.0
+"""How long the file system with the recording may take to start; a machine that is busy has taken 10 s."""
 
 
 def unable_here():
@@ -108,9 +110,8 @@ def recorded(folder, bug):
     at.mkdir()
     server = subprocess.Popen([sys.executable, "-m", __spec__.name, "--serve", str(device), str(log)])
     try:
-        for _ in range(500):
-            if os.path.ismount(device):
-                break
+        ends = time.monotonic() + START_S
+        while not os.path.ismount(device) and server.poll() is None and time.monotonic() < ends:
             time.sleep(0.02)
         sh("mkfs.ext4", "-q", "-F", device / "disk")
         with mounted(device / "disk", at):
