@@ -313,7 +313,7 @@ class CacheProvisioner:
 
     def _heads(self, keys: MachineKeys) -> Heads:
         from pipeline.build.dry_run import usable_state
-        from pipeline.stages.fit_head import heads_of
+        from pipeline.stages.engines.fit_head import heads_of
 
         state = usable_state(self.layout, keys.reused, self._own_records(keys))
         return heads_of(reusable_engines(state), self.layout, self.ports.progress)

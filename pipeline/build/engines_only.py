@@ -25,8 +25,8 @@ from pipeline.errors import CheckError, CompileError
 from pipeline.planning.plan import has_passed_here
 from pipeline.ports import Ports
 from pipeline.stages.checks import CheckResult, check_engine, require_passed
-from pipeline.stages.compile import compile_network, last_timing_cache
-from pipeline.stages.compile_progress import CompileProgress
+from pipeline.stages.engines.compile import compile_network, last_timing_cache
+from pipeline.stages.engines.compile_progress import CompileProgress
 from store.backports import StrEnum
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef

@@ -8,13 +8,13 @@ from pipeline.build.strict import STEP, refuse_warnings
 from pipeline.embed.batcher import LocalDescriptorBatcher
 from pipeline.planning.plan import BuildPlan, Decision, make_plan, reusable_artifacts
 from pipeline.progress import file_count
-from pipeline.stages.compile import forget_changed_vectors, prepare_engines
 from pipeline.stages.context import BuildContext
 from pipeline.stages.embed import prepare_cells
+from pipeline.stages.engines.compile import forget_changed_vectors, prepare_engines
+from pipeline.stages.engines.stand_in import prepare_stand_in
 from pipeline.stages.index import check_area, prepare_index, walk_coverage
 from pipeline.stages.packs import prepare_packs
 from pipeline.stages.proof import prove_build
-from pipeline.stages.stand_in import prepare_stand_in
 from store.cache.projections import find_unvouched_results
 from store.domain.events import BuildPlanned, TilesSelected
 from store.domain.state import State

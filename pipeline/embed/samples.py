@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.builtin_model.place import blank_share
-from pipeline.tiles.decode import Picture
+from pipeline.tiles.images.decode import Picture
 from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT, tile_of
 from store.base.lattice import Integers, chunk_of, tile_span
 from store.base.level import Level

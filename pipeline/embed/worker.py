@@ -26,7 +26,7 @@ from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.run_ahead import MOST_ITEMS, run_ahead
 from pipeline.processes.serve import Handler, Progress, ReadsAhead, serve
-from pipeline.tiles.decode import Picture, decode_picture
+from pipeline.tiles.images.decode import Picture, decode_picture
 from pipeline.tiles.sources.read_tile import read_tile
 from store.base.identity import tile_of
 from store.base.preprocessing import Preprocessing

@@ -18,7 +18,7 @@ from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7, BoxE7
 from pipeline.request.options import DEFAULT_OVERLAP
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.grid import range_box_e7, tile_box_e7
-from pipeline.tiles.image_header import read_header
+from pipeline.tiles.images.image_header import read_header
 from pipeline.tiles.selection import no_tiles
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Locator, Place, TileMetadataStore

@@ -110,7 +110,7 @@ def read_truth(path: Path) -> TruthTable:
         RequestError: The table is empty or wrong, or a photograph cannot be read, occurs twice or is no picture.
     """
     # Loads Pillow, which most requests do not need.
-    from pipeline.tiles.photograph import photograph_size, read_photograph  # noqa: PLC0415
+    from pipeline.tiles.images.photograph import photograph_size, read_photograph  # noqa: PLC0415
 
     text = read_request_text(path, what="a table of true places", limit=_MAX_TABLE_BYTES)
     folder, rows = base_folder(path), parse_truth(text, path.name)

@@ -17,10 +17,10 @@ from pipeline.embed.cells import Cell, CellKey, group_cells
 from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.planning.recorded_inputs import RecordedInputs, UnavailableError, last_event
 from pipeline.progress import megabytes
-from pipeline.stages.compile import compile_network
-from pipeline.stages.compile_progress import CompileProgress
 from pipeline.stages.embed import EmbeddedCell, block_row, embed_cells, embed_windows, engine_spec, join_rows
-from pipeline.stages.stand_in import golden_answers
+from pipeline.stages.engines.compile import compile_network
+from pipeline.stages.engines.compile_progress import CompileProgress
+from pipeline.stages.engines.stand_in import golden_answers
 from pipeline.stages.survey import survey_selection
 from pipeline.tiles.chunks import units_of_table
 from store.base.identity import ONE_PPM, cell_components, cell_key, digest_packed_tiles, spaces_of_index

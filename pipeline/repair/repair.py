@@ -23,7 +23,7 @@ from pipeline.ports import Ports
 from pipeline.repair.artifact_repair import ArtifactRepair, record_repair
 from pipeline.repair.rebuild_artifacts import RebuildContext
 from pipeline.repair.report import RepairAction, RepairReport, preview_repair
-from pipeline.stages.fit_head import heads_of
+from pipeline.stages.engines.fit_head import heads_of
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache.event_mapper import to_recorded_events

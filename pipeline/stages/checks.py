@@ -27,11 +27,11 @@ from pipeline.planning.area_report import AreaReport
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import ENGINE_CHECK
 from pipeline.request.options import IndexKind
-from pipeline.stages.check_network import CHANGING, EVALUATION_HINT, NEIGHBOURS
+from pipeline.stages.engines.check_network import CHANGING, EVALUATION_HINT, NEIGHBOURS
+from pipeline.stages.engines.reference import Reference
 from pipeline.stages.extend_index import read_delta
 from pipeline.stages.index_sample import recall, take_samples
-from pipeline.stages.reference import Reference
-from pipeline.tiles.decode import decode
+from pipeline.tiles.images.decode import decode
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT, read_tile
 from pipeline.tiles.tile import SourceTile
 from store.base.canonical_json import Document

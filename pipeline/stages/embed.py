@@ -32,8 +32,8 @@ from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.planning.plan import BuildPlan, CellPlan, Decision
 from pipeline.progress import Progress
 from pipeline.request.options import BadTilePolicy
-from pipeline.stages.check_network import UNIT_TOLERANCE, length_hint
 from pipeline.stages.context import BuildContext
+from pipeline.stages.engines.check_network import UNIT_TOLERANCE, length_hint
 from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.retrieval_units import unit_name
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT

@@ -11,9 +11,9 @@ from pipeline.planning.area_report import AreaReport
 from pipeline.planning.tile_packs import require_flown_size
 from pipeline.progress import file_count, megabytes
 from pipeline.request.options import IndexKind, IndexOptions
-from pipeline.stages.check_network import WEIGHTS_HINT
 from pipeline.stages.checks import INDEX_CHECK, ONE_ANSWER, check_index, require_coverage
 from pipeline.stages.context import BuildContext
+from pipeline.stages.engines.check_network import WEIGHTS_HINT
 from pipeline.stages.extend_index import extend_head_index
 from pipeline.stages.survey import StoredBlocks, survey_selection
 from store.base.identity import index_components, index_key

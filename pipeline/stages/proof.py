@@ -19,7 +19,7 @@ from pipeline.request.area import Area
 from pipeline.request.geometry import degrees_to_e7
 from pipeline.stages.checks import CheckSubject, load, load_stored_index
 from pipeline.stages.context import BuildContext
-from pipeline.tiles.photograph import decode_photograph, read_photograph
+from pipeline.tiles.images.photograph import decode_photograph, read_photograph
 from store.base.canonical_json import Document, encode
 from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef

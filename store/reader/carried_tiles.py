@@ -146,7 +146,7 @@ class CarriedTiles:
             try:
                 with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as picture:
                     picture.load()
-                    # As on the ground, in `pipeline.tiles.decode`.
+                    # As on the ground, in `pipeline.tiles.images.decode`.
                     if picture.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in picture.info:
                         return flatten_alpha(np.asarray(picture.convert("RGBA")))
                     return np.array(picture.convert("RGB"))

@@ -23,6 +23,7 @@ PURE: dict[str, set[str]] = {
     },
     "tools/analysis": {"numpy", "numpy.typing"},
     "tools/forensics": {"numpy", "numpy.typing", "shlex", "statistics"},
+    "tools/forensics/ground": {"numpy", "numpy.typing", "statistics"},
 }
 # Files of pure folders that ask the system, and for what.
 NOT_PURE = {

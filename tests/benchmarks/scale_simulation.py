@@ -30,7 +30,7 @@ from pipeline.embed.worker_messages import worker_request, worker_setup
 from pipeline.index.faiss_builder import BuiltIndex, FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexPlan, plan_index
 from pipeline.request.options import IndexKind, IndexOptions
-from pipeline.tiles.decode import decode
+from pipeline.tiles.images.decode import decode
 from store.cache.view import open_view, read_history
 from store.disk.layout import Layout
 from store.domain import event_codec

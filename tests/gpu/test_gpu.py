@@ -23,7 +23,7 @@ from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CompileError
 from pipeline.index.gpu import GpuIndex
 from pipeline.request.options import EngineOptions
-from pipeline.stages.reference import Reference
+from pipeline.stages.engines.reference import Reference
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.backends.cuda import Cuda

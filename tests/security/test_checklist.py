@@ -21,7 +21,7 @@ from journal.errors import JournalDamagedError, RecordError
 from journal.record import decode as decode_record
 from pipeline.engines.onnx.file import onnx_digest, read_onnx
 from pipeline.errors import CompileError
-from pipeline.tiles.decode import MAX_PIXELS
+from pipeline.tiles.images.decode import MAX_PIXELS
 from store.disk.layout import Layout
 from store.domain.events import BuildFailed, BuildStarted
 from store.errors import CacheUnusableError, ErrorKind, NoGoError
@@ -396,7 +396,7 @@ def test_11_msgpack_bombs_are_refused_in_no_memory():
 
 
 def test_12_a_picture_of_some_kilobytes_does_not_become_gigabytes(tmp_path):
-    """Text and profile bombs: tests/pipeline/tiles/test_decode.py; archives: test_tiles_pmtiles.py, test_tiles_mbtiles.py."""
+    """Text and profile bombs: tests/pipeline/tiles/images/test_decode.py; archives: test_tiles_pmtiles.py, test_tiles_mbtiles.py."""
     side = 16_000
     bombs = {
         "bomb": png(side, side, bytes((side // 8 + 1) * side)),
@@ -409,7 +409,7 @@ def test_12_a_picture_of_some_kilobytes_does_not_become_gigabytes(tmp_path):
         assert len(content) < 128_000
         (tmp_path / name).write_bytes(content)
     code = (
-        "import json, resource, sys\nfrom pathlib import Path\nfrom pipeline.tiles.decode import decode\n"
+        "import json, resource, sys\nfrom pathlib import Path\nfrom pipeline.tiles.images.decode import decode\n"
         "from pipeline.errors import TileError\nanswers = {}\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for path in map(Path, sys.argv[1:]):\n"

@@ -14,9 +14,9 @@ from store.domain.index_files import delta_of, whole_of
 from store.domain.proof import answers_of
 from store.domain.state import Build
 from store.manifest.roles import DELTA, PACKS, PROOF
-from tools.forensics.area import Tiles, read_tiles
 from tools.forensics.cost import cost_of, duration
 from tools.forensics.failure import ArtifactReader
+from tools.forensics.ground.area import Tiles, read_tiles
 from tools.forensics.step_keys import MAX_CHANGES, component_changes
 from tools.forensics.timeline import BuildTimeline
 from tools.output import render

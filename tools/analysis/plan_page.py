@@ -8,7 +8,7 @@ from pipeline.build.report import Planned
 from pipeline.errors import PipelineError
 from store.errors import StoreError
 from store.formats.tables import decode_tiles
-from tools.forensics.area import CellPlace, Ground, Tiles, planned_area
+from tools.forensics.ground.area import CellPlace, Ground, Tiles, planned_area
 from tools.output.plan import about, first_sentence, time_text
 
 FORMAT: Final = 1

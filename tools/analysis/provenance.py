@@ -25,8 +25,8 @@ from store.formats.tables import BlockRow, decode_blocks, decode_packs
 from store.manifest.area import area_of
 from store.manifest.roles import AREA, DELTA, PACKS, PROOF
 from store.policy.retention import refs_of_build
-from tools.forensics.area import Tiles, known_levels, read_tiles
 from tools.forensics.failure import ArtifactReader
+from tools.forensics.ground.area import Tiles, known_levels, read_tiles
 from tools.forensics.history import BuildHistory
 from tools.forensics.records import DecodedRecord
 from tools.output.sanitize import is_number, safe_data, safe_text

@@ -12,13 +12,13 @@ from store.domain import events as e
 from store.errors import ErrorKind
 from tools.analysis.diff import compare_builds
 from tools.analysis.readiness import readiness_document
-from tools.forensics.area import area_document
 from tools.forensics.build_facts import BuildFacts
 from tools.forensics.cost import Rates, cost_of, duration, normal_ms
 from tools.forensics.failure import cells_at_fault, denial_document, failure_document
 from tools.forensics.findings import findings_of, make_finding
+from tools.forensics.ground.area import area_document
+from tools.forensics.ground.proof import proof_document
 from tools.forensics.history import BuildHistory, DeniedRun, Source
-from tools.forensics.proof import proof_document
 from tools.forensics.records import DecodedRecord
 from tools.forensics.root_cause import cause_of_denial
 from tools.forensics.step_keys import explain_keys, spaces_of

@@ -14,7 +14,7 @@ from tools.analysis.provenance import (
     named_artifacts,
     parse_descriptor_id,
 )
-from tools.forensics.area import read_tiles
+from tools.forensics.ground.area import read_tiles
 from tools.forensics.history import BuildHistory, DeniedRun, Source
 from tools.forensics.step_keys import explain_keys, step_keys_of
 from tools.output.sanitize import safe_data, safe_text

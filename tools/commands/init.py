@@ -9,8 +9,8 @@ from typing import Any, Final
 import click
 
 from pipeline.errors import PipelineError
-from pipeline.planning.draft_of_source import draft_request
-from pipeline.planning.request_draft import RequestDraft
+from pipeline.planning.draft.draft_of_source import draft_request
+from pipeline.planning.draft.request_draft import RequestDraft
 from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.request.geometry import E7
 from pipeline.request.rules import altitudes

@@ -12,8 +12,8 @@ import mercantile
 
 from pipeline.errors import ErrorKind, RequestError
 from pipeline.request.geometry import box_text
-from pipeline.stages.stand_in import open_stand_in
-from pipeline.tiles.photograph import decode_photograph, read_photograph
+from pipeline.stages.engines.stand_in import open_stand_in
+from pipeline.tiles.images.photograph import decode_photograph, read_photograph
 from store.base.cache_warning import CacheWarning
 from store.base.preprocessing import Pixels
 from store.cache.view import require_cache

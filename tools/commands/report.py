@@ -8,8 +8,8 @@ import click
 from store.base.clock import SystemClock, utc_day
 from tools.analysis.replay_document import replay_build
 from tools.command import LOCAL_FILE, NUMBER, Answer, Call, shared_options
+from tools.forensics.ground.kept_tiles import kept_tiles
 from tools.forensics.history import BuildHistory
-from tools.forensics.kept_tiles import kept_tiles
 from tools.output import render
 from tools.record_source import read_source, source_options
 from tools.report.imagery import imagery_document

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from pipeline.progress import Progress
-from pipeline.stages.compile_progress import PERCENT
+from pipeline.stages.engines.compile_progress import PERCENT
 from tools.output.pace import Pace, clock_text
 from tools.output.page import fit, laid_out_for
 from tools.output.render import number, plain, plural, seconds, size

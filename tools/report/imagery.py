@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.errors import TileError
 from pipeline.planning.area_report import runs
-from pipeline.tiles.decode import decode
+from pipeline.tiles.images.decode import decode
 from store.base.preprocessing import Pixels
 
 MAX_TILES: Final = 4_096

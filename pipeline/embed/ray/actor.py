@@ -19,12 +19,12 @@ from pipeline.embed.worker import load_embedder
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.framing import FrameReader, Message, Payload, encode
 from pipeline.processes.serve import FAILED, FINISHED, Handler, Progress, describe_error
-from pipeline.tiles import decode
+from pipeline.tiles.images import decode
 from store.runtime.backends.registry import BACKENDS
 
 _DESCRIPTOR_MODULES: Final = (
-    "pipeline.tiles.decode",
-    "pipeline.tiles.image_header",
+    "pipeline.tiles.images.decode",
+    "pipeline.tiles.images.image_header",
     "pipeline.builtin_model.place",
     "pipeline.embed.ray.actor",
     "pipeline.embed.samples",

@@ -8,7 +8,7 @@ from pathlib import Path
 import mercantile
 
 from pipeline.request.geometry import BoxE7
-from pipeline.tiles.image_header import IMAGE_EXTENSIONS
+from pipeline.tiles.images.image_header import IMAGE_EXTENSIONS
 from pipeline.tiles.sources.row_order import box_of_degrees
 from store.base.valueclass import valueclass
 from store.files.regular_file import read_start

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipeline.errors import RequestError
-from pipeline.tiles.image_header import IMAGE_EXTENSIONS
+from pipeline.tiles.images.image_header import IMAGE_EXTENSIONS
 from store.base.valueclass import valueclass
 
 AXES: Final = ("z", "x", "y")

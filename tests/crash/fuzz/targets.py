@@ -148,7 +148,7 @@ def requests(folder):
 
 
 def images(folder):
-    from pipeline.tiles.decode import decode
+    from pipeline.tiles.images.decode import decode
 
     seeds = []
     for encoding, options in (

@@ -116,7 +116,7 @@ def _chunks_of(bench: Bench) -> dict[int, str]:
 
 def holds(bench: Bench) -> None:
     """After the next build everything is whole, and the aircraft sees its ground and finds the photographs' places."""
-    from pipeline.tiles.decode import decode
+    from pipeline.tiles.images.decode import decode
 
     site = site_of(bench, NEXT)
     with bench.fly() as cache:

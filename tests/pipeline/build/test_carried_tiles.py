@@ -16,7 +16,7 @@ from pipeline.request.options import CarryOptions, ChunkLevelOptions, ChunkOptio
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import to_toml
 from pipeline.stages import packs
-from pipeline.tiles.decode import decode
+from pipeline.tiles.images.decode import decode
 from store.base.canonical_json import encode
 from store.base.identity import build_identity, descriptor_id
 from store.base.lattice import Level, chunk_id, chunk_of, tile_span

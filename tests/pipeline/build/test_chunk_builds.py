@@ -142,7 +142,7 @@ def test_a_row_is_the_network_on_the_picture_cut_from_the_whole_mosaic(built_sit
         **{name: event.signature[name] for name in ("input", "output")},
         threads=1,
     )
-    from pipeline.tiles.decode import decode
+    from pipeline.tiles.images.decode import decode
 
     tiles = {(x, y): decode(content) for (_, x, y), content in grid().items()}
     preprocessing = Preprocessing(size=(32, 32))

@@ -387,7 +387,7 @@ def test_a_build_records_whatever_foreign_files_there_are(site, names):
 
 def test_an_engine_that_was_never_checked_is_checked_by_the_next_build(site, monkeypatch):
     # The build stops between the engine's event and that of its check.
-    monkeypatch.setattr("pipeline.stages.compile.check_engine", lambda *_, **__: dying_politely())
+    monkeypatch.setattr("pipeline.stages.engines.compile.check_engine", lambda *_, **__: dying_politely())
     with pytest.raises(KeyboardInterrupt):
         site.build()
     monkeypatch.undo()
@@ -401,7 +401,7 @@ def test_the_check_of_an_earlier_engine_does_not_count_for_the_one_that_replaces
     site.build()
     site.artifact(site.state().head_build.engines[0][1].artifact).unlink()
     site.compiler.edition = "second"
-    monkeypatch.setattr("pipeline.stages.compile.check_engine", lambda *_, **__: dying_politely())
+    monkeypatch.setattr("pipeline.stages.engines.compile.check_engine", lambda *_, **__: dying_politely())
     with pytest.raises(KeyboardInterrupt):
         site.build()
     monkeypatch.undo()

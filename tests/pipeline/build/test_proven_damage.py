@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.build.report import BuildOutcome
-from pipeline.tiles.decode import decode
+from pipeline.tiles.images.decode import decode
 from store.base.lattice import chunk_of
 from store.base.mosaic import render_chunks
 from store.disk.artifacts import Artifacts

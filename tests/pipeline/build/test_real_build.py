@@ -22,7 +22,7 @@ from pipeline.request.options import (
 )
 from pipeline.stages import checks
 from pipeline.testing import Calls, FakeCompiler, RecordingProgress
-from pipeline.tiles.decode import decode
+from pipeline.tiles.images.decode import decode
 from store.base.canonical_json import decode as canonical_decode
 from store.base.identity import descriptor_id
 from store.domain.events import BuildFailed, CheckFailed, CheckPassed, EngineCompiled

@@ -14,7 +14,7 @@ from pipeline.embed.batcher import ATTEMPTS_ALONE, LocalDescriptorBatcher
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.pool import WorkerPool
-from pipeline.tiles.decode import decode
+from pipeline.tiles.images.decode import decode
 from store.base.preprocessing import Preprocessing
 from store.base.texture import texture_energy
 from tests.embedding import PREPROCESSING, picture, rows_by_digest, windows_of, write_engine, write_pictures

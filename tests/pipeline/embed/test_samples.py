@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.embed import worker
 from pipeline.embed.samples import KeptTiles, Samples, ShownTile, levels_by_zoom
-from pipeline.tiles.decode import Picture, decode
+from pipeline.tiles.images.decode import Picture, decode
 from store.base.identity import descriptor_id
 from store.base.lattice import chunk_ids, chunk_of, tile_span
 from store.base.level import Level

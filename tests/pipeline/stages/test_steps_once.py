@@ -11,8 +11,8 @@ import pytest
 from pipeline.errors import CompileError, EmbedError, ErrorKind
 from pipeline.request.options import CoverageOptions, IndexKind, IndexOptions
 from pipeline.stages.checks import check_engine, check_index
-from pipeline.stages.compile import compile_network
 from pipeline.stages.embed import embed_windows
+from pipeline.stages.engines.compile import compile_network
 from pipeline.stages.extend_index import extend_index
 from pipeline.stages.index import write_index
 from pipeline.stages.survey import survey_selection

@@ -119,7 +119,7 @@ def test_tiles_are_found_by_all_networks(tmp_path):
     site.write_tiles(tiles)
     write_networks(site)
     build(site, model("a"), model("long", normalise=True, weight=0.5))
-    from pipeline.tiles.decode import decode
+    from pipeline.tiles.images.decode import decode
 
     pixels = decode(tiles[6, 8, 12], subject=None)
     hits = search(site.cache, pixels, top=3)

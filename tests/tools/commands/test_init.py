@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pipeline.planning import draft_tiles
+from pipeline.planning.draft import draft_tiles
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.sources.registry import open_source
 from store.toml import tomllib

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.stages.compile_progress import CompileProgress
+from pipeline.stages.engines.compile_progress import CompileProgress
 from tools.output.progress import Bars, Lines, shown_progress
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -14,8 +14,8 @@ from PIL import Image
 from store.disk.layout import Layout
 from tests.tools.conftest import LEFT, TOP, ZOOM, World, make_world
 from tools.cli import cli
+from tools.forensics.ground.kept_tiles import kept_tiles
 from tools.forensics.history import BuildHistory
-from tools.forensics.kept_tiles import kept_tiles
 from tools.forensics.sources import from_cache
 from tools.report import imagery
 from tools.report.imagery import imagery_document

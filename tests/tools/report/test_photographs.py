@@ -15,7 +15,7 @@ from tests.ground import PLACES, GroundSite, chunk_middle, place_at
 from tests.pipeline.build.test_proof import STEP_M, write_truth
 from tools.analysis.replay_document import replay
 from tools.cli import cli
-from tools.forensics.proof import proof_document
+from tools.forensics.ground.proof import proof_document
 from tools.forensics.sources import from_bundle, from_cache
 
 ALL = ProofOptions(pictures="truth.csv", min=1, within_m=STEP_M)

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.file_kinds import what_it_is
 from pipeline.tiles.grid import TileRange, range_box_e7
-from pipeline.tiles.image_header import IMAGE_EXTENSIONS, sniff
+from pipeline.tiles.images.image_header import IMAGE_EXTENSIONS, sniff
 from pipeline.tiles.sources.archive import TileArchive, bad_archive, unsupported_archive
 from pipeline.tiles.sources.archive_cache import TileListing
 from pipeline.tiles.sources.archives.hashing import hash_tiles, joined

@@ -18,7 +18,7 @@ from pipeline.errors import ErrorKind, TileError
 from pipeline.request.geometry import E7, BoxE7
 from pipeline.tiles.digest_cache import Fingerprint
 from pipeline.tiles.grid import TileRange
-from pipeline.tiles.image_header import sniff
+from pipeline.tiles.images.image_header import sniff
 from pipeline.tiles.sources.archive import (
     TileArchive,
     bad_archive,

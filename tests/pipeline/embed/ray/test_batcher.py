@@ -729,7 +729,7 @@ def test_an_actor_refuses_another_engine_other_software_and_no_engine(engine):
     ("decoder", "version"), [(None, "none"), (SimpleNamespace(__version__="9.9"), "9.9")]
 )
 def test_the_fast_decoder_is_part_of_the_software(monkeypatch, decoder, version):
-    monkeypatch.setattr("pipeline.tiles.decode._FAST_JPEG", decoder)
+    monkeypatch.setattr("pipeline.tiles.images.decode._FAST_JPEG", decoder)
     assert software()["simplejpeg"] == version
 
 

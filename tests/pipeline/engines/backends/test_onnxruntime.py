@@ -16,7 +16,7 @@ from onnx.external_data_helper import set_external_data
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.onnx.file import onnx_digest, parse_declaration, read_onnx
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.stages.reference import Reference
+from pipeline.stages.engines.reference import Reference
 from store.base.identity import difference
 from store.runtime.golden_vectors import batch_invariance, golden_images, golden_inputs, parity
 from store.runtime.load import load_engine

@@ -13,7 +13,7 @@ from pipeline.engines.backends.openvino import OpenVinoCompiler
 from pipeline.engines.onnx.file import onnx_digest, parse_declaration, read_onnx
 from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.stages.reference import Reference
+from pipeline.stages.engines.reference import Reference
 from store.runtime.golden_vectors import golden_inputs, parity
 from store.runtime.load import load_engine
 from tests.toy_networks import toy_network

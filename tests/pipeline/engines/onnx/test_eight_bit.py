@@ -14,7 +14,7 @@ from pipeline.engines.onnx.eight_bit import rewrite_integer_products
 from pipeline.engines.onnx.file import parse_declaration
 from pipeline.engines.onnx.graph import all_nodes
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.stages.reference import Reference
+from pipeline.stages.engines.reference import Reference
 from store.runtime.golden_vectors import agreement, golden_inputs
 from tests import eight_bit_networks as networks
 from tests.engine_jobs import job_of, load_compiled

@@ -16,7 +16,7 @@ except ImportError:
     pytest.skip("needs rasterio: pip install 'c10[gdal]'", allow_module_level=True)
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.request.geometry import degrees_to_e7
-from pipeline.tiles.decode import decode_picture
+from pipeline.tiles.images.decode import decode_picture
 from pipeline.tiles.sources import raster_file
 from pipeline.tiles.sources.raster import read_rendered
 from pipeline.tiles.sources.read_tile import read_tile

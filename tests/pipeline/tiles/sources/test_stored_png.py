@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
-from pipeline.tiles.decode import decode_picture
+from pipeline.tiles.images.decode import decode_picture
 from pipeline.tiles.sources.stored_png import stored_png
 
 

@@ -10,7 +10,7 @@ from store.formats import carried_tiles, tile_pack
 from store.formats.tables import BlockRow, encode_packs, encode_tiles
 from tests.played_builds import make, ref_of
 from tests.tools.stories import Story
-from tools.forensics.kept_tiles import kept_tiles
+from tools.forensics.ground.kept_tiles import kept_tiles
 
 PLACES = [(6, 1, 1), (6, 2, 1), (6, 1, 2)]
 IMAGES = {descriptor_id(*place): f"tile {place}".encode() for place in PLACES}

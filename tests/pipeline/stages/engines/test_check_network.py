@@ -8,7 +8,7 @@ from onnx import helper, numpy_helper
 from pipeline.build.report import BuildOutcome
 from pipeline.errors import CompileError, RequestError
 from pipeline.request.options import AxisOrder, EngineOptions
-from pipeline.stages.check_network import require_usable
+from pipeline.stages.engines.check_network import require_usable
 from store.base.preprocessing import Preprocessing
 from store.domain.events import EngineCompiled
 from tests.engine_jobs import job_of

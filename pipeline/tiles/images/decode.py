@@ -5,7 +5,7 @@ used for JPEG where it is installed, always with the accurate transform and smoo
 upsampling, with which both give the same pixels. Where it is not installed, JPEG damage that still decodes is
 found only if pixels are missing or were overwritten with zeros.
 
-A damaged image is refused, even if it can be decoded (`pipeline.tiles.image_damage`).
+A damaged image is refused, even if it can be decoded (`pipeline.tiles.images.image_damage`).
 
 Dimensions come from the header and are checked before any decoder runs, so that a few kilobytes cannot fill
 gigabytes of memory. Images that are not three channels of eight bits:
@@ -26,7 +26,7 @@ from PIL import Image
 
 from pipeline.errors import ErrorKind, TileError
 from pipeline.tiles.file_kinds import what_it_is
-from pipeline.tiles.image_damage import (
+from pipeline.tiles.images.image_damage import (
     jpeg_damage,
     jpeg_tables_damage,
     png_damage,
@@ -35,7 +35,7 @@ from pipeline.tiles.image_damage import (
     webp_zeros,
     without_jpeg_padding,
 )
-from pipeline.tiles.image_header import ImageHeader, read_header, sniff
+from pipeline.tiles.images.image_header import ImageHeader, read_header, sniff
 from store.base.preprocessing import Pixels, flatten_alpha
 
 try:

@@ -31,7 +31,7 @@ from pipeline.planning.heads import Heads
 from pipeline.processes.framing import Payload
 from pipeline.progress import NoProgress, Progress
 from pipeline.request.head_options import HeadOptions
-from pipeline.stages.reference import Reference
+from pipeline.stages.engines.reference import Reference
 from pipeline.tiles.chunks import ShownTiles
 from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT

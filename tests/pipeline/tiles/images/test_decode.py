@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.errors import ErrorKind, TileError
-from pipeline.tiles import decode as decode_module
-from pipeline.tiles.decode import MAX_PIXELS, PIXEL_CEILING, decode, decode_picture
-from pipeline.tiles.image_header import read_header
+from pipeline.tiles.images import decode as decode_module
+from pipeline.tiles.images.decode import MAX_PIXELS, PIXEL_CEILING, decode, decode_picture
+from pipeline.tiles.images.image_header import read_header
 
 ENCODINGS = ("png", "jpeg", "webp")
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import ErrorKind, TileError
-from pipeline.tiles import decode as decode_module
-from pipeline.tiles.decode import decode
+from pipeline.tiles.images import decode as decode_module
+from pipeline.tiles.images.decode import decode
 
 JPEG = [
     {"quality": quality, **more}

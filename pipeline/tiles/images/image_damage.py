@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.tiles.image_header import ImageHeader
+from pipeline.tiles.images.image_header import ImageHeader
 
 _PNG_START = 8
 _PNG_FRAME = 12

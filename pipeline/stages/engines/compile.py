@@ -12,10 +12,10 @@ from pipeline.engines.models.network import HEAD, job_with_file
 from pipeline.engines.port import EngineCompiler, EngineSignature, OnProgress
 from pipeline.planning.plan import BuildPlan, Decision
 from pipeline.progress import megabytes
-from pipeline.stages.check_network import require_usable
 from pipeline.stages.checks import check_engine, check_vectors, require_passed
-from pipeline.stages.compile_progress import CompileProgress
 from pipeline.stages.context import BuildContext
+from pipeline.stages.engines.check_network import require_usable
+from pipeline.stages.engines.compile_progress import CompileProgress
 from store.base.canonical_json import Document
 from store.base.valueclass import valueclass
 from store.disk.artifacts import Artifacts, ref_of

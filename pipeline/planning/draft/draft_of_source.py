@@ -14,15 +14,15 @@ from pipeline.builtin_model.place import PLACE_SIZE
 from pipeline.errors import ErrorKind, RequestError
 from pipeline.planning.area_report import ground_coverage
 from pipeline.planning.chunk_levels import ChosenLevel, choose_levels
-from pipeline.planning.draft_tiles import look_at_tiles
-from pipeline.planning.request_draft import USUAL_COVERAGE, RequestDraft
+from pipeline.planning.draft.draft_tiles import look_at_tiles
+from pipeline.planning.draft.request_draft import USUAL_COVERAGE, RequestDraft
 from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.request.area import Area
 from pipeline.request.area_files.read_area import read_area
 from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7, MERCATOR_LIMIT_E7, BoxE7
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.grid import TileRange, range_box_e7, tile_ranges
-from pipeline.tiles.image_header import read_header
+from pipeline.tiles.images.image_header import read_header
 from pipeline.tiles.selection import Selection, select_tiles
 from pipeline.tiles.sources.raster_file import TILE_PX
 from pipeline.tiles.sources.read_tile import read_tile

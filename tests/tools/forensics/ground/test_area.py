@@ -15,8 +15,8 @@ from store.domain.step_cache import RecordedBy, StepCache
 from store.formats.tables import encode_tiles
 from tests.played_builds import make, ref_of
 from tests.tools.stories import Shelf, Story
-from tools.forensics import area as areas
-from tools.forensics.area import area_document
+from tools.forensics.ground import area as areas
+from tools.forensics.ground.area import area_document
 
 SPACE = "5" * 64
 WORLD = [-HALF_TURN_E7, -MERCATOR_LIMIT_E7, HALF_TURN_E7, MERCATOR_LIMIT_E7]

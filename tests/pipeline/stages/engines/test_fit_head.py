@@ -13,7 +13,7 @@ from pipeline.engines.models.network import inspect_models
 from pipeline.errors import ErrorKind, TileError
 from pipeline.planning.heads import SAMPLE, sample_of
 from pipeline.request.head_options import HeadOptions
-from pipeline.stages.fit_head import fit_head
+from pipeline.stages.engines.fit_head import fit_head
 from pipeline.testing import RecordingProgress
 from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.selection import select_tiles

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.engines.onnx.declaration import bad_model
 from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.stages.reference import BadShapeError, FixedBatchError, Reference
+from pipeline.stages.engines.reference import BadShapeError, FixedBatchError, Reference
 from store.runtime.golden_vectors import Vectors, agreement, golden_samples
 from store.runtime.load import EngineLoadError, ExecutionError
 

@@ -5,8 +5,8 @@ from typing import Final
 
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.request.files import hint_for_path
-from pipeline.tiles.decode import PIXEL_CEILING, decode
-from pipeline.tiles.image_header import read_header
+from pipeline.tiles.images.decode import PIXEL_CEILING, decode
+from pipeline.tiles.images.image_header import read_header
 from store.base.preprocessing import Pixels
 from store.files.regular_file import read_start
 

@@ -36,7 +36,7 @@ from store.formats.tables import TileTable, decode_tiles
 from store.manifest.area import area_of
 from store.manifest.levels import ChunkLevel, parse_levels
 from tools.forensics.failure import ArtifactReader, cells_at_fault, tiles_at_fault
-from tools.forensics.imagery_ages import MAX_RUNS, ages_document, runs_of_places
+from tools.forensics.ground.imagery_ages import MAX_RUNS, ages_document, runs_of_places
 from tools.forensics.timeline import BuildTimeline
 from tools.output.sanitize import is_number, safe_data
 

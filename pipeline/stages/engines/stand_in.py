@@ -14,8 +14,8 @@ from pipeline.engines.models.model import Model
 from pipeline.errors import CheckError
 from pipeline.planning.plan import Decision, EnginePlan
 from pipeline.stages.checks import load
-from pipeline.stages.compile import compile_engine, record_check
 from pipeline.stages.context import BuildContext
+from pipeline.stages.engines.compile import compile_engine, record_check
 from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from pipeline.builtin_model.place import blank_share
 from pipeline.errors import TileError
-from pipeline.tiles.decode import decode_picture
+from pipeline.tiles.images.decode import decode_picture
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Place, SourceTile
 from pipeline.tiles.tile_columns import TileColumns

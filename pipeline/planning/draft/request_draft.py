@@ -12,7 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Final
 
-from pipeline.planning.draft_tiles import SeenTiles
+from pipeline.planning.draft.draft_tiles import SeenTiles
 from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7, BoxE7
 from pipeline.request.options import CoverageOptions
 from pipeline.request.request import BuildRequest
