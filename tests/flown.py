@@ -122,9 +122,16 @@ class Seen:
 
 
 class Listener:
-    """A UDP socket of the loopback address that decodes MAVLink."""
+    """A UDP socket of the loopback address that decodes MAVLink, and has an origin as an autopilot does.
+
+    Attributes:
+        origin: Latitude and longitude in 1e-7 degree and altitude in mm: the first that it was told, or None.
+        deaf: How many messages that set the origin it still loses.
+        system: Its MAVLink system.
+    """
 
     def __init__(self):
+        self.origin, self.deaf, self.system = None, 0, 1
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(("127.0.0.1", 0))
         self.socket.settimeout(0)
@@ -142,9 +149,33 @@ class Listener:
         found = []
         while True:
             try:
-                found += self._decoder.parse_buffer(self.socket.recv(65_536)) or []
+                data, self._node = self.socket.recvfrom(65_536)
             except BlockingIOError:
                 return found
+            for message in self._decoder.parse_buffer(data) or []:
+                found.append(message)
+                if self._is_asked_for_its_origin(message):
+                    self.tell_origin()
+
+    def tell_origin(self):
+        """Tell whoever sent the last message."""
+        told = common.MAVLink_gps_global_origin_message(*self.origin)
+        self.socket.sendto(told.pack(common.MAVLink(None, self.system, 1)), self._node)
+
+    def _is_asked_for_its_origin(self, message):
+        """Take an origin if there is none, as ArduPilot does; return whether to tell that there is one."""
+        kind = message.get_type()
+        if kind == "SET_GPS_GLOBAL_ORIGIN":
+            if self.deaf > 0 or self.origin is not None:
+                self.deaf -= 1
+                return False
+            self.origin = message.latitude, message.longitude, message.altitude
+            return True
+        return (
+            kind == "COMMAND_LONG"
+            and (message.command, message.param1) == (512, 49)
+            and self.origin is not None
+        )
 
 
 def run_node(flight, *options, meanwhile=None, frames=0, prefix=()):
@@ -154,7 +185,7 @@ def run_node(flight, *options, meanwhile=None, frames=0, prefix=()):
         flight: The flight.
         options: Further options of the node.
         meanwhile: What to do in the time, in a thread, from its first heartbeat on.
-        frames: If given, it is interrupted after that is done and so many estimates have come.
+        frames: If given, it is interrupted after that is done and estimates of so many different frames have come.
         prefix: A command that runs it.
     """
     seen, beside = Seen(), ThreadPoolExecutor(1)
@@ -175,7 +206,8 @@ def run_node(flight, *options, meanwhile=None, frames=0, prefix=()):
                 if seen.of("HEARTBEAT"):
                     task = task or beside.submit(meanwhile or int)
                     _watch(child.pid, seen)
-                if frames and task and task.done() and len(seen.of("VISION_POSITION_ESTIMATE")) >= frames:
+                estimated = {each.z for each in seen.of("VISION_POSITION_ESTIMATE")}
+                if frames and task and task.done() and len(estimated) >= frames:
                     child.send_signal(signal.SIGINT)
                     frames = 0
                 time.sleep(0.25)
@@ -203,7 +235,7 @@ def _watch(pid, seen):
 
 def errors_m(flight, seen):
     """Return how far off each estimate was, metres, by its frame; infinite where the cache has no such ground."""
-    (origin,) = seen.of("SET_GPS_GLOBAL_ORIGIN")
+    origin = seen.of("SET_GPS_GLOBAL_ORIGIN")[0]
     found = {}
     for each in seen.of("VISION_POSITION_ESTIMATE"):
         number = flight.frame_of(each.z)

@@ -3,7 +3,7 @@
     python flight_node.py cache --trusted-keys fleet.keys --floors floors.txt --frames frames.csv
 
 The page beside this file (README.md) says what it does, and what is yours to change: `photographs` stands in for a
-camera and an autopilot, `Autopilot` for the wire.
+camera and an autopilot, `Autopilot` in autopilot.py for the wire.
 """
 
 import argparse
@@ -20,30 +20,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("MAVLINK20", "1")  # pymavlink reads both when it is imported
-os.environ.setdefault("MAVLINK_DIALECT", "common")
-
 import numpy as np
+from autopilot import Autopilot, Fix, Place, metres_between
 from numpy.typing import NDArray
 from PIL import Image
-from pymavlink import mavutil
 
 from store.errors import StoreError
+from store.manifest.proof_figures import ProvenMargin
 from store.reader import ALLOW_UNSIGNED, Answer, FlightCache
 from store.trust.rollback_protection import RollbackProtection
 from store.trust.signatures import parse_keys
 
 PART_RIGHT = 0.95  # of the answers that are sent, by the proof of the cache
+PHOTOGRAPHS_NEEDED = 20  # if all of 20 are right, 0.86 of all such answers are, at a confidence of 0.95
 GUESS_REACH = 0.7  # a proof near a guess has guesses off by at most this part of its radius
 GAP_S = 2.0  # after so long without a fix, two answers have to agree
 START_OFF_M = 50.0  # how far from the take-off of the request the first frame may be
-EARTH_RADIUS_M = 6_371_008.8
-GPS_INPUT_UNKNOWN = sum(
-    getattr(mavutil.mavlink, f"GPS_INPUT_IGNORE_FLAG_{name}")
-    for name in ("ALT", "HDOP", "VDOP", "VEL_HORIZ", "VEL_VERT", "SPEED_ACCURACY", "VERTICAL_ACCURACY")
-)
-
-Place = tuple[float, float]  # longitude, latitude in degrees
 
 
 class Frame(NamedTuple):
@@ -53,16 +45,6 @@ class Frame(NamedTuple):
     taken: float  # time.monotonic() of the exposure
     altitude_m: float  # above ground
     heading_deg: float | None  # of the upper edge, clockwise from true north
-
-
-class Fix(NamedTuple):
-    """A place to tell the autopilot."""
-
-    place: Place
-    taken: float
-    altitude_m: float
-    heading_deg: float | None
-    deviation_m: float  # along each axis, one standard deviation
 
 
 class NewestFrame:
@@ -109,12 +91,12 @@ class Node:
         self,
         cache: FlightCache,
         *,
-        send: Callable[[Fix], None],
+        send: Callable[[Fix], str],
         tell: Callable[[str], None],
         deadline_s: float,
         fastest_m_s: float,
     ) -> None:
-        """Take off: the first guess is the take-off of the request."""
+        """Take off: the first guess is the take-off of the request. `send` returns why it did not, or nothing."""
         self.counts = Counter[str]()
         self.seconds = deque[float](maxlen=10_000)  # from exposure to answer
         self._cache, self._send, self._tell = cache, send, tell
@@ -139,9 +121,17 @@ class Node:
 
     def _find(self, frame: Frame) -> str:
         """Return "fix" after one was sent, else why none was: a kind, and after a colon more about it."""
+        proven = self._proven
+        if proven is None:
+            return f"no proof: nothing shows that {PART_RIGHT:.0%} of some answers are right"
+        if proven.photographs < PHOTOGRAPHS_NEEDED:
+            return (
+                f"no proof: the threshold rests on {proven.photographs} photographs, "
+                f"{PHOTOGRAPHS_NEEDED} are needed"
+            )
         if self._is_late(frame):
             return "late: the frame waited for too long"
-        near_m = self._proven.near_m if self._proven else None
+        near_m = proven.near_m
         off_m = self._off_m + self._way_m(self._guessed or frame.taken, frame)
         if near_m is not None and off_m > GUESS_REACH * near_m:
             return f"no prior: the last fix may be {off_m:.0f} m off, the proof searched {near_m:.0f} m"
@@ -159,19 +149,17 @@ class Node:
         self._guessed = self._guessed or frame.taken
         if self._is_late(frame):
             return "late: the answer came after its deadline"
-        return self._judge(answer, off_m) or self._accept(answer, frame)
+        return self._judge(answer, off_m, proven) or self._accept(answer, frame)
 
-    def _judge(self, answer: Answer, off_m: float) -> str:
+    def _judge(self, answer: Answer, off_m: float, proven: ProvenMargin) -> str:
         """Return why an answer is not to be trusted; nothing if it is."""
-        if self._proven is None:
-            return f"no proof: nothing shows that {PART_RIGHT:.0%} of some answers are right"
         if not answer.candidates:
             return "nothing near: the cache has no ground near the last fix"
         if answer.warnings:
             return f"doubtful: {answer.warnings[0]}"
-        if answer.margin is None or answer.margin < self._proven.margin:
-            return f"weak: margin {answer.margin or 0:.3f}, proven from {self._proven.margin:.3f}"
-        if math.hypot(*metres_between(self._guess, place_of(answer))) > off_m + self._proven.within_m:
+        if answer.margin is None or answer.margin < proven.margin:
+            return f"weak: margin {answer.margin or 0:.3f}, proven from {proven.margin:.3f}"
+        if math.hypot(*metres_between(self._guess, place_of(answer))) > off_m + proven.within_m:
             return f"too far: more than {off_m:.0f} m from the last fix"
         return ""
 
@@ -184,8 +172,8 @@ class Node:
         self._guess, self._guessed, self._off_m, self._unconfirmed = place, frame.taken, self._within_m, None
         # So many metres in the plane hold 0.95 of a normal distribution that has this deviation along each axis.
         deviation = self._within_m / math.sqrt(-2 * math.log(1 - PART_RIGHT))
-        self._send(Fix(self._guess, frame.taken, frame.altitude_m, frame.heading_deg, deviation))
-        return "fix"
+        fix = Fix(self._guess, frame.taken, frame.altitude_m, frame.heading_deg, deviation)
+        return self._send(fix) or "fix"
 
     def _confirms(self, place: Place, frame: Frame) -> bool:
         """Return whether a place agrees with an unconfirmed one of shortly before."""
@@ -203,90 +191,9 @@ class Node:
         return time.monotonic() > frame.taken + self._deadline_s
 
 
-class Autopilot:
-    """A MAVLink connection to an autopilot: it is sent fixes, text and heartbeats."""
-
-    def __init__(self, address: str, *, message: str, origin: tuple[float, float, float]) -> None:
-        """Connect, such as to `udpout:127.0.0.1:14550` or `/dev/ttyTHS1`; origin in degrees and metres."""
-        self.send = {"gps_input": self._gps_input, "vision_position_estimate": self._vision_position}[message]
-        self._origin: Place = origin[:2]
-        self._link: Any = mavutil.mavlink_connection(
-            address,
-            source_system=1,
-            source_component=mavutil.mavlink.MAV_COMP_ID_VISUAL_INERTIAL_ODOMETRY,
-        )
-        if message == "vision_position_estimate":  # its metres count from here
-            longitude, latitude, altitude = origin
-            self._link.mav.set_gps_global_origin_send(
-                1,
-                round(latitude * 1e7),
-                round(longitude * 1e7),
-                round(altitude * 1e3),
-                time.time_ns() // 1000,
-            )
-
-    def heartbeat(self) -> None:
-        """Say that this component lives; once a second."""
-        link = mavutil.mavlink
-        self._link.mav.heartbeat_send(
-            link.MAV_TYPE_ONBOARD_CONTROLLER, link.MAV_AUTOPILOT_INVALID, 0, 0, link.MAV_STATE_ACTIVE
-        )
-
-    def tell(self, text: str) -> None:
-        """Show a line to whoever watches the flight, 50 bytes of it."""
-        severity = (
-            mavutil.mavlink.MAV_SEVERITY_INFO if text == "fix" else mavutil.mavlink.MAV_SEVERITY_WARNING
-        )
-        self._link.mav.statustext_send(severity, f"c10 {text}".encode("ascii", "replace")[:50])
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._link.close()
-
-    def _gps_input(self, fix: Fix) -> None:
-        (longitude, latitude), link = fix.place, mavutil.mavlink
-        self._link.mav.gps_input_send(
-            wall_us(fix.taken),
-            0,  # which GPS it stands for
-            GPS_INPUT_UNKNOWN,
-            0,
-            0,  # no GPS week
-            link.GPS_FIX_TYPE_3D_FIX,  # what an autopilot takes a place from; the altitude is ignored
-            round(latitude * 1e7),
-            round(longitude * 1e7),
-            *(0.0,) * 7,  # altitude, dilutions, velocity and its accuracy
-            fix.deviation_m,
-            0.0,
-            0,  # no satellites
-        )
-
-    def _vision_position(self, fix: Fix) -> None:
-        north, east = metres_between(self._origin, fix.place)
-        covariance = [0.0] * 21  # upper triangle of x, y, z, roll, pitch, yaw, row by row
-        # All are finite: where one is not, PX4 ignores these of the place too, and takes its parameter, 0.1 m.
-        covariance[0] = covariance[6] = covariance[11] = fix.deviation_m**2
-        covariance[15] = covariance[18] = covariance[20] = math.pi**2  # nothing is known of them
-        heading = math.nan if fix.heading_deg is None else math.radians(fix.heading_deg)
-        self._link.mav.vision_position_estimate_send(
-            wall_us(fix.taken), north, east, -fix.altitude_m, math.nan, math.nan, heading, covariance
-        )
-
-
 def place_of(answer: Answer) -> Place:
     """Return the place of the best candidate."""
     return answer.candidates[0].longitude, answer.candidates[0].latitude
-
-
-def metres_between(one: Place, other: Place) -> tuple[float, float]:
-    """Return how far north and east another place is, in metres, some kilometres away at most."""
-    north = math.radians(other[1] - one[1]) * EARTH_RADIUS_M
-    east = math.radians((other[0] - one[0] + 180) % 360 - 180) * EARTH_RADIUS_M
-    return north, east * math.cos(math.radians((one[1] + other[1]) / 2))
-
-
-def wall_us(taken: float) -> int:
-    """Return when a frame was taken, microseconds since 1970 by the clock of this computer."""
-    return time.time_ns() // 1000 - round(1e6 * (time.monotonic() - taken))
 
 
 def photographs(table: Path, *, hertz: float, seconds: float) -> Iterator[Frame]:
@@ -335,11 +242,11 @@ def fly(cache: FlightCache, autopilot: Autopilot, frames: Iterator[Frame], **lim
     newest = NewestFrame(frames)
     with suppress(KeyboardInterrupt):
         for frame in newest.take():
-            if frame is not None:
-                node.handle(frame)
             if time.monotonic() >= beat:
                 autopilot.heartbeat()
                 beat = time.monotonic() + 1
+            if frame is not None:
+                node.handle(frame)
     if newest.error is not None:
         raise newest.error
     seconds = sorted(node.seconds)
@@ -371,6 +278,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long")
     parser.add_argument("--to", default="udpout:127.0.0.1:14550", help="where pymavlink sends to")
     parser.add_argument(
+        "--system", type=int, choices=range(1, 256), default=1, metavar="N", help="MAVLink id of the aircraft"
+    )
+    parser.add_argument(
         "--message",
         choices=["gps_input", "vision_position_estimate"],
         default="gps_input",
@@ -382,7 +292,7 @@ def main() -> None:
     )
     asked = parser.parse_args()
     with take_off(asked.cache, asked.trusted_keys, asked.floors, asked.generation) as cache:
-        autopilot = Autopilot(asked.to, message=asked.message, origin=cache.origin)
+        autopilot = Autopilot(asked.to, message=asked.message, origin=cache.origin, system=asked.system)
         try:
             counted = fly(
                 cache,

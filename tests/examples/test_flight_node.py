@@ -1,10 +1,12 @@
 """The example node: what it sends and when, what it tells, and a flight with a cache that is destroyed meanwhile."""
 
-import importlib.util
 import json
 import math
+import os
+import sys
 import threading
 import time
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -14,14 +16,16 @@ from store.manifest.proof_figures import ProvenMargin
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.flown import NODE, Flight, Listener, errors_m, replace_and_destroy, run_node
 
-_spec = importlib.util.spec_from_file_location("flight_node", NODE)
-flight_node = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(flight_node)
+sys.path.insert(0, str(NODE.parent))
+import autopilot
+import flight_node
+
+sys.path.pop(0)
 
 ORIGIN = (-30.0, 45.0, 60.0)
 EVERYWHERE = ProvenMargin(margin=0.1, photographs=20, right=19, within_m=50.0, near_m=None)
 NEAR = ProvenMargin(margin=0.1, photographs=20, right=19, within_m=50.0, near_m=200.0)
-METRE = 1 / (math.radians(1) * flight_node.EARTH_RADIUS_M)
+METRE = 1 / (math.radians(1) * autopilot.EARTH_RADIUS_M)
 """Of latitude, degrees."""
 
 
@@ -54,11 +58,16 @@ class Played:
     """A node, what it sent and what it told."""
 
     def __init__(self, proven=EVERYWHERE, fastest_m_s=25.0):
-        self.cache, self.sent, self.told = PlayedCache(proven), [], []
+        self.cache, self.sent, self.told, self.why_not = PlayedCache(proven), [], [], ""
         self.began = time.monotonic()
         self.node = flight_node.Node(
-            self.cache, send=self.sent.append, tell=self.told.append, deadline_s=60.0, fastest_m_s=fastest_m_s
+            self.cache, send=self.send, tell=self.told.append, deadline_s=60.0, fastest_m_s=fastest_m_s
         )
+
+    def send(self, fix):
+        if not self.why_not:
+            self.sent.append(fix)
+        return self.why_not
 
     def see(self, seen, after_s=0.0):
         """Handle a frame that was taken so many seconds after the first; return the kind of the outcome."""
@@ -95,6 +104,23 @@ def test_other_answers_are_not_sent_and_the_reason_is_told(proven, seen, kind):
     assert played.see(seen) == kind
     assert played.sent == []
     assert played.told[0].startswith(f"{kind}: ")
+
+
+@pytest.mark.parametrize("near_m", [None, 200.0])
+def test_a_threshold_of_few_photographs_proves_nothing(near_m):
+    played = Played(ProvenMargin(margin=0.1, photographs=19, right=19, within_m=50.0, near_m=near_m))
+    assert [played.see(answer(), after_s) for after_s in (0.0, 20.0)] == ["no proof"] * 2
+    assert (played.sent, played.cache.asked) == ([], [])
+    assert played.told == ["no proof: the threshold rests on 19 photographs, 20 are needed"]
+
+
+def test_places_are_followed_while_none_may_be_sent():
+    played = Played()
+    played.why_not = "no origin: none was told"
+    assert [played.see(answer(50.0 * each), each) for each in range(5)] == ["no origin"] * 5
+    played.why_not = ""
+    assert played.see(answer(250.0), 5.0) == "fix"
+    assert (len(played.sent), played.told) == (1, ["no origin: none was told"])
 
 
 def test_a_state_is_told_when_it_changes_and_once_a_second_at_most(monkeypatch):
@@ -218,20 +244,26 @@ def received(listener, kind):
     raise AssertionError(f"no {kind}")
 
 
-def sent_by(listener, message, call):
-    autopilot = flight_node.Autopilot(listener.address, message=message, origin=ORIGIN)
+@contextmanager
+def linked(listener, message, **more):
+    link = autopilot.Autopilot(listener.address, message=message, origin=ORIGIN, **more)
     try:
-        call(autopilot)
+        yield link
     finally:
-        autopilot.close()
+        link.close()
+
+
+def kinds(messages):
+    return [each.get_type() for each in messages]
 
 
 TAKEN = time.monotonic() - 0.25
-FIX = flight_node.Fix((-30.0012345, 45.0023456), TAKEN, 120.0, 270.0, 20.4)
+FIX = autopilot.Fix((-30.0012345, 45.0023456), TAKEN, 120.0, 270.0, 20.4)
 
 
 def test_a_fix_as_gps_input(listener):
-    sent_by(listener, "gps_input", lambda autopilot: autopilot.send(FIX))
+    with linked(listener, "gps_input") as link:
+        assert link.send(FIX) == ""
     found = received(listener, "GPS_INPUT")
     assert (found.lat, found.lon, found.fix_type) == (450023456, -300012345, 3)
     assert found.horiz_accuracy == pytest.approx(20.4)
@@ -241,10 +273,11 @@ def test_a_fix_as_gps_input(listener):
 
 
 def test_a_fix_as_vision_position_estimate(listener):
-    sent_by(listener, "vision_position_estimate", lambda autopilot: autopilot.send(FIX))
-    origin = received(listener, "SET_GPS_GLOBAL_ORIGIN")
+    with linked(listener, "vision_position_estimate") as link:
+        link.heartbeat()
+        origin = received(listener, "SET_GPS_GLOBAL_ORIGIN")
+        assert link.send(FIX) == ""
     assert (origin.latitude, origin.longitude, origin.altitude) == (450000000, -300000000, 60_000)
-    sent_by(listener, "vision_position_estimate", lambda autopilot: autopilot.send(FIX))
     found = received(listener, "VISION_POSITION_ESTIMATE")
     assert found.x == pytest.approx(0.0023456 / METRE, abs=0.01)
     assert found.y == pytest.approx(-0.0012345 / METRE * math.cos(math.radians(45.00117)), abs=0.01)
@@ -255,16 +288,117 @@ def test_a_fix_as_vision_position_estimate(listener):
 
 
 def test_text_and_heartbeat(listener):
-    sent_by(
-        listener, "gps_input", lambda autopilot: (autopilot.heartbeat(), autopilot.tell("weak: é" + 60 * "x"))
-    )
-    assert received(listener, "HEARTBEAT").type == flight_node.mavutil.mavlink.MAV_TYPE_ONBOARD_CONTROLLER
-    sent_by(listener, "gps_input", lambda autopilot: autopilot.tell("weak: é" + 60 * "x"))
-    assert received(listener, "STATUSTEXT").text == "c10 weak: ?" + 39 * "x"
+    with linked(listener, "gps_input") as link:
+        link.heartbeat()
+        assert received(listener, "HEARTBEAT").type == autopilot.mavutil.mavlink.MAV_TYPE_ONBOARD_CONTROLLER
+        link.tell("weak: é" + 60 * "x")
+        assert received(listener, "STATUSTEXT").text == "c10 weak: ?" + 39 * "x"
+
+
+ASKS = ["HEARTBEAT", "SET_GPS_GLOBAL_ORIGIN", "COMMAND_LONG"]
+
+
+def test_no_vision_position_before_a_late_autopilot_has_the_origin(listener):
+    listener.deaf = 2
+    with linked(listener, "vision_position_estimate") as link:
+        assert link.send(FIX).startswith("no origin: ")
+        for _ in range(2):
+            link.heartbeat()
+            assert kinds(listener.read()) == ASKS
+            assert link.send(FIX).startswith("no origin: ")
+        link.heartbeat()
+        assert kinds(listener.read()) == ASKS
+        assert link.send(FIX) == ""
+        link.heartbeat()  # it asks no more
+        assert kinds(listener.read()) == ["VISION_POSITION_ESTIMATE", "HEARTBEAT"]
+
+
+@pytest.mark.parametrize(("off_m", "why"), [(1.5, ""), (2.8, "other origin: 3 m from the take-off")])
+def test_an_autopilot_that_counts_from_another_place(listener, off_m, why):
+    listener.origin = round((ORIGIN[1] + off_m * METRE) * 1e7), round(ORIGIN[0] * 1e7), 0
+    with linked(listener, "vision_position_estimate") as link:
+        link.heartbeat()
+        assert kinds(listener.read()) == ASKS
+        assert link.send(FIX) == why
+        link.heartbeat()
+        again = kinds(listener.read())
+        assert again == (ASKS if why else ["VISION_POSITION_ESTIMATE", "HEARTBEAT"])
+
+
+def test_an_origin_that_changes_is_noticed(listener):
+    with linked(listener, "vision_position_estimate") as link:
+        link.heartbeat()
+        listener.read()
+        assert link.send(FIX) == ""
+        listener.origin = (460000000, *listener.origin[1:])
+        listener.tell_origin()
+        assert link.send(FIX) == "other origin: 111195 m from the take-off"
+
+
+@pytest.mark.parametrize("system", [1, 7])
+def test_only_the_origin_of_its_own_system_counts(listener, system):
+    listener.system = 7
+    with linked(listener, "vision_position_estimate", system=system) as link:
+        link.heartbeat()
+        beat, origin, command = listener.read()
+        assert (beat.get_srcSystem(), origin.target_system, command.target_system) == (system,) * 3
+        assert link.send(FIX).partition(":")[0] == ("" if system == 7 else "no origin")
+
+
+class PlayedFlight(PlayedCache):
+    """Also says what `fly` asks for."""
+
+    manifest = SimpleNamespace(envelope=SimpleNamespace(generation=3))
+
+    def readiness(self):
+        return SimpleNamespace(warnings=())
+
+    def memory(self):
+        return SimpleNamespace(total=1)
+
+
+@pytest.mark.parametrize(
+    ("deaf", "origin", "outcomes"),
+    [
+        (0, None, {"fix"}),
+        (1, None, {"no origin", "fix"}),
+        (math.inf, None, {"no origin"}),
+        (0, (460000000, -300000000, 60_000), {"other origin"}),
+    ],
+)
+def test_a_flight_sets_the_origin_once_a_second_until_it_is_told(
+    listener, monkeypatch, deaf, origin, outcomes
+):
+    listener.deaf, listener.origin = deaf, origin
+    heard, turn, now = [], threading.Semaphore(1), time.monotonic()
+    monkeypatch.setattr(flight_node.time, "monotonic", lambda: now)
+
+    def camera():
+        nonlocal now
+        for _ in range(10):
+            turn.acquire()
+            now += 0.3
+            yield flight_node.Frame(look, now, 120.0, 30.0)
+
+    def look(question):
+        heard.extend(listener.read())
+        turn.release()
+        return answer()
+
+    with linked(listener, "vision_position_estimate") as link:
+        counted = flight_node.fly(PlayedFlight(), link, camera(), deadline_s=60.0, fastest_m_s=25.0)
+    heard += listener.read()
+    assert (counted["answers"].keys(), sum(counted["answers"].values())) == (outcomes, 10)
+    assert kinds(heard).count("VISION_POSITION_ESTIMATE") == counted["answers"].get("fix", 0)
+    asked = kinds(heard).count("SET_GPS_GLOBAL_ORIGIN")
+    assert asked <= kinds(heard).count("HEARTBEAT") <= 4  # in three seconds
+    assert asked == deaf + 1 if "fix" in outcomes else asked >= 3
+    texts = [each.text.partition(":")[0] for each in heard if each.get_type() == "STATUSTEXT"]
+    assert set(texts) == {f"c10 {outcome}" for outcome in outcomes}
 
 
 def test_metres_across_the_antimeridian():
-    north, east = flight_node.metres_between((179.999, 0.0), (-179.999, 0.001))
+    north, east = autopilot.metres_between((179.999, 0.0), (-179.999, 0.001))
     assert (north, east) == pytest.approx((0.001 / METRE, 0.002 / METRE))
 
 
@@ -275,7 +409,8 @@ def require_sound(flight, seen, *, growth):
     assert max(found.values()) <= 50, found
     answers = counted["answers"]
     assert answers.get("late", 0) <= 0.01 * sum(answers.values()), counted
-    assert answers["fix"] == len(seen.of("VISION_POSITION_ESTIMATE"))
+    # The last one may have been sent, but not yet counted, when it was interrupted.
+    assert 0 <= len(seen.of("VISION_POSITION_ESTIMATE")) - answers["fix"] <= 1
     assert len(found) >= 0.8 * sum(place is not None for place in flight.truth), counted
     assert answers["doubtful"] > 0
     settled = len(seen.files) // 4
@@ -286,16 +421,23 @@ def require_sound(flight, seen, *, growth):
 
 @pytest.mark.deep
 def test_nothing_that_happens_to_the_cache_changes_a_minute_of_flight(tmp_path):
-    """At 3 Hz, with a network of the class of ResNet-50; how fast it is says `tests/benchmarks/flight_node.py`."""
+    """At 3 Hz, with a network of the class of ResNet-50; a machine that was idle before says how fast it is.
+
+    On a busy one answers take their time and frames are dropped. So its deadline only finds a node that hangs, and it
+    flies until enough different frames became fixes, for half an hour at most.
+    """
+    idle = os.getloadavg()[0] < 1.5
     flight = Flight(tmp_path / "flight", resnet=True).build()
     seen = run_node(
         flight,
         *("--unsigned", "--message", "vision_position_estimate"),
-        *("--deadline-ms", "5000", "--seconds", "600"),  # what comes later than five seconds is late
+        *("--deadline-ms", "5000" if idle else "60000", "--seconds", "1800"),
         meanwhile=lambda: replace_and_destroy(flight),
-        frames=150,
+        frames=130,
     )
-    assert require_sound(flight, seen, growth=8 << 20)["generation"] == 1
+    counted = require_sound(flight, seen, growth=8 << 20)
+    assert counted["generation"] == 1
+    assert not idle or counted["p99_ms"] <= 400, counted
     with pytest.raises(NoGoError):
         FlightCache.open(flight.cache, trusted_keys=ALLOW_UNSIGNED)
 
