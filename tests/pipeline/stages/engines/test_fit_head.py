@@ -49,7 +49,7 @@ def fitted(site, *, units=None, progress=None, **fields):
 
 FIT = """
 import hashlib, pathlib, sys
-from tests.pipeline.stages.test_fit_head import fitted
+from tests.pipeline.stages.engines.test_fit_head import fitted
 from tests.child_python import run_python
 from tests.small_builds import Site
 
