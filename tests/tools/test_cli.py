@@ -138,13 +138,18 @@ def test_a_process_that_lacks_something_says_so_in_two_lines(built, monkeypatch,
     assert json.loads(result.stdout)["error"]["kind"] == "resources"
 
 
-def test_memory_that_runs_out_for_real_is_exit_2(world):
-    """A segment that is larger than what this process may have."""
-    path = world.cache / "segments" / "00000002.events"
-    os.truncate(path, 3 << 30)
-    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30))\n"
-    code += "from tools.cli import cli; cli.main(sys.argv[1:])"
-    done = run_python(code, "verify", "--full", "--cache", world.cache, check=False)
+@pytest.mark.parametrize("mebibytes", [4, 40, 100])
+def test_memory_that_runs_out_for_real_is_exit_2(built, mebibytes):
+    """Verification loads libraries that this process has no room for."""
+    code = f"""
+import resource, sys
+from tools.cli import cli
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + ({mebibytes} << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+cli.main(sys.argv[1:])
+"""
+    done = run_python(code, "verify", "--full", "--cache", built.cache, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("c10: error: expected enough memory")
     assert "Traceback" not in done.stderr
