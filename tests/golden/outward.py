@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 
 from journal import Journal
@@ -96,7 +97,10 @@ def file_names(root):
 
 
 def cache_structure(root):
-    """Describe a cache: the kinds of files, each manifest, the records in their order and their payloads by tag."""
+    """Describe a cache: the kinds of files, each manifest, the records in their order and their payloads by tag.
+
+    In which order windows are given out and cells come back depends on the number of workers; these are sorted.
+    """
     manifests = [json.loads(path.read_bytes()) for path in sorted((root / "manifests").glob("*.json"))]
     with Journal.open(root / "journal.mdb", readonly=True) as journal:
         records = list(journal.read(start=1))
@@ -106,7 +110,15 @@ def cache_structure(root):
     return {
         "files": file_names(root),
         "manifests": structure(*manifests),
-        "records": {"tag and version": [f"{record.tag} {record.version}" for record in records]},
+        "records": {
+            "tag and version": [
+                f"{record.tag} {record.version}"
+                for embeds, some in groupby(
+                    records, lambda record: record.tag in {"step.started", "cell.embedded"}
+                )
+                for record in (sorted(some, key=lambda record: record.tag) if embeds else some)
+            ]
+        },
         "payloads": {
             path: names
             for tag, documents in sorted(payloads.items())
