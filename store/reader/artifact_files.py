@@ -76,6 +76,11 @@ class ArtifactFiles:
                 raise damaged([f"{role}: {error}"]) from error
         return self._sealed[ref.sha256]
 
+    def status(self, ref: ArtifactRef) -> os.stat_result:
+        """Return the status of the file of an artifact that was opened."""
+        self.require_open()
+        return os.fstat(self._files[ref.sha256])
+
     def view(self, role: str, ref: ArtifactRef) -> memoryview:
         """Return the bytes of an artifact in sealed memory.
 

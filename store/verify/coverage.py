@@ -8,6 +8,7 @@ Any other file is foreign: C10 did not put it there.
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -164,8 +165,10 @@ def walk(
             if not entry.is_file(follow_symlinks=False):
                 foreign.append(ForeignFile(_relative(entry, artifacts.layout), "expected a regular file"))
             elif digest not in referenced:
-                unreferenced.append(digest)
-                unreferenced_size += entry.stat(follow_symlinks=False).st_size
+                # A collection may have removed it since its folder was listed.
+                with suppress(FileNotFoundError):
+                    unreferenced_size += entry.stat(follow_symlinks=False).st_size
+                    unreferenced.append(digest)
     # The largest first: if it came last, one processor would hash it while the others wait.
     items = [(digest, role, size) for digest, (role, size) in named.items()]
     items.sort(key=lambda item: (-item[2], item[0]))

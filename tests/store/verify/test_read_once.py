@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.manifest.manifest import parse
 from store.transfer.mirror import mirror
+from store.verify.coverage import walk
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
 from tests.benchmarks.caches import BigSite, write_pmtiles
@@ -98,6 +100,83 @@ def test_what_was_hashed_is_what_is_loaded_and_compared(layout):
     assert result.facts.reading.loaded
     assert result.facts.reading.not_loaded == {}
     assert verify(layout, depth=Depth.FULL).problems != ()
+
+
+def removed(path, _):
+    path.unlink()
+
+
+def overwritten(path, _):
+    path.chmod(0o600)
+    path.write_bytes(os.urandom(path.stat().st_size))
+
+
+def replaced_by_other_bytes(path, spare):
+    spare.write_bytes(os.urandom(path.stat().st_size))
+    spare.replace(path)
+
+
+def replaced_by_a_link(path, spare):
+    path.rename(spare)
+    path.symlink_to(spare)
+
+
+def replaced_by_a_copy(path, spare):
+    shutil.copy(path, spare)
+    spare.replace(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (removed, ProblemKind.ABSENT),
+        (overwritten, ProblemKind.DAMAGED),
+        (replaced_by_other_bytes, ProblemKind.DAMAGED),
+        (replaced_by_a_link, ProblemKind.DAMAGED),
+        (replaced_by_a_copy, None),
+    ],
+)
+def test_what_changes_after_it_was_opened_and_before_it_is_hashed_is_found(layout, tmp_path, change, kind):
+    """The reader has opened the files, and the block table was read, when the bytes to hash are known."""
+    manifest = manifest_of(layout)
+    refs = (
+        manifest.descriptor_engine.artifact,
+        manifest.index.artifact,
+        manifest.index.blocks,
+        manifest.tiles,
+    )
+    paths = [layout.artifact(ref.sha256) for ref in refs]
+
+    def change_all(_):
+        for path in paths:
+            change(path, tmp_path / path.name)
+
+    result = verify(layout, depth=Depth.FULL, on_total=change_all)
+    expected = {(kind, str(path.relative_to(layout.root))) for path in paths if kind is not None}
+    found = {(problem.kind, problem.path) for problem in result.problems}
+    # The search of the folders finds a link as well.
+    assert {each for each in found if each[0] is not ProblemKind.STRANGER} == expected
+    assert result.facts.reading.loaded == (kind is None)
+
+
+def test_a_file_that_a_collection_removes_while_the_folders_are_listed_is_no_problem(layout):
+    class Collected(Artifacts):
+        def names(self):
+            found = list(super().names())
+            leftover.unlink()
+            return iter(found)
+
+    leftover = layout.artifact("ab" + "0" * 62)
+    leftover.parent.mkdir(exist_ok=True)
+    leftover.write_bytes(b"left by a writer that was killed")
+    found = walk(
+        Collected(layout),
+        {},
+        referenced=frozenset(path.name for path in artifacts(layout)) - {leftover.name},
+        full=False,
+    )
+    assert found.problems == ()
+    assert (found.unreferenced, found.unreferenced_size) == ((), 0)
 
 
 def test_a_flipped_bit_is_found_in_every_file(layout):
