@@ -16,8 +16,9 @@ The work is cut into tasks of some thousand tiles, each with its own handle of t
 of numbers, so that only those are ever in memory. Worker processes take the tasks when there are many tiles. Threads
 would not do: Python hashes less than 2 KiB without letting another thread run.
 
-A worker cannot make a digest wrong, only the work slow: whatever happens to it (killed, out of memory, not started,
-an error in a tile), this process does the task itself, and reports the error that it then meets.
+A worker cannot make a digest wrong, only the work slow: whatever happens to it (killed, stopped, out of memory, not
+started, an error in a tile), this process does the task itself, and reports the error that it then meets. Storage
+that never answers is no fault of a worker: it stops this process, too.
 """
 
 import os
@@ -38,6 +39,8 @@ TASK_TILES: Final = 8192
 """Tiles of a task, unless a single column of the grid has more."""
 LEAST_FOR_WORKERS: Final = 65_536
 """Fewer tiles are hashed here: 0.2 s of work, and the workers need as long to start."""
+TASK_LIMIT_S: Final = 300.0
+"""A worker that needs more seconds for a task is killed: it was stopped, or hangs. A slow disk needs a third."""
 
 Answer: TypeAlias = tuple[Numbers, Digests]
 """Numbers of tiles, int64 [n, k], and the digests of their images, uint8 [n, 32]."""
@@ -83,7 +86,11 @@ def hash_tiles(tasks: Sequence[HashTask], progress: Progress) -> list[Answer]:
 
 def _ask_workers(tasks: Sequence[HashTask], workers: int) -> Iterator[tuple[int, Answer]]:
     """Yield the number and the answer of each task that a worker has done."""
-    with suppress(WorkerStartError), WorkerPool(WORKER, workers, None) as pool:
+    try:
+        pool = WorkerPool(WORKER, workers, None, timeout_s=TASK_LIMIT_S)
+    except OSError:  # no more processes, open files or memory
+        return
+    with suppress(WorkerStartError), pool:
         for number, task in enumerate(tasks):
             pool.submit(number, [task.function.__module__, task.function.__name__, list(task.arguments)])
         for name, outcome in pool.results():

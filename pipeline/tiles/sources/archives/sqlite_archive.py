@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 
+from pipeline.errors import TileError
 from pipeline.tiles.digest_cache import Fingerprint
 from pipeline.tiles.sources.archive import bad_archive, foreign_file, unreadable_archive
 from pipeline.tiles.sources.archives.hashing import TASK_TILES, Answer, HashTask
@@ -125,11 +126,18 @@ def row_tasks(
         kind: What it is, for messages.
         table: Has the tiles; quoted.
         number: The column by which a tile is found again.
+
+    Raises:
+        TileError: The number of a column is none.
     """
     source = f"FROM {table} WHERE {IN_RECTANGLE}"
     query = f"SELECT zoom_level, tile_column, tile_row, {number}, {CONTENT} {source}"
     counts = f"SELECT tile_column, count(*) {source} GROUP BY tile_column ORDER BY tile_column"
-    columns = database.execute(counts, rectangle).fetchall()
+    columns = list[tuple[int, int]]()
+    for column, count in database.execute(counts, rectangle):
+        if type(column) is not int:
+            raise _no_coordinates(path, "column", column)
+        columns.append((column, count))
     z, x0, x1, *rows = rectangle
     plan = [str(line[3]) for line in database.execute(f"EXPLAIN QUERY PLAN {query}", rectangle)]
     if any(line.startswith("SCAN") or "AUTOMATIC" in line for line in plan) or "tile_column>" not in str(
@@ -181,16 +189,19 @@ def hash_rows(path: str, kind: str, query: str, parameters: Sequence[int]) -> An
     numbers, digests = list[tuple[int, ...]](), bytearray()
     with closing(open_database(path, kind)) as database, sqlite_errors_as_ours(path, kind):
         for z, x, y, number, content in database.execute(query, parameters):
+            # SQLite columns have no fixed type: 5.5 is between 5 and 6 as well. A long text among numbers would
+            # make cells of its length in an array.
+            if not (type(z) is type(x) is type(y) is int):
+                raise _no_coordinates(path, "tile", z, x, y)
+            if type(number) is not int:
+                raise bad_archive(path, "whole numbers as the id of a tile", f"{number!r:.60}")
             numbers.append((z, x, y, number, len(content)))
             digests += hashlib.sha256(content).digest()
-    # SQLite columns have no fixed type: 5.5 is between 5 and 6 as well.
-    found = np.array(numbers) if numbers else np.zeros((0, 5), np.int64)
-    if found.dtype != np.int64:
-        for *place, number, _ in numbers:
-            if not all(isinstance(each, int) for each in place):
-                raise bad_archive(
-                    path, "whole numbers as tile coordinates", "/".join(f"{each!r:.20}" for each in place)
-                )
-            if not isinstance(number, int):
-                raise bad_archive(path, "whole numbers as the id of a tile", f"{number!r:.60}")
+    found = np.array(numbers, np.int64).reshape(-1, 5)
     return found, np.frombuffer(digests, np.uint8).reshape(-1, 32)
+
+
+def _no_coordinates(path: str | Path, what: str, *found: object) -> TileError:
+    """Return the error for the coordinates of a tile, or a column of tiles, that are no whole numbers."""
+    text = "/".join(f"{each!r:.20}" for each in found)
+    return bad_archive(path, "whole numbers as tile coordinates", f"{what} {text}")

@@ -2,6 +2,7 @@
 
 import hashlib
 import sqlite3
+import tracemalloc
 from contextlib import closing
 
 import pytest
@@ -168,6 +169,38 @@ def test_an_id_that_is_no_number_is_refused(value, archives, tmp_path):
     with pytest.raises(TileError, match="whole numbers as the id") as caught:
         open_source(name, tmp_path).query_by_bbox(WORLD, (4, 4))
     assert caught.value.kind is ErrorKind.BAD_ARCHIVE
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ("id", "the id of a tile, found 'xxx"),
+        ("tile_column", "tile coordinates, found column '"),
+        ("tile_row", "tile coordinates, found tile 5/8/'"),
+    ],
+)
+def test_a_long_text_in_place_of_a_number_takes_no_memory(column, said, archives, tmp_path):
+    tiles = archives.block(5, 8, 8)
+    name = write_gpkg(tmp_path / "a.gpkg", tiles)
+    columns = ("id", "zoom_level", "tile_column", "tile_row", "tile_data")
+    typed = ", ".join(f"{each} TEXT" if each == column != "id" else each for each in columns)
+    text = "x" * 200_000
+    with closing(sqlite3.connect(tmp_path / name)) as database, database:
+        database.execute("ALTER TABLE ortho RENAME TO kept")
+        database.execute(f"CREATE TABLE ortho ({typed})")
+        database.execute("INSERT INTO ortho SELECT * FROM kept")
+        value = text if column == "id" else "8" + text
+        database.execute(f"UPDATE ortho SET {column} = ? WHERE rowid = 1", (value,))
+    source = open_source(name, tmp_path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TileError, match=said) as caught:
+            source.query_by_bbox(WORLD, (5, 5))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert caught.value.kind is ErrorKind.BAD_ARCHIVE
+    assert peak < 8 << 20
 
 
 def test_two_tiles_of_one_place_are_refused(archives, tmp_path):

@@ -1,10 +1,12 @@
 """Digests of an archive are those of its bytes: after any change, and whatever happens to the workers."""
 
+import errno
 import functools
 import hashlib
 import itertools
 import os
 import sqlite3
+import subprocess
 import time
 from contextlib import closing
 
@@ -159,6 +161,7 @@ WORKERS = {
     "not started": "raise SystemExit(3)",
     "killed": "serve(lambda _: lambda *_: os.kill(os.getpid(), signal.SIGKILL))",
     "failed": "serve(lambda _: lambda *_: 1 / 0)",
+    "stopped": "serve(lambda _: lambda *_: os.kill(os.getpid(), signal.SIGSTOP))",
 }
 
 
@@ -169,6 +172,7 @@ def test_what_happens_to_workers_costs_only_time(tmp_path, what, small_tasks, mo
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(hashing, "WORKER", "lost_worker")
+    monkeypatch.setattr(hashing, "TASK_LIMIT_S", 0.1 if what == "stopped" else 60.0)
     tiles = block(Z, 8, 8)
     name = write("pmtiles", tmp_path, tiles)
     progress = RecordingProgress()
@@ -176,12 +180,32 @@ def test_what_happens_to_workers_costs_only_time(tmp_path, what, small_tasks, mo
     assert progress.steps == [("hash tiles", 16, 16, "")]
 
 
+@pytest.mark.parametrize("started", [0, 1])
+@pytest.mark.parametrize("kind", ["gpkg", "pmtiles"])
+def test_where_no_process_can_be_started_the_tiles_are_hashed_here(
+    tmp_path, kind, started, small_tasks, monkeypatch
+):
+    real, calls = subprocess.Popen, []
+
+    def refuse(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) <= started:
+            return real(*arguments, **options)
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    tiles = block(Z, 8, 8)
+    name = write(kind, tmp_path, tiles)
+    assert read(name, tmp_path) == digests(tiles)
+    assert len(calls) == started + 1
+
+
 def test_an_error_that_a_worker_meets_is_told_as_here(tmp_path, small_tasks):
     name = write("gpkg", tmp_path, block(Z, 8, 8))
     with closing(sqlite3.connect(tmp_path / name)) as database, database:
-        database.execute("UPDATE ortho SET tile_column = 9.5 WHERE id = 7")
+        database.execute("UPDATE ortho SET tile_row = 9.5 WHERE id = 7")
     with pytest.raises(
-        TileError, match=r"expected whole numbers as tile coordinates, found 5/9\.5/"
+        TileError, match=r"expected whole numbers as tile coordinates, found tile 5/9/9\.5"
     ) as caught:
         read(name, tmp_path)
     assert caught.value.kind is ErrorKind.BAD_ARCHIVE
