@@ -28,7 +28,7 @@ def run_ahead(items: Iterable[Item]) -> Iterator[Item]:
     """Yield items in their order, which a thread computes; an error of theirs is raised in its place.
 
     The item that was yielded is used until the next one is asked for. Closing this early waits for the item that
-    is being computed.
+    is being computed, for ever if that waits for something that does not come.
 
     Raises:
         CacheUnusableError: This process lacks threads or memory for one.

@@ -101,8 +101,17 @@ def serve(start: Callable[[Message], Handler | ReadsAhead]) -> None:
         _send(answers, [FAILED, None, describe_error(error)])
         return
     _send(answers, [READY, None, None])
-    for number, request in handler.read_ahead(messages) if isinstance(handler, ReadsAhead) else messages:
-        _answer(answers, number, request, handler)
+    asked = handler.read_ahead(messages) if isinstance(handler, ReadsAhead) else messages
+    try:
+        for number, request in asked:
+            _answer(answers, number, request, handler)
+    except BaseException:  # noqa: BLE001 - the process ends with all of them
+        # Leaving would close `asked`, which waits for its thread, and that for requests that do not come.
+        try:
+            traceback.print_exc()
+            sys.stdout.flush()
+        finally:
+            os._exit(1)
 
 
 def _answer(answers: BinaryIO, number: int, request: Payload, handler: Handler) -> None:

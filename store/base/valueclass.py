@@ -7,7 +7,7 @@ frozen for the type checker, which checks all of this code, and at run time it i
 constructor, the one function that is compiled, is made for the first value.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -27,10 +27,15 @@ else:
     def _make_valueclass(cls, *, frozen, kw_only):  # noqa: ANN001, ANN202
         body = {name: each for name, each in vars(cls).items() if name not in {"__dict__", "__weakref__"}}
         names = tuple(body.get("__annotations__", ()))
-        members = {"__eq__": _eq, "__hash__": _hash if frozen else None, "__repr__": _repr}
+        members = {
+            "__eq__": _eq,
+            "__hash__": _hash if frozen else None,
+            "__repr__": _repr,
+            "__replace__": replace,
+        }
         members |= {name: each for name, each in body.items() if name not in names}
-        members |= {"__slots__": names, "__match_args__": () if kw_only else names}
         members |= {name: _MadeAtFirstUse(body, kw_only=kw_only) for name in _MadeAtFirstUse.NAMES}
+        members["__slots__"] = names
         made = type(cls)(cls.__name__, cls.__bases__, members)
         made.__qualname__ = cls.__qualname__
         return made
@@ -38,7 +43,7 @@ else:
     class _MadeAtFirstUse:
         """Stands for what `dataclass` makes and for what is compared, until one of them is asked for."""
 
-        OF_DATACLASS = ("__init__", "__dataclass_fields__", "__dataclass_params__")
+        OF_DATACLASS = ("__init__", "__match_args__", "__dataclass_fields__", "__dataclass_params__")
         NAMES = (*OF_DATACLASS, "__compared__")
 
         def __init__(self, body, *, kw_only) -> None:  # noqa: ANN001
@@ -57,7 +62,9 @@ else:
                 setattr(owner, name, vars(made)[name])
             # The getter of a single name would return no tuple.
             owner.__compared__ = attrgetter(*compared, compared[0])
-            return getattr(asked if value is None else value, self._name)
+            # Not what `asked` has of that name, which may be a class derived from the owner.
+            found = vars(owner)[self._name]
+            return found.__get__(value, asked) if self._name == "__init__" else found
 
     def _eq(self, other):  # noqa: ANN001, ANN202
         same = other.__class__ is self.__class__

@@ -136,6 +136,10 @@ def test_slices_grow_to_their_time_and_the_rig_with_the_least_time_is_next(tmp_p
         ("print('2 failed'); raise SystemExit(1)", True, "2 failed"),
         ("import time; time.sleep(60)", False, "it did not end"),
         ('print(\'{"failures": 2, "examples": ["this"]}\'); raise SystemExit(1)', False, "this"),
+        (f"{GOOD}; raise SystemExit(3)", False, "status 3"),
+        (f"import os; {GOOD[:-1]}, flush=True); os.kill(os.getpid(), 15)", False, "status -15"),
+        ("print(7)", False, "status 0"),
+        ("print('{}')", False, "status 0"),
     ],
 )
 def test_whatever_goes_wrong_is_a_failure(tmp_path, monkeypatch, text, by_status, said):
@@ -147,6 +151,17 @@ def test_whatever_goes_wrong_is_a_failure(tmp_path, monkeypatch, text, by_status
     assert row["failures"] == row["slices"] * (2 if said == "this" else 1)
     assert said in failure["examples"][0]
     assert failure["seed"] == 1
+    assert failure["command"].startswith("python -c ")
+
+
+def test_images_that_cannot_be_mounted_are_told(tmp_path, capsys):
+    text = 'print(\'{"failures": 0, "examples": [], "unmountable": 8}\')'
+    code, found = run_for([a_rig("blocks", text)], 0.1, tmp_path)
+    row = found["rigs"]["blocks"]
+    assert (code, row["unmountable"]) == (0, 8 * row["slices"])
+    first, *_, last = [line for line in capsys.readouterr().out.splitlines() if line.startswith("blocks: ")]
+    assert first.endswith(", 8 unmountable")
+    assert last.endswith(f", {row['unmountable']} unmountable")
 
 
 def test_all_rigs_have_their_turns():

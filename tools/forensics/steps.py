@@ -128,8 +128,14 @@ class StepReconstructor:
         self._step_of[record.seq] = step
 
     def _add_retry(self, record: DecodedRecord, event: e.StepRetried) -> None:
+        """Count a retry for its window.
+
+        Windows of a divided cell may name the same cells. Those that failed equally often cannot be told apart,
+        and the last of them is counted: their attempts are right, but may be those of one another.
+        """
         parts = self._parts.get(event.subjects[0], ()) if event.subjects else ()
-        for part in [part for part in parts if part.cells == event.subjects][-1:]:
+        same = [part for part in parts if part.cells == event.subjects]
+        for part in ([part for part in same if part.attempts == event.attempt] or same)[-1:]:
             part.attempts += 1
         step = self._open.get((event.kind, ""))
         if step is not None:

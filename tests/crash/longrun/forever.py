@@ -92,7 +92,9 @@ class LongRun:
             row = self.scorecard.rows[rig.name]
             row.slices, row.count, row.seconds = row.slices + 1, row.count + count, row.seconds + seconds
             row.failures += answer["failures"]
+            row.unmountable += answer.get("unmountable", 0)
             told = f"{count} {rig.unit}, {answer['failures']} failures, {seconds:.0f} s"
+            told += f", {answer['unmountable']} unmountable" if answer.get("unmountable") else ""
             print(f"{name}: seed {seed}, {told}", flush=True)
             if answer["failures"]:
                 self._fail(rig, part, seed, shlex.join(command), answer["examples"])
@@ -127,15 +129,15 @@ class LongRun:
             status, self._child = self._child.returncode, None
             said.seek(0)
             end = (out + said.read())[-SHOWN:]
-        lines = out.splitlines()
-        with contextlib.suppress(IndexError, ValueError):
-            answer: dict[str, Any] = json.loads(lines[-1])
-            return answer
+        answer = None if by_status else _answer_in(out)
         if self.stopped:
-            return None
+            # Its status may be that of the signal.
+            return answer
         if by_status and not hung:
             return {"failures": int(status != 0), "examples": [end] if status else []}
-        how = "did not end" if hung else f"ended with status {status} and no answer"
+        if answer is not None and not hung and status == int(answer.get("failures", 0) > 0):
+            return answer
+        how = "did not end" if hung else f"ended with status {status} and no answer that explains it"
         return {"broken": True, "failures": 1, "examples": [f"it {how}: {end}"]}
 
     def _wait(self, child: "subprocess.Popen[str]") -> tuple[str, bool]:
@@ -166,6 +168,15 @@ class LongRun:
         finally:
             for each, handler in before.items():
                 signal.signal(each, handler)
+
+
+def _answer_in(out: str) -> dict[str, Any] | None:
+    """The answer of a rig in the last line of what it printed; None if there is none."""
+    with contextlib.suppress(IndexError, ValueError):
+        answer = json.loads(out.splitlines()[-1])
+        if isinstance(answer, dict) and ("skipped" in answer or isinstance(answer.get("failures"), int)):
+            return answer
+    return None
 
 
 def _in_turn(parts: Sequence[Part], dice: random.Random) -> Iterator[Part]:

@@ -14,6 +14,7 @@ class Row:
 
     Attributes:
         unit: What is counted.
+        unmountable: Images of a disk that could not be mounted, and were not counted.
         skipped: Why it did not run, or nothing.
     """
 
@@ -22,6 +23,7 @@ class Row:
     count: int = 0
     failures: int = 0
     seconds: float = 0.0
+    unmountable: int = 0
     skipped: str = ""
 
 
@@ -81,7 +83,8 @@ class Scorecard:
                 found.append(f"{name}: skipped, {row.skipped}")
             else:
                 what = f"{row.count} {row.unit} in {row.slices} slices, {row.failures} failures"
-                found.append(f"{name}: {what}, {row.seconds:.0f} s")
+                unmountable = f", {row.unmountable} unmountable" if row.unmountable else ""
+                found.append(f"{name}: {what}, {row.seconds:.0f} s{unmountable}")
         return [*found, *(f"again: {each.command}" for each in self.failures)]
 
 

@@ -241,6 +241,37 @@ def test_an_end_without_an_answer_is_a_failure(child, status):
     assert str(status) in outcome.message
 
 
+AHEAD = """
+from pipeline.processes.run_ahead import run_ahead
+from pipeline.processes.serve import serve
+
+class Ahead:
+    def read_ahead(self, requests):
+        yield from run_ahead(requests)
+
+    def __call__(self, request, progress):
+        print("printed")
+        raise {error}
+
+if __name__ == "__main__":
+    serve(lambda first: Ahead())
+"""
+
+
+@pytest.mark.parametrize("error", ["SystemExit(3)", "BaseException('a library gave up')"])
+def test_a_child_that_reads_ahead_ends_when_its_library_ends_it(tmp_path, monkeypatch, error):
+    """Its thread waits for requests meanwhile."""
+    (tmp_path / "ahead_child.py").write_text(AHEAD.format(error=error))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with WorkerPool("ahead_child", 1, None, timeout_s=10) as pool:
+        pool.submit(1, "any")
+        (_, outcome), *_ = pool.results()
+    assert isinstance(outcome, Failed)
+    assert outcome.kind == "ChildExit"
+    assert error.partition("(")[0] in outcome.log
+    assert "printed" in outcome.log
+
+
 def test_what_a_library_prints_is_log_and_the_log_is_bounded(child):
     outcome = run_once(child, ["chatter", 10])
     assert isinstance(outcome, Finished)

@@ -1,5 +1,6 @@
 """A value is frozen for the type checker, and compares, hashes and shows itself as a dataclass does."""
 
+import copy
 import dataclasses
 import pickle
 import subprocess
@@ -92,6 +93,47 @@ def test_fields_of_a_base_count():
     assert [each.name for each in dataclasses.fields(Derived)] == ["one", "hidden", "more"]
     assert repr(other) == "Derived(one=1, more=())"
     assert dataclasses.replace(one, one=3) == Derived(one=3, more=(2,))
+
+
+@valueclass(slots=True)
+class Positional:
+    """Takes its field by position."""
+
+    one: int
+
+
+@valueclass(slots=True)
+class More(Positional):
+    """A field more."""
+
+    two: int = dataclasses.field(default=2, kw_only=True)
+    three: int = 3
+
+
+def test_a_pattern_has_the_positions_of_the_constructor():
+    assert (More.__match_args__, Odd.__match_args__) == (("one", "three"), ())
+    match More(1, 5):
+        case More(one, three):
+            assert (one, three) == (1, 5)
+
+
+def test_a_plain_class_may_be_derived():
+    @valueclass(slots=True)
+    class Base:
+        """Nothing was made of it when the first value of the class below is created."""
+
+        one: int
+
+    class Plain(Base):
+        def __init__(self, one, more):
+            super().__init__(one + more)
+
+    assert [Plain(1, 3).one, Plain(2, 3).one, Base(6).one] == [4, 5, 6]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="needs copy.replace")
+def test_the_replace_of_copy_replaces():
+    assert copy.replace(More(1), two=4) == More(1, two=4)
 
 
 def test_one_that_changes_has_no_hash_and_shares_nothing():

@@ -132,6 +132,16 @@ def test_a_divided_cell_ends_all_windows_that_have_a_part_of_it():
     assert parts[0].end.seq - parts[0].begin.seq == 5
 
 
+def test_a_retry_counts_for_a_window_that_failed_as_often():
+    story = Story().add(started())
+    for cells in (("6/0/0",), ("6/0/0", "6/0/1"), ("6/0/0",), ("6/0/0",)):
+        story.add(make(e.StepStarted, kind="cells", subjects=cells))
+    for attempt in (1, 2, 1):
+        story.add(make(e.StepRetried, kind="cells", subjects=("6/0/0",), attempt=attempt, why="died"))
+    # Of which of the three it is the first failure, no record says.
+    assert [part.attempts for part in story.timeline().steps[1].parts] == [1, 1, 2, 3]
+
+
 def test_a_build_that_ends_without_a_word_leaves_its_steps_cut():
     story = Story().add(started()).add(make(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1")))
     story.add(make(e.CellEmbedded, zoom=6, cell_x=0, cell_y=0), after=1)
