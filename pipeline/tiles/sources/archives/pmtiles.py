@@ -365,7 +365,7 @@ def _select_in_ranges(ids: Numbers, ranges: Sequence[TileRange]) -> tuple[Number
         x, y = tile_places(part.z, ids[rows])
         inside = (x >= part.x0) & (x <= part.x1) & (y >= part.y0) & (y <= part.y1)
         found = (part.z << ZOOM_SHIFT) | (x[inside] << X_SHIFT) | y[inside]
-        order = np.argsort(found, kind="stable")
-        parts.append((found[order], rows[inside][order]))
+        parts.append((found, rows[inside]))
     found, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return found, rows
+    order = np.argsort(found, kind="stable")
+    return found[order], rows[order]

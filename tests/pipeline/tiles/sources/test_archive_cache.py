@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.tiles.digest_cache import RACY_NS, CacheContent, CacheFile, Fingerprint
@@ -61,6 +61,13 @@ boxes = st.tuples(edges, edges, edges, edges).map(
     asked=st.lists(
         st.tuples(boxes, st.sampled_from([(4, 4), (5, 5), (4, 5), (0, 3)])), min_size=1, max_size=6
     )
+)
+@example(
+    asked=[
+        ((-1_800_000_000, -800_000_000, -1_790_000_000, -790_000_000), (4, 4)),
+        ((-1_800_000_000, -800_000_000, -890_000_000, -790_000_000), (4, 4)),
+        ((-1_800_000_000, -800_000_000, -665_000_000, -190_000_000), (4, 4)),
+    ]
 )
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_cached_areas_are_what_the_archive_holds(written, tmp_path, kind, asked):
