@@ -36,11 +36,10 @@ def check_structure(path: Path, *, attempts: int = _ATTEMPTS) -> tuple[str, ...]
             if attempt:
                 time.sleep(_RETRY_PAUSE_S)
             before = read_open_meta_pages(fd, path)
-            if attempt:
-                # Somebody commits: the check takes long for a large file, so wait for a moment without commits.
-                time.sleep(_IDLE_S)
-                if read_open_meta_pages(fd, path) != before:
-                    continue
+            # The check takes long for a large file, so start it only if nobody commits just now.
+            time.sleep(_IDLE_S)
+            if read_open_meta_pages(fd, path) != before:
+                continue
             try:
                 problems = _find_problems(fd)
             except (OSError, MemoryError) as error:
