@@ -53,7 +53,7 @@ class OwnBatcher:
 
     def embed(self, windows, *, engine, preprocessing, **callbacks):
         queue = WindowQueue(windows, engine, callbacks)
-        describe = load_embedder(Path(engine.path).read_bytes(), worker_setup(engine, preprocessing))
+        describe = load_embedder(Path(engine.path).read_bytes(), worker_setup(engine, preprocessing)).embed
         while (window := queue.take()) is not None:
             request = worker_request(window, [list(tile.locator) for tile in window.tiles])
             yield queue.finish(window, describe(request, lambda *_: None))

@@ -234,7 +234,7 @@ def one_embedding(count: int, dimensions: int) -> Mapping[str, Any]:
         for network in ("none", "place", "resnet50"):
             spec, preprocessing = engine_in(Path(name), network)
             setup: Any = worker_setup(spec, preprocessing)
-            handler = load_embedder(Path(spec.path).read_bytes(), setup)
+            handler = load_embedder(Path(spec.path).read_bytes(), setup).embed
             request = worker_request(window, [data for _, data in contents])
             found[f"{network}_ms"] = _per_tile(lambda: handler(request, lambda _: None), count)  # noqa: B023
     return found

@@ -59,19 +59,20 @@ def poisoned(place):
 
 
 @pytest.mark.usefixtures("mortal")
-def test_a_deadly_tile_is_found_in_a_window_of_256_within_nine_runs(machine, tmp_path):
+def test_a_deadly_tile_is_found_in_its_window_by_halving(machine, tmp_path):
     whole = {(ZOOM, x, y): picture(100 * x + y) for x in range(16) for y in range(16)}
     culprit = (ZOOM, 15, 14)  # the last but one: where halving looks last
     machine.write_tiles(whole | {culprit: poisoned(culprit)})
     machine.fail()
     failure = machine.state().builds[1].failure
-    assert (failure.kind, len(failure.inputs["window"]["tiles"])) == ("worker-died", 256)
+    window = len(failure.inputs["window"]["tiles"])
+    assert (failure.kind, window) == ("worker-died", 80)
     export(machine.layout, tmp_path / "b.c10", build=1, choice=Choice.FAILING)
     shutil.rmtree(machine.root)
     rerun = run_again(from_bundle(tmp_path / "b.c10"), 1)
     assert (rerun["verdict"], rerun["culprit"]) == (RerunVerdict.REPRODUCED, list(culprit))
-    assert len(rerun["tries"]) <= 9
-    assert rerun["tries"][0]["tiles"] == 128
+    assert len(rerun["tries"]) <= 8
+    assert rerun["tries"][0]["tiles"] == window // 2
     assert rerun["tries"][-1]["tiles"] == 1
     assert "SIGKILL" in rerun["found"]["message"]
     assert f"tile {ZOOM}/15/14 alone" in rerun["text"]
