@@ -195,4 +195,4 @@ TestJournalMachine = JournalMachine.TestCase
 class TestMoreHistories(JournalMachine.TestCase):
     """Each history starts a process: few of them in the default run."""
 
-    settings = settings(max_examples=50, stateful_step_count=25, deadline=None)
+    settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
