@@ -1,6 +1,10 @@
-"""Append to a journal as fast as possible until killed; prints a line once it is running. Started by tests."""
+"""Append to a journal as fast as a disk lets it until killed; prints a line once it is running. Started by tests.
+
+In memory, where nothing is synced, the journal would soon be so large that every look at it takes seconds.
+"""
 
 import sys
+import time
 from pathlib import Path
 
 from journal import Journal
@@ -17,6 +21,7 @@ def main() -> None:
             if number % 7 == 0:
                 projections[b"%d" % (number * 3 % 50)] = None
             journal.append([sample_record(number, size=number * 13 % 300)], projections)
+            time.sleep(0.001)
             if number % 16 == 0:
                 sys.stdout.write(f"{number}\n")
                 sys.stdout.flush()
