@@ -113,7 +113,7 @@ def usable_state(layout: Layout, keys: tuple[TrustedKey, ...], own_records: OwnR
 
     own = () if own_records is None else own_records.ranges(state.cache_id, chain_at)
     withdraw(state, find_unvouched_results(state, entries, keys, own_records=own))
-    return history.state
+    return state
 
 
 def _proof_document(inputs: Inputs, plan: BuildPlan) -> dict[str, Any] | None:

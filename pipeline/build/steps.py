@@ -66,7 +66,7 @@ def _workers_started(run: BuildContext, plan: BuildPlan) -> AbstractContextManag
     if (
         compiles
         and plan.stale
-        and run.inputs.request.engine.backend == DEFAULT_BACKEND
+        and run.inputs.document["engine"]["backend"] == DEFAULT_BACKEND
         and isinstance(run.batcher, LocalDescriptorBatcher)
     ):
         return run.batcher.started(DEFAULT_BACKEND)

@@ -67,7 +67,7 @@ def startup(settings: Settings) -> Iterator[Row]:
         pairs=3 * settings.pairs,
     )
     yield row(
-        "startup", "c10 status", 'python -c "import click, lmdb, msgpack"', at_most(1.5), pairs, rate=False
+        "startup", "c10 status", 'python -c "import click, lmdb, msgpack"', at_most(1.3), pairs, rate=False
     )
 
 

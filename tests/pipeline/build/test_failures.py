@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.build.report import BuildOutcome
 from pipeline.errors import CompileError, EmbedError, ErrorKind
-from pipeline.request.options import CheckOptions, CoverageOptions
+from pipeline.request.options import CheckOptions, CoverageOptions, EngineOptions
 from pipeline.stages import checks
 from pipeline.testing import raising
 from store.base.canonical_json import decode
@@ -453,14 +453,16 @@ def test_recall_and_parity_thresholds_are_measured_in_the_journal(site):
     assert index.measured == {"rows": 40, "sample": 40, "recall_ppm": 1_000_000, "least_recall_ppm": 250_000}
 
 
-def test_workers_start_beside_the_compile_and_end_if_the_check_fails(tmp_path):
+@pytest.mark.parametrize("backend", ["onnxruntime", "auto"])
+def test_workers_start_beside_the_compile_and_end_if_the_check_fails(tmp_path, backend):
     site = FakeSite(tmp_path)
     site.write_tiles(spread(2, 1))
     foreign_network(site)
     before, started = child_pids(), []
     site.calls.faults["compile place"] = lambda: started.extend(child_pids() - before)
     ports = {"engine_compiler": site.compiler, "workers": 2}
-    report = Site.provisioner(site, **ports).build_cache_artifacts(site.request())
+    request = site.request(engine=EngineOptions(backend=backend))
+    report = Site.provisioner(site, **ports).build_cache_artifacts(request)
     assert (report.outcome, report.error.kind) == (BuildOutcome.FAILED, "check-failed")
     assert (len(started), child_pids() - before) == (2, set())
     assert site.events(CellEmbedded) == []
