@@ -11,7 +11,14 @@ from typing import Final, NoReturn
 
 from tools.exit_codes import ExitCode, HungUpError, TerminatedError
 
-_SIGNALS: Final = {signal.SIGTERM: TerminatedError, signal.SIGHUP: HungUpError}
+_SIGNALS: Final = {
+    signal.SIGINT: KeyboardInterrupt,
+    signal.SIGTERM: TerminatedError,
+    signal.SIGHUP: HungUpError,
+}
+
+_PAUSE_S: Final = 0.1
+"""Time between looks whether an import has ended."""
 
 
 def prepare_streams() -> None:
@@ -61,25 +68,44 @@ def discard_output() -> None:
 
 @contextmanager
 def signals_as_errors() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into exceptions in the main thread, and ignore what follows the first.
+    """Turn SIGINT, SIGTERM and SIGHUP into exceptions in the main thread.
 
-    What was ignored at the start stays so: that is how `nohup` works.
+    An import is finished first: compiled modules that are interrupted while they are loaded keep the exception for
+    themselves or crash, ONNX Runtime for example.
+
+    After SIGTERM or SIGHUP further ones are ignored, so that they do not disturb what cleans up. What was ignored at
+    the start stays so: that is how `nohup` works.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    found = {number: signal.getsignal(number) for number in _SIGNALS}
+    found = {number: signal.getsignal(number) for number in (*_SIGNALS, signal.SIGALRM)}
     before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
 
-    def raised(number: int, _frame: FrameType | None) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
+    def raised(number: int, frame: FrameType | None) -> None:
+        if _is_in_import(frame):
+            signal.signal(signal.SIGALRM, lambda _, later: raised(number, later))
+            signal.setitimer(signal.ITIMER_REAL, _PAUSE_S)
+            return
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if number != signal.SIGINT:
+            for each in before.keys() & {signal.SIGTERM, signal.SIGHUP}:
+                signal.signal(each, signal.SIG_IGN)
         raise _SIGNALS[signal.Signals(number)]
 
     try:
-        for number in before:
+        for number in before.keys() & _SIGNALS.keys():
             signal.signal(number, raised)
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_in_import(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib."):
+            return True
+        frame = frame.f_back
+    return False
