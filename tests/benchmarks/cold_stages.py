@@ -74,7 +74,8 @@ class ColdBuilds:
         """Build in this process."""
         self.site.cache = self.new_cache()
         self.site.layout = Layout(self.site.cache)
-        report = self.site.build(**self.request)
+        provisioner = self.site.provisioner(workers=self.bare["workers"])
+        report = provisioner.build_cache_artifacts(self.site.request(**self.request))
         if report.error is not None or report.tiles_embedded != self.number:
             raise SystemExit(f"expected {self.number} tiles to be embedded, found {report}")
 
