@@ -24,7 +24,8 @@ from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CheckError, CompileError
 from pipeline.planning.plan import has_passed_here
 from pipeline.ports import Ports
-from pipeline.stages.checks import CheckResult, check_engine, require_passed
+from pipeline.stages.checks import CheckResult
+from pipeline.stages.engines.check_engine import check_engine, require_passed
 from pipeline.stages.engines.compile import compile_network, last_timing_cache
 from pipeline.stages.engines.compile_progress import CompileProgress
 from store.backports import StrEnum

@@ -4,7 +4,7 @@ from pipeline.errors import CompileError, ErrorKind
 from pipeline.planning.recorded_inputs import UnavailableError, last_event
 from pipeline.rerun.inputs import RerunInputs
 from pipeline.rerun.report import Comparison, StepFailure
-from pipeline.stages.checks import ON_TILES, check_engine
+from pipeline.stages.engines.check_engine import ON_TILES, check_engine
 from pipeline.stages.engines.compile import compile_network
 from store.domain.events import CheckFailed, EngineCompiled
 from store.domain.state import FLIGHT, STAND_IN

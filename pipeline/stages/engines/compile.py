@@ -12,8 +12,9 @@ from pipeline.engines.models.network import HEAD, job_with_file
 from pipeline.engines.port import EngineCompiler, EngineSignature, OnProgress
 from pipeline.planning.plan import BuildPlan, Decision
 from pipeline.progress import megabytes
-from pipeline.stages.checks import check_engine, check_vectors, require_passed
+from pipeline.stages.checks import check_vectors
 from pipeline.stages.context import BuildContext
+from pipeline.stages.engines.check_engine import check_engine, require_passed
 from pipeline.stages.engines.check_network import require_usable
 from pipeline.stages.engines.compile_progress import CompileProgress
 from store.base.canonical_json import Document

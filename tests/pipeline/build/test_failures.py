@@ -12,6 +12,7 @@ from pipeline.build.report import BuildOutcome
 from pipeline.errors import CompileError, EmbedError, ErrorKind
 from pipeline.request.options import CheckOptions, CoverageOptions, EngineOptions
 from pipeline.stages import checks
+from pipeline.stages.engines import check_engine
 from pipeline.testing import raising
 from store.base.canonical_json import decode
 from store.domain import problem_lines
@@ -424,7 +425,7 @@ def dying_politely():
 
 
 def test_an_engine_that_passed_for_less_is_checked_again_when_more_is_asked_for(site, monkeypatch):
-    monkeypatch.setattr(checks, "parity", lambda *_: 0.9)
+    monkeypatch.setattr(check_engine, "parity", lambda *_: 0.9)
     for least, outcome, compiled in (
         (0.8, BuildOutcome.BUILT, 1),
         (0.85, BuildOutcome.BUILT, 0),

@@ -20,7 +20,7 @@ from pipeline.request.options import (
     ModelRole,
     ModelSpec,
 )
-from pipeline.stages import checks
+from pipeline.stages.engines import check_engine
 from pipeline.testing import Calls, FakeCompiler, RecordingProgress
 from pipeline.tiles.images.decode import decode
 from store.base.canonical_json import decode as canonical_decode
@@ -228,8 +228,8 @@ def test_an_engine_that_errs_on_tiles_alone(real_site, monkeypatch):
         def run(self, samples):
             return self.engine.run(samples) + (samples.max(axis=(1, 2, 3)) == 255)[:, None]
 
-    loaded = checks.load
-    monkeypatch.setattr(checks, "load", lambda *given: Saturating(loaded(*given)))
+    loaded = check_engine.load
+    monkeypatch.setattr(check_engine, "load", lambda *given: Saturating(loaded(*given)))
     real_site.write_tiles(spread(2, 2) | {(ZOOM, 1, 1): b"no picture", (ZOOM, 2, 1): plain(0)})
     report = real_site.build(tiles={"on_bad": "skip"})
     assert (report.error.kind, report.error.step) == ("check-failed", "check")

@@ -10,8 +10,9 @@ import pytest
 
 from pipeline.errors import CompileError, EmbedError, ErrorKind
 from pipeline.request.options import CoverageOptions, IndexKind, IndexOptions
-from pipeline.stages.checks import check_engine, check_index
+from pipeline.stages.checks import check_index
 from pipeline.stages.embed import embed_windows
+from pipeline.stages.engines.check_engine import check_engine
 from pipeline.stages.engines.compile import compile_network
 from pipeline.stages.extend_index import extend_index
 from pipeline.stages.index import write_index
