@@ -412,7 +412,6 @@ def require_sound(flight, seen, *, growth, part=0.8):
     # The last one may have been sent, but not yet counted, when it was interrupted.
     assert 0 <= len(seen.of("VISION_POSITION_ESTIMATE")) - answers["fix"] <= 1
     assert len(found) >= part * sum(place is not None for place in flight.truth), counted
-    assert answers["doubtful"] > 0
     settled = len(seen.files) // 4
     assert max(seen.files[settled:]) <= seen.files[settled] + 1  # the photograph that is read
     assert max(seen.resident[settled:]) - seen.resident[settled] <= growth, seen.resident
@@ -437,7 +436,8 @@ def test_nothing_that_happens_to_the_cache_changes_a_minute_of_flight(tmp_path):
     )
     counted = require_sound(flight, seen, growth=8 << 20, part=0.8 if idle else 0.2)
     assert counted["generation"] == 1
-    assert not idle or counted["p99_ms"] <= 400, counted
+    # The few frames that a busy machine answers may all show ground of the area.
+    assert not idle or (counted["p99_ms"] <= 400 and counted["answers"]["doubtful"] > 0), counted
     with pytest.raises(NoGoError):
         FlightCache.open(flight.cache, trusted_keys=ALLOW_UNSIGNED)
 
