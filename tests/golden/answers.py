@@ -10,6 +10,14 @@ from pathlib import Path
 
 from jsonschema import Draft202012Validator
 
+from pipeline.build.engines_only import EngineOutcome
+from pipeline.build.report import BuildOutcome
+from pipeline.planning.plan import Decision
+from pipeline.request.options import IndexKind, ModelRole, Precision
+from pipeline.rerun.report import RerunVerdict
+from store.domain.state import BuildStatus
+from store.transfer.bundle_history import ImportOutcome
+from store.verify.report import Depth, ProblemKind
 from tests.golden.outward import MADE_UP_KEY
 from tools.commands.schema import answer_schemas
 
@@ -21,6 +29,35 @@ SHARED = ("error", "readiness")
 
 DEMO_BUILDS = ("build", "changed", "failed", "warm")
 """Keys under which `demo` answers what `build` does."""
+
+STATUS = (*BuildStatus, "died")
+DECISION = ("build", "reused")
+
+ENUMERATIONS = {
+    "build": {
+        "outcome": BuildOutcome,
+        "decision": DECISION,
+        "steps[].decision": Decision,
+        "proof.decision": Decision,
+    },
+    "plan": {"decision": DECISION, "steps[].decision": Decision, "proof.decision": Decision},
+    "engines": {"engines[].outcome": EngineOutcome},
+    "import": {"outcome": ImportOutcome},
+    "log": {"entries[].status": (*STATUS, "denied", "rolled back")},
+    "show": {"status": BuildStatus, "plan[].decision": Decision},
+    "replay": {"status": (*STATUS, "denied", ""), "rerun.verdict": RerunVerdict},
+    "report": {"status": (*STATUS, "denied")},
+    "diff": {"a.status": BuildStatus, "b.status": BuildStatus},
+    "why": {"decisions[].decision": Decision},
+    "verify": {"depth": Depth, "problems[].kind": ProblemKind},
+    "status": {
+        "lately.status": STATUS,
+        "engines[].role": ModelRole,
+        "engines[].precision": Precision,
+        "index.kind": IndexKind,
+    },
+}
+"""Values of which there are a few: command, path of keys, values. Kinds of errors and warnings may become more."""
 
 
 def described(value):
@@ -81,8 +118,23 @@ def add(answers):
         parts = known["demo"]["properties"]
         build = {**known["build"], "type": ["object"]}
         parts |= {part: joined(parts[part], build) for part in DEMO_BUILDS if part in parts}
+    enumerate_values(known)
     text = ",\n".join(f"{json.dumps(name)}: {json.dumps(known[name])}" for name in sorted(known))
     FILE.write_text(f"{{\n{text}\n}}\n")
+
+
+def enumerate_values(known):
+    """Say in the schemas of all commands, {command: schema}, which values there are."""
+    in_demo = {
+        f"{part}.{path}": values for part in DEMO_BUILDS for path, values in ENUMERATIONS["build"].items()
+    }
+    for name, paths in {**ENUMERATIONS, "demo": in_demo}.items():
+        for path, values in paths.items():
+            schema = known[name]
+            for key in path.replace("[]", ".[]").split("."):
+                schema = schema["items"] if key == "[]" else schema["properties"][key]
+            assert schema["type"] == ["null", "string"], (name, path)
+            schema["enum"] = [*map(str, values), None]
 
 
 def check(answers):

@@ -13,8 +13,10 @@ from jsonschema import Draft202012Validator
 from pipeline import BuildRequest, C10ProvisionerConfig
 from pipeline.errors import RequestError
 from store.toml import tomllib
+from tests.golden.answers import enumerate_values
 from tests.sample_request import REQUEST
 from tools.cli import cli
+from tools.commands.schema import answer_schemas
 
 WHOLE = {
     **tomllib.loads(REQUEST),
@@ -213,3 +215,10 @@ def test_every_command_has_a_schema_and_nothing_else_does():
     refused = CliRunner().invoke(cli, ["schema", "reqest", "--json"])
     assert refused.exit_code == 2
     assert "found 'reqest'" in json.loads(refused.stdout)["error"]["message"]
+
+
+def test_the_values_in_the_schemas_are_those_of_their_enumerations():
+    shipped, known = answer_schemas(), answer_schemas()
+    enumerate_values(known)
+    assert known == shipped
+    assert shipped["build"]["properties"]["outcome"]["enum"] == ["built", "reused", "failed", None]
