@@ -1,9 +1,12 @@
 """Everything a build is defined by, as values. Pure."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 from typing import Any
 
+from pipeline.embed.cells import Cell, group_cells
 from pipeline.engines.models.model import Model
 from pipeline.planning.chunk_levels import ChosenLevel
 from pipeline.planning.proof import TruthTable
@@ -14,7 +17,7 @@ from pipeline.request.request import BuildRequest
 from pipeline.tiles.selection import Selection
 from store.base.cache_warning import CacheWarning
 from store.base.canonical_json import Document
-from store.base.valueclass import valueclass
+from store.base.identity import digest_packed_tiles
 from store.formats.area_shape import AreaShape
 from store.formats.capture_dates import CaptureDates
 from store.runtime.backends.registry import AUTO
@@ -22,7 +25,7 @@ from store.trust.readiness import Readiness, judge
 from store.trust.readiness_facts import AreaCounts, facts_of_inputs
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Inputs:
     """Everything a build is defined by.
 
@@ -55,6 +58,12 @@ class Inputs:
     def networks(self) -> tuple[tuple[str, int], ...]:
         """Vector space and weight of each of them."""
         return tuple((model.space, model.spec.weight_ppm) for model in self.descriptors)
+
+    @cached_property
+    def cells(self) -> tuple[tuple[Cell, str], ...]:
+        """Each cell of the units, in ascending order, and the digest of its set of units."""
+        found = group_cells(self.selection.units)
+        return tuple((cell, digest_packed_tiles(cell.units.packed())) for cell in found)
 
     @property
     def backend_note(self) -> str:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from pipeline.embed.cells import Cell, group_cells
+from pipeline.embed.cells import Cell
 from pipeline.engines.models.model import Model
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.planning.inputs import Inputs
@@ -19,7 +19,7 @@ from pipeline.planning.tile_packs import carried_cells
 from pipeline.request.options import BadTilePolicy
 from store.backports import StrEnum
 from store.base.canonical_json import Document
-from store.base.identity import cell_components, cell_key, difference, digest_packed_tiles
+from store.base.identity import cell_components, cell_key, difference
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.domain.attachments import GOLDEN, attached
@@ -176,11 +176,10 @@ def reusable_artifacts(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
                 embedder.artifact,
                 *(ref for name, ref in attached(embedder).items() if name == GOLDEN),
             ]
-    cells = group_cells(inputs.selection.units)
     blocks = [
-        _closest_block(state, space, cell, cell_key(_components(space, cell)))
+        _closest_block(state, space, cell, cell_key(cell_components(space=space, tiles=tiles)))
         for space in dict.fromkeys(space for space, _ in inputs.networks)
-        for cell in cells
+        for cell, tiles in inputs.cells
     ]
     head = state.head_build
     index = refs_of(head.index) if head is not None and head.index is not None else ()
@@ -197,7 +196,6 @@ def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
         present: Digest to size of the `reusable_artifacts` that are regular files.
     """
     known = {name[0] for name in state.step_cache.blocks}
-    cells = group_cells(inputs.selection.units)
     whole_only = inputs.request.tiles.on_bad is BadTilePolicy.FAIL
     why_changed = _why_changed(state, inputs)
     plan = BuildPlan(
@@ -205,10 +203,10 @@ def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
             _plan_engine(state, model, present, note=inputs.backend_note) for model in inputs.models
         ),
         cells=tuple(
-            _plan_cell(state, model, space, cell, present=present, whys=whys, whole_only=whole_only)
+            _plan_cell(state, model, space, cell, tiles, present=present, whys=whys, whole_only=whole_only)
             for model, (space, _) in zip(inputs.descriptors, inputs.networks, strict=True)
             for whys in (("new cell" if not known or space in known else "new vector space", why_changed),)
-            for cell in cells
+            for cell, tiles in inputs.cells
         ),
         stand_ins=tuple(_plan_stand_ins(state, inputs.descriptors, present)),
         packs=tuple(_plan_packs(state, inputs)),
@@ -348,6 +346,7 @@ def _plan_cell(
     network: Model,
     space: str,
     cell: Cell,
+    tiles: str,
     *,
     present: Present,
     whys: tuple[str, str],
@@ -355,9 +354,9 @@ def _plan_cell(
 ) -> CellPlan:
     """Plan a cell; with `whole_only` a block in which tiles were skipped is not reused.
 
-    `whys` are the reasons of a cell that is new, and of one whose block shows something else.
+    `tiles` is the digest of its set of units. `whys` are the reasons of a cell that is new, and of one whose block shows something else.
     """
-    components = _components(space, cell)
+    components = cell_components(space=space, tiles=tiles)
     key = cell_key(components)
     known = _closest_block(state, space, cell, key)
     whole = known is not None and _is_present(known.block, present)
@@ -388,10 +387,6 @@ def _why_changed(state: State, inputs: Inputs) -> str:
     if head is not None and head.inputs.get("chunks") != inputs.document.get("chunks"):
         return "other chunks are wanted"
     return "its chunks changed" if inputs.levels else "its tiles changed"
-
-
-def _components(space: str, cell: Cell) -> Document:
-    return cell_components(space=space, tiles=digest_packed_tiles(cell.units.packed()))
 
 
 def _closest_block(state: State, space: str, cell: Cell, key: str) -> CellEmbedded | None:
