@@ -16,7 +16,7 @@ from pipeline.request.options import ModelRole
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.selection import Selection
 from store.base.cache_warning import CacheWarning
-from store.base.canonical_json import Document
+from store.base.canonical_json import Digest, Document
 from store.base.identity import digest_packed_tiles
 from store.formats.area_shape import AreaShape
 from store.formats.capture_dates import CaptureDates
@@ -60,7 +60,7 @@ class Inputs:
         return tuple((model.space, model.spec.weight_ppm) for model in self.descriptors)
 
     @cached_property
-    def cells(self) -> tuple[tuple[Cell, str], ...]:
+    def cells(self) -> tuple[tuple[Cell, Digest], ...]:
         """Each cell of the units, in ascending order, and the digest of its set of units."""
         found = group_cells(self.selection.units)
         return tuple((cell, digest_packed_tiles(cell.units.packed())) for cell in found)

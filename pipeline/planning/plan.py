@@ -18,7 +18,7 @@ from pipeline.planning.proof import key_of_proof
 from pipeline.planning.tile_packs import carried_cells
 from pipeline.request.options import BadTilePolicy
 from store.backports import StrEnum
-from store.base.canonical_json import Document
+from store.base.canonical_json import Digest, Document
 from store.base.identity import cell_components, cell_key, difference
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
@@ -346,7 +346,7 @@ def _plan_cell(
     network: Model,
     space: str,
     cell: Cell,
-    tiles: str,
+    tiles: Digest,
     *,
     present: Present,
     whys: tuple[str, str],

@@ -146,7 +146,8 @@ def count_bits(words: Words) -> NDArray[np.uint8]:
     """Return how many bits are set in each row of words, uint64 [n, k]."""
     # NumPy 1 cannot count them.
     counts = np.bitwise_count(words) if hasattr(np, "bitwise_count") else _BITS_IN_BYTE[words.view(np.uint8)]
-    return counts.sum(axis=1, dtype=np.uint8)
+    found: NDArray[np.uint8] = counts.sum(axis=1, dtype=np.uint8)
+    return found
 
 
 def _squared_distances(
