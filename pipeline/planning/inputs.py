@@ -16,13 +16,28 @@ from pipeline.request.options import ModelRole
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.selection import Selection
 from store.base.cache_warning import CacheWarning
-from store.base.canonical_json import Digest, Document
-from store.base.identity import digest_packed_tiles
+from store.base.canonical_json import Document
+from store.base.identity import cell_components, cell_key, digest_packed_tiles
+from store.base.valueclass import valueclass
 from store.formats.area_shape import AreaShape
 from store.formats.capture_dates import CaptureDates
 from store.runtime.backends.registry import AUTO
 from store.trust.readiness import Readiness, judge
 from store.trust.readiness_facts import AreaCounts, facts_of_inputs
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
+class KeyedCell:
+    """A cell, the components of its block in a vector space, and the key, which is their digest."""
+
+    cell: Cell
+    components: Document
+    key: str
+
+    @classmethod
+    def of(cls, cell: Cell, components: Document) -> "KeyedCell":
+        """Return a cell with its key."""
+        return cls(cell=cell, components=components, key=cell_key(components))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +75,17 @@ class Inputs:
         return tuple((model.space, model.spec.weight_ppm) for model in self.descriptors)
 
     @cached_property
-    def cells(self) -> tuple[tuple[Cell, Digest], ...]:
-        """Each cell of the units, in ascending order, and the digest of its set of units."""
-        found = group_cells(self.selection.units)
-        return tuple((cell, digest_packed_tiles(cell.units.packed())) for cell in found)
+    def cells(self) -> Mapping[str, tuple[KeyedCell, ...]]:
+        """The cells of the units, in ascending order, by vector space."""
+        found = [
+            (each, digest_packed_tiles(each.units.packed())) for each in group_cells(self.selection.units)
+        ]
+        return {
+            space: tuple(
+                KeyedCell.of(cell, cell_components(space=space, tiles=tiles)) for cell, tiles in found
+            )
+            for space, _ in self.networks
+        }
 
     @property
     def backend_note(self) -> str:

@@ -12,14 +12,14 @@ from dataclasses import replace
 from pipeline.embed.cells import Cell
 from pipeline.engines.models.model import Model
 from pipeline.engines.precision.float16 import least_cosine
-from pipeline.planning.inputs import Inputs
+from pipeline.planning.inputs import Inputs, KeyedCell
 from pipeline.planning.known_index import why_new_index
 from pipeline.planning.proof import key_of_proof
 from pipeline.planning.tile_packs import carried_cells
 from pipeline.request.options import BadTilePolicy
 from store.backports import StrEnum
-from store.base.canonical_json import Digest, Document
-from store.base.identity import cell_components, cell_key, difference
+from store.base.canonical_json import Document
+from store.base.identity import difference
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.domain.attachments import GOLDEN, attached
@@ -177,9 +177,9 @@ def reusable_artifacts(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
                 *(ref for name, ref in attached(embedder).items() if name == GOLDEN),
             ]
     blocks = [
-        _closest_block(state, space, cell, cell_key(cell_components(space=space, tiles=tiles)))
-        for space in dict.fromkeys(space for space, _ in inputs.networks)
-        for cell, tiles in inputs.cells
+        _closest_block(state, space, each.cell, each.key)
+        for space, cells in inputs.cells.items()
+        for each in cells
     ]
     head = state.head_build
     index = refs_of(head.index) if head is not None and head.index is not None else ()
@@ -203,10 +203,10 @@ def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
             _plan_engine(state, model, present, note=inputs.backend_note) for model in inputs.models
         ),
         cells=tuple(
-            _plan_cell(state, model, space, cell, tiles, present=present, whys=whys, whole_only=whole_only)
+            _plan_cell(state, model, space, cell, present=present, whys=whys, whole_only=whole_only)
             for model, (space, _) in zip(inputs.descriptors, inputs.networks, strict=True)
             for whys in (("new cell" if not known or space in known else "new vector space", why_changed),)
-            for cell, tiles in inputs.cells
+            for cell in inputs.cells[space]
         ),
         stand_ins=tuple(_plan_stand_ins(state, inputs.descriptors, present)),
         packs=tuple(_plan_packs(state, inputs)),
@@ -345,8 +345,7 @@ def _plan_cell(
     state: State,
     network: Model,
     space: str,
-    cell: Cell,
-    tiles: Digest,
+    keyed: KeyedCell,
     *,
     present: Present,
     whys: tuple[str, str],
@@ -354,13 +353,12 @@ def _plan_cell(
 ) -> CellPlan:
     """Plan a cell; with `whole_only` a block in which tiles were skipped is not reused.
 
-    `tiles` is the digest of its set of units. `whys` are the reasons of a cell that is new, and of one whose block shows something else.
+    `whys` are the reasons of a cell that is new, and of one whose block shows something else.
     """
-    components = cell_components(space=space, tiles=tiles)
-    key = cell_key(components)
-    known = _closest_block(state, space, cell, key)
+    key = keyed.key
+    known = _closest_block(state, space, keyed.cell, key)
     whole = known is not None and _is_present(known.block, present)
-    skipped = known is not None and known.rows < len(cell.units)
+    skipped = known is not None and known.rows < len(keyed.cell.units)
     if known is not None and known.key == key and whole and not (whole_only and skipped):
         decision, why = Decision.REUSE, "same tiles"
     elif known is None:
@@ -373,8 +371,8 @@ def _plan_cell(
         decision, why = Decision.RUN, whys[1]
     return CellPlan(
         network=network,
-        cell=cell,
-        components=components,
+        cell=keyed.cell,
+        components=keyed.components,
         key=key,
         decision=decision,
         why=why,

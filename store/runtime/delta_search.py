@@ -137,8 +137,9 @@ def _among(ids: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.boo
     """Say which ids are among known ones, which ascend. NumPy's own way would sort the many for the few."""
     if not len(known):
         return np.zeros(len(ids), np.bool_)
-    nearest: NDArray[np.uint64] = known[np.minimum(np.searchsorted(known, ids), len(known) - 1)]
-    return nearest == ids
+    nearest = known[np.minimum(np.searchsorted(known, ids), len(known) - 1)]
+    found: NDArray[np.bool_] = nearest == ids
+    return found
 
 
 def _index_error(expected: str, found: str) -> IndexLoadError:
