@@ -84,7 +84,7 @@ class RowSignatures:
         partners, bits = _likely_partners(np.concatenate(self._signatures), places, apart)
         rows = np.flatnonzero(bits <= _MOST_BITS)
         most = _NEAR * min(self._greatest / _ONE**2, _GREATEST)
-        rows = rows[_squared_distances(vectors_of, rows, partners[rows]) <= most]
+        rows = rows[_squared_distances(vectors_of, rows, partners[rows], len(found)) <= most]
         found[rows] = found[partners[rows]] = True
         return found
 
@@ -151,12 +151,14 @@ def count_bits(words: Words) -> NDArray[np.uint8]:
 
 
 def _squared_distances(
-    vectors_of: Callable[[Rows], Iterable[Floats]], rows: Rows, partners: Rows
+    vectors_of: Callable[[Rows], Iterable[Floats]], rows: Rows, partners: Rows, count: int
 ) -> NDArray[np.float64]:
-    """Return the squared distance of each row from its partner; only these rows are kept in memory."""
-    needed = np.union1d(rows, partners)
-    if not len(needed):
+    """Return the squared distance of each row, of `count`, from its partner; only these rows are kept in memory."""
+    if not len(rows):
         return np.zeros(0)
+    wanted = np.zeros(count, np.bool_)
+    wanted[rows] = wanted[partners] = True
+    needed, places = np.flatnonzero(wanted), np.cumsum(wanted) - 1
     whole = np.concatenate(
         [
             _whole(part).astype(np.int32).clip(-_ONE, _ONE - 1).astype(np.int16)
@@ -167,7 +169,7 @@ def _squared_distances(
     found = np.empty(len(rows))
     for at in range(0, len(rows), 4096):
         chunk = slice(at, at + 4096)
-        one, other = (whole[np.searchsorted(needed, each[chunk])] for each in (rows, partners))
+        one, other = (whole[places[each[chunk]]] for each in (rows, partners))
         differences = one.astype(np.float64) - other
         found[chunk] = np.einsum("nd,nd->n", differences, differences)
     return found / _ONE**2
