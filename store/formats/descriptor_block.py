@@ -36,7 +36,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from store.base.identity import CELL_SHIFT, MAX_ZOOM, X_SHIFT, ZOOM_SHIFT
+from store.base.identity import CELL_SHIFT, MAX_ZOOM, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT
 from store.base.valueclass import valueclass
 from store.errors import Category
 
@@ -51,7 +51,7 @@ MAX_ROWS: Final = 65_536
 _HEADER: Final = struct.Struct("<8s6I32x")
 _ALIGNMENT: Final = 64
 _AXIS_MASK: Final = (1 << X_SHIFT) - 1
-_VIEW_MASK: Final = (1 << ZOOM_SHIFT) - (1 << 2 * X_SHIFT)
+_VIEW_MASK: Final = (1 << ZOOM_SHIFT) - (1 << VIEW_SHIFT)
 _ALL_BITS: Final = (1 << 64) - 1
 _DIGEST_SIZE: Final = 32
 
