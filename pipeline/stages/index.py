@@ -216,9 +216,11 @@ def check_area(run: BuildContext, rows: Sequence[BlockRow] | None) -> AreaReport
     run.geography = survey_selection(
         run.inputs.selection, rows, run.store.artifacts, seen=run.surveyed, on_rows=progress.advance
     )
-    run.surveyed = None
     if rows is not None:
+        if run.surveyed is not None:
+            progress.advance(sum(row.rows for row in rows))
         progress.finish()
+    run.surveyed = None
     require_coverage(run.geography, run.inputs.request.coverage.min_fraction)
     return run.geography
 
