@@ -169,6 +169,6 @@ def _to_embed(artifacts: Artifacts, state: State, plan: BuildPlan) -> dict[str, 
         stale[each.components["space"]].update(each.cell.units.hex_digests)
     found = {}
     for space, digests in stale.items():
-        known = ReusableRows(artifacts, state.step_cache.blocks_in(space))
+        known = ReusableRows(artifacts, state.step_cache.blocks_in(space), digests)
         found[space] = sum(digest not in known for digest in digests)
     return found

@@ -116,9 +116,11 @@ def group_cells(units: RetrievalUnits) -> list[Cell]:
     if not len(units):
         return []
     cells = cells_of(units.ids)
-    order = np.lexsort((units.ids, cells[:, 2], cells[:, 1], cells[:, 0]))
-    units, cells = units.take(order), cells[order]
-    starts = [0, *(np.flatnonzero((cells[1:] != cells[:-1]).any(axis=1)) + 1).tolist()]
+    zoom, x, y = cells.T
+    numbers = (zoom << 2 * X_SHIFT) | (x << X_SHIFT) | y
+    order = np.lexsort((units.ids, numbers))
+    units, cells, numbers = units.take(order), cells[order], numbers[order]
+    starts = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist()]
     return [
         Cell(key=CellKey(*cells[start].tolist()), units=units.take(slice(start, end)))
         for start, end in pairwise([*starts, len(units)])

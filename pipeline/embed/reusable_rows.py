@@ -1,12 +1,15 @@
 """Find existing descriptors by tile digest: the rows of a vector space's blocks.
 
-At first only the key columns of each block are read. A whole block is read, and checked against its digest,
-when one of its rows is needed. Rows of a damaged block are dropped, so that their tiles are embedded again.
+At first only the key columns of each block are read, and of them only the wanted digests are kept. A whole block
+is read, and checked against its digest, when one of its rows is needed. Rows of a damaged block are dropped, so that their tiles are embedded again.
 """
 
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.embed.cells import Row
 from store.base.values import ArtifactRef
@@ -21,16 +24,28 @@ _OPEN_BLOCKS = 16
 
 
 class ReusableRows:
-    """Rows by tile digest; `in` tells whether a digest has one."""
+    """The existing rows of some digests; `in` tells whether a digest has one.
 
-    def __init__(self, artifacts: Artifacts, cells: Sequence[CellEmbedded]) -> None:
+    Args:
+        artifacts: Holds the blocks.
+        cells: The blocks to look into; of several rows of a digest, the last counts.
+        wanted: The digests, in hexadecimal.
+    """
+
+    def __init__(self, artifacts: Artifacts, cells: Sequence[CellEmbedded], wanted: Iterable[str]) -> None:
         self._artifacts = artifacts
         self._refs = [cell.block for cell in cells]
         self._locations: dict[bytes, tuple[int, int]] = {}
         self._open: OrderedDict[int, Block] = OrderedDict()
-        for number, ref in enumerate(self._refs):
-            for row, digest in enumerate(_read_digests(artifacts, ref)):
-                self._locations[digest] = number, row
+        sought = {bytes.fromhex(digest) for digest in wanted}
+        starts = np.sort(_starts(np.frombuffer(b"".join(sought), np.uint8).reshape(-1, 32)))
+        for number, ref in enumerate(self._refs if sought else ()):
+            digests = _read_digests(artifacts, ref)
+            found = _starts(digests)
+            near = starts[np.minimum(np.searchsorted(starts, found), len(starts) - 1)] == found
+            for row in np.flatnonzero(near).tolist():
+                if (digest := digests[row].tobytes()) in sought:
+                    self._locations[digest] = number, row
 
     def __len__(self) -> int:
         """Return the number of distinct digests."""
@@ -73,13 +88,18 @@ class ReusableRows:
         return block
 
 
-def _read_digests(artifacts: Artifacts, ref: ArtifactRef) -> list[bytes]:
-    """Return the digests of a block from its key columns; none if the file is no block."""
+def _starts(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return the first eight bytes of some digests as numbers."""
+    return np.ascontiguousarray(digests[:, :8]).view(np.uint64)[:, 0]
+
+
+def _read_digests(artifacts: Artifacts, ref: ArtifactRef) -> NDArray[np.uint8]:
+    """Return the digests of a block from its key columns, uint8 [n, 32]; none if the file is no block."""
     try:
-        with os.fdopen(open_regular(artifacts.layout.artifact(ref.sha256)), "rb", buffering=0) as file:
+        with os.fdopen(open_regular(artifacts.layout.artifact_file(ref.sha256)), "rb", buffering=0) as file:
             header = descriptor_block.decode_header(file.read(descriptor_block.HEADER_SIZE))
             file.seek(0)
             _, digests = descriptor_block.decode_keys(file.read(descriptor_block.key_size(header.rows)))
     except (OSError, BlockError):
-        return []
-    return [bytes(row) for row in digests]
+        return np.zeros((0, 32), np.uint8)
+    return digests

@@ -1,9 +1,12 @@
 """Everything a build is defined by, as values. Pure."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 from typing import Any
 
+from pipeline.embed.cells import Cell, group_cells
 from pipeline.engines.models.model import Model
 from pipeline.planning.chunk_levels import ChosenLevel
 from pipeline.planning.proof import TruthTable
@@ -14,6 +17,7 @@ from pipeline.request.request import BuildRequest
 from pipeline.tiles.selection import Selection
 from store.base.cache_warning import CacheWarning
 from store.base.canonical_json import Document
+from store.base.identity import cell_components, cell_key, digest_packed_tiles
 from store.base.valueclass import valueclass
 from store.formats.area_shape import AreaShape
 from store.formats.capture_dates import CaptureDates
@@ -23,6 +27,20 @@ from store.trust.readiness_facts import AreaCounts, facts_of_inputs
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
+class KeyedCell:
+    """A cell, the components of its block in a vector space, and the key, which is their digest."""
+
+    cell: Cell
+    components: Document
+    key: str
+
+    @classmethod
+    def of(cls, cell: Cell, components: Document) -> "KeyedCell":
+        """Return a cell with its key."""
+        return cls(cell=cell, components=components, key=cell_key(components))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inputs:
     """Everything a build is defined by.
 
@@ -55,6 +73,19 @@ class Inputs:
     def networks(self) -> tuple[tuple[str, int], ...]:
         """Vector space and weight of each of them."""
         return tuple((model.space, model.spec.weight_ppm) for model in self.descriptors)
+
+    @cached_property
+    def cells(self) -> Mapping[str, tuple[KeyedCell, ...]]:
+        """The cells of the units, in ascending order, by vector space."""
+        found = [
+            (each, digest_packed_tiles(each.units.packed())) for each in group_cells(self.selection.units)
+        ]
+        return {
+            space: tuple(
+                KeyedCell.of(cell, cell_components(space=space, tiles=tiles)) for cell, tiles in found
+            )
+            for space, _ in self.networks
+        }
 
     @property
     def backend_note(self) -> str:

@@ -9,17 +9,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from pipeline.embed.cells import Cell, group_cells
+from pipeline.embed.cells import Cell
 from pipeline.engines.models.model import Model
 from pipeline.engines.precision.float16 import least_cosine
-from pipeline.planning.inputs import Inputs
+from pipeline.planning.inputs import Inputs, KeyedCell
 from pipeline.planning.known_index import why_new_index
 from pipeline.planning.proof import key_of_proof
 from pipeline.planning.tile_packs import carried_cells
 from pipeline.request.options import BadTilePolicy
 from store.backports import StrEnum
 from store.base.canonical_json import Document
-from store.base.identity import cell_components, cell_key, difference, digest_packed_tiles
+from store.base.identity import difference
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.domain.attachments import GOLDEN, attached
@@ -176,11 +176,10 @@ def reusable_artifacts(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
                 embedder.artifact,
                 *(ref for name, ref in attached(embedder).items() if name == GOLDEN),
             ]
-    cells = group_cells(inputs.selection.units)
     blocks = [
-        _closest_block(state, space, cell, cell_key(_components(space, cell)))
-        for space in dict.fromkeys(space for space, _ in inputs.networks)
-        for cell in cells
+        _closest_block(state, space, each.cell, each.key)
+        for space, cells in inputs.cells.items()
+        for each in cells
     ]
     head = state.head_build
     index = refs_of(head.index) if head is not None and head.index is not None else ()
@@ -197,7 +196,6 @@ def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
         present: Digest to size of the `reusable_artifacts` that are regular files.
     """
     known = {name[0] for name in state.step_cache.blocks}
-    cells = group_cells(inputs.selection.units)
     whole_only = inputs.request.tiles.on_bad is BadTilePolicy.FAIL
     why_changed = _why_changed(state, inputs)
     plan = BuildPlan(
@@ -208,7 +206,7 @@ def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
             _plan_cell(state, model, space, cell, present=present, whys=whys, whole_only=whole_only)
             for model, (space, _) in zip(inputs.descriptors, inputs.networks, strict=True)
             for whys in (("new cell" if not known or space in known else "new vector space", why_changed),)
-            for cell in cells
+            for cell in inputs.cells[space]
         ),
         stand_ins=tuple(_plan_stand_ins(state, inputs.descriptors, present)),
         packs=tuple(_plan_packs(state, inputs)),
@@ -347,7 +345,7 @@ def _plan_cell(
     state: State,
     network: Model,
     space: str,
-    cell: Cell,
+    keyed: KeyedCell,
     *,
     present: Present,
     whys: tuple[str, str],
@@ -357,11 +355,10 @@ def _plan_cell(
 
     `whys` are the reasons of a cell that is new, and of one whose block shows something else.
     """
-    components = _components(space, cell)
-    key = cell_key(components)
-    known = _closest_block(state, space, cell, key)
+    key = keyed.key
+    known = _closest_block(state, space, keyed.cell, key)
     whole = known is not None and _is_present(known.block, present)
-    skipped = known is not None and known.rows < len(cell.units)
+    skipped = known is not None and known.rows < len(keyed.cell.units)
     if known is not None and known.key == key and whole and not (whole_only and skipped):
         decision, why = Decision.REUSE, "same tiles"
     elif known is None:
@@ -374,8 +371,8 @@ def _plan_cell(
         decision, why = Decision.RUN, whys[1]
     return CellPlan(
         network=network,
-        cell=cell,
-        components=components,
+        cell=keyed.cell,
+        components=keyed.components,
         key=key,
         decision=decision,
         why=why,
@@ -388,10 +385,6 @@ def _why_changed(state: State, inputs: Inputs) -> str:
     if head is not None and head.inputs.get("chunks") != inputs.document.get("chunks"):
         return "other chunks are wanted"
     return "its chunks changed" if inputs.levels else "its tiles changed"
-
-
-def _components(space: str, cell: Cell) -> Document:
-    return cell_components(space=space, tiles=digest_packed_tiles(cell.units.packed()))
 
 
 def _closest_block(state: State, space: str, cell: Cell, key: str) -> CellEmbedded | None:

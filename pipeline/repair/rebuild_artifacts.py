@@ -211,7 +211,8 @@ def _embed_again(
         preprocessing=context.inputs.preprocessing(space=like.space),
         on_progress=progress.advance,
     )
-    known = ReusableRows(context.artifacts, others)
+    wanted = (digest for cell in cells for digest in cell.units.hex_digests)
+    known = ReusableRows(context.artifacts, others, wanted)
     answered = embed_cells(
         cells,
         embed,

@@ -30,6 +30,7 @@ from store.domain.events import CheckFailed, CheckPassed, EngineCompiled, Index
 from store.domain.index_files import delta_of, whole_of, whole_rows
 from store.domain.step_cache import StepCache
 from store.errors import ArtifactError
+from store.formats.descriptor_block import Block
 from store.formats.index_delta import Delta, DeltaError
 from store.formats.tables import BlockRow
 from store.runtime.load import (
@@ -94,8 +95,8 @@ def check_vectors(
     others = [cell for cell in steps.blocks_in(space) if cell.engine != event.artifact.sha256]
     if not others or steps.has_passed(VECTORS_CHECK, space, event.artifact.sha256):
         return None
-    known = ReusableRows(artifacts, others)
     units = inputs.selection.units
+    known = ReusableRows(artifacts, others, units.hex_digests)
     units = units.take(np.array([digest in known for digest in units.hex_digests], np.bool_))
     units = units.take(slice(0, None, max(1, len(units) // _RECALCULATED))).take(slice(_RECALCULATED))
     if preprocessing is None or not len(units):
@@ -162,7 +163,7 @@ def check_index(
     rows: Sequence[BlockRow],
     *,
     least: float,
-    on_rows: Callable[[int], None] | None = None,
+    on_block: Callable[[Block], object] = lambda _: None,
 ) -> CheckResult:
     """Load the index and search it for a sample of its own tiles; see `pipeline.stages.index_sample`.
 
@@ -174,7 +175,7 @@ def check_index(
         event: The index.
         rows: The blocks that it was built from.
         least: Fraction of each sample that must find itself.
-        on_rows: Called with the number of rows of each block that was read.
+        on_block: Called with each block that was read.
     """
     subject = CheckSubject(INDEX_CHECK, "index", event.key, event.artifact.sha256)
     expected = sum(row.rows for row in rows)
@@ -184,7 +185,7 @@ def check_index(
         if index.ntotal != expected:
             return subject.result({}, f"{index.ntotal} rows in the index, {expected} in its blocks")
         size = _SAMPLE if event.kind == IndexKind.FLAT else _SAMPLE_OF_APPROXIMATE
-        taken = take_samples(artifacts, rows, added=delta.added.ids, size=size, on_rows=on_rows)
+        taken = take_samples(artifacts, rows, added=delta.added.ids, size=size, on_block=on_block)
         samples = [sample.rows(event.dimensions) for sample in taken]
         recalls = [recall(index, sample, artifacts, rows) for sample in samples]
     except RuntimeUnavailableError:

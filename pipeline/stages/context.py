@@ -10,6 +10,7 @@ from pipeline.engines.models.model import Model
 from pipeline.planning.area_report import AreaReport
 from pipeline.planning.inputs import Inputs
 from pipeline.ports import Ports
+from pipeline.stages.survey import SurveyedRows
 from store.base.cache_warning import CacheWarning
 from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
@@ -53,6 +54,7 @@ class BuildContext:
         damaged: Digests of artifacts that were to be reused and have other bytes than when they were stored.
         withdrawn: What is made again because no key of this builder vouches for it, and why, for people.
         windows: Number to window, of those that workers have not answered yet.
+        surveyed: What the report of the area needs of the blocks, if the check of the index read them all.
         geography: The report of the area, once it was made.
         proof: The answers for photographs, once they were asked for.
     """
@@ -79,6 +81,7 @@ class BuildContext:
     subject: str = ""
     counts: BuildCounts = field(default_factory=BuildCounts)
     windows: dict[int, Window] = field(default_factory=dict)
+    surveyed: SurveyedRows | None = None
     geography: AreaReport | None = None
     proof: bytes | None = None
     _deferred: list[Event] = field(default_factory=list)

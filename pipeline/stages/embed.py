@@ -316,7 +316,11 @@ def _embed_stale(
         shown=run.inputs.selection.shown_tiles(),
         space=space,
         engine=engine,
-        known=ReusableRows(run.store.artifacts, run.store.state.step_cache.blocks_in(space)),
+        known=ReusableRows(
+            run.store.artifacts,
+            run.store.state.step_cache.blocks_in(space),
+            wanted=(digest for plan in plans for digest in plan.cell.units.hex_digests),
+        ),
         progress=run.ports.progress,
     )
     rows: list[BlockRow] = []

@@ -15,7 +15,7 @@ from pipeline.stages.checks import INDEX_CHECK, ONE_ANSWER, check_index, require
 from pipeline.stages.context import BuildContext
 from pipeline.stages.engines.check_network import WEIGHTS_HINT
 from pipeline.stages.extend_index import extend_head_index
-from pipeline.stages.survey import StoredBlocks, survey_selection
+from pipeline.stages.survey import StoredBlocks, SurveyedRows, survey_selection
 from store.base.identity import index_components, index_key
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
@@ -158,10 +158,19 @@ def _check_failure(run: BuildContext, known: Index, rows: Sequence[BlockRow]) ->
     run.enter("check", "index")
     progress = run.ports.progress
     progress.start("check index", total=sum(row.rows for row in rows), unit="rows")
-    verdict = check_index(run.store.artifacts, known, rows, least=least, on_rows=progress.advance)
+    seen = SurveyedRows(run.inputs.selection.levels)
+
+    def see(block: Block) -> None:
+        seen.add(block)
+        progress.advance(block.rows)
+
+    verdict = check_index(run.store.artifacts, known, rows, least=least, on_block=see)
     run.append(verdict)
     progress.finish()
-    return verdict if isinstance(verdict, CheckFailed) else None
+    if isinstance(verdict, CheckFailed):
+        return verdict
+    run.surveyed = seen
+    return None
 
 
 def _has_passed(run: BuildContext, known: Index, least: float) -> bool:
@@ -205,10 +214,13 @@ def check_area(run: BuildContext, rows: Sequence[BlockRow] | None) -> AreaReport
     if rows is not None:
         progress.start("check area", total=sum(row.rows for row in rows), unit="rows")
     run.geography = survey_selection(
-        run.inputs.selection, rows, run.store.artifacts, on_rows=progress.advance
+        run.inputs.selection, rows, run.store.artifacts, seen=run.surveyed, on_rows=progress.advance
     )
     if rows is not None:
+        if run.surveyed is not None:
+            progress.advance(sum(row.rows for row in rows))
         progress.finish()
+    run.surveyed = None
     require_coverage(run.geography, run.inputs.request.coverage.min_fraction)
     return run.geography
 

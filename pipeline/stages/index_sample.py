@@ -32,11 +32,11 @@ class TileSample:
         self._rows: dict[int, tuple[int, Vectors]] = {}
         self._greatest = _ANY_KEY
 
-    def offer(self, block: Block, places: NDArray[np.bool_]) -> None:
-        """Take what belongs to the sample from some rows of a block."""
+    def offer(self, block: Block, places: NDArray[np.bool_] | None = None) -> None:
+        """Take what belongs to the sample from the rows of a block, or from some of them."""
         keys = np.ascontiguousarray(block.digests[:, :_KEY_BYTES]).view(">u8")[:, 0]
-        textured = block.texture >= FEATURELESS_BELOW
-        for place in np.flatnonzero(places & textured & (keys <= np.uint64(self._greatest))).tolist():
+        fit = (block.texture >= FEATURELESS_BELOW) & (keys <= np.uint64(self._greatest))
+        for place in np.flatnonzero(fit if places is None else fit & places).tolist():
             key = int(keys[place])
             if key not in self._rows:
                 self._rows[key] = int(block.ids[place]), block.vectors[place].copy()
@@ -66,20 +66,24 @@ def take_samples(
     *,
     added: NDArray[np.uint64],
     size: int,
-    on_rows: Callable[[int], None] | None = None,
+    on_block: Callable[[Block], object] = lambda _: None,
 ) -> tuple[TileSample, TileSample]:
     """Return a sample of the rows that a delta did not add, and one of those that it did.
 
-    `on_rows` is called with the number of rows of each block that was read.
+    `on_block` is called with each block that was read.
     """
-    samples = TileSample(size), TileSample(size)
+    samples, added = (TileSample(size), TileSample(size)), np.sort(added)
     for row in rows:
         block = read_block(row, artifacts.read)
-        new = np.isin(block.ids, added)
-        samples[0].offer(block, ~new)
-        samples[1].offer(block, new)
-        if on_rows is not None:
-            on_rows(block.rows)
+        first, last = np.searchsorted(added, block.ids[:1]), np.searchsorted(added, block.ids[-1:], "right")
+        # Most blocks have no added row.
+        if (first < last).any():
+            new = np.isin(block.ids, added)
+            samples[0].offer(block, ~new)
+            samples[1].offer(block, new)
+        else:
+            samples[0].offer(block)
+        on_block(block)
     return samples
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.intp]
+Words = NDArray[np.uint64]
 
 _ONE: Final = 1 << 15
 """The number 1 after rounding to whole numbers. A sum of 65,536 of a unit vector stays below 2**24."""
@@ -83,7 +84,7 @@ class RowSignatures:
         partners, bits = _likely_partners(np.concatenate(self._signatures), places, apart)
         rows = np.flatnonzero(bits <= _MOST_BITS)
         most = _NEAR * min(self._greatest / _ONE**2, _GREATEST)
-        rows = rows[_squared_distances(vectors_of, rows, partners[rows]) <= most]
+        rows = rows[_squared_distances(vectors_of, rows, partners[rows], len(found)) <= most]
         found[rows] = found[partners[rows]] = True
         return found
 
@@ -96,31 +97,68 @@ def _whole(vectors: Floats) -> Floats:
 def _likely_partners(
     signatures: NDArray[np.uint8], places: NDArray[np.int64], apart: int
 ) -> tuple[Rows, NDArray[np.uint8]]:
-    """Return for each row the one that is likely its nearest, and in how many bits they differ (255: none)."""
+    """Return for each row the one that is likely its nearest, and in how many bits they differ.
+
+    Rows that differ from all their neighbours in more than `_MOST_BITS` have 255.
+    """
     bits = np.full(len(signatures), 255, np.uint8)
     partners = np.zeros(len(signatures), np.intp)
+    words = signatures.view(">u8").astype(np.uint64)
     step = signatures.shape[1] // _ORDERS
     for turn in range(_ORDERS):
-        turned = np.roll(signatures, turn * step, axis=1)
-        order = np.argsort(np.ascontiguousarray(turned[:, :8]).view(">u8")[:, 0], kind="stable")
+        order = _stable_order(_turned(words, 8 * turn * step))
+        ordered = words[order]
         for ahead in range(1, _NEIGHBOURS + 1):
-            one, other = order[:-ahead], order[ahead:]
+            differing = count_bits(ordered[:-ahead] ^ ordered[ahead:])
+            near = np.flatnonzero(differing <= _MOST_BITS)
+            one, other = order[near], order[near + ahead]
             far = (np.abs(places[one] - places[other]) > apart).any(axis=1)
-            one, other = one[far], other[far]
-            differing = _BITS_IN_BYTE[signatures[one] ^ signatures[other]].sum(axis=1, dtype=np.uint8)
+            one, other, differing = one[far], other[far], differing[near[far]]
             for these, those in ((one, other), (other, one)):
                 better = differing < bits[these]
                 bits[these[better]], partners[these[better]] = differing[better], those[better]
     return partners, bits
 
 
+def _turned(words: Words, shift: int) -> Words:
+    """Return the first 64 bits of each signature, two words, after it was turned right by some bits."""
+    word, rest = divmod(shift, 64)
+    first, before = words[:, word], words[:, word - 1]
+    return first if not rest else (before << np.uint64(64 - rest)) | (first >> np.uint64(rest))
+
+
+def _stable_order(keys: Words) -> Rows:
+    """Return the rows by rising key, and of equal keys in their order.
+
+    The default order of NumPy uses the vector instructions of a processor, a stable one does not. They differ in
+    rows of equal keys only, which are few.
+    """
+    order = np.argsort(keys)
+    ordered = keys[order]
+    equal = ordered[1:] == ordered[:-1]
+    tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
+    rows = np.sort(order[tied])
+    order[tied] = rows[np.argsort(keys[rows], kind="stable")]
+    return order
+
+
+def count_bits(words: Words) -> NDArray[np.uint8]:
+    """Return how many bits are set in each row of words, uint64 [n, k]."""
+    # NumPy 1 cannot count them.
+    counts = np.bitwise_count(words) if hasattr(np, "bitwise_count") else _BITS_IN_BYTE[words.view(np.uint8)]
+    found: NDArray[np.uint8] = counts.sum(axis=1, dtype=np.uint8)
+    return found
+
+
 def _squared_distances(
-    vectors_of: Callable[[Rows], Iterable[Floats]], rows: Rows, partners: Rows
+    vectors_of: Callable[[Rows], Iterable[Floats]], rows: Rows, partners: Rows, count: int
 ) -> NDArray[np.float64]:
-    """Return the squared distance of each row from its partner; only these rows are kept in memory."""
-    needed = np.union1d(rows, partners)
-    if not len(needed):
+    """Return the squared distance of each row, of `count`, from its partner; only these rows are kept in memory."""
+    if not len(rows):
         return np.zeros(0)
+    wanted = np.zeros(count, np.bool_)
+    wanted[rows] = wanted[partners] = True
+    needed, places = np.flatnonzero(wanted), np.cumsum(wanted) - 1
     whole = np.concatenate(
         [
             _whole(part).astype(np.int32).clip(-_ONE, _ONE - 1).astype(np.int16)
@@ -131,7 +169,7 @@ def _squared_distances(
     found = np.empty(len(rows))
     for at in range(0, len(rows), 4096):
         chunk = slice(at, at + 4096)
-        one, other = (whole[np.searchsorted(needed, each[chunk])] for each in (rows, partners))
+        one, other = (whole[places[each[chunk]]] for each in (rows, partners))
         differences = one.astype(np.float64) - other
         found[chunk] = np.einsum("nd,nd->n", differences, differences)
     return found / _ONE**2

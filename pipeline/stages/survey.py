@@ -33,6 +33,7 @@ def survey_selection(
     rows: Sequence[BlockRow] | None,
     artifacts: Artifacts,
     *,
+    seen: "SurveyedRows | None" = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> AreaReport:
     """Report on everything that a selection wants.
@@ -43,18 +44,25 @@ def survey_selection(
         selection: The selection.
         rows: The blocks; None before anything is embedded: then nothing is known to be featureless or skipped.
         artifacts: Holds the blocks.
+        seen: What was taken from all these blocks already, if they were read before.
         on_rows: Called with the number of rows of each block that was read.
 
     Raises:
         ArtifactError: A block is missing or damaged.
     """
     units = selection.units.ids
-    indexed, featureless = (
-        (units, np.zeros(len(units), np.bool_))
-        if rows is None
-        else _judge_rows(rows, artifacts, selection.levels, on_rows)
-    )
-    skipped = units[np.isin(units, indexed, invert=True)]
+    indexed, featureless, skipped = units, np.zeros(len(units), np.bool_), units[:0]
+    if rows is not None:
+        if seen is None:
+            seen = SurveyedRows(selection.levels)
+            for block in StoredBlocks(artifacts, rows):
+                seen.add(block)
+                if on_rows is not None:
+                    on_rows(block.rows)
+        indexed, featureless = seen.judge(rows, artifacts)
+        known = np.sort(indexed)
+        # No id is below zero.
+        skipped = units[np.append(known, -1)[np.searchsorted(known, units)] != units]
     if selection.levels:
         skipped = np.setdiff1d(tile_ids_under(skipped), tile_ids_under(indexed))
     return AreaReport(
@@ -72,42 +80,53 @@ def survey_selection(
     )
 
 
-def _judge_rows(
-    rows: Sequence[BlockRow],
-    artifacts: Artifacts,
-    levels: Sequence[LevelChunks],
-    on_rows: Callable[[int], None] | None,
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the ids of the rows of some blocks, and which of them are featureless."""
-    parts, textures = list[NDArray[np.int64]](), [np.zeros(0, np.float32)]
-    kinds = [(each, RowSignatures()) for each in levels or (None,)]
-    for block in StoredBlocks(artifacts, rows):
+class SurveyedRows:
+    """What the report needs of all blocks, taken from one after the other in their order."""
+
+    def __init__(self, levels: Sequence[LevelChunks]) -> None:
+        self._ids = [np.zeros(0, np.int64)]
+        self._textures = [np.zeros(0, np.float32)]
+        self._kinds = [(each, RowSignatures()) for each in levels or (None,)]
+
+    def add(self, block: Block) -> None:
+        """Add the next block."""
         ids = block.ids.astype(np.int64)
-        parts.append(ids)
-        textures.append(block.texture)
-        for level, signatures in kinds:
-            signatures.add(block.vectors[_own(level, ids)])
-        if on_rows is not None:
-            on_rows(len(ids))
-    ids = np.concatenate([np.zeros(0, np.int64), *parts])
-    ends = np.cumsum([len(part) for part in parts])
-    # What looks the same cannot be told apart: "no imagery" of a provider, the same ground repeated.
-    repeated = np.zeros(len(ids), np.bool_)
-    for level, signatures in kinds:
-        own = np.flatnonzero(_own(level, ids))
-        places, apart = _centres(ids[own]), 0
-        if level is not None:
-            places = np.stack([ids[own] >> X_SHIFT & AXIS_MASK, ids[own] & AXIS_MASK], axis=1)
-            # Neighbours that overlap may be alike; what repeats with the tiles, as "no imagery" does, may not.
-            apart = min(level.level.m // 4, level.level.steps_per_tile - 1)
+        self._ids.append(ids)
+        self._textures.append(block.texture.copy())
+        for level, signatures in self._kinds:
+            signatures.add(block.vectors if level is None else block.vectors[chunks_of(level.level, ids)])
 
-        def vectors_of(
-            chosen: NDArray[np.intp], own: NDArray[np.intp] = own
-        ) -> Iterator[NDArray[np.float32]]:
-            return _stored_vectors(rows, artifacts, ends, own[chosen])
+    def judge(
+        self, rows: Sequence[BlockRow], artifacts: Artifacts
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the ids of all rows, and which of them are featureless.
 
-        repeated[own] = signatures.repeated(places, vectors_of, apart=apart)
-    return ids, (np.concatenate(textures) < FEATURELESS_BELOW) | repeated
+        Args:
+            rows: The blocks that were added, in this order.
+            artifacts: Holds them.
+
+        Raises:
+            ArtifactError: A block is missing or damaged.
+        """
+        ids, textures = np.concatenate(self._ids), np.concatenate(self._textures)
+        ends = np.cumsum([len(part) for part in self._ids[1:]])
+        # What looks the same cannot be told apart: "no imagery" of a provider, the same ground repeated.
+        repeated = np.zeros(len(ids), np.bool_)
+        for level, signatures in self._kinds:
+            own = np.flatnonzero(_own(level, ids))
+            places, apart = _centres(ids[own]), 0
+            if level is not None:
+                places = np.stack([ids[own] >> X_SHIFT & AXIS_MASK, ids[own] & AXIS_MASK], axis=1)
+                # Neighbours that overlap may be alike; what repeats with the tiles, as "no imagery" does, may not.
+                apart = min(level.level.m // 4, level.level.steps_per_tile - 1)
+
+            def vectors_of(
+                chosen: NDArray[np.intp], own: NDArray[np.intp] = own
+            ) -> Iterator[NDArray[np.float32]]:
+                return _stored_vectors(rows, artifacts, ends, own[chosen])
+
+            repeated[own] = signatures.repeated(places, vectors_of, apart=apart)
+        return ids, (textures < FEATURELESS_BELOW) | repeated
 
 
 def _own(level: LevelChunks | None, ids: NDArray[np.int64]) -> NDArray[np.bool_]:

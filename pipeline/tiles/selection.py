@@ -7,6 +7,7 @@ selected tiles enters the identity of a build, not the day.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ from store.formats.tables import encode_tile_columns
 from store.manifest.levels import ChunkLevel
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Selection:
     """The tiles of a build.
 
@@ -50,7 +51,7 @@ class Selection:
     warnings: tuple[CacheWarning, ...]
     levels: tuple[LevelChunks, ...] = ()
 
-    @property
+    @cached_property
     def units(self) -> RetrievalUnits:
         """What gets a descriptor: the tiles, or the chunks of all levels."""
         if not self.levels:

@@ -7,6 +7,7 @@ cells) work on the columns.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import cached_property
 from operator import eq
 from typing import Final, TypeAlias, overload
 
@@ -27,7 +28,7 @@ NO_DAY: Final = 0
 """Stands for an unknown day; the first of January of year 1 is day 1."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TileColumns(Sequence[SourceTile]):
     """Tiles in rising order of (z, x, y), without duplicates unless a source has them.
 
@@ -163,9 +164,9 @@ class TileColumns(Sequence[SourceTile]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    @property
+    @cached_property
     def ids(self) -> npt.NDArray[np.int64]:
-        """Descriptor ids, int64 [n]; see `store.base.identity.descriptor_id`.
+        """Descriptor ids, int64 [n], computed once; see `store.base.identity.descriptor_id`.
 
         Raises:
             ValueError: A place is outside the grid.

@@ -236,7 +236,7 @@ class Artifacts:
         if not self.present(ref):
             raise self._error(ref, self.damage(ref) or "changed while it was read")
         try:
-            data = read_regular(self.layout.artifact(ref.sha256), limit=ref.size)
+            data = read_regular(self.layout.artifact_file(ref.sha256), limit=ref.size)
         except FileNotFoundError:
             data = None
         except OSError as error:

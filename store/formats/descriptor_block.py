@@ -36,7 +36,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from store.base.identity import CELL_SHIFT, MAX_ZOOM, X_SHIFT, ZOOM_SHIFT
+from store.base.identity import CELL_SHIFT, MAX_ZOOM, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT
 from store.base.valueclass import valueclass
 from store.errors import Category
 
@@ -51,6 +51,8 @@ MAX_ROWS: Final = 65_536
 _HEADER: Final = struct.Struct("<8s6I32x")
 _ALIGNMENT: Final = 64
 _AXIS_MASK: Final = (1 << X_SHIFT) - 1
+_VIEW_MASK: Final = (1 << ZOOM_SHIFT) - (1 << VIEW_SHIFT)
+_ALL_BITS: Final = (1 << 64) - 1
 _DIGEST_SIZE: Final = 32
 
 
@@ -288,15 +290,12 @@ def _check_header(header: BlockHeader) -> None:
 def _check_ids(header: BlockHeader, ids: NDArray[np.uint64]) -> None:
     if np.any(ids[1:] <= ids[:-1]):
         raise BlockError("expected ids in ascending order without repetition, found others")
-    # Any view is allowed; zoom, column and row must be inside the cell and the world at this zoom.
-    x = (ids >> np.uint64(X_SHIFT)) & np.uint64(_AXIS_MASK)
-    y = ids & np.uint64(_AXIS_MASK)
-    inside = (
-        (ids >> np.uint64(ZOOM_SHIFT) == header.zoom)
-        & (x >> np.uint64(CELL_SHIFT) == header.cell_x)
-        & (y >> np.uint64(CELL_SHIFT) == header.cell_y)
-        & (np.maximum(x, y) < (1 << header.zoom))
-    )
+    # Any view is allowed; zoom, column and row must be inside the cell and the world at this zoom, which is
+    # smaller than a cell below zoom 4. So all bits but these are those of the first tile of the cell.
+    within = min(1 << CELL_SHIFT, 1 << header.zoom) - 1
+    free = _VIEW_MASK | within << X_SHIFT | within
+    first = header.zoom << ZOOM_SHIFT | header.cell_x << CELL_SHIFT + X_SHIFT | header.cell_y << CELL_SHIFT
+    inside = (ids & np.uint64(_ALL_BITS ^ free)) == np.uint64(first)
     if not inside.all():
         stray = int(ids[int(np.argmin(inside))])
         raise BlockError(

@@ -19,7 +19,8 @@ def built(site):
 
 
 def known(site):
-    return ReusableRows(Artifacts(site.layout), list(site.blocks().values()))
+    wanted = [sha256(data).hexdigest() for data in site.tiles.values()]
+    return ReusableRows(Artifacts(site.layout), list(site.blocks().values()), wanted)
 
 
 def digest(site, place):
@@ -45,8 +46,18 @@ def test_digests_without_a_row_are_left_out(built):
     assert rows.rows(["00" * 32, digest(built, (ZOOM, 0, 0))]).keys() == {digest(built, (ZOOM, 0, 0))}
 
 
+def test_only_wanted_digests_are_kept(built):
+    there = digest(built, (ZOOM, 0, 0))
+    like_it = there[:16] + "00" * 24
+    blocks = list(built.blocks().values())
+    rows = ReusableRows(Artifacts(built.layout), blocks, [there, like_it, "00" * 32])
+    assert (len(rows), there in rows, like_it in rows) == (1, True, False)
+    assert digest(built, (ZOOM, 56, 48)) not in rows
+    assert len(ReusableRows(Artifacts(built.layout), blocks, [])) == 0
+
+
 def test_no_blocks_no_rows(built):
-    rows = ReusableRows(Artifacts(built.layout), [])
+    rows = ReusableRows(Artifacts(built.layout), [], [digest(built, (ZOOM, 0, 0))])
     assert len(rows) == 0
     assert rows.rows([digest(built, (ZOOM, 0, 0))]) == {}
 

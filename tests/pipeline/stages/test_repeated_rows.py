@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.stages.repeated_rows import RowSignatures
+from pipeline.stages.repeated_rows import RowSignatures, count_bits
 
 DIMENSIONS = 384
 RNG = np.random.default_rng(7)
@@ -60,6 +60,23 @@ def test_a_network_of_similar_answers_is_measured_by_their_spread():
     rows = beside(np.repeat(distinct(1), 300, axis=0), 0.999)
     rows[100] = rows[0]
     assert repeated(rows) == [0, 100]
+
+
+def test_equal_rows_keep_their_order_among_others():
+    """What is compared must not depend on the order in which a processor leaves equal signatures."""
+    rows = np.concatenate([np.repeat(distinct(20), 50, axis=0), distinct(500)])
+    order = RNG.permutation(len(rows))
+    places = np.stack([np.arange(len(rows)), np.zeros(len(rows), int)], axis=1)
+    found = repeated(rows[order], places=places)
+    assert found == np.flatnonzero(order < 1000).tolist()
+
+
+def test_bits_are_counted_without_the_newer_numpy(monkeypatch):
+    words = RNG.integers(0, 1 << 63, (100, 2)).astype(np.uint64)
+    expected = [sum(word.bit_count() for word in row) for row in words.tolist()]
+    assert count_bits(words).tolist() == expected
+    monkeypatch.delattr(np, "bitwise_count", raising=False)
+    assert count_bits(words).tolist() == expected
 
 
 def test_overlapping_squares_are_not_compared():

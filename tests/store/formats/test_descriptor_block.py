@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from store.base.identity import descriptor_id
+from store.base.identity import descriptor_id, tile_of
 from store.formats import descriptor_block
 from store.formats.descriptor_block import (
     Block,
@@ -165,6 +165,25 @@ def patched(data, offset, value):
 
 
 GOOD = encode(make([(1, 17, 0), (2, 17, 0), (2, 18, 3)], dimensions=5))
+
+
+@pytest.mark.parametrize(
+    ("zoom", "cell", "place"),
+    [(0, (0, 0), (0, 0)), (3, (0, 0), (7, 5)), (4, (0, 0), (15, 3)), (25, (9, 2), (159, 40))],
+)
+def test_an_id_is_refused_for_each_bit_that_is_not_its_cells(zoom, cell, place):
+    good = make([(*place, 200)], zoom=zoom, cell=cell)
+    encode(good)
+    for bit in range(64):
+        flipped = int(good.ids[0]) ^ 1 << bit
+        stray_zoom, x, y, _ = tile_of(flipped)
+        inside = stray_zoom == zoom and (x >> 4, y >> 4) == cell and max(x, y) < 1 << zoom
+        stray = changed(good, ids=np.array([flipped], np.uint64))
+        if inside:
+            encode(stray)
+        else:
+            with pytest.raises(BlockError, match="only ids of cell"):
+                encode(stray)
 
 
 @pytest.mark.parametrize(

@@ -85,13 +85,16 @@ def histories(seed, *, before, gone, changed, new, distinct=None):
     new=st.integers(0, 20),
     k=st.integers(1, 12),
     distinct=st.none() | st.integers(1, 5),
+    queries=st.sampled_from([1, 5, 20]),
 )
 @settings(max_examples=25, deadline=None)
-def test_an_extended_index_answers_as_one_written_anew(kind, seed, before, gone, changed, new, k, distinct):
+def test_an_extended_index_answers_as_one_written_anew(
+    kind, seed, before, gone, changed, new, k, distinct, queries
+):
     was, now = histories(seed, before=before, gone=gone, changed=changed, new=new, distinct=distinct)
     extended = loaded(kind, was, delta_between(was, now))
     assert extended.ntotal == len(now)
-    queries = np.concatenate([unit(np.random.default_rng(seed + 1), 5), now.vectors[:5]])
+    queries = np.concatenate([unit(np.random.default_rng(seed + 1), queries), now.vectors[:5]])
     scores, ids = extended.search(queries, k)
     exact = queries @ now.vectors.T
     for row, found in enumerate(ids):
