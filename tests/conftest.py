@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from hypothesis import settings
+from hypothesis import is_hypothesis_test, settings
 
 from tests.conformance.cpp_reader import compiled
 from tests.golden.outward import WRITE, Golden
@@ -38,9 +38,11 @@ if "TMPDIR" not in os.environ and os.access(MEMORY_DISK, os.W_OK):
 
 DESELECTED: pytest.StashKey[int] = pytest.StashKey()
 
-# A limit on the time of one example would make every property a test of how busy the machine is.
-settings.register_profile("c10", deadline=None)
-settings.load_profile("c10")
+# A limit on the time of one example would make every property a test of how busy the machine is. The default run tries
+# a quarter of the examples of a property; with the deep tests, and where its file is named, all are tried.
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("whole", deadline=None)
+settings.load_profile("quick")
 
 # A shell that runs the tests in the background has them ignore interrupts, `nohup` a closed terminal, and all that they
 # start inherits that.
@@ -55,14 +57,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(WRITE, action="store_true", help="write golden files of keys, structures and names anew")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many examples of a property are tried, before a test module is imported."""
+    if config.option.markexpr == "deep" or _named_files(config):
+        settings.load_profile("whole")
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Run the tests of one file, and tests whose output is to be seen (`-s`), in this process."""
     return 0 if len(_named_files(config)) == 1 or config.option.capture == "no" else None
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave deep tests out, unless `-m` selects tests or the command line names their file."""
+    """Leave deep tests out, unless `-m` selects tests or the command line names their file.
+
+    Properties belong to the deep tests, too, where `-m` selects them.
+    """
     if config.option.markexpr:
+        for item in items if config.option.markexpr == "deep" else ():
+            if is_hypothesis_test(getattr(item, "obj", None)):
+                item.add_marker("deep")
         return
     named = _named_files(config)
     deep = [item for item in items if item.get_closest_marker("deep") and item.path not in named]

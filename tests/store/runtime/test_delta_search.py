@@ -12,6 +12,7 @@ from store.runtime.backends.base import IndexLoadError
 from store.runtime.delta_search import KeptRows
 from store.runtime.load import load_index
 from tests.child_python import run_python
+from tests.examples_tried import examples
 
 DIMENSIONS = 8
 
@@ -86,7 +87,7 @@ def histories(seed, *, before, gone, changed, new, distinct=None):
     k=st.integers(1, 12),
     distinct=st.none() | st.integers(1, 5),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_an_extended_index_answers_as_one_written_anew(kind, seed, before, gone, changed, new, k, distinct):
     was, now = histories(seed, before=before, gone=gone, changed=changed, new=new, distinct=distinct)
     extended = loaded(kind, was, delta_between(was, now))
