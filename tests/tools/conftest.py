@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 from PIL import Image
 
+from tests.shared_engines import shared_engines
 from tools.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,6 +135,12 @@ def tiny_network():
         [helper.make_tensor_value_info("descriptor", TensorProto.FLOAT, ["n", 48])],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+@pytest.fixture(autouse=True)
+def _shared_engines():
+    with shared_engines():
+        yield
 
 
 @pytest.fixture(scope="session")
