@@ -174,13 +174,13 @@ def empty(built, tmp_path):
 
 @pytest.fixture
 def shell():
-    """Run c10 as a process."""
+    """Run c10 as a process; a build starts one worker, unless `env` says otherwise."""
 
     def run(*args, env=None, **options):
         return subprocess.run(
             [sys.executable, "-m", "tools.cli", *map(str, args)],
             cwd=ROOT,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, "C10_WORKERS": "1", **(env or {})},
             capture_output=True,
             check=False,
             timeout=120,
