@@ -51,6 +51,13 @@ def shared_engines():
         yield
 
 
+@pytest.fixture(autouse=True)
+def engines_are_shared():
+    """For the `conftest.py` of a folder whose tests build, and are no tests of a compiler."""
+    with shared_engines():
+        yield
+
+
 def compile_here(module, job, compiler, *, engine, on_progress=None):
     """Compile as the child does, in this process: for tests of what an engine computes."""
     request = CompileRequest(job=job, backend=compiler.backend, version=compiler.version, engine=engine)

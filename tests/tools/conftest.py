@@ -16,8 +16,10 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 from PIL import Image
 
-from tests.shared_engines import shared_engines
+from tests.shared_engines import engines_are_shared
 from tools.cli import cli
+
+__all__ = ["engines_are_shared"]
 
 ROOT = Path(__file__).resolve().parents[2]
 ZOOM, LEFT, TOP, ACROSS, DOWN = 12, 2176, 1408, 5, 4
@@ -135,12 +137,6 @@ def tiny_network():
         [helper.make_tensor_value_info("descriptor", TensorProto.FLOAT, ["n", 48])],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-
-
-@pytest.fixture(autouse=True)
-def _shared_engines():
-    with shared_engines():
-        yield
 
 
 @pytest.fixture(scope="session")
