@@ -4,6 +4,7 @@ import fcntl
 import importlib
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,11 @@ KNOBS = {
 for name in [name for name in os.environ if name.startswith("C10_") and name not in KNOBS]:
     del os.environ[name]
 os.umask(0o022)
+
+# Bytecode is written though the caller's environment forbids it, as images of containers do: without it each of a
+# thousand processes compiles what it imports, and each parallel worker rewrites the assertions of all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Scratch folders are in memory where there is room (a run needs less than 2 GiB, `pyproject.toml` has passed tests take
 # theirs away) and programs may run: each of a thousand caches has hundreds of folders, and every write to it is synced.
