@@ -4,13 +4,14 @@ import fcntl
 import importlib
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from hypothesis import settings
+from hypothesis import is_hypothesis_test, settings
 
 from tests.conformance.cpp_reader import compiled
 from tests.golden.outward import WRITE, Golden
@@ -27,6 +28,11 @@ for name in [name for name in os.environ if name.startswith("C10_") and name not
     del os.environ[name]
 os.umask(0o022)
 
+# Bytecode is written though the caller's environment forbids it, as images of containers do: without it each of a
+# thousand processes compiles what it imports, and each parallel worker rewrites the assertions of all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Scratch folders are in memory where there is room (a run needs less than 2 GiB, `pyproject.toml` has passed tests take
 # theirs away) and programs may run: each of a thousand caches has hundreds of folders, and every write to it is synced.
 MEMORY_DISK = "/dev/shm"
@@ -38,9 +44,12 @@ if "TMPDIR" not in os.environ and os.access(MEMORY_DISK, os.W_OK):
 
 DESELECTED: pytest.StashKey[int] = pytest.StashKey()
 
-# A limit on the time of one example would make every property a test of how busy the machine is.
-settings.register_profile("c10", deadline=None)
-settings.load_profile("c10")
+# A limit on the time of one example would make every property a test of how busy the machine is. The default run tries
+# a quarter of the examples of a property, always the same, so that it reaches the same branches; with the deep tests,
+# and where its file is named, all are tried, and others each time.
+settings.register_profile("quick", deadline=None, max_examples=25, derandomize=True)
+settings.register_profile("whole", deadline=None)
+settings.load_profile("quick")
 
 # A shell that runs the tests in the background has them ignore interrupts, `nohup` a closed terminal, and all that they
 # start inherits that.
@@ -55,14 +64,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(WRITE, action="store_true", help="write golden files of keys, structures and names anew")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many examples of a property are tried, before a test module is imported."""
+    if config.option.markexpr == "deep" or _named_files(config):
+        settings.load_profile("whole")
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Run the tests of one file, and tests whose output is to be seen (`-s`), in this process."""
     return 0 if len(_named_files(config)) == 1 or config.option.capture == "no" else None
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave deep tests out, unless `-m` selects tests or the command line names their file."""
+    """Leave deep tests out, unless `-m` selects tests or the command line names their file.
+
+    Properties belong to the deep tests, too, where `-m` selects them.
+    """
     if config.option.markexpr:
+        for item in items if config.option.markexpr == "deep" else ():
+            if is_hypothesis_test(getattr(item, "obj", None)):
+                item.add_marker("deep")
         return
     named = _named_files(config)
     deep = [item for item in items if item.get_closest_marker("deep") and item.path not in named]

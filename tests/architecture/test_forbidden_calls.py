@@ -1,6 +1,7 @@
 """Calls that the product never makes, and the files that may know LMDB. Checked on syntax trees."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("journal", "store", "pipeline", "tools")
 
 
+@cache
 def tree_of(path):
     return ast.parse((ROOT / path).read_text(), str(path))
 
 
+@cache
 def sources():
     return [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 

@@ -49,8 +49,8 @@ def run(folder, *arguments):
     [
         (["rigs", "-n2"], 1, 2),
         (["rigs", "-n0"], 1, 2),
-        (["rigs", "-m", "deep"], 2, 0),
-        (["rigs/test_three.py", "-n2"], 3, 0),
+        (["rigs", "-n0", "-m", "deep"], 2, 0),
+        (["rigs/test_three.py", "-n1"], 3, 0),
     ],
 )
 def test_deep_tests_are_left_out_and_counted_unless_they_are_asked_for(tmp_path, arguments, passed, left_out):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.crash.harness.bench import Bench
 from tests.crash.harness.child import child
 from tests.crash.harness.template import Template, remove_tree
+from tests.examples_tried import examples
 
 pytestmark = pytest.mark.deep
 
@@ -100,7 +101,7 @@ def test_a_template_puts_everything_back(tmp_path, change):
         assert content(root) == before
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(rounds=st.lists(st.lists(st.sampled_from(CHANGES[:6]), max_size=3), max_size=4))
 def test_any_changes_are_put_back(tmp_path_factory, rounds):
     root = tmp_path_factory.mktemp("any") / "cache"

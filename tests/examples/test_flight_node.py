@@ -15,6 +15,7 @@ from store.errors import ArgumentError, NoGoError
 from store.manifest.proof_figures import ProvenMargin
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.flown import NODE, Flight, Listener, errors_m, replace_and_destroy, run_node
+from tests.small_builds import Site, picture, spread
 
 sys.path.insert(0, str(NODE.parent))
 import autopilot
@@ -443,7 +444,12 @@ def test_nothing_that_happens_to_the_cache_changes_a_minute_of_flight(tmp_path):
 
 
 def test_a_cache_without_a_proof_sends_no_fix(tmp_path):
-    flight = Flight(tmp_path / "flight", frames=3, proof=False).build()
+    site = Site(tmp_path / "site")
+    site.write_tiles(spread())
+    assert site.build().error is None
+    site.write("frame.png", picture(1))
+    frames = site.write("frames.csv", b"file,altitude_m,heading_deg\nframe.png,200,0\n")
+    flight = SimpleNamespace(cache=site.cache, frames=frames)
     seen = run_node(flight, "--unsigned", "--seconds", "2", "--deadline-ms", "60000")
     assert (seen.of("GPS_INPUT"), seen.done.returncode) == ([], 0)
     assert json.loads(seen.done.stdout)["answers"].keys() == {"no proof"}

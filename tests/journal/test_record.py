@@ -30,6 +30,7 @@ from journal.record import (
     verify_chain,
 )
 from journal.testing import payloads, records, sample_record
+from tests.examples_tried import examples
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,7 +83,7 @@ def test_bytes_are_what_the_format_says():
     assert f"`{written}`" in (ROOT / "journal/FORMAT.md").read_text(encoding="utf-8")
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.binary(max_size=300))
 def test_any_bytes_decode_or_raise_record_error(data):
     try:
@@ -236,7 +237,7 @@ def test_only_lean_decoding_accepts_another_encoding_of_a_record(data):
         decode_fields(raw)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(
     st.binary(max_size=200)
     | st.builds(lambda tail: b"\x96\xa1a\x01\xc0\x02\x03" + tail, st.binary(max_size=50))

@@ -18,6 +18,7 @@ from journal.errors import JournalMisuseError
 from journal.record import EMPTY, Chain, Entry, encode, link
 from journal.safe_reader import snapshot
 from journal.testing import records, sample_record
+from tests.examples_tried import examples
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,6 +71,16 @@ class Other:
             self.process = None
 
 
+OTHER_PROCESS = Other()
+"""All histories share it: it takes longer to start than a history."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _other_process_ends():
+    yield
+    OTHER_PROCESS.stop()
+
+
 class Model:
     """What a journal holds, in memory."""
 
@@ -99,7 +110,6 @@ class JournalMachine(RuleBasedStateMachine):
         self.path = self.folder / "journal.mdb"
         self.model = Model()
         self.journal = None
-        self.other = Other()
 
     @initialize(created=st.booleans(), first=st.lists(records(max_leaves=4), max_size=3))
     def begin(self, created, first):
@@ -153,7 +163,7 @@ class JournalMachine(RuleBasedStateMachine):
     @rule(target=heads, count=st.integers(1, 3), die=st.booleans())
     def other_process_appends(self, count, die):
         first = self.model.head.seq
-        head = self.other.append(self.path, first, count, die=die)
+        head = OTHER_PROCESS.append(self.path, first, count, die=die)
         batch = [sample_record(number, tag="other") for number in range(first, first + count)]
         assert head == self.model.append(batch, {b"other": b"%d" % first})
         return head
@@ -181,18 +191,10 @@ class JournalMachine(RuleBasedStateMachine):
             assert self.journal.projection(b"a") == self.model.projections.get(b"a")
 
     def teardown(self):
-        self.other.stop()
         if self.journal is not None:
             self.journal.close()
         shutil.rmtree(self.folder)
 
 
-JournalMachine.TestCase.settings = settings(max_examples=8, stateful_step_count=25, deadline=None)
+JournalMachine.TestCase.settings = settings(max_examples=examples(30), stateful_step_count=25, deadline=None)
 TestJournalMachine = JournalMachine.TestCase
-
-
-@pytest.mark.deep
-class TestMoreHistories(JournalMachine.TestCase):
-    """Each history starts a process: few of them in the default run."""
-
-    settings = settings(max_examples=30, stateful_step_count=25, deadline=None)

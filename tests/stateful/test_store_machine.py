@@ -3,8 +3,8 @@
 Builds make tiles or chunks of ground findable, may ask for photographs, too few of which are found at times, and may
 carry their tiles.
 
-`SOAK` is the number of histories. Twelve keep the file quick; for a longer run set the environment variable
-`C10_STORE_MACHINE` to a larger number of histories.
+`SOAK` is the number of histories: twelve, of which the default run tries a quarter; for a longer run set the
+environment variable `C10_STORE_MACHINE` to a larger number of histories.
 """
 
 import copy
@@ -41,10 +41,11 @@ from store.policy.retention import KeepPolicy, kept_origins
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import library_version
 from store.verify.coverage import named_by
+from tests.examples_tried import examples
 from tests.played_builds import LEAST, PHOTOGRAPHS, STEPS, Scenario, StopDeadError, Work, make, play
 from tests.store_caches import InterruptingClock
 
-SOAK = int(os.environ.get("C10_STORE_MACHINE", "12"))
+SOAK = int(os.environ.get("C10_STORE_MACHINE", examples(12)))
 HISTORY_STEPS = 20
 VERSION = library_version("onnxruntime") or "1"
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -16,7 +16,10 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 from PIL import Image
 
+from tests.shared_engines import engines_are_shared
 from tools.cli import cli
+
+__all__ = ["engines_are_shared"]
 
 ROOT = Path(__file__).resolve().parents[2]
 ZOOM, LEFT, TOP, ACROSS, DOWN = 12, 2176, 1408, 5, 4
@@ -167,13 +170,13 @@ def empty(built, tmp_path):
 
 @pytest.fixture
 def shell():
-    """Run c10 as a process."""
+    """Run c10 as a process; a build starts one worker, unless `env` says otherwise."""
 
     def run(*args, env=None, **options):
         return subprocess.run(
             [sys.executable, "-m", "tools.cli", *map(str, args)],
             cwd=ROOT,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, "C10_WORKERS": "1", **(env or {})},
             capture_output=True,
             check=False,
             timeout=120,

@@ -43,7 +43,7 @@ class Play:
     def __call__(self, title, *words, code=0, cache=True):
         """Run a command with --json; the title tells what is special about it."""
         place = ["--cache", str(self.world.cache)] if cache else []
-        result = CliRunner().invoke(cli, [*map(str, words), *place, "--json"])
+        result = CliRunner().invoke(cli, [*map(str, words), *place, "--json"], env={"C10_WORKERS": "1"})
         assert result.exit_code == code, (title, result.output)
         (line,) = result.stdout.splitlines()
         document = json.loads(line)

@@ -36,7 +36,7 @@ def run_in(folder, locale, *words):
     return subprocess.run(
         [sys.executable, "-m", "tools.cli", *words],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **locale},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "C10_WORKERS": "1", **locale},
         capture_output=True,
         check=False,
         timeout=120,

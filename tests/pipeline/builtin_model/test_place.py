@@ -17,6 +17,7 @@ from pipeline.builtin_model import graph as place_graph
 from pipeline.builtin_model import place
 from pipeline.errors import CompileError, ErrorKind
 from tests.child_python import run_python
+from tests.examples_tried import examples
 from tests.place_training import encode_whitening, feature_model
 from tests.terrain_views import CONDITIONS, random_view
 from tools.demo.terrain import terrain, view
@@ -167,7 +168,7 @@ class TestRows:
         assert np.isfinite(rows).all()
         assert np.abs(np.linalg.norm(rows, axis=1) - 1).max() < 1e-5
 
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=examples(15), deadline=None)
     @given(st.integers(0, 2**32), st.floats(0, 255), st.floats(0, 60))
     def test_noise_of_any_strength_gives_finite_unit_rows(self, network, seed, level, strength):
         noise = np.random.default_rng(seed).normal(level, strength, (1, 256, 256, 3))

@@ -20,6 +20,7 @@ from pipeline.request.area import (
 from pipeline.request.geometry import FULL_TURN_E7, HALF_TURN_E7
 from store.base.corridor import circle_polygon, corridor_polygons
 from store.base.distances import distance_m
+from tests.examples_tried import examples
 
 E7 = 10_000_000
 SQUARE = ((0, 0), (E7, 0), (E7, E7), (0, E7))
@@ -148,7 +149,7 @@ def test_a_hole_is_outside_and_its_edge_is_not():
     assert not area.contains(-1, 0)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     st.tuples(st.integers(-179, 179), st.integers(-79, 79)),
     st.tuples(st.floats(-0.3, 0.3), st.floats(-0.3, 0.3)),

@@ -9,6 +9,7 @@ from pipeline.request.geometry import MERCATOR_LIMIT_E7, degrees_to_e7
 from pipeline.tiles.grid import TileRange, tile_box_e7, tile_ranges, wanted_count, wanted_tiles
 from pipeline.tiles.sources.archives.pmtiles_ids import covering_intervals, first_id, tile_ids, tile_places
 from pipeline.tiles.tile import Place
+from tests.examples_tried import examples
 
 WORLD = (-1_800_000_000, -MERCATOR_LIMIT_E7, 1_800_000_000, MERCATOR_LIMIT_E7)
 longitudes = st.integers(-1_800_000_000, 1_800_000_000)
@@ -81,7 +82,7 @@ def test_ids_are_those_of_the_format(place):
 
 
 @given(st.data(), st.integers(0, 6))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_intervals_cover_a_rectangle(data, z):
     x0, x1 = sorted(data.draw(st.tuples(*[st.integers(0, 2**z - 1)] * 2)))
     y0, y1 = sorted(data.draw(st.tuples(*[st.integers(0, 2**z - 1)] * 2)))

@@ -108,69 +108,66 @@ def test_a_tile_that_occurs_twice_is_refused(tiles, sha, data):
         digest_tile_set([*tiles.items(), (again, sha)])
 
 
-def engine_arguments():
-    return st.fixed_dictionaries(
-        {
-            "onnx_sha256": shas,
-            "backend": st.sampled_from(["onnxruntime", "tensorrt"]),
-            "version": st.sampled_from(["1.20", "1.21"]),
-            "target": st.sampled_from(["cpu", "orin"]),
-            "precision": st.sampled_from(["fp32", "fp16"]),
-            "batch": st.integers(1, 64),
-            "options": documents,
-        }
-    )
+ENGINE_ARGUMENTS = {
+    "onnx_sha256": shas,
+    "backend": st.sampled_from(["onnxruntime", "tensorrt"]),
+    "version": st.sampled_from(["1.20", "1.21"]),
+    "target": st.sampled_from(["cpu", "orin"]),
+    "precision": st.sampled_from(["fp32", "fp16"]),
+    "batch": st.integers(1, 64),
+    "options": documents,
+}
+models = st.fixed_dictionaries({"role": st.sampled_from(["descriptor", "auxiliary"]), "onnx": shas})
+BUILD_ARGUMENTS = {
+    "flight_id": st.text(min_size=1, max_size=8),
+    "sector": st.sampled_from(["active_conflict", "stable_rear"]),
+    "bbox_e7": st.lists(st.integers(-1_800_000_000, 1_800_000_000), min_size=4, max_size=4),
+    "zoom": st.lists(zooms, min_size=2, max_size=2),
+    "origin": documents,
+    "calibration": shas,
+    "tiles": documents,
+    "models": st.dictionaries(st.text(max_size=4), models, min_size=1, max_size=3).map(
+        lambda found: [{"name": name, **rest} for name, rest in found.items()]
+    ),
+    "engine": documents,
+    "index": documents,
+    "checks": documents,
+    "area": documents,
+    "chunks": documents,
+    "imagery": documents,
+    "carry": documents,
+    "proof": documents,
+}
 
 
-def build_arguments():
-    model = st.fixed_dictionaries({"role": st.sampled_from(["descriptor", "auxiliary"]), "onnx": shas})
-    return st.fixed_dictionaries(
-        {
-            "flight_id": st.text(min_size=1, max_size=8),
-            "sector": st.sampled_from(["active_conflict", "stable_rear"]),
-            "bbox_e7": st.lists(st.integers(-1_800_000_000, 1_800_000_000), min_size=4, max_size=4),
-            "zoom": st.lists(zooms, min_size=2, max_size=2),
-            "origin": documents,
-            "calibration": shas,
-            "tiles": documents,
-            "models": st.dictionaries(st.text(max_size=4), model, min_size=1, max_size=3).map(
-                lambda found: [{"name": name, **rest} for name, rest in found.items()]
-            ),
-            "engine": documents,
-            "index": documents,
-            "checks": documents,
-            "area": documents,
-            "chunks": documents,
-            "imagery": documents,
-            "carry": documents,
-            "proof": documents,
-        }
-    )
+def changes_of(arguments):
+    """The name of an argument, and another value of it."""
+    return st.sampled_from(sorted(arguments)).flatmap(lambda name: st.tuples(st.just(name), arguments[name]))
 
 
-@given(engine_arguments(), engine_arguments(), st.data())
-def test_any_component_changes_an_engine_key(one, other, data):
-    name = data.draw(st.sampled_from(sorted(one)))
-    changed = {**one, name: other[name]}
-    same = encode(one[name]) == encode(other[name])
+@given(st.fixed_dictionaries(ENGINE_ARGUMENTS), changes_of(ENGINE_ARGUMENTS))
+def test_any_component_changes_an_engine_key(one, change):
+    name, value = change
+    changed = {**one, name: value}
+    same = encode(one[name]) == encode(value)
     before, after = engine_components(**one), engine_components(**changed)
     assert (engine_key(before) == engine_key(after)) == same
     assert bool(difference(before, after)) == (not same)
 
 
-@given(build_arguments(), build_arguments(), st.data())
-def test_any_component_changes_the_build_identity(one, other, data):
-    name = data.draw(st.sampled_from(sorted(one)))
-    changed = {**one, name: other[name]}
+@given(st.fixed_dictionaries(BUILD_ARGUMENTS), changes_of(BUILD_ARGUMENTS))
+def test_any_component_changes_the_build_identity(one, change):
+    name, value = change
+    changed = {**one, name: value}
     before, after = build_inputs(**one), build_inputs(**changed)
     same = encode(before) == encode(after)
     if name != "models":
-        assert same == (encode(one[name]) == encode(other[name]))
+        assert same == (encode(one[name]) == encode(value))
     assert (build_identity(before) == build_identity(after)) == same
     assert bool(difference(before, after)) == (not same)
 
 
-@given(build_arguments(), st.randoms(use_true_random=False))
+@given(st.fixed_dictionaries(BUILD_ARGUMENTS), st.randoms(use_true_random=False))
 def test_order_of_models_never_matters(arguments, order):
     shuffled = copy.deepcopy(arguments)
     order.shuffle(shuffled["models"])
@@ -180,9 +177,9 @@ def test_order_of_models_never_matters(arguments, order):
 def test_every_argument_of_an_identity_is_tested():
     """A component that is added later must not escape the tests above."""
     with_build = {"recipes", *inspect.signature(build_inputs).parameters}
-    assert {*build_inputs(**an_example(build_arguments()))} == with_build
+    assert {*build_inputs(**an_example(st.fixed_dictionaries(BUILD_ARGUMENTS)))} == with_build
     with_engine = {"recipe", "onnx", *inspect.signature(engine_components).parameters} - {"onnx_sha256"}
-    assert {*engine_components(**an_example(engine_arguments()))} == with_engine
+    assert {*engine_components(**an_example(st.fixed_dictionaries(ENGINE_ARGUMENTS)))} == with_engine
 
 
 def an_example(strategy):
@@ -209,10 +206,10 @@ def test_a_recipe_changes_the_keys_that_depend_on_it(step, monkeypatch):
             ),
             "cell": cell_key(cell_components(space=space, tiles=[])),
             "index": index_key(index_components(networks=[(space, 1)], blocks="b", options={}, library="l")),
-            "build": build_identity(build_inputs(**an_example(build_arguments()))),
+            "build": build_identity(build_inputs(**an_example(st.fixed_dictionaries(BUILD_ARGUMENTS)))),
         }
 
-    inputs = an_example(build_arguments())
+    inputs = an_example(st.fixed_dictionaries(BUILD_ARGUMENTS))
     before, build_before = keys(), build_identity(build_inputs(**inputs))
     monkeypatch.setattr(identity, "RECIPES", {**identity.RECIPES, step: identity.RECIPES[step] + 1})
     after, build_after = keys(), build_identity(build_inputs(**inputs))

@@ -16,6 +16,7 @@ from store.domain import event_codec
 from store.domain.events import CacheCreated, CellEmbedded, Event, GenerationAccepted
 from store.domain.state import Unknown
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
+from tests.examples_tried import examples
 from tests.played_builds import make
 
 CLASSES = get_args(Event)
@@ -69,7 +70,7 @@ def entry_of(record):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_every_kind_of_event_comes_back(cls):
-    @settings(max_examples=25)
+    @settings(max_examples=examples(25))
     @given(of_class(cls))
     def check(event):
         record = to_record(event, build=3, wall_ns=5, mono_ns=7)

@@ -12,6 +12,7 @@ from store.domain.state import FLIGHT, STAND_IN, BuildStatus, RecordedEvent, Sta
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
 from store.manifest.file_names import MAX_SIGNATURES
 from store.policy.rollback import plan
+from tests.examples_tried import examples
 from tests.played_builds import make
 
 REF = ArtifactRef(sha256="ab" * 32, size=3)
@@ -540,7 +541,7 @@ EVENTS = [
 ]
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.integers(0, len(THREE)), st.lists(st.sampled_from(EVENTS), max_size=12))
 def test_evolve_changes_nothing_and_fold_is_evolve_again_and_again(kept, more):
     state = fold(facts(*THREE[:kept]))
@@ -558,7 +559,7 @@ def test_evolve_changes_nothing_and_fold_is_evolve_again_and_again(kept, more):
         state, at = after, at + 1
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.integers(0, len(THREE)), st.integers(0, len(THREE)))
 def test_fold_may_be_done_in_pieces(one, other):
     first, last = sorted((one, other))
@@ -570,7 +571,7 @@ def test_fold_may_be_done_in_pieces(one, other):
     assert pieces == step_by_step == fold(history)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.data())
 def test_shuffled_histories_fold_or_are_refused(data):
     """Dropping, doubling and swapping facts gives a state or our error, never another one."""

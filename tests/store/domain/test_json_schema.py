@@ -36,10 +36,19 @@ def test_an_event_is_taken_by_both_or_by_none(tag):
     documents = [payload, payload | {"another": 1}]
     documents += [{key: value for key, value in payload.items() if key != name} for name in payload]
     documents += [payload | {name: value} for name in payload for value in STRANGE]
-    taken = [EVENTS.is_valid({"tag": tag, "version": version, "payload": each}) for each in documents]
+    own = described_alone(tag)
+    taken = [own.is_valid({"tag": tag, "version": version, "payload": each}) for each in documents]
     assert taken == [event_takes(tag, each) for each in documents]
-    assert taken[0]
+    assert EVENTS.is_valid({"tag": tag, "version": version, "payload": payload})
     assert not all(taken)
+
+
+def described_alone(tag):
+    """The part for one tag, which every other part refuses at once: to ask all of them takes 28 times as long."""
+    schema = events_schema()
+    (own,) = (each for each in schema["oneOf"] if each["properties"]["tag"] == {"const": tag})
+    assert "tag" in own["required"]
+    return Draft202012Validator({**schema, "oneOf": [own]})
 
 
 def test_an_event_of_another_version_or_tag_is_not_described():

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from pipeline.request.area import Area, ShapeError, canonical_shape
 from store.formats.area_shape import AreaShape
+from tests.examples_tried import examples
 
 NEAR = st.integers(-6, 6)
 POINTS = st.lists(st.tuples(NEAR, NEAR), min_size=3, max_size=7)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     rings=st.lists(POINTS, max_size=3),
     route=st.none() | POINTS,

@@ -15,6 +15,7 @@ from store.domain.manifest_projection import body_of, head_projections, project,
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError
 from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
+from tests.examples_tried import examples
 from tests.played_builds import Scenario
 from tests.store_caches import record_builds
 
@@ -172,7 +173,7 @@ def test_lengths(raw):
     assert str(MAX_MANIFEST_BYTES) in refused(raw + b" " * MAX_MANIFEST_BYTES)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(data=st.data())
 def test_mutated_bytes_are_refused_or_another_manifest(raw, data):
     bad = bytearray(raw)
@@ -207,7 +208,7 @@ def paths_of(value, here=()):
         yield from paths_of(inner, (*here, name))
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(data=st.data())
 def test_mutated_documents_are_refused_or_another_manifest(raw, data):
     """Well-formed JSON with anything in the place of anything."""

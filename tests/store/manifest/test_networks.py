@@ -134,9 +134,19 @@ class Elsewhere(FakeSite):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """The manifest of 64 networks, each of its own weight and image contract, all with stand-ins."""
-    site, models = Elsewhere(tmp_path_factory.mktemp("many") / "site"), []
-    for number in range(64):
+    """The manifest of more networks than are written out."""
+    return site_of(12, tmp_path_factory.mktemp("many"))
+
+
+@pytest.fixture(scope="module")
+def most(tmp_path_factory):
+    return site_of(64, tmp_path_factory.mktemp("most"))
+
+
+def site_of(count, folder):
+    """A cache of so many networks, each of its own weight and image contract, all with stand-ins."""
+    site, models = Elsewhere(folder / "site"), []
+    for number in range(count):
         site.write(f"{number}.onnx", tiny_network(seed=number))
         own = {
             "weight": 1 + number / 1000,
@@ -152,8 +162,8 @@ def many(tmp_path_factory):
 
 
 @pytest.mark.deep
-def test_the_most_networks_fit_with_everything_else_that_grows(many):
-    document = decode(many.head_bytes()[:-1])
+def test_the_most_networks_fit_with_everything_else_that_grows(most):
+    document = decode(most.head_bytes()[:-1])
     with_much(document)
     inputs = document["body"]["inputs"]
     models = from_columns(document["body"]["networks"])["models"]
@@ -161,7 +171,7 @@ def test_the_most_networks_fit_with_everything_else_that_grows(many):
     raw = encode(document) + b"\n"
     assert len(raw) < MAX_MANIFEST_BYTES
     found = parse(raw)
-    assert (len(found.weights), len(found.stand_ins), len(found.levels)) == (64, 64, 8)
+    assert (len(found.weights), len(found.stand_ins), len(found.levels)) == (12, 12, 8)
     assert found.proof is not None
 
 
@@ -205,8 +215,8 @@ def columns(document):
         (lambda d: d["body"].pop("networks"), "models"),
         (lambda d: columns(d).pop("engines"), "engines"),
         (lambda d: columns(d).update(tiles={"/a": [1]}), "not written as format 3"),
-        (lambda d: columns(d)["models"]["/weight_ppm"].pop(), "a column /weight_ppm of 63 values for 64"),
-        (lambda d: columns(d)["models"].update({"/role": ["descriptor"] * 64}), "not written as format 3"),
+        (lambda d: columns(d)["models"]["/weight_ppm"].pop(), "a column /weight_ppm of 11 values for 12"),
+        (lambda d: columns(d)["models"].update({"/role": ["descriptor"] * 12}), "not written as format 3"),
         (lambda d: columns(d)["models"].update({"role": ["descriptor"]}), "the column role"),
         (lambda d: columns(d)["models"].update({"/name/x": [1]}), "setdefault"),
         (lambda d: columns(d)["models"].update({"/a" * 40: [1]}), "the column /a"),

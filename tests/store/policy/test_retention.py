@@ -26,6 +26,7 @@ from store.policy.retention import (
     kept_origins,
 )
 from store.verify.coverage import named_by
+from tests.examples_tried import examples
 from tests.played_builds import Scenario, StopDeadError, make, play
 from tests.store_caches import open_writer
 
@@ -254,7 +255,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(OPERATIONS, st.integers(1, 4))
 def test_what_is_kept_is_whole_and_what_goes_goes_once(operations, keep):
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder, opened(Layout(Path(folder) / "cache")) as store:

@@ -12,6 +12,7 @@ from store.runtime.backends.base import IndexLoadError
 from store.runtime.delta_search import KeptRows
 from store.runtime.load import load_index
 from tests.child_python import run_python
+from tests.examples_tried import examples
 
 DIMENSIONS = 8
 
@@ -87,7 +88,7 @@ def histories(seed, *, before, gone, changed, new, distinct=None):
     distinct=st.none() | st.integers(1, 5),
     queries=st.sampled_from([1, 5, 20]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_an_extended_index_answers_as_one_written_anew(
     kind, seed, before, gone, changed, new, k, distinct, queries
 ):

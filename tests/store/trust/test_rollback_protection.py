@@ -17,6 +17,7 @@ from store.errors import ErrorKind, NoGoError, StoreError
 from store.trust.rollback_protection import LINE_BYTES, RollbackProtection
 from tests.damaging import replace_by
 from tests.durability import record_durability
+from tests.examples_tried import examples
 
 A, B = "a" * 32, "b" * 32
 ROOT = Path(__file__).parents[3]
@@ -268,7 +269,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(ACTIONS)
 def test_any_history_with_a_cut_after_each_step(actions):
     """After each raise the power may fail during the next one, which leaves a part of its line."""

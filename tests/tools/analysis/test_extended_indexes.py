@@ -31,7 +31,7 @@ def site(tmp_path_factory):
 
 
 def told(site, *words):
-    result = CliRunner().invoke(cli, [*words, "--cache", str(site.cache), "--json"])
+    result = CliRunner().invoke(cli, [*words, "--cache", str(site.cache), "--json"], env={"C10_WORKERS": "1"})
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 

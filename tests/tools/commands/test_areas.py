@@ -37,7 +37,7 @@ def write(world, data, *lines):
 
 def test_a_polygon_is_planned_built_and_shown(world):
     write(world, HALF)
-    assert world.json("plan", world.request)["wanted"] == 14
+    assert world.json("plan", world.request, "--no-measure")["wanted"] == 14
     made = world.json("build", world.request)
     assert (made["outcome"], made["tiles"], made["missing"]) == ("built", 14, 0)
     assert world.json("build", world.request)["outcome"] == "reused"
@@ -55,7 +55,7 @@ def test_a_polygon_is_planned_built_and_shown(world):
 
 def test_a_route_has_a_width(world):
     write(world, LINE, "width_m = 400")
-    assert world.json("plan", world.request)["wanted"] == 3
+    assert world.json("plan", world.request, "--no-measure")["wanted"] == 3
 
 
 REFUSED = {
@@ -123,11 +123,11 @@ def test_a_box_and_a_file_are_one_too_many(world):
     text = path.read_text()
     write(world, WHOLE)
     path.write_text(re.search(r"bbox = .*\n", text)[0] + path.read_text())
-    result = world.run("plan", world.request)
+    result = world.run("plan", world.request, "--no-measure")
     assert result.exit_code == 2
     assert "expected one area, found bbox and area; keep one" in result.stderr
 
 
 def test_a_polygon_smaller_than_a_tile_has_its_tile(world):
     write(world, polygon((1.4, 1.4), (1.5, 1.4), (1.5, 1.5)))
-    assert world.json("plan", world.request)["wanted"] == 1
+    assert world.json("plan", world.request, "--no-measure")["wanted"] == 1

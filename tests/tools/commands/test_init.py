@@ -49,7 +49,7 @@ def build(request="request.toml"):
 
 
 def plan(request="request.toml"):
-    planned = run("plan", request, "--cache", "none")
+    planned = run("plan", request, "--no-measure", "--cache", "none")
     assert planned["decision"] == "build"
     return planned
 

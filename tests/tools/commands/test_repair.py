@@ -108,7 +108,7 @@ def test_the_command_that_verify_names_repairs_it(world, damage):
     assert (result.exit_code == 7) is (expected == "rebuild")
     program, *words = shlex.split(mend)
     assert program == "c10"
-    healed = CliRunner().invoke(cli, words)
+    healed = CliRunner().invoke(cli, words, env={"C10_WORKERS": "1"})
     assert healed.exit_code == 0, healed.output
     assert healed.stdout.startswith("GO  generation 3")
     assert world.json("verify", "--full")["go"] is True
@@ -176,7 +176,7 @@ def fixes_of(world):
 def run_as_printed(command):
     program, *words = shlex.split(command)
     assert program == "c10"
-    return CliRunner().invoke(cli, words)
+    return CliRunner().invoke(cli, words, env={"C10_WORKERS": "1"})
 
 
 def test_an_earlier_generation_that_cannot_be_repaired_is_no_loop_of_hints(world):

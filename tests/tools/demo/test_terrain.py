@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.base.texture import FEATURELESS_BELOW, texture_energy
+from tests.examples_tried import examples
 from tests.terrain_views import CONDITIONS, random_view
 from tools.demo.terrain import terrain, view
 from tools.demo.terrain_ground import Look
@@ -116,7 +117,7 @@ def test_a_camera_has_an_aspect(landscape):
     assert np.abs(wide.astype(int) - square[56:200]).max() <= 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     centre=st.tuples(st.floats(-600, 1600), st.floats(-600, 1600)),
     kind=st.sampled_from(sorted(CONDITIONS)),

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -67,12 +68,19 @@ def drawn_by(code, *, columns=100):
     return found
 
 
+@pytest.fixture(scope="module")
+def drawn():
+    """What both of them drew, at once: they wait for seconds."""
+    with ThreadPoolExecutor() as both:
+        return dict(zip(("stalled", "silent"), both.map(drawn_by, (STALLED, SILENT)), strict=True))
+
+
 def seconds_of(text):
     return sum(60**power * int(part) for power, part in enumerate(reversed(text.split(":"))))
 
 
-def test_the_line_changes_every_second_while_nothing_comes_and_the_time_left_grows():
-    told = drawn_by(STALLED)
+def test_the_line_changes_every_second_while_nothing_comes_and_the_time_left_grows(drawn):
+    told = drawn["stalled"]
     stalled = [(when, line) for when, line in told if "  640 of 3,008 tiles" in line]
     changes = [
         when for (when, line), (_, before) in zip(stalled[1:], stalled, strict=False) if line != before
@@ -86,8 +94,8 @@ def test_the_line_changes_every_second_while_nothing_comes_and_the_time_left_gro
     assert re.search(r"embed +\d\.\d s +3,008 tiles", told[-1][1])
 
 
-def test_a_step_without_a_total_shows_how_long_it_has_taken():
-    told = [line for _, line in drawn_by(SILENT)]
+def test_a_step_without_a_total_shows_how_long_it_has_taken(drawn):
+    told = [line for _, line in drawn["silent"]]
     shown = {found[1] for line in told if (found := re.search(r" (\d:\d\d)$", line))}
     # A busy machine may miss one.
     assert len(shown & {"0:00", "0:01", "0:02", "0:03"}) >= 3

@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
+from pipeline.engines.backends import onnxruntime
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.backends.openvino import OpenVinoCompiler
 from pipeline.engines.onnx.eight_bit import rewrite_integer_products
@@ -18,6 +19,7 @@ from pipeline.stages.engines.reference import Reference
 from store.runtime.golden_vectors import agreement, golden_inputs
 from tests import eight_bit_networks as networks
 from tests.engine_jobs import job_of, load_compiled
+from tests.shared_engines import compile_here
 
 SIGNS = [(np.uint8, np.int8), (np.int8, np.int8), (np.uint8, np.uint8)]
 OF_MICROSOFT = ["DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits", "QGemm"]
@@ -45,6 +47,11 @@ COMPILERS = [
     OnnxRuntimeCompiler(),
     pytest.param(OpenVinoCompiler(), marks=[pytest.mark.openvino, NEEDS_OPENVINO]),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _no_child(monkeypatch):
+    monkeypatch.setattr(onnxruntime, "compile_in_child", compile_here)
 
 
 def pictures():

@@ -27,6 +27,7 @@ from pipeline.engines.precision.float16 import LEAST_COSINE, NARROW, least_cosin
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import encode
 from store.runtime.golden_vectors import golden_inputs
+from tests.examples_tried import examples
 from tests.networks import mobilenet, quantised, vit_b14
 from tests.toy_networks import toy_network
 
@@ -603,7 +604,7 @@ def random_graphs(draw):
     return graph(nodes, [*weights, *bounds], inputs=(("x", (4, 4)),), outputs=tuple(outputs))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(random_graphs())
 def test_any_graph_stays_well_typed_and_the_emulation_agrees_with_it(model):
     sample = {"x": normal(4, 4, seed=5)}

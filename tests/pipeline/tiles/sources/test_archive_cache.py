@@ -16,6 +16,7 @@ from pipeline.tiles.sources.archives import mbtiles, pmtiles
 from pipeline.tiles.sources.read_tile import close_archives
 from pipeline.tiles.sources.registry import open_source
 from store.base.identity import descriptor_id
+from tests.examples_tried import examples
 
 NOW = 1_800_000_000_000_000_000
 ABOUT = Fingerprint(1, 2, 3, NOW - RACY_NS - 1, NOW - RACY_NS - 1)
@@ -69,7 +70,7 @@ boxes = st.tuples(edges, edges, edges, edges).map(
         ((-1_800_000_000, -800_000_000, -665_000_000, -190_000_000), (4, 4)),
     ]
 )
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_cached_areas_are_what_the_archive_holds(written, tmp_path, kind, asked):
     folder = tmp_path / f"cache-{next(_numbers)}"
     for box, zoom in asked:
@@ -167,7 +168,7 @@ parts_of_five = st.builds(
 
 
 @given(stored=st.lists(parts_of_five, max_size=5), asked=parts_of_five)
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_missing_and_what_is_known_are_together_what_was_asked(tmp_path, stored, asked):
     folder = tmp_path / f"cache-{next(_numbers)}"
     for part in stored:
