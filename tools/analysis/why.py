@@ -16,7 +16,7 @@ from tools.analysis.provenance import (
 )
 from tools.forensics.ground.area import read_tiles
 from tools.forensics.history import BuildHistory, DeniedRun, Source
-from tools.forensics.step_keys import explain_keys, step_keys_of
+from tools.forensics.step_keys import explain_keys, has_inputs, step_keys_of
 from tools.output.sanitize import safe_data, safe_text
 
 _STEPS: Final = ("build", "engine", "stand-in", "cells", "index", "tiles")
@@ -124,7 +124,11 @@ def _step(builds: BuildHistory, build: Build, kind: str, name: str, subject: str
     if kind == "cells" and name:
         lines = [*_cell_lines(builds, build, name), *lines]
     if not lines:
-        lines = [f"build {build.number} did not come as far as {subject}"]
+        lines = [
+            f"build {build.number} did not come as far as {subject}"
+            if has_inputs(build)
+            else f"build {build.number} was refused at its start: its inputs were not recorded"
+        ]
     return _answer(
         builds,
         subject,
@@ -142,8 +146,11 @@ def _narrow_to(key: Mapping[str, Any], part: str) -> dict[str, Any]:
 def _key_lines(keys: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for key in keys:
         name = f"{key['kind']} {key['subject']}".strip()
-        yield f"{name}: key {key['key'][:16]}, first in build {key['since']}"
         before = key["before"]
+        back = (
+            f", and again after build {before['build']}" if before and key["since"] < before["build"] else ""
+        )
+        yield f"{name}: key {key['key'][:16]}, first in build {key['since']}{back}"
         if before is None:
             yield f"{name}: no build before had one"
             continue
