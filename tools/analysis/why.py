@@ -17,6 +17,7 @@ from tools.analysis.provenance import (
 from tools.forensics.ground.area import read_tiles
 from tools.forensics.history import BuildHistory, DeniedRun, Source
 from tools.forensics.step_keys import explain_keys, has_inputs, step_keys_of
+from tools.output.recorded_value import change_text, label_of, value_text
 from tools.output.sanitize import safe_data, safe_text
 
 _STEPS: Final = ("build", "engine", "stand-in", "cells", "index", "tiles")
@@ -156,7 +157,7 @@ def _key_lines(keys: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             continue
         yield f"{name}: build {before['build']} had key {before['key'][:16]}; what changed:"
         for change in key["changed"][:_SHOWN]:
-            yield f"  {change['path']}: {_short_text(change['old'])} -> {_short_text(change['new'])}"
+            yield f"  {change_text(change['path'], change['old'], change['new'])}"
         if not key["changed"]:
             # The tiles are a part of the build's key.
             others = key["kind"] == "tiles" and key["key"] != before["key"]
@@ -235,7 +236,9 @@ def _link_lines(links: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         where = f" (record {link['seq']}, build {link['build']})" if link["seq"] else ""
         yield f"{link['what']} {link['name']}{digest}{where}"
         facts = ", ".join(
-            f"{name} {_short_text(value)}" for name, value in link["facts"].items() if value is not None
+            f"{label_of(name)} {value_text(name, value)}"
+            for name, value in link["facts"].items()
+            if value is not None
         )
         if facts:
             yield f"  {facts}"
@@ -272,7 +275,3 @@ def _find_tile(build: Build, builds: BuildHistory, word: str) -> int | None:
     rows = (row for row in range(len(tiles.table)) if bytes(tiles.table.digests[row]).hex().startswith(word))
     row = next(rows, None)
     return None if row is None else int(tiles.ids[row])
-
-
-def _short_text(value: object) -> str:
-    return safe_text(value if value is not None else "none", 80)

@@ -327,5 +327,5 @@ def test_what_checks_measured_otherwise_is_told():
         story.add(make(e.CheckPassed, check="engine", subject="net", measured=measured), build=number)
         story.add(failed(), build=number)
     lines = diff_lines(diff_document(BuildHistory(source=story.source()), 1, 2))
-    assert any("engine net, cosine_ppb: 7 -> 8" in line for line in lines)
+    assert any("engine net, cosine: 0.000000007 -> 0.000000008" in line for line in lines)
     assert not any("images" in line for line in lines)

@@ -130,6 +130,13 @@ function checksPanel(told, replay) {
   return panel("checks", "Checks", `${checks.filter((each) => each.passed).length} of ${checks.length} passed`, table(["", "Check", "Measured", ""], rows));
 }
 
+/** A component that changed, and its two values, without the unit in which they are recorded. */
+function changeRow(each) {
+  const unit = [each.old, each.new].some((value) => typeof value === "number");
+  const [was, is] = [each.old, each.new].map((value) => (unit && typeof value === "number" ? measured(each.path, value)[1] : value));
+  return [code(unit ? each.path.replace(/_(ppb|ppm|mm|ms)$/, "") : each.path), sideOf("old", was), sideOf("new", is)];
+}
+
 function keysPanel(told) {
   const keys = list(told.keys);
   if (!keys.length) return null;
@@ -138,7 +145,7 @@ function keysPanel(told) {
     const state = back ? tag(`as in build ${each.since} again, unlike build ${each.before.build}`, "warn") : !each.before ? tag("first of its kind") : each.since === told.build ? tag(`changed since build ${each.before.build}`, "warn") : tag(`same since build ${each.since}`, "good");
     const name = { cells: "Vector space", build: "Build identity", index: "Index" }[each.kind] || stepName(each);
     return el("div", { class: "key-row" }, el("p", {}, el("b", {}, name), code(short(each.key), each.key), each.before || each.since === told.build ? state : tag(`same since build ${each.since}`, "good")),
-      changed.length ? table(["Component", `Build ${each.before.build}`, `Build ${back ? told.build : each.since}`], changed.map((one) => [code(one.path), sideOf("old", one.old), sideOf("new", one.new)])) : "",
+      changed.length ? table(["Component", `Build ${each.before.build}`, `Build ${back ? told.build : each.since}`], changed.map(changeRow)) : "",
       el("details", { class: "deep" }, el("summary", {}, "All components"), facts([...leaves(each.components)].map(([path, value]) => [path, said(value)]))));
   });
   return panel("keys", "Keys", "what each step depends on, and what changed", rows);
@@ -147,7 +154,7 @@ function keysPanel(told) {
 function comparePanel(told) {
   const compare = told.compare;
   if (!compare) return null;
-  const { a, b } = compare, refused = [a, b].some((side) => side.status === "refused"), tiles = compare.tiles || {}, changes = (title, rows) => (list(rows).length ? [el("h3", {}, title), table(["What", `Build ${a.build}`, `Build ${b.build}`], rows.map((each) => [code(each.path), sideOf("old", each.old), sideOf("new", each.new)]))] : []);
+  const { a, b } = compare, refused = [a, b].some((side) => side.status === "refused"), tiles = compare.tiles || {}, changes = (title, rows) => (list(rows).length ? [el("h3", {}, title), table(["What", `Build ${a.build}`, `Build ${b.build}`], rows.map(changeRow))] : []);
   const artifacts = list(compare.artifacts), differing = artifacts.filter((each) => each.a && each.b && !each.same), alone = artifacts.filter((each) => !each.a || !each.b), same = artifacts.length - differing.length - alone.length;
   const sets = ["added", "removed", "changed", "same"].filter((name) => typeof tiles[name] === "number").map((name) => `${count(tiles[name])} ${name}`);
   const verdict = (each) => (each ? (each.passed ? tag("✓ passed", "good") : tag("✕ failed", "bad")) : DASH);
