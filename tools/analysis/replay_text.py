@@ -197,10 +197,8 @@ def _comparison_lines(compare: Mapping[str, Any] | None) -> list[str]:
 
 def _no_change(compare: Mapping[str, Any]) -> str:
     """Say what it means that no input is known to differ."""
-    if compare["same_identity"]:
-        return "the inputs are the same"
     refused = [side["build"] for side in (compare["a"], compare["b"]) if side["status"] == "refused"]
-    if refused:
+    if refused and not compare["same_identity"]:
         return f"the inputs of build {refused[-1]} were not recorded: it was refused at its start"
     unread = [side["build"] for side in (compare["a"], compare["b"]) if side["identity"] is None]
     if unread:
