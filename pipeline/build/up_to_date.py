@@ -156,7 +156,7 @@ def _other_dates_warning(found: UpToDate, inputs: Inputs) -> Iterator[CacheWarni
     yield CacheWarning(
         kind="capture-dates",
         message=f"{count:,} of {len(inputs.selection.tiles):,} tiles have another capture date in this request"
-        f" ({inputs.selection.dates}) than in the cache ({shown}), by which status, verify and the aircraft judge it",
+        f" ({inputs.selection.dates}) than in the cache ({shown}), by which status, verify and the aircraft judge ages",
         hint="c10 build --again records those of the request",
     )
 

@@ -229,6 +229,8 @@ def _embedded(document: Mapping[str, Any]) -> str:
 
 def _stored(document: Mapping[str, Any]) -> str | None:
     """Return what a failed build leaves to the next one: a cell with a bad tile is embedded and not stored."""
+    if document["build"] is None:
+        return None
     if not document["chunks"]:
         return plural(document["tiles_embedded"], "new descriptor") if document["tiles_embedded"] else None
     return (

@@ -161,6 +161,8 @@ def test_a_failed_build_says_what_it_leaves_and_not_what_was_lost():
     assert not any("embedded" in line for line in told)
     early = render.build_report(BUILT | counts | {"chunks": 0, "tiles_embedded": 0})
     assert not any("stored" in line for line in early)
+    unrecorded = render.build_report(BUILT | counts | {"build": None, "localisable": None})
+    assert not any("stored" in line for line in unrecorded)
 
 
 def test_a_plan_tells_what_is_missing_and_warns():
