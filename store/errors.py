@@ -304,9 +304,11 @@ def from_os_error(error: OSError, what: str) -> StoreError:
         )
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return CacheUnusableError(
-            f"expected a writable cache, found {found}",
+            f"expected a file or folder that this user may use, found {found}",
             kind=ErrorKind.PERMISSION,
-            hint="fix the permissions or mount",
+            hint="mount its file system for writing, or name another place"
+            if error.errno == errno.EROFS
+            else "fix the permissions of it or of its folder, or name another place",
         )
     return CacheUnusableError(
         f"expected the disk to answer, found {found}", kind=ErrorKind.INPUT_OUTPUT, hint="c10 doctor"

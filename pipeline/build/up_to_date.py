@@ -3,24 +3,27 @@
 This is the most frequent run, so this module imports nothing that only work needs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from pipeline.build.report import BuildOutcome, BuildReport, counts_of
 from pipeline.build.strict import STEP, warnings_error
 from pipeline.planning.inputs import Inputs
+from store.base.cache_warning import CacheWarning
 from store.base.valueclass import valueclass
 from store.cache.projections import signatures_of
 from store.cache.view import list_cache_files, open_view
 from store.disk.artifacts import Artifacts
-from store.disk.capture_dates import stored_capture_dates
+from store.disk.capture_dates import stored_capture_column
 from store.disk.layout import Layout
 from store.domain.events import CheckPassed, CoverageWalked
 from store.domain.manifest_projection import project
 from store.domain.proof import figures_of
 from store.domain.state import Generation, State
 from store.errors import ErrorKind, NoGoError
-from store.formats.capture_dates import CaptureDates
+from store.formats.capture_dates import parse_capture_column
 from store.manifest.manifest import parse
 from store.policy.recovery import ClearScratch, plan
 from store.trust.signatures import TrustedKey, signature_problems
@@ -32,14 +35,23 @@ if TYPE_CHECKING:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class UpToDate:
-    """The head that shows what is requested; the numbers of files checked and steps reused; its area, proof and dates."""
+    """The head that shows what is requested.
+
+    Attributes:
+        head: That generation.
+        files: Number of files that were checked.
+        steps: Number of steps that are reused.
+        area: What is there of its area, if that is recorded.
+        proof: What its photographs showed, if there is a proof.
+        captured: When its tiles were captured, the column of the tile table; None if it cannot be read.
+    """
 
     head: Generation
     files: int
     steps: int
     area: CoverageWalked | None
     proof: CheckPassed | None
-    dates: CaptureDates | None
+    captured: bytes | None
 
 
 def find_up_to_date(
@@ -95,7 +107,7 @@ def find_up_to_date(
         steps=len(manifest.engines) + cells + 1,
         area=build.coverage,
         proof=build.proof,
-        dates=stored_capture_dates(artifacts, manifest.tiles, tiles=manifest.tile_count),
+        captured=stored_capture_column(artifacts, manifest.tiles, tiles=manifest.tile_count),
     )
 
 
@@ -120,7 +132,32 @@ def report_up_to_date(found: UpToDate, inputs: Inputs) -> BuildReport:
         chunks_copied=inputs.selection.chunk_count,
         steps_reused=found.steps,
         files_checked=found.files,
-        warnings=(*inputs.warnings, *inputs.judge(counts_of(found.area), proof, dates=found.dates).warnings),
+        warnings=(
+            *inputs.warnings,
+            *inputs.judge(counts_of(found.area), proof).warnings,
+            *_other_dates_warning(found, inputs),
+        ),
+    )
+
+
+def _other_dates_warning(found: UpToDate, inputs: Inputs) -> Iterator[CacheWarning]:
+    """Yield a warning if the cache records other capture dates than this request has.
+
+    Dates are no part of the identity (docs/decisions/0002): nothing else says that they were corrected.
+    """
+    requested, recorded = inputs.selection.capture_column(), found.captured
+    if recorded is None or recorded == requested or len(recorded) != len(requested):
+        return
+    try:
+        shown = parse_capture_column(recorded)
+    except ValueError:  # damaged, which `c10 verify` reports
+        return
+    count = int((np.frombuffer(recorded, "<i4") != np.frombuffer(requested, "<i4")).sum())
+    yield CacheWarning(
+        kind="capture-dates",
+        message=f"{count:,} of {len(inputs.selection.tiles):,} tiles have another capture date in this request"
+        f" ({inputs.selection.dates}) than in the cache ({shown}), by which status, verify and the aircraft judge ages",
+        hint="c10 build --again records those of the request",
     )
 
 

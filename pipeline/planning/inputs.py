@@ -20,7 +20,6 @@ from store.base.canonical_json import Document
 from store.base.identity import cell_components, cell_key, digest_packed_tiles
 from store.base.valueclass import valueclass
 from store.formats.area_shape import AreaShape
-from store.formats.capture_dates import CaptureDates
 from store.runtime.backends.registry import AUTO
 from store.trust.readiness import Readiness, judge
 from store.trust.readiness_facts import AreaCounts, facts_of_inputs
@@ -103,19 +102,16 @@ class Inputs:
         self,
         counts: AreaCounts | None,
         proof: Mapping[str, Any] | None = None,
-        *,
-        dates: CaptureDates | None = None,
     ) -> Readiness:
         """Judge the cache of a build with these inputs as it would be, or is, if it is committed today.
 
         Args:
             counts: What is there of its area, as far as it is known.
             proof: What its photographs showed, likewise.
-            dates: When the tiles were captured that it shows; by default those of this request.
         """
         shape = None if self.area.encoded is None else AreaShape.parse(self.area.encoded)
         facts = facts_of_inputs(
-            self.document, counts=counts, dates=dates or self.selection.dates, proof=proof, shape=shape
+            self.document, counts=counts, dates=self.selection.dates, proof=proof, shape=shape
         )
         return judge(facts, today=self.today)
 

@@ -27,7 +27,7 @@ from pipeline.tiles.tile_columns import NO_DAY, TileColumns
 from pipeline.tiles.wanted import WantedTiles, find_holes, wanted_tiles_of
 from store.base.cache_warning import CacheWarning
 from store.formats.capture_dates import CaptureDates
-from store.formats.tables import encode_tile_columns
+from store.formats.tables import encode_capture_column, encode_tile_columns
 from store.manifest.levels import ChunkLevel
 
 
@@ -84,10 +84,17 @@ class Selection:
 
     def encoded(self) -> bytes:
         """Return the bytes of the tile table."""
-        tiles, order = self.tiles, np.argsort(self.tiles.ids, kind="stable")
+        tiles, order = self.tiles, self._table_order()
         return encode_tile_columns(
             tiles.ids[order].astype(np.uint64), tiles.digests[order], tiles.days[order]
         )
+
+    def capture_column(self) -> bytes:
+        """Return the days of the tile table, as `encode_capture_column` does."""
+        return encode_capture_column(self.tiles.days[self._table_order()])
+
+    def _table_order(self) -> npt.NDArray[np.intp]:
+        return np.argsort(self.tiles.ids, kind="stable")
 
 
 def select_tiles(

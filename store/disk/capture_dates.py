@@ -12,6 +12,18 @@ from store.formats.capture_dates import DAY_BYTES, CaptureDates, parse_capture_c
 def stored_capture_dates(artifacts: Artifacts, table: ArtifactRef, *, tiles: int) -> CaptureDates | None:
     """Return when the tiles of a table were captured; None if it cannot be read, which `c10 verify` reports.
 
+    Arguments and errors as of `stored_capture_column`.
+    """
+    column = stored_capture_column(artifacts, table, tiles=tiles)
+    try:
+        return None if column is None else parse_capture_column(column)
+    except ValueError:
+        return None
+
+
+def stored_capture_column(artifacts: Artifacts, table: ArtifactRef, *, tiles: int) -> bytes | None:
+    """Return the column of days of a tile table, as `parse_capture_column` takes it; None if it cannot be read.
+
     Its bytes are not hashed.
 
     Args:
@@ -28,11 +40,9 @@ def stored_capture_dates(artifacts: Artifacts, table: ArtifactRef, *, tiles: int
     try:
         fd = open_regular(artifacts.layout.artifact(table.sha256))
         try:
-            return parse_capture_column(os.pread(fd, size, table.size - size))
+            return os.pread(fd, size, table.size - size)
         finally:
             os.close(fd)
-    except ValueError:
-        return None
     except OSError as error:
         if is_shortage(error):
             raise from_os_error(error, f"artifact {table.sha256}") from error

@@ -27,6 +27,12 @@ class CaptureDates:
     newest: date | None
     undated: int
 
+    def __str__(self) -> str:
+        if self.oldest is None or self.newest is None:
+            return "unknown"
+        known = " to ".join(dict.fromkeys((str(self.oldest), str(self.newest))))
+        return f"{known}, unknown for {self.undated:,}" if self.undated else known
+
 
 def parse_capture_column(column: bytes | memoryview) -> CaptureDates:
     """Return the dates of a column of days since 1970-01-01, little-endian int32 [n].

@@ -161,9 +161,17 @@ def encode_tile_columns(
         raise ValueError("a tile occurs twice")
     if (ids[1:] < ids[:-1]).any():
         raise ValueError("expected tiles in ascending order of their ids, found another")
-    captured = np.where(days == 0, _UNKNOWN_DATE, days.astype(np.int64) - _EPOCH).astype("<i4")
     header = _HEADER.pack(_TILE_MAGIC, len(ids))
-    return b"".join((header, ids.astype("<u8").tobytes(), digests.tobytes(), captured.tobytes()))
+    return b"".join((header, ids.astype("<u8").tobytes(), digests.tobytes(), encode_capture_column(days)))
+
+
+def encode_capture_column(days: NDArray[np.int32]) -> bytes:
+    """Return the column of days of a tile table: days since 1970-01-01, little-endian int32 [n].
+
+    Args:
+        days: Dates captured as of `date.toordinal`, in the order of the table, [n]; 0 if unknown.
+    """
+    return np.where(days == 0, _UNKNOWN_DATE, days.astype(np.int64) - _EPOCH).astype("<i4").tobytes()
 
 
 def pack_tiles(ids: NDArray[Any], digests: NDArray[np.uint8]) -> bytes:

@@ -90,9 +90,9 @@ def undone_text(state: State, identity: str) -> str | None:
 
 
 def undone_hint(state: State, identity: str) -> str:
-    """Return what brings a build back that was rolled back from."""
-    build, again = state.undone[identity], "c10 build --again builds it anew"
-    if build in state.collected:
+    """Return what brings a build back that was rolled back from; if it is not known or kept, builds it anew."""
+    build, again = state.undone.get(identity), "c10 build --again builds it anew"
+    if build is None or build in state.collected:
         return again
     made = next(number for number, each in state.generations.items() if each.origin == build)
     return f"c10 rollback --to {made} shows it again; {again}"

@@ -49,6 +49,11 @@ def load_signer(path: Path, *, cache: Path) -> Signer:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415 - as above
 
     data, status, where = _read_key_file(path, "signing_key", limit=_MAX_PRIVATE)
+    if _is_public(data):
+        raise _refused(
+            f"signing_key: expected a private key in {path}, found a public one",
+            f"name the private key: {path.with_suffix('') if path.suffix == '.pub' else 'that of NAME.pub is NAME'}",
+        )
     if status.st_mode & 0o077:
         raise _refused(
             f"signing_key: expected {path} to be its owner's alone, found mode {stat.S_IMODE(status.st_mode):04o}",
@@ -161,12 +166,27 @@ def _read_trusted_keys_file(path: Path, cache: Path | None) -> str:
         )
     if cache is not None:
         _refuse_within("trusted_keys", path, where, cache)
+    if b"PRIVATE KEY-----" in data:  # no message may quote a line of it
+        raise _refused(
+            f"trusted_keys: expected public keys in {path}, found a private one",
+            f"name the public key: {path}.pub, as c10 keygen writes it",
+        )
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _refused(
             f"trusted_keys: expected a text file, found other bytes in {path}", "name a file of keys"
         ) from error
+
+
+def _is_public(data: bytes) -> bool:
+    """Return whether a file holds a public key, in PEM or as the line of a key file."""
+    if b"PUBLIC KEY-----" in data:
+        return True
+    try:
+        return bool(parse_keys(data.decode("utf-8")))
+    except ValueError:
+        return False
 
 
 def _read_key_file(path: Path, what: str, *, limit: int) -> tuple[bytes, os.stat_result, Path]:

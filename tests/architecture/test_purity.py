@@ -54,6 +54,7 @@ PURE_ELSEWHERE = {
     "tools/output/page.py",
     "tools/output/plan.py",
     "tools/output/proof.py",
+    "tools/output/recorded_value.py",
     "tools/output/render.py",
     "tools/output/sanitize.py",
 }

@@ -103,6 +103,7 @@ def test_errors_of_the_system(code, cls, kind):
     assert type(error) is cls
     assert error.kind is kind
     assert f"file x: {os.strerror(code)}" in error.message
+    assert "cache" not in error.message, "a request and a bundle are written by the same function"
     assert error.hint
 
 

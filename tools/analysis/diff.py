@@ -17,7 +17,7 @@ from store.manifest.roles import DELTA, PACKS, PROOF
 from tools.forensics.cost import cost_of, duration
 from tools.forensics.failure import ArtifactReader
 from tools.forensics.ground.area import Tiles, read_tiles
-from tools.forensics.step_keys import MAX_CHANGES, component_changes
+from tools.forensics.step_keys import MAX_CHANGES, component_changes, has_inputs
 from tools.forensics.timeline import BuildTimeline
 from tools.output import render
 from tools.output.sanitize import safe_data, safe_text
@@ -63,8 +63,8 @@ def _head(timeline: BuildTimeline, build: Build) -> dict[str, Any]:
 def _comparable(
     one: Build, other: Build, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return two documents, or only their common members if the inputs of a build were not all read."""
-    if one.identity is not None and other.identity is not None:
+    """Return two documents, or only their common members if the inputs of a build were not all recorded."""
+    if all(build.identity is not None and has_inputs(build) for build in (one, other)):
         return old, new
     names = old.keys() & new.keys()
     return {name: old[name] for name in names}, {name: new[name] for name in names}

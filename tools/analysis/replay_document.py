@@ -96,7 +96,7 @@ def _build_document(builds: BuildHistory, number: int, today: date | None) -> di
         before=builds.step_cache(number),
         today=today,
     )
-    failure = failure_document(timeline, facts.build, source.artifacts, dead=dead)
+    failure = failure_document(timeline, builds.state, source.artifacts, dead=dead)
     if failure is not None and area is not None:
         at_fault = cells_at_fault(timeline)
         failure["cells"] = [place for place, cell in enumerate(area["cells"]) if tuple(cell[:3]) in at_fault]

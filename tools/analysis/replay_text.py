@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from tools.output import page, render
+from tools.output.recorded_value import change_text, value_text
 
 _MAX_ROWS: Final = 40
 _MAX_TRACEBACK: Final = 60
@@ -116,7 +117,7 @@ def _failure_lines(failure: Mapping[str, Any] | None, *, whole: bool) -> list[st
         for row in failure["inputs"]
         if row["found"]
         for line in render.wrap(
-            f"{row['role']} {row['name']}: found {_as_text(row['found'])}", page.text_width() - 2
+            f"{row['role']} {row['name']}: found {value_text('', row['found'])}", page.text_width() - 2
         )
     ]
     return [
@@ -196,6 +197,9 @@ def _comparison_lines(compare: Mapping[str, Any] | None) -> list[str]:
 
 def _no_change(compare: Mapping[str, Any]) -> str:
     """Say what it means that no input is known to differ."""
+    refused = [side["build"] for side in (compare["a"], compare["b"]) if side["status"] == "refused"]
+    if refused and not compare["same_identity"]:
+        return f"the inputs of build {refused[-1]} were not recorded: it was refused at its start"
     unread = [side["build"] for side in (compare["a"], compare["b"]) if side["identity"] is None]
     if unread:
         return f"the inputs of build {unread[-1]} were not read to their end: what changed is not known"
@@ -206,9 +210,7 @@ def _changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         line
         for each in changes[:_MAX_CHANGES]
-        for line in render.wrap(
-            f"{each['path']}: {_as_text(each['old'])} -> {_as_text(each['new'])}", page.text_width() - 2
-        )
+        for line in render.wrap(change_text(each["path"], each["old"], each["new"]), page.text_width() - 2)
     ]
     more = len(changes) - _MAX_CHANGES
     return lines if more <= 0 else [*lines, f"and {more:,} more"]
@@ -273,8 +275,8 @@ def _measured_changes(row: Mapping[str, Any]) -> Iterator[str]:
         return
     for name in sorted({*one, *other}):
         if one.get(name) != other.get(name):
-            change = f"{row['check']} {row['subject']}, {name}: {_as_text(one.get(name))} -> {_as_text(other.get(name))}"
-            yield from render.wrap(change, page.text_width() - 2)
+            change = change_text(name, one.get(name), other.get(name))
+            yield from render.wrap(f"{row['check']} {row['subject']}, {change}", page.text_width() - 2)
 
 
 def _compare_artifacts(row: Mapping[str, Any]) -> str:
@@ -289,13 +291,3 @@ def _took(row: Mapping[str, Any], side: str) -> str:
     if outcome is None:
         return "-"
     return outcome if took is None or outcome == "reused" else f"{render.milliseconds(took)} {outcome}"
-
-
-def _as_text(value: object) -> str:
-    shown = "none" if value is None else _members(value) if isinstance(value, Mapping) else str(value)
-    return shown if len(shown) <= 120 else f"{shown[:120]}…"
-
-
-def _members(value: Mapping[str, Any]) -> str:
-    """Return the members of a map that are not None, by name."""
-    return ", ".join(f"{name} {inner}" for name, inner in value.items() if inner is not None)

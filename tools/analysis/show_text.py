@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from store.base.canonical_json import is_digest
 from tools.output import page, render
+from tools.output.recorded_value import label_of, value_text
 
 _MAX_RUNS: Final = 6
 _MAX_REQUEST: Final = 200
@@ -85,7 +86,9 @@ def _check_lines(checks: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     lines, *heads = render.table_rows(("check", "subject", "verdict"), rows, indent=2)
     for head, check in zip(heads, checks, strict=True):
-        measured = " ".join(f"{name}={value}" for name, value in check["measured"].items())
+        measured = " ".join(
+            f"{label_of(name)}={value_text(name, value)}" for name, value in check["measured"].items()
+        )
         lines += [*head, *render.wrap(measured, page.text_width() - 2, "    ")] if measured else head
         lines += render.wrap(check["why"], page.text_width() - 2, "    ") if check["why"] else []
     return lines

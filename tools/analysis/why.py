@@ -16,7 +16,8 @@ from tools.analysis.provenance import (
 )
 from tools.forensics.ground.area import read_tiles
 from tools.forensics.history import BuildHistory, DeniedRun, Source
-from tools.forensics.step_keys import explain_keys, step_keys_of
+from tools.forensics.step_keys import explain_keys, has_inputs, step_keys_of
+from tools.output.recorded_value import change_text, label_of, value_text
 from tools.output.sanitize import safe_data, safe_text
 
 _STEPS: Final = ("build", "engine", "stand-in", "cells", "index", "tiles")
@@ -124,7 +125,11 @@ def _step(builds: BuildHistory, build: Build, kind: str, name: str, subject: str
     if kind == "cells" and name:
         lines = [*_cell_lines(builds, build, name), *lines]
     if not lines:
-        lines = [f"build {build.number} did not come as far as {subject}"]
+        lines = [
+            f"build {build.number} did not come as far as {subject}"
+            if has_inputs(build)
+            else f"build {build.number} was refused at its start: its inputs were not recorded"
+        ]
     return _answer(
         builds,
         subject,
@@ -142,14 +147,17 @@ def _narrow_to(key: Mapping[str, Any], part: str) -> dict[str, Any]:
 def _key_lines(keys: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for key in keys:
         name = f"{key['kind']} {key['subject']}".strip()
-        yield f"{name}: key {key['key'][:16]}, first in build {key['since']}"
         before = key["before"]
+        back = (
+            f", and again after build {before['build']}" if before and key["since"] < before["build"] else ""
+        )
+        yield f"{name}: key {key['key'][:16]}, first in build {key['since']}{back}"
         if before is None:
             yield f"{name}: no build before had one"
             continue
         yield f"{name}: build {before['build']} had key {before['key'][:16]}; what changed:"
         for change in key["changed"][:_SHOWN]:
-            yield f"  {change['path']}: {_short_text(change['old'])} -> {_short_text(change['new'])}"
+            yield f"  {change_text(change['path'], change['old'], change['new'])}"
         if not key["changed"]:
             # The tiles are a part of the build's key.
             others = key["kind"] == "tiles" and key["key"] != before["key"]
@@ -228,7 +236,9 @@ def _link_lines(links: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         where = f" (record {link['seq']}, build {link['build']})" if link["seq"] else ""
         yield f"{link['what']} {link['name']}{digest}{where}"
         facts = ", ".join(
-            f"{name} {_short_text(value)}" for name, value in link["facts"].items() if value is not None
+            f"{label_of(name)} {value_text(name, value)}"
+            for name, value in link["facts"].items()
+            if value is not None
         )
         if facts:
             yield f"  {facts}"
@@ -265,7 +275,3 @@ def _find_tile(build: Build, builds: BuildHistory, word: str) -> int | None:
     rows = (row for row in range(len(tiles.table)) if bytes(tiles.table.digests[row]).hex().startswith(word))
     row = next(rows, None)
     return None if row is None else int(tiles.ids[row])
-
-
-def _short_text(value: object) -> str:
-    return safe_text(value if value is not None else "none", 80)

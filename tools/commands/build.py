@@ -7,6 +7,7 @@ import click
 
 from pipeline import BuildRequest
 from pipeline.build.report import BuildReport
+from store.disk.layout import Layout
 from tools.command import Answer, Call, print_error, print_message, shared_options
 from tools.commands.plan import plan_answer
 from tools.exit_codes import CODES
@@ -44,7 +45,7 @@ def build(
 def build_answer(report: BuildReport, root: Path) -> Answer:
     """Return the answer of a build; print on standard error what went wrong."""
     document = report.to_document()
-    lines = render.build_report(document)
+    lines = render.build_report(document, first=_shows_nothing(root))
     error = report.error
     if error is None:
         return Answer(document=document, lines=lines, lasting=True)
@@ -53,3 +54,11 @@ def build_answer(report: BuildReport, root: Path) -> Answer:
     if report.build is not None:
         print_message(f"  -> what happened: c10 replay {report.build} --cache {shlex.quote(str(root))}")
     return Answer(document=document, lines=lines, code=CODES[error.category])
+
+
+def _shows_nothing(root: Path) -> bool:
+    """Return whether the cache has no generation, as far as that can be read."""
+    try:
+        return not Layout(root).manifest_files()
+    except OSError:
+        return False

@@ -6,6 +6,7 @@ from store.domain.events import Event
 from store.domain.proof import described, figures_of, is_proof
 from store.errors import DamagedHistoryError
 from tools.forensics.records import DecodedRecord
+from tools.output.recorded_value import label_of, value_text
 from tools.output.render import plural, seconds, size
 from tools.output.sanitize import join_first, safe_text
 
@@ -165,6 +166,8 @@ def _measured(event: e.CheckPassed) -> str:
         except DamagedHistoryError:
             pass  # what no build writes is shown as it is
     shown = ", ".join(
-        f"{name} {value}" for name, value in event.measured.items() if not isinstance(value, (list, tuple))
+        f"{label_of(name)} {value_text(name, value)}"
+        for name, value in event.measured.items()
+        if not isinstance(value, (list, tuple))
     )
     return f": {shown}" if shown else ""

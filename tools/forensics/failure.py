@@ -13,10 +13,11 @@ from store.domain import events as e
 from store.domain.attachments import attached_to_failure
 from store.domain.events import Index
 from store.domain.index_files import delta_of, whole_of
-from store.domain.state import Build
+from store.domain.state import Build, State
 from store.errors import ArtifactError
 from store.formats import tile_pack
 from store.manifest.roles import AREA, DELTA
+from store.policy.rollback import undone_hint
 from store.toml import tomllib
 from tools.forensics.root_cause import cause_of_death, cause_of_failure
 from tools.forensics.timeline import BuildTimeline
@@ -47,16 +48,17 @@ class ArtifactReader(Protocol):
 
 
 def failure_document(
-    timeline: BuildTimeline, build: Build | None, artifacts: ArtifactReader, *, dead: bool
+    timeline: BuildTimeline, state: State, artifacts: ArtifactReader, *, dead: bool
 ) -> dict[str, Any] | None:
     """Return what is known of the failure of a build; None if it was committed or is running.
 
     Args:
         timeline: The build.
-        build: The folded build, if it is known.
+        state: What the records fold to; of damaged ones, it may lack the build.
         artifacts: Reads artifacts.
         dead: Whether the process of an open build is known to be dead.
     """
+    build = state.builds.get(timeline.number)
     match timeline.own[-1].event:
         case e.BuildFailed() as event:
             return _failed(timeline, build, artifacts, event)
@@ -70,7 +72,7 @@ def failure_document(
                     "rolled-back",
                     "",
                     event.reason,
-                    "c10 build --again (if it is meant)",
+                    safe_text(undone_hint(state, event.identity)),
                 ),
                 "cause": "this very request was rolled back from, and not asked for again with --again",
                 "inputs": [],

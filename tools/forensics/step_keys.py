@@ -10,7 +10,7 @@ from typing import Any
 from store.base import identity
 from store.base.canonical_json import CanonicalError, Document, Value, encode
 from store.base.valueclass import valueclass
-from store.domain.state import Build, State
+from store.domain.state import Build, BuildStatus, State
 from tools.output.sanitize import safe_data, safe_text
 
 MAX_CHANGES = 1_000
@@ -41,9 +41,14 @@ def step_keys_of(build: Build) -> list[StepKey]:
         found.append(
             StepKey(kind="index", subject="", key=build.index.key, components=build.index.components)
         )
-    if build.identity:
+    if build.identity and has_inputs(build):
         found.append(StepKey(kind="build", subject="", key=build.identity, components=build.inputs))
     return found
+
+
+def has_inputs(build: Build) -> bool:
+    """Return whether the records say what the inputs of a build were: not if it was refused at its start."""
+    return build.status is not BuildStatus.REFUSED
 
 
 def spaces_of(build: Build) -> tuple[str, ...]:
@@ -53,7 +58,12 @@ def spaces_of(build: Build) -> tuple[str, ...]:
 
 def explain_keys(state: State, number: int) -> list[dict[str, Any]]:
     """Return the keys of a build, each with the build that first had it and what changed then."""
-    return [_explain_key(state, number, key) for key in step_keys_of(state.builds[number])]
+    earlier = {
+        each: {(key.kind, key.subject): key for key in step_keys_of(state.builds[each])}
+        for each in sorted(state.builds)
+        if each < number
+    }
+    return [_explain_key(number, key, earlier) for key in step_keys_of(state.builds[number])]
 
 
 def component_changes(old: Value, new: Value, path: str = "") -> Iterator[dict[str, Any]]:
@@ -67,18 +77,19 @@ def component_changes(old: Value, new: Value, path: str = "") -> Iterator[dict[s
         yield {"path": safe_text(path, 500), "old": safe_data(old), "new": safe_data(new)}
 
 
-def _explain_key(state: State, number: int, key: StepKey) -> dict[str, Any]:
+def _explain_key(
+    number: int, key: StepKey, earlier: Mapping[int, Mapping[tuple[str, str], StepKey]]
+) -> dict[str, Any]:
+    """Explain a key by those of earlier builds, in their order; one that comes back was first in the oldest."""
     since, before = number, None
-    for earlier in sorted((each for each in state.builds if each < number), reverse=True):
-        same = [
-            k for k in step_keys_of(state.builds[earlier]) if (k.kind, k.subject) == (key.kind, key.subject)
-        ]
-        if not same:
+    for build, keys in earlier.items():
+        found = keys.get((key.kind, key.subject))
+        if found is None:
             continue
-        if same[0].key != key.key:
-            before = earlier, same[0]
-            break
-        since = earlier
+        if found.key == key.key:
+            since = min(since, build)
+        else:
+            before = build, found
     changed = list(component_changes(before[1].components, key.components)) if before else []
     return {
         "kind": key.kind,

@@ -188,27 +188,29 @@ def warning_lines(warnings: Iterable[Mapping[str, str]]) -> list[str]:
     return lines
 
 
-def build_report(document: Mapping[str, Any]) -> list[str]:
-    """Return what a build did, from its JSON document."""
+def build_report(document: Mapping[str, Any], *, first: bool = False) -> list[str]:
+    """Return what a build did, from its JSON document; `first` says that the cache has no generation."""
     outcome, generation = document["outcome"], document["generation"]
     took = seconds(document["seconds"])
     match outcome:
         case "built":
-            first = f"built generation {generation} (build {document['build']}) in {took}"
+            line = f"built generation {generation} (build {document['build']}) in {took}"
         case "reused":
-            first = f"nothing to do: generation {generation} shows this already (build {document['build']}), {took}"
+            line = f"nothing to do: generation {generation} shows this already (build {document['build']}), {took}"
         case _:
-            first = f"failed after {took}; the cache still shows what it showed"
+            shown = "the cache shows nothing yet" if first else "the cache still shows what it showed"
+            line = f"failed after {took}; {shown}"
     if document["warnings"]:
-        first += f"; {plural(len(document['warnings']), 'warning')}"
-    lines = [first]
+        line += f"; {plural(len(document['warnings']), 'warning')}"
+    lines = [line]
     if outcome != "failed":
         lines += [""]
     lines += fields(
         ("identity", document["identity"]),
         ("manifest", document["manifest_sha256"]),
         ("area", area(document)),
-        ("embedded", _embedded(document) if outcome != "reused" else None),
+        ("embedded", _embedded(document) if outcome == "built" else None),
+        ("stored", _stored(document) if outcome == "failed" else None),
         ("compiled", plural(document["engines_compiled"], "engine") if outcome != "reused" else None),
         ("reused", plural(document["steps_reused"], "step") if document["steps_reused"] else None),
         ("checked", plural(document["files_checked"], "file") if document["files_checked"] else None),
@@ -223,6 +225,18 @@ def _embedded(document: Mapping[str, Any]) -> str:
     # Chunks over a tile that is skipped get no descriptor.
     described = document["chunks_embedded"] + document["chunks_copied"]
     return f"{document['chunks_embedded']:,} of {plural(described or document['chunks'], 'chunk')}"
+
+
+def _stored(document: Mapping[str, Any]) -> str | None:
+    """Return what a failed build leaves to the next one: a cell with a bad tile is embedded and not stored."""
+    if document["build"] is None:
+        return None
+    if not document["chunks"]:
+        return plural(document["tiles_embedded"], "new descriptor") if document["tiles_embedded"] else None
+    return (
+        f"{plural(document['chunks_embedded'], 'new descriptor')}, beside {document['chunks_copied']:,} of equal"
+        " chunks or earlier builds"
+    )
 
 
 def rollback_report(document: Mapping[str, Any]) -> list[str]:

@@ -80,7 +80,7 @@ def decode_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, subject: str | 
     """
     if not 0 < max_pixels <= PIXEL_CEILING:
         raise ValueError(f"expected max_pixels from 1 to {PIXEL_CEILING}, found {max_pixels}")
-    header = _checked_header(data, max_pixels, subject)
+    header = checked_header(data, max_pixels, subject)
     _require_whole(png_damage(data, header) if header.format == "png" else None, header, subject)
     _require_whole(webp_damage(data) if header.format == "webp" else None, header, subject)
     _require_whole(jpeg_tables_damage(data) if header.format == "jpeg" else None, header, subject)
@@ -102,7 +102,12 @@ def fast_jpeg_version() -> str:
     return "none" if _FAST_JPEG is None else str(_FAST_JPEG.__version__)
 
 
-def _checked_header(data: bytes, max_pixels: int, subject: str | None) -> ImageHeader:
+def checked_header(data: bytes, max_pixels: int, subject: str | None) -> ImageHeader:
+    """Return the header of an image that can be decoded if it is whole. Arguments as of `decode_picture`.
+
+    Raises:
+        TileError: It is another format, its header is damaged, it is too large, or of a kind that is refused.
+    """
     header = read_header(data)
     if header is None:
         kind = sniff(data)

@@ -5,13 +5,15 @@ from typing import Final
 
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.request.files import hint_for_path
-from pipeline.tiles.images.decode import PIXEL_CEILING, decode
-from pipeline.tiles.images.image_header import read_header
+from pipeline.tiles.images.decode import PIXEL_CEILING, checked_header, decode
+from pipeline.tiles.images.image_header import read_header, sniff
 from store.base.preprocessing import Pixels
 from store.files.regular_file import read_start
 
 _MAX_BYTES: Final = 256 << 20
 _HINT: Final = "name a JPEG, PNG or WebP file"
+_KIND_HINT: Final = "save it as one RGB picture with 8 bits per channel, in JPEG, PNG or WebP"
+_DAMAGED_HINT: Final = "the file is damaged or incomplete: copy it again from where it came from"
 
 
 def read_photograph(path: Path) -> bytes:
@@ -44,8 +46,12 @@ def photograph_size(data: bytes, path: Path) -> tuple[int, int]:
     """
     header = read_header(data)
     if header is None:
-        found = "an empty file" if not data else "something else, or a damaged header"
-        raise RequestError(f"{path}: expected a JPEG, PNG or WebP image, found {found}", hint=_HINT)
+        kind = sniff(data)
+        found = "an empty file" if not data else f"a damaged {kind} header" if kind else "something else"
+        raise RequestError(
+            f"{path}: expected a JPEG, PNG or WebP image, found {found}",
+            hint=_DAMAGED_HINT if kind else _HINT,
+        )
     return header.width, header.height
 
 
@@ -55,7 +61,10 @@ def decode_photograph(data: bytes, path: Path) -> Pixels:
     Raises:
         RequestError: It is no whole JPEG, PNG or WebP picture.
     """
+    hint = _KIND_HINT if read_header(data) else _DAMAGED_HINT if sniff(data) else _HINT
     try:
+        checked_header(data, PIXEL_CEILING, None)
+        hint = _DAMAGED_HINT
         return decode(data, max_pixels=PIXEL_CEILING, subject=None)
     except TileError as error:
-        raise RequestError(f"{path}: {error.message}", hint=_HINT) from error
+        raise RequestError(f"{path}: {error.message}", hint=hint) from error

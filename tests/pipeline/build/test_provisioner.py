@@ -107,10 +107,19 @@ def test_capture_dates_enter_the_tile_table_and_not_the_identity(site):
     second = build(new)
     assert (second.outcome, second.identity, second.writes) == (BuildOutcome.REUSED, first.identity, 0)
     assert days() == {old}, "the table says what the build knew that made it"
-    assert "imagery-old" in {each.kind for each in second.warnings}, "as verify says of the same cache"
+    (other,) = (each for each in second.warnings if each.kind == "capture-dates")
+    assert (
+        f"40 of 40 tiles have another capture date in this request ({new}) than in the cache ({old})"
+        in other.message
+    )
+    assert other.hint == "c10 build --again records those of the request"
+    assert "imagery-old" not in {each.kind for each in second.warnings}, "the request says how old they are"
+    too_old = build(date(2019, 1, 1), tiles={"too_old": "fail"})
+    assert (too_old.outcome, too_old.error.kind) == (BuildOutcome.FAILED, "tiles-too-old")
     third = build(new, force=True)
     assert (third.identity, third.tiles_embedded, days()) == (first.identity, 0, {new})
-    assert "imagery-old" not in {each.kind for each in third.warnings}
+    assert not {"imagery-old", "capture-dates"} & {each.kind for each in third.warnings}
+    assert "capture-dates" not in {each.kind for each in build(new).warnings}
     assert build(new, flight_id="f2").tiles_embedded == 0
     assert days() == {new}
     refused = build(old, flight_id="f2", tiles={"too_old": "exclude"})

@@ -86,6 +86,31 @@ class TestKeyFiles:
             path.chmod(0o600)
         self.refused(path, tmp_path, "signing_key: expected")
 
+    @pytest.mark.parametrize("mode", [0o644, 0o600])
+    def test_a_public_key_is_told_apart_from_a_private_one(self, tmp_path, mode):
+        from cryptography.hazmat.primitives import serialization as s
+
+        pair = write_key_pair(tmp_path / "ground")
+        pair.public.chmod(mode)
+        with pytest.raises(RequestRefusedError, match="found a public one") as error:
+            load_signer(pair.public, cache=tmp_path / "cache")
+        assert error.value.hint == f"name the private key: {pair.private}"
+        public = s.load_pem_private_key(pair.private.read_bytes(), None).public_key()
+        (tmp_path / "key").write_bytes(
+            public.public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo)
+        )
+        with pytest.raises(RequestRefusedError, match="found a public one") as error:
+            load_signer(tmp_path / "key", cache=tmp_path / "cache")
+        assert "that of NAME.pub is NAME" in error.value.hint
+
+    def test_a_private_key_among_the_trusted_ones_is_not_quoted(self, tmp_path):
+        pair = write_key_pair(tmp_path / "ground")
+        with pytest.raises(RequestRefusedError, match="found a private one") as error:
+            read_trusted([str(pair.private)])
+        assert error.value.hint.startswith(f"name the public key: {pair.public}")
+        secret = pair.private.read_text().splitlines()[1]
+        assert secret[:20] not in error.value.message + error.value.hint
+
     def test_keys_of_other_kinds(self, tmp_path):
         from cryptography.hazmat.primitives import serialization as s
         from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519

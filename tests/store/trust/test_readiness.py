@@ -293,6 +293,9 @@ class TestDates:
         found = parse_capture_column(column)
         assert found == CaptureDates(oldest=date(2022, 1, 8), newest=date(2024, 10, 4), undated=1)
         assert parse_capture_column(b"") == CaptureDates(oldest=None, newest=None, undated=0)
+        assert str(found) == "2022-01-08 to 2024-10-04, unknown for 1"
+        assert str(parse_capture_column(column[:4])) == "2024-10-04"
+        assert str(parse_capture_column(b"")) == "unknown"
 
     @pytest.mark.parametrize("column", [b"abc", (1 << 31).to_bytes(4, "little")[:3] + b"\x7f"])
     def test_of_other_bytes(self, column):

@@ -85,9 +85,7 @@ def test_a_failure_after_it_names_both():
     )
     story.add(extended)
     story.add(make(e.BuildFailed, step="commit", kind="unexpected"))
-    inputs = failure_document(story.timeline(), story.builds().build(1), Shelf(b"whole"), dead=False)[
-        "inputs"
-    ]
+    inputs = failure_document(story.timeline(), story.builds().state, Shelf(b"whole"), dead=False)["inputs"]
     assert [(row["role"], row["present"]) for row in inputs] == [
         ("index", True),
         (DELTA, False),

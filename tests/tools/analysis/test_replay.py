@@ -296,6 +296,41 @@ def test_the_next_build_says_that_it_was_killed(world):
     assert "boot-change" in {each["kind"] for each in document["findings"]}
 
 
+def test_a_build_that_was_refused_at_its_start_is_compared_with_nothing(world):
+    """It records no inputs, which does not mean that all of them were taken away."""
+    picture(np.random.default_rng(99)).save(world.tile())
+    refused = world.json("build", world.request, code=2)
+    assert (refused["build"], refused["error"]["kind"]) == (4, "rolled-back")
+    document = world.json("replay", "4")
+    assert (document["status"], document["compare"]["inputs"], document["compare"]["host"]) == (
+        "refused",
+        [],
+        [],
+    )
+    assert document["failure"]["hint"] == refused["error"]["hint"]
+    assert "c10 rollback --to 2" in document["failure"]["hint"]
+    unknown = "the inputs of build 4 were not recorded: it was refused at its start"
+    assert unknown in " ".join(world.run("replay", "4").stdout.split())
+    assert unknown in " ".join(world.run("diff", "1", "4").stdout.split())
+    assert "the inputs are the same" in world.run("diff", "3", "4").stdout
+    assert world.json("diff", "1", "4")["inputs"] == []
+    assert world.json("why", "build", "--build", "4")["text"] == [
+        "build 4 was refused at its start: its inputs were not recorded"
+    ]
+    world.tile().write_bytes(world.tile(x=LEFT + 1).read_bytes())
+    assert world.json("build", world.request)["build"] == 5
+    (key,) = world.json("why", "build", "--build", "5")["keys"]
+    assert (key["before"]["build"], [change["path"] for change in key["changed"]]) == (3, ["tiles.digest"])
+
+
+def test_a_key_that_came_back_is_of_the_build_that_first_had_it(world):
+    assert world.json("build", world.request, "--again")["build"] == 4
+    (key,) = world.json("why", "index", "--build", "4")["keys"]
+    assert (key["since"], key["before"]["build"]) == (1, 3)
+    told = world.json("why", "index", "--build", "4")["text"][0]
+    assert told.endswith("first in build 1, and again after build 3")
+
+
 def test_why_an_engine_ran(built):
     document = built.json("why", "engine/tiny")
     (key,) = document["keys"]

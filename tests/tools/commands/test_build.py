@@ -88,6 +88,14 @@ def test_a_bad_tile_is_exit_3_and_the_head_stays(world):
     after = world.json("status")
     assert after["manifest_sha256"] == before["manifest_sha256"]
     assert after["seq"] > before["seq"]
+    assert "; the cache still shows what it showed" in world.run("build", world.request).stdout
+
+
+def test_a_first_build_that_fails_does_not_speak_of_what_the_cache_shows(empty):
+    empty.tile().write_bytes(b"no picture")
+    result = empty.run("build", empty.request)
+    assert result.exit_code == 3
+    assert "; the cache shows nothing yet" in result.stdout.splitlines()[0]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pipeline.request.proof_options import ProofOptions
 from store.base.level import tile_side_m
+from store.manifest.manifest import parse
 from tests.ground import ALTITUDE_M, EDGE, GROUND, PLACES, ZOOM, GroundSite, chunk_middle, frame_at, place_at
 from tools.cli import cli
 from tools.command import Answer, write
@@ -164,6 +165,28 @@ def test_a_strict_build_refuses_what_is_there_already_and_records_nothing(site):
     failed = site.build_it("--strict", code=3, **old)
     assert (failed["outcome"], failed["build"], failed["error"]["kind"]) == ("failed", None, "warnings")
     assert (failed["writes"], site.json("status")["seq"]) == (0, seq)
+
+
+def test_capture_dates_that_changed_since_the_build_are_not_passed_over(site):
+    """Dates are no part of the identity: the build has nothing to do, and must not say that all is well."""
+    site.build_it(**FIT)
+    path = site.write_request(**{**FIT, "tiles": {"captured": date(2020, 1, 1)}})
+    for words in (("plan", path), ("build", path), ("build", path, "--dry-run")):
+        assert kinds(site.json(*words)) == ["imagery-old", "capture-dates"], words
+    failed = site.json("build", path, "--strict", code=3)
+    assert (failed["outcome"], kinds(failed)) == ("failed", ["imagery-old", "capture-dates"])
+    assert kinds(site.json("status")) == [], "until they are recorded"
+    old = {**FIT, "tiles": {"captured": date(2020, 1, 1)}}
+    assert kinds(site.build_it("--again", **old)) == kinds(site.json("status")) == ["imagery-old"]
+
+
+def test_dates_of_a_damaged_table_are_compared_with_nothing(site):
+    site.build_it(**FIT)
+    table = site.artifact(parse(site.head_bytes()).tiles)
+    data = table.read_bytes()
+    table.unlink()
+    table.write_bytes(data[:-4] + b"\x00\x00\x00\x7f")  # a year that no calendar has
+    assert kinds(site.build_it(**FIT)) == []
 
 
 def test_a_dry_run_says_what_strict_would_refuse(site):

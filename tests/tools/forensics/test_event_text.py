@@ -86,7 +86,7 @@ LINES = [
     ),
     (
         make(e.CheckPassed, check="engine", subject="net", measured={"cosine_ppm": 999, "images": 3}),
-        "check engine of net passed: cosine_ppm 999, images 3",
+        "check engine of net passed: cosine 0.000999, images 3",
     ),
     (
         make(e.CheckFailed, check="index", subject="index", why="it is off"),

@@ -6,6 +6,7 @@ import pytest
 
 from store.base.identity import descriptor_id
 from store.domain import events as e
+from store.domain.state import State
 from store.formats import tile_pack
 from tests.played_builds import make, ref_of
 from tests.tools.stories import Shelf, Story
@@ -27,7 +28,7 @@ def begun():
 
 
 def told(story, *artifacts, dead=False):
-    return failure_document(story.timeline(), story.builds().build(1), Shelf(*artifacts), dead=dead)
+    return failure_document(story.timeline(), story.builds().state, Shelf(*artifacts), dead=dead)
 
 
 def failed(step, kind="unexpected", subject="", **inputs):
@@ -251,7 +252,7 @@ def test_a_refused_build_says_how_it_is_meant_to_be_asked_for():
         "rolled-back",
         "rolled back from",
     )
-    assert "--again" in document["hint"]
+    assert document["hint"] == "c10 build --again builds it anew"
     assert document["recorded"] == {"identity": "ab" * 32}
 
 
@@ -287,6 +288,6 @@ def test_a_death_that_was_found_later_is_told_by_the_boots(before, after, words)
 
 def test_an_end_without_a_beginning_is_told_as_well():
     story = Story().genesis().add(make(e.BuildAbandoned, reason="gone", step="cells 6/0/0"))
-    document = failure_document(story.timeline(), None, Shelf(), dead=False)
+    document = failure_document(story.timeline(), State(), Shelf(), dead=False)
     assert (document["step"], document["inputs"]) == ("plan", [])
     assert "after record 2" in document["cause"]

@@ -264,6 +264,9 @@ def test_a_key_is_told_with_the_build_that_first_had_it_and_what_changed():
         {"path": "onnx", "old": "a", "new": "b"},
         {"path": "options.flags", "old": ["x"], "new": ["y"]},
     ]
+    (key,) = explain_keys(keyed([old], [new], [old], [new], [], [old]), 6)
+    assert (key["since"], key["before"]) == (1, {"build": 4, "key": "n"}), "it comes back"
+    assert {"path": "onnx", "old": "b", "new": "a"} in key["changed"]
     (key,) = explain_keys(keyed([old], [], [new]), 1)
     assert (key["since"], key["before"], key["changed"]) == (1, None, [])
 
@@ -324,5 +327,5 @@ def test_what_checks_measured_otherwise_is_told():
         story.add(make(e.CheckPassed, check="engine", subject="net", measured=measured), build=number)
         story.add(failed(), build=number)
     lines = diff_lines(diff_document(BuildHistory(source=story.source()), 1, 2))
-    assert any("engine net, cosine_ppb: 7 -> 8" in line for line in lines)
+    assert any("engine net, cosine: 0.000000007 -> 0.000000008" in line for line in lines)
     assert not any("images" in line for line in lines)

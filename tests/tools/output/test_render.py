@@ -144,6 +144,25 @@ def test_a_build_is_told_with_its_warnings():
     assert not any("embedded" in line for line in reused)
     failed = render.build_report(BUILT | {"outcome": "failed", "identity": None, "wanted": 0})
     assert failed[0] == "failed after 61.5 s; the cache still shows what it showed"
+    assert "stored       2 new descriptors" in failed
+
+
+def test_a_failed_build_says_what_it_leaves_and_not_what_was_lost():
+    counts = {
+        "outcome": "failed",
+        "generation": None,
+        "chunks": 728,
+        "chunks_embedded": 0,
+        "chunks_copied": 472,
+    }
+    told = render.build_report(BUILT | counts | {"localisable": None}, first=True)
+    assert told[0] == "failed after 61.5 s; the cache shows nothing yet"
+    assert "stored       0 new descriptors, beside 472 of equal chunks or earlier builds" in told
+    assert not any("embedded" in line for line in told)
+    early = render.build_report(BUILT | counts | {"chunks": 0, "tiles_embedded": 0})
+    assert not any("stored" in line for line in early)
+    unrecorded = render.build_report(BUILT | counts | {"build": None, "localisable": None})
+    assert not any("stored" in line for line in unrecorded)
 
 
 def test_a_plan_tells_what_is_missing_and_warns():

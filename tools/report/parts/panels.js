@@ -130,14 +130,22 @@ function checksPanel(told, replay) {
   return panel("checks", "Checks", `${checks.filter((each) => each.passed).length} of ${checks.length} passed`, table(["", "Check", "Measured", ""], rows));
 }
 
+/** A component that changed, and its two values, without the unit in which they are recorded. */
+function changeRow(each) {
+  const unit = [each.old, each.new].some((value) => typeof value === "number");
+  const [was, is] = [each.old, each.new].map((value) => (unit && typeof value === "number" ? measured(each.path, value)[1] : value));
+  return [code(unit ? each.path.replace(/_(ppb|ppm|mm|ms)$/, "") : each.path), sideOf("old", was), sideOf("new", is)];
+}
+
 function keysPanel(told) {
   const keys = list(told.keys);
   if (!keys.length) return null;
   const rows = keys.slice(0, LISTED).map((each) => {
-    const changed = list(each.changed), state = !each.before ? tag("first of its kind") : each.since === told.build ? tag(`changed since build ${each.before.build}`, "warn") : tag(`same since build ${each.since}`, "good");
+    const changed = list(each.changed), back = each.before && each.since < each.before.build;
+    const state = back ? tag(`as in build ${each.since} again, unlike build ${each.before.build}`, "warn") : !each.before ? tag("first of its kind") : each.since === told.build ? tag(`changed since build ${each.before.build}`, "warn") : tag(`same since build ${each.since}`, "good");
     const name = { cells: "Vector space", build: "Build identity", index: "Index" }[each.kind] || stepName(each);
     return el("div", { class: "key-row" }, el("p", {}, el("b", {}, name), code(short(each.key), each.key), each.before || each.since === told.build ? state : tag(`same since build ${each.since}`, "good")),
-      changed.length ? table(["Component", `Build ${each.before.build}`, `Build ${each.since}`], changed.map((one) => [code(one.path), sideOf("old", one.old), sideOf("new", one.new)])) : "",
+      changed.length ? table(["Component", `Build ${each.before.build}`, `Build ${back ? told.build : each.since}`], changed.map(changeRow)) : "",
       el("details", { class: "deep" }, el("summary", {}, "All components"), facts([...leaves(each.components)].map(([path, value]) => [path, said(value)]))));
   });
   return panel("keys", "Keys", "what each step depends on, and what changed", rows);
@@ -146,7 +154,7 @@ function keysPanel(told) {
 function comparePanel(told) {
   const compare = told.compare;
   if (!compare) return null;
-  const { a, b } = compare, tiles = compare.tiles || {}, changes = (title, rows) => (list(rows).length ? [el("h3", {}, title), table(["What", `Build ${a.build}`, `Build ${b.build}`], rows.map((each) => [code(each.path), sideOf("old", each.old), sideOf("new", each.new)]))] : []);
+  const { a, b } = compare, refused = [a, b].some((side) => side.status === "refused"), tiles = compare.tiles || {}, changes = (title, rows) => (list(rows).length ? [el("h3", {}, title), table(["What", `Build ${a.build}`, `Build ${b.build}`], rows.map(changeRow))] : []);
   const artifacts = list(compare.artifacts), differing = artifacts.filter((each) => each.a && each.b && !each.same), alone = artifacts.filter((each) => !each.a || !each.b), same = artifacts.length - differing.length - alone.length;
   const sets = ["added", "removed", "changed", "same"].filter((name) => typeof tiles[name] === "number").map((name) => `${count(tiles[name])} ${name}`);
   const verdict = (each) => (each ? (each.passed ? tag("✓ passed", "good") : tag("✕ failed", "bad")) : DASH);
@@ -154,7 +162,7 @@ function comparePanel(told) {
   const longest = Math.max(1, ...list(compare.steps).flatMap((each) => [each.a_ms || 0, each.b_ms || 0]));
   const timed = (ms, outcome) => (outcome ? held(outcome, ms, longest, `${duration(ms)}${outcome === "done" ? "" : `, ${(OUTCOMES[outcome] || [0, outcome])[1]}`}`) : DASH);
   const content = [
-    facts([["Inputs", list(compare.inputs).length ? `${plural(compare.inputs.length, "component")} changed` : a.identity && b.identity ? "the same" : "not read to their end, so that it is not known what changed"], ["Machine", list(compare.host).length ? `${plural(compare.host.length, "fact")} changed` : "the same"], ["Tiles", sets.join(", ")], ["Artifacts", `${count(same)} the same, ${count(differing.length)} not${alone.length ? `, ${count(alone.length)} in one of the builds only` : ""}`]]),
+    facts([["Inputs", list(compare.inputs).length ? `${plural(compare.inputs.length, "component")} changed` : compare.same_identity ? "the same" : refused ? "not recorded" : a.identity && b.identity ? "the same" : "not read to their end, so that it is not known what changed"], ["Machine", list(compare.host).length ? `${plural(compare.host.length, "fact")} changed` : refused ? "not recorded" : "the same"], ["Tiles", sets.join(", ")], ["Artifacts", `${count(same)} the same, ${count(differing.length)} not${alone.length ? `, ${count(alone.length)} in one of the builds only` : ""}`]]),
     ...changes("Inputs that changed", compare.inputs), ...changes("Machine facts that changed", compare.host),
     el("h3", {}, "Time by step"), table(["Step", `Build ${a.build}`, `Build ${b.build}`], list(compare.steps).map((each) => [stepName(each), timed(each.a_ms, each.a_outcome), timed(each.b_ms, each.b_outcome)])),
     ...(moved.length ? [el("h3", {}, "Checks that differ"), table(["Check", `Build ${a.build}`, `Build ${b.build}`], moved.map((each) => [[each.check, each.subject].filter((word, place) => word && !(place && word === each.check)).join(" · "), verdict(each.a), verdict(each.b)]))] : []),

@@ -70,9 +70,10 @@ function said(value) {
   if (value === null || value === undefined || value === "") return DASH;
   if (typeof value === "string") return value;
   if (typeof value === "number") return Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(6)));
+  if (Array.isArray(value) && value.length > 8) return `${count(value.length)} members: ${value.slice(0, 3).map(said).join(", ")}, …`;
   const flat = !Array.isArray(value) && typeof value === "object" && Object.values(value).every((each) => each === null || typeof each !== "object");
   const text = flat ? Object.entries(value).map(([name, each]) => `${name} ${said(each)}`).join(", ") || "{}" : JSON.stringify(value);
-  return text.length > 400 ? `${text.slice(0, 400)}… (${count(text.length - 400)} more characters)` : text;
+  return text.length > 440 ? `${text.slice(0, 400)}… (${count(text.length - 400)} more characters)` : text;
 }
 
 /** Yield [dotted path, value] of everything in a document. */
@@ -98,8 +99,8 @@ const stepName = (step) => [STEP_NAMES[step.kind] || step.kind, few(step.subject
 
 /** What a name of a check measured, with its unit told apart: [label, text]. */
 function measured(name, value) {
-  if (typeof value === "number" && name.endsWith("_ppb")) return [name.slice(0, -4).replaceAll("_", " "), (value / 1e9).toFixed(6)];
-  if (typeof value === "number" && name.endsWith("_ppm")) return [name.slice(0, -4).replaceAll("_", " "), (value / 1e6).toFixed(4)];
+  if (typeof value === "number" && name.endsWith("_ppb")) return [name.slice(0, -4).replaceAll("_", " "), (value / 1e9).toFixed(9).replace(/0{1,3}$/, "")];
+  if (typeof value === "number" && name.endsWith("_ppm")) return [name.slice(0, -4).replaceAll("_", " "), (value / 1e6).toFixed(6).replace(/0{1,2}$/, "")];
   if (typeof value === "number" && name.endsWith("_mm")) return [name.slice(0, -3).replaceAll("_", " "), `${value / 1000} m`];
   if (typeof value === "number" && name.endsWith("_ms")) return [name.slice(0, -3).replaceAll("_", " "), duration(value)];
   return [name.replaceAll("_", " "), said(value)];
