@@ -173,7 +173,7 @@ class Artifacts:
                 new.write(piece)
             if size != ref.size:
                 found = "more" if size > ref.size else str(size)
-                raise self._error(ref, f"expected {ref.size} bytes, found {found}")
+                raise self._error(ref, f"expected {ref.size:,} bytes, found {found:,}")
             if state.hexdigest() != ref.sha256:
                 raise self._error(ref, f"expected SHA-256 {ref.sha256[:12]}, found {state.hexdigest()[:12]}")
             self.publish(new, ref)
@@ -221,7 +221,7 @@ class Artifacts:
         try:
             size = os.fstat(fd).st_size
             if size != ref.size:
-                return f"expected {ref.size} bytes, found {size}"
+                return f"expected {ref.size:,} bytes, found {size:,}"
             actual, _ = hash_file(fd, limit=ref.size)
         except OSError as error:
             if is_shortage(error):
