@@ -35,6 +35,9 @@ _FLOCK_STRUCT: Final = struct.Struct(
     "hhqqi4x"
 )  # struct flock on 64-bit Linux: type, whence, start, length, pid
 
+_NOTICE_S: Final = 0.5
+"""After so long a wait is told."""
+
 _locks_held: "weakref.WeakSet[BuildLock]" = weakref.WeakSet()
 
 
@@ -66,6 +69,8 @@ class BuildLock:
     def acquire(self) -> None:
         """Take the lock, or give up after `timeout_s`.
 
+        A wait of more than half a second is logged once, as a warning: without a handler for it, on standard error.
+
         Raises:
             BuildLockHeldError: Another process, or another object of this process, holds it; the message
                 names it.
@@ -77,7 +82,8 @@ class BuildLock:
             raise errors.JournalMisuseError(
                 f"the build lock {self.path} is already held by this object", hint="release it first"
             )
-        deadline = time.monotonic() + self.timeout_s
+        began, told = time.monotonic(), False
+        deadline = began + self.timeout_s
         while True:
             fd = self._try_to_lock()
             if fd is not None:
@@ -85,6 +91,9 @@ class BuildLock:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 raise self._held_error()
+            if not told and time.monotonic() - began >= _NOTICE_S:
+                told = True
+                self._tell_wait(remaining)
             time.sleep(min(self.check_interval, remaining))
         self._fd = fd
         try:
@@ -181,21 +190,37 @@ class BuildLock:
             # The document only informs people; a full disk must not keep `c10 gc` from freeing space.
             return
 
+    def _tell_wait(self, remaining_s: float) -> None:
+        import logging  # noqa: PLC0415 - few wait
+
+        logging.getLogger(__name__).warning(
+            "waiting up to %.0f s for the build lock %s, held %s; lock_timeout_s (C10_LOCK_TIMEOUT_S) says how"
+            " long, 0 does not wait",
+            remaining_s,
+            self.path,
+            _named(_read_document(self.path)),
+        )
+
     def _held_error(self) -> errors.BuildLockHeldError:
         holder = _read_document(self.path)
-        if holder is None:
-            found = "by a process that has not written who it is"
-        else:
-            found = f"by pid {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
-            if holder.get("build") is not None:
-                found += f", build {holder.get('build')}"
-            if holder.get("command"):
-                found += f" ({holder.get('command')})"
+        found = _named(holder)
         return errors.BuildLockHeldError(
             f"the build lock {self.path} was expected to be free within {self.timeout_s:g} s, it is held {found}",
             holder=holder,
             hint="wait for that process, or end it: the lock goes with it",
         )
+
+
+def _named(holder: Holder | None) -> str:
+    """Return what to say of who holds the lock."""
+    if holder is None:
+        return "by a process that has not written who it is"
+    found = f"by pid {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
+    if holder.get("build") is not None:
+        found += f", build {holder.get('build')}"
+    if holder.get("command"):
+        found += f" ({holder.get('command')})"
+    return found
 
 
 def _now() -> str:

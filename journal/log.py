@@ -361,10 +361,10 @@ def _check_projections(projections: Mapping[bytes, bytes | None]) -> None:
     for name, value in projections.items():
         if not 1 <= len(name) <= MAX_NAME_BYTES:
             raise errors.JournalMisuseError(
-                f"projection name: 1 to {MAX_NAME_BYTES} bytes expected, found {len(name)}"
+                f"projection name: 1 to {MAX_NAME_BYTES:,} bytes expected, found {len(name)}"
             )
         if value is not None and len(value) > MAX_PROJECTION_BYTES:
             raise errors.JournalMisuseError(
-                f"projection {name!r}: at most {MAX_PROJECTION_BYTES} bytes expected, found {len(value)}",
+                f"projection {name!r}: at most {MAX_PROJECTION_BYTES:,} bytes expected, found {len(value)}",
                 hint="store large content as an artifact",
             )

@@ -166,11 +166,12 @@ class Call:
             return flagged
         from tools.config_file import from_environment, read_settings  # noqa: PLC0415 - as above
 
-        from_file = read_settings(self.config) if self.config is not None else {}
         known, unknown = from_environment(named, prefix=SETTING_PREFIX)
+        overriding = known | flagged
+        from_file = read_settings(self.config, overridden=overriding) if self.config is not None else {}
         for name in unknown:
             print_message(f"c10: warning: {name} is no setting; it has no effect")
-        return {**from_file, **known, **flagged}
+        return from_file | overriding
 
     def trusted_keys(self, keys: Sequence[str] = (), *, unsigned: bool = False) -> "TrustedKeys":
         """Return whose signatures are accepted: `keys`, or those of the settings if there are none.

@@ -3,7 +3,7 @@
 `pipeline.config` defines the settings and checks their values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,15 @@ from store.trust.signatures import is_key_line
 _NOT_SETTINGS = frozenset({"cache_root", "digest_cache_folder"})
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings in a file. Paths of key files in it are relative to its folder.
+def read_settings(path: Path, *, overridden: Collection[str] = ()) -> dict[str, Any]:
+    """Return the settings in a file but those that something overrides. Paths of key files are relative to its folder.
 
     Raises:
-        RequestError: It cannot be read, or is not TOML.
+        RequestError: It cannot be read, is not TOML, or a setting in it is unknown, mistyped or out of its range.
     """
     text = read_request_text(path, what="a settings file")
     try:
-        return _resolve_key_paths(base_folder(path), tomllib.loads(text))
+        settings = _resolve_key_paths(base_folder(path), tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise RequestError(
             f"{path}: expected TOML, found: {error}",
@@ -33,6 +33,14 @@ def read_settings(path: Path) -> dict[str, Any]:
             kind=ErrorKind.REQUEST_UNREADABLE,
             subject=str(path),
         ) from error
+    settings = {name: value for name, value in settings.items() if name not in overridden}
+    try:
+        C10ProvisionerConfig.from_settings(settings, cache_root=Path())
+    except RequestError as error:
+        raise RequestError(
+            f"{path}: {error.message}", hint=error.hint, kind=error.kind, subject=str(path)
+        ) from None
+    return settings
 
 
 def from_environment(variables: Mapping[str, str], *, prefix: str) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -94,6 +94,7 @@ def preview_build(
         levels=inputs.level_documents(),
         bytes=estimate_build(layout, state, inputs, plan).total
         + (0 if state.cache_id else NEW_CACHE + machine.reserve_bytes),
+        reserve_bytes=0 if state.cache_id else machine.reserve_bytes,
         proof=_proof_document(inputs, plan),
         warnings=warnings,
     )

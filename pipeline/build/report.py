@@ -130,6 +130,7 @@ class PlanReport:
         seconds: How long the steps that run will take; None if that of one is not known.
         time: Of each of them, how long, and from what that follows (`StepTime.to_document`).
         bytes: Bytes to write, at most, with what a new cache sets aside.
+        reserve_bytes: Of these the disk reserve of a new cache, which lets a failure be recorded on a full disk.
         proof: The photographs that must be found, as the request asks for them, and whether the answers of an
             earlier build hold; None if none must.
         warnings: Warnings for a person.
@@ -146,6 +147,7 @@ class PlanReport:
     seconds: float | None = None
     time: tuple[Mapping[str, Any], ...] = ()
     bytes: int = 0
+    reserve_bytes: int = 0
     proof: Mapping[str, Any] | None = None
     warnings: tuple[CacheWarning, ...] = ()
 

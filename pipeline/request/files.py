@@ -56,7 +56,7 @@ def read_request_text(path: Path, *, what: str = "a request file", limit: int = 
         content = _read_content(path, limit)
         if len(content) <= limit:
             return content.decode("utf-8-sig")
-        found, hint = f"more than {limit} bytes", "check that it is the right file"
+        found, hint = f"more than {limit:,} bytes", "check that it is the right file"
     except UnicodeDecodeError as error:
         found, hint = f"bytes that are not UTF-8 at offset {error.start}", "save it as UTF-8"
     except TimeoutError:
@@ -91,7 +91,7 @@ def read_named_file(path: Path, what: str, limit: int) -> bytes:
         hint = hint_for_path(path) or "correct the path; it starts from the request's folder"
         raise _unreadable(path, f"{what}: expected a readable file, {found}", hint) from error
     if len(data) > limit:
-        message = f"{what}: expected at most {limit} bytes, found more in {path}"
+        message = f"{what}: expected at most {limit:,} bytes, found more in {path}"
         raise _unreadable(path, message, "name the right file")
     return data
 

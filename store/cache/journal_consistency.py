@@ -227,7 +227,7 @@ def _manifest(number: int, data: bytes | None, state: State, *, confirmed: bool)
     if data is None:
         return (
             Match.BROKEN,
-            f"expected a regular file of at most {MAX_MANIFEST_BYTES} bytes, found something else",
+            f"expected a regular file of at most {MAX_MANIFEST_BYTES:,} bytes, found something else",
         )
     if generation is not None and sha256(data) == generation.manifest_sha256:
         return Match.FITS, ""

@@ -41,6 +41,8 @@ from store.files.regular_file import hash_file, is_wrong_file_type, open_regular
 
 _CHUNK = 1 << 20
 _CHECK_INTERVAL_S = 0.01
+_NOTICE_S = 0.5
+"""After so long a wait is told."""
 
 
 @valueclass(slots=True)
@@ -89,10 +91,12 @@ class Artifacts:
     def exclusive_lock(self, timeout_s: float) -> Iterator[None]:
         """Hold the artifact lock exclusively, waiting for others at most so many seconds.
 
+        A wait of more than half a second is logged once, as a warning: without a handler for it, on standard error.
+
         Raises:
             ArtifactsBusyError: Others did not finish in time.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline, told = time.monotonic() + timeout_s, False
         while True:
             with self.try_exclusive_lock() as alone:
                 if alone:
@@ -106,7 +110,20 @@ class Artifacts:
                     kind=ErrorKind.BUSY,
                     hint="wait for it to finish, then run it again",
                 )
+            if not told and timeout_s - left >= _NOTICE_S:
+                told = True
+                self._tell_wait(left)
             time.sleep(min(_CHECK_INTERVAL_S, left))
+
+    def _tell_wait(self, left_s: float) -> None:
+        import logging  # noqa: PLC0415 - few wait
+
+        logging.getLogger(__name__).warning(
+            "waiting up to %.0f s for %s, held by an engine run or an opened cache; lock_timeout_s"
+            " (C10_LOCK_TIMEOUT_S) says how long, 0 does not wait",
+            left_s,
+            self.layout.artifacts_lock,
+        )
 
     def _open_lock(self) -> int:
         path = self.layout.artifacts_lock
@@ -156,7 +173,7 @@ class Artifacts:
                 new.write(piece)
             if size != ref.size:
                 found = "more" if size > ref.size else str(size)
-                raise self._error(ref, f"expected {ref.size} bytes, found {found}")
+                raise self._error(ref, f"expected {ref.size:,} bytes, found {found:,}")
             if state.hexdigest() != ref.sha256:
                 raise self._error(ref, f"expected SHA-256 {ref.sha256[:12]}, found {state.hexdigest()[:12]}")
             self.publish(new, ref)
@@ -204,7 +221,7 @@ class Artifacts:
         try:
             size = os.fstat(fd).st_size
             if size != ref.size:
-                return f"expected {ref.size} bytes, found {size}"
+                return f"expected {ref.size:,} bytes, found {size:,}"
             actual, _ = hash_file(fd, limit=ref.size)
         except OSError as error:
             if is_shortage(error):

@@ -55,7 +55,7 @@ def read_manifest_file(layout: Layout, generation: int) -> ManifestFile:
     raw = _read(layout, name, MAX_MANIFEST_BYTES)
     if not raw:
         raise NoGoError(
-            (f"expected a regular file of at most {MAX_MANIFEST_BYTES} bytes as manifests/{name}",),
+            (f"expected a regular file of at most {MAX_MANIFEST_BYTES:,} bytes as manifests/{name}",),
             kind=ErrorKind.NO_GENERATION,
             hint=mirroring(layout),
         )

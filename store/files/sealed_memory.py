@@ -90,9 +90,9 @@ def open_expected(name: str, *, folder: int, size: int | None = None, limit: int
         raise SealError(f"expected a regular file, found: {error.strerror}", denied=denied) from error
     found, wrong = os.fstat(fd).st_size, ""
     if size is not None and found != size:
-        wrong = f"expected {size} bytes, found {found}"
+        wrong = f"expected {size:,} bytes, found {found:,}"
     elif limit is not None and found > limit:
-        wrong = f"expected at most {limit} bytes, found {found}"
+        wrong = f"expected at most {limit:,} bytes, found {found:,}"
     if wrong:
         os.close(fd)
         raise SealError(wrong)
@@ -140,7 +140,7 @@ def _hash_and_copy(fd: int, ref: ArtifactRef, keep: Callable[[bytes], object] | 
         raise SealError(f"expected a disk that can be read, found: {error.strerror}") from error
     if done != ref.size or digest != ref.sha256:
         raise SealError(
-            f"expected {ref.size} bytes with SHA-256 {ref.sha256[:12]}, found {done} with {digest[:12]}"
+            f"expected {ref.size:,} bytes with SHA-256 {ref.sha256[:12]}, found {done:,} with {digest[:12]}"
         )
 
 

@@ -47,12 +47,12 @@ def index_size(header: bytes, size: int) -> int:
         ArtifactError: It is no pack, or too short for its number of tiles.
     """
     if len(header) < HEADER_SIZE:
-        raise _damaged(f"a header of {HEADER_SIZE} bytes", f"{len(header)} bytes")
+        raise _damaged(f"a header of {HEADER_SIZE} bytes", f"{len(header):,} bytes")
     magic, count = _HEADER.unpack_from(header)
     if magic != _MAGIC or not 1 <= count <= MAX_TILES:
         raise _damaged(f"the magic {_MAGIC!r} and 1 to {MAX_TILES} tiles", f"{magic!r} and {count}")
     if size < HEADER_SIZE + 16 * count:
-        raise _damaged(f"the places of {count} tiles", f"{size} bytes in all")
+        raise _damaged(f"the places of {count} tiles", f"{size:,} bytes in all")
     return HEADER_SIZE + 16 * int(count)
 
 

@@ -169,7 +169,7 @@ def decode(data: Bytes) -> Block:
     header = decode_header(view)
     if len(view) != header.size:
         raise BlockError(
-            f"expected {header.size} bytes for {header.rows} rows of {header.dimensions} numbers, found {len(view)}: "
+            f"expected {header.size:,} bytes for {header.rows} rows of {header.dimensions} numbers, found {len(view):,}: "
             "the block is truncated or has a tail"
         )
     ids, digests = _decode_keys(view, header)
@@ -248,7 +248,7 @@ def _offsets(rows: int) -> tuple[int, int, int, int]:
 def _decode_keys(view: memoryview, header: BlockHeader) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
     rows = header.rows
     if len(view) < key_size(rows):
-        raise BlockError(f"expected {key_size(rows)} bytes of keys for {rows} rows, found {len(view)}")
+        raise BlockError(f"expected {key_size(rows):,} bytes of keys for {rows} rows, found {len(view):,}")
     ids_at, digests_at, texture_at, _ = _offsets(rows)
     if any(view[ids_at + 8 * rows : digests_at]) or any(view[key_size(rows) : texture_at]):
         raise BlockError("expected zero bytes between the key columns, found others")

@@ -237,11 +237,11 @@ def decode_blocks(data: bytes | memoryview) -> tuple[BlockRow, ...]:
 def _decode_joined(data: bytes | memoryview) -> tuple[BlockRow, ...]:
     start = _JOINED_HEADER.size
     if len(data) < start:
-        raise _damaged(f"a header of {start} bytes", f"{len(data)} bytes")
+        raise _damaged(f"a header of {start} bytes", f"{len(data):,} bytes")
     _, count, networks = _JOINED_HEADER.unpack_from(data)
     size = start + 8 * networks + count * (16 + 40 * networks)
     if not 2 <= networks <= _MOST_NETWORKS or len(data) != size:
-        raise _damaged(f"{size} bytes for {count} rows of 2 to {_MOST_NETWORKS} networks", str(len(data)))
+        raise _damaged(f"{size:,} bytes for {count} rows of 2 to {_MOST_NETWORKS} networks", str(len(data)))
     weights = tuple(np.frombuffer(data, "<u8", networks, start).tolist())
     start += 8 * networks
     columns = np.frombuffer(data, "<u4", 4 * count, start).reshape(4, count).tolist()
@@ -324,7 +324,7 @@ def _column(rows: Sequence[BlockRow], name: str) -> bytes:
 
 def _row_count(data: bytes | memoryview, magic: bytes, row: int) -> int:
     if len(data) < _HEADER.size:
-        raise _damaged(f"a header of {_HEADER.size} bytes", f"{len(data)} bytes")
+        raise _damaged(f"a header of {_HEADER.size} bytes", f"{len(data):,} bytes")
     found, count = _HEADER.unpack_from(data)
     if found != magic:
         raise _damaged(f"the magic {magic!r}", repr(found))

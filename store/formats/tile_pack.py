@@ -34,7 +34,7 @@ def decode(data: bytes) -> tuple[tuple[int, bytes], ...]:
         ArtifactError: The bytes are no complete pack.
     """
     if len(data) < _HEADER.size:
-        raise _damaged(f"a header of {_HEADER.size} bytes", f"{len(data)} bytes")
+        raise _damaged(f"a header of {_HEADER.size} bytes", f"{len(data):,} bytes")
     magic, count = _HEADER.unpack_from(data)
     if magic != MAGIC or count > MAX_TILES:
         raise _damaged(f"the magic {MAGIC!r} and at most {MAX_TILES} tiles", f"{magic!r} and {count}")
@@ -46,11 +46,11 @@ def decode(data: bytes) -> tuple[tuple[int, bytes], ...]:
         identifier, length = _ROW.unpack_from(data, at)
         at += _ROW.size
         if at + length > len(data):
-            raise _damaged(f"a tile of {length} bytes", f"{len(data) - at} bytes")
+            raise _damaged(f"a tile of {length:,} bytes", f"{len(data) - at:,} bytes")
         rows.append((identifier, data[at : at + length]))
         at += length
     if at != len(data):
-        raise _damaged("nothing after the last tile", f"{len(data) - at} bytes")
+        raise _damaged("nothing after the last tile", f"{len(data) - at:,} bytes")
     return tuple(rows)
 
 

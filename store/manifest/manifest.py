@@ -185,7 +185,7 @@ def parse(raw: bytes) -> Manifest:
         NoGoError: It is too long, not canonical, of an unknown format, or contradicts itself.
     """
     if len(raw) > MAX_MANIFEST_BYTES:
-        raise _invalid(f"at most {MAX_MANIFEST_BYTES} bytes", f"{len(raw)}")
+        raise _invalid(f"at most {MAX_MANIFEST_BYTES:,} bytes", f"{len(raw):,}")
     if not raw.endswith(b"\n"):
         raise _invalid("a final newline", "none; the file may be cut short")
     try:

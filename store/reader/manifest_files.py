@@ -58,7 +58,7 @@ def read_manifest(
     name = f"manifests/{found[number]}"
     raw = _read_file(folder, name, MAX_MANIFEST_BYTES)
     if raw is None:
-        raise no_cache(f"expected a regular file of at most {MAX_MANIFEST_BYTES} bytes as {name}")
+        raise no_cache(f"expected a regular file of at most {MAX_MANIFEST_BYTES:,} bytes as {name}")
     return raw, _read_signatures(folder, names, found[number]) if signatures else (), number
 
 

@@ -89,14 +89,14 @@ class BundleReader:
                 raise self.error("artifacts by rising digest, each once", digest.hex()[:12])
             if self._left is not None and size > self._left:
                 raise self.error(
-                    f"the {size} bytes of artifact {digest.hex()[:12]}",
+                    f"the {size:,} bytes of artifact {digest.hex()[:12]}",
                     f"{self._left} before the end of the file: it was cut short",
                 )
             before, total, end = digest, total + size, self.offset + size
             yield ArtifactRef(sha256=digest.hex(), size=size)
             self._skip(end - self.offset)
         if total != header.size:
-            raise self.error(f"artifacts of {header.size} bytes", f"{total}")
+            raise self.error(f"artifacts of {header.size:,} bytes", f"{total:,}")
 
     def pieces(self, ref: ArtifactRef) -> Iterator[bytes]:
         """Yield the unchecked content of the artifact that `artifacts` has just yielded."""

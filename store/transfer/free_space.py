@@ -17,7 +17,7 @@ def require_space(folder: Path, needed: int) -> None:
         free = shutil.disk_usage(folder).free
     if needed > free:
         raise DiskFullError(
-            f"expected {needed} bytes of free space in {folder}, found {free}",
+            f"expected {needed:,} bytes of free space in {folder}, found {free:,}",
             kind=ErrorKind.DISK_FULL,
             hint="free disk space there, then run it again",
         )

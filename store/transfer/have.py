@@ -139,7 +139,7 @@ def _decode(data: bytes) -> Have:
     if not data:
         raise ValueError("nothing")
     if len(data) > _MAX_BYTES:
-        raise ValueError(f"more than {_MAX_BYTES} bytes")
+        raise ValueError(f"more than {_MAX_BYTES:,} bytes")
     try:
         found = canonical_json.decode(data.removesuffix(b"\n"))
     except ValueError as error:

@@ -150,7 +150,7 @@ def _store_artifacts(
     wanted = artifacts_named(history.facts)
     for ref in reader.artifacts():
         if history.named.get(ref.sha256) != ref:
-            found = f"{ref.sha256[:12]} of {ref.size} bytes"
+            found = f"{ref.sha256[:12]} of {ref.size:,} bytes"
             raise reader.error("artifacts that its records name", found)
         if ref.sha256 in wanted and artifacts.damage(ref) is not None:
             try:

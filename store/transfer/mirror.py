@@ -35,6 +35,7 @@ from store.domain.state import Generation
 from store.errors import (
     ArtifactError,
     DamagedHistoryError,
+    DiskFullError,
     ErrorKind,
     NoGoError,
     RequestRefusedError,
@@ -178,10 +179,16 @@ def _update_copy(
     if not target.segment_files():
         require_hard_links(nearest_folder(target.root), target.root)
     refuse_world_writable(destination)
-    if _find_missing(source, target, full=full).nothing:
+    lacking = _find_missing(source, target, full=full)
+    if lacking.nothing:
         return MirrorResult(generation=source.head.number, previous=previous, files=0, size=0)
+    # Before a folder is made, which would stay behind empty.
+    require_space(nearest_folder(target.root), lacking.size)
     target.make_root()
-    with BuildLock(target.build_lock, timeout_s=lock_timeout_s, command="c10 mirror"):
+    with (
+        _unfinished(target),
+        BuildLock(target.build_lock, timeout_s=lock_timeout_s, command="c10 mirror"),
+    ):
         previous = _require_same_history(target, source)
         target.create()
         with TranslateOSErrors(f"scratch folder {target.scratch}"):
@@ -199,6 +206,16 @@ def _update_copy(
         replaced=replaced,
         marked=lacking.mark,
     )
+
+
+@contextmanager
+def _unfinished(target: Layout) -> Iterator[None]:
+    """Let a full disk say what becomes of the copy that was begun."""
+    try:
+        yield
+    except DiskFullError as error:
+        error.hint = f"{error.hint}; {target.root} keeps what was copied, and the next run goes on there"
+        raise
 
 
 def _read_source(layout: Layout) -> _Source:

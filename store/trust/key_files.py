@@ -214,7 +214,7 @@ def _read_key_file(path: Path, what: str, *, limit: int) -> tuple[bytes, os.stat
 
 
 def _no_key_file(path: Path, what: str, limit: int) -> RequestRefusedError:
-    found = f"expected a file of at most {limit} bytes, found something else: {path}"
+    found = f"expected a file of at most {limit:,} bytes, found something else: {path}"
     return _refused(f"{what}: {found}", "name a key file")
 
 

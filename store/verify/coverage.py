@@ -288,7 +288,7 @@ def _size_problem(artifacts: Artifacts, ref: ArtifactRef) -> str | None:
     size = artifacts.size(ref.sha256)
     if size is None:
         return artifacts.damage(ref) or CHANGED
-    return None if size == ref.size else f"expected {ref.size} bytes, found {size}"
+    return None if size == ref.size else f"expected {ref.size:,} bytes, found {size:,}"
 
 
 def _misnamed(layout: Layout, entries: Iterable[tuple[str, os.DirEntry[str]]]) -> Iterator[ForeignFile]:

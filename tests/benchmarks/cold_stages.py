@@ -2,8 +2,8 @@
 
 Run from the root of the repository: `python -m tests.benchmarks.cold_stages [--pairs N] [--tiles N]`. Ours is
 told by the times of the journal's records, theirs by `tests.benchmarks.bare`. Both run in processes that stay;
-the children that compile and embed start anew, with modules that are compiled. The rows `cold` and `cold-command` of the table are here as
-well.
+the children that compile and embed start anew, with modules that are compiled. Each pair that is done gets a line on
+standard error. The rows `cold` and `cold-command` of the table are here as well.
 """
 
 import argparse
@@ -175,6 +175,12 @@ def _has(times: list[tuple[str, int]], begin: str) -> bool:
     return any(name.startswith(begin) for name, _ in times)
 
 
+def _tell(what: str, runs: list[Seconds], pairs: int) -> None:
+    """Say that a run has ended; the first does not count."""
+    number = f"{len(runs) - 1} of {pairs}" if len(runs) > 1 else "to load the libraries"
+    print(f"{what} {number}: {sum(runs[-1].values()):.1f} s", file=sys.stderr, flush=True)
+
+
 def _print(title: str, runs: list[Seconds]) -> None:
     print(f"\n{title:48} median ms  quartiles")
     whole = [{"all": sum(run.values())} for run in runs]
@@ -197,9 +203,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="c10-cold-") as folder:
         builds = ColdBuilds(Path(folder), asked.tiles)
         with compiled_modules(), builds.bare_process() as bare:
-            pairs = in_turns(
-                lambda: ours.append(stages_of(builds)), lambda: theirs.append(bare()), pairs=asked.pairs
-            )
+
+            def build() -> None:
+                ours.append(stages_of(builds))
+                _tell("build", ours, asked.pairs)
+
+            def phases() -> None:
+                theirs.append(bare())
+                _tell("bare phases", theirs, asked.pairs)
+
+            pairs = in_turns(build, phases, pairs=asked.pairs)
     _print(f"cold build of {asked.tiles:,} tiles", ours[1:])
     _print("bare phases", theirs[1:])
     found = row("cold", "", "", at_most(1.15), pairs, rate=False)
@@ -208,4 +221,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

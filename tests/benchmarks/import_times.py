@@ -3,6 +3,7 @@
 Prints a table in Markdown. Each command runs with `--help`, and those that take little time also on a small cache,
 where they import what they work with. Fresh processes take turns, with modules compiled. Time is that of user and
 system together, as a ratio to a process that imports click, lmdb and msgpack; modules are those beyond its own.
+Each pair that is done gets a line on standard error.
 """
 
 import argparse
@@ -59,6 +60,8 @@ class Table:
         ratios, times = [], []
         for number in range(self._pairs + 1):  # the first compiles the modules
             ours, theirs = self._time(COMMAND, arguments), self._time(PEER, [])
+            what = f"pair {number} of {self._pairs}" if number else "modules compiled"
+            print(f"{name}: {what}, {ours * 1e3:.0f} ms", file=sys.stderr, flush=True)
             if number:
                 ratios.append(ours / theirs)
                 times.append(ours * 1e3)
@@ -117,4 +120,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -53,6 +54,11 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--row", action="append", help="only this row, or rig; may be given more than once")
     parser.add_argument("--json", type=Path, help="write all results here, also while it runs")
     parser.add_argument("--plan", help="do this one sweep, given as JSON, and print one JSON object")
+    parser.add_argument("--first", type=int, default=0, help="of --plan: pass over so many points")
+    parser.add_argument("--points", type=int, default=0, help="of --plan: do at most so many points")
+    parser.add_argument(
+        "--seconds", type=float, default=0.0, help="of --plan: begin no point after that time"
+    )
     parser.add_argument("--forever", action="store_true", help="let all rigs take turns until it is stopped")
     parser.add_argument("--slice", type=float, default=SLICE_S, help="seconds of a turn (%(default)g)")
     parser.add_argument("--bug", default="", help="a mistake to put into the writers of rigs that know it")
@@ -124,9 +130,10 @@ def sweep_all(given: argparse.Namespace, seed: int) -> int:
     return 1 if report.bad.total() else 0
 
 
-def sweep_one(document: str) -> int:
-    """Do one sweep; returns the exit code."""
-    plan = plan_of(json.loads(document))
+def sweep_one(given: argparse.Namespace) -> int:
+    """Do one sweep, or a part of one; returns the exit code."""
+    plan = plan_of(json.loads(given.plan))
+    plan = replace(plan, first=given.first, points=given.points, seconds=given.seconds)
     with (
         tempfile.TemporaryDirectory(prefix="c10-soak-") as folder,
         Sweeper(kind_of(plan), shim.build(Path(folder))) as sweeper,
@@ -137,12 +144,9 @@ def sweep_one(document: str) -> int:
             sweeper.stop()
             raise
     bad = result["bad"]
-    answer = {"points": result["happened"], "failures": len(bad), "examples": bad[:6]}
-    print(
-        json.dumps(
-            answer | {name: result[name] for name in ("plan", "planned", "endings", "deaths", "seconds")}
-        )
-    )
+    answer = {"points": result["happened"], "failures": len(bad), "examples": bad[:6], "first": plan.first}
+    more = ("done", "of", "plan", "planned", "endings", "deaths", "seconds")
+    print(json.dumps(answer | {name: result[name] for name in more}))
     return 1 if bad else 0
 
 
@@ -163,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(NO_COMPILER, file=sys.stderr)
         return 2
     if given.plan is not None:
-        return sweep_one(given.plan)
+        return sweep_one(given)
     return sweep_all(given, given.seed if given.seed is not None else 1)
 
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -207,3 +209,67 @@ def test_without_a_limit_every_writer_meets_every_kill_and_error_at_every_call()
     for driver in DRIVERS:
         for row, actions in (("kills", shim.KILLS), ("errors", shim.ERRORS)):
             assert all(found[row, driver, (action,)] == 1 for action in actions)
+
+
+def test_sweeps_that_go_on_do_each_point_of_a_whole_one_once(sweeper):
+    plan = Plan(driver="accept", actions=("EIO+", "after"))
+    whole, first, done = sweeper.sweep(plan), 0, []
+    assert (whole["done"], whole["of"]) == (whole["happened"], whole["happened"])
+    while first < whole["of"]:
+        found = sweeper.sweep(replace(plan, first=first, points=7))
+        assert (found["bad"], found["of"]) == ([], whole["of"])
+        done.append(found["done"])
+        first += found["done"]
+    assert done[:-1] == [7] * (len(done) - 1)
+    assert sum(done) == whole["of"]
+
+
+def test_a_sweep_whose_time_is_up_stops_after_a_point(sweeper):
+    found = sweeper.sweep(Plan(driver="accept", actions=("EIO+",), first=3, seconds=1e-9))
+    assert (found["done"], found["happened"]) == (1, 1)
+    assert found["of"] > 4
+
+
+SWEEP = """
+import json, sys
+given = dict(zip(sys.argv[1::2], map(float, sys.argv[2::2])))
+first, done = int(given["--first"]), int(given.get("--points", 3))
+print(json.dumps({"failures": 1, "examples": [given], "first": first, "done": min(done, 8 - first), "of": 8}))
+raise SystemExit(1)
+"""
+
+
+def test_the_next_slice_of_a_sweep_goes_on_and_its_command_repeats_its_points(tmp_path, capsys):
+    rig = a_rig("kills", SWEEP)
+    rig = replace(rig, parts=(replace(rig.parts[0], goes_on=True),))
+    _, found = run_for([rig], 1.5, tmp_path)
+    assert [each["examples"][0] for each in found["failures"]][:4] == [
+        json.dumps({"--first": float(first), "--seconds": 0.2}) for first in (0, 3, 6, 0)
+    ]
+    commands = [shlex.split(each["command"])[3:] for each in found["failures"]][:4]
+    assert commands == [
+        ["--first", first, "--points", points]
+        for first, points in (("0", "3"), ("3", "3"), ("6", "2"), ("0", "3"))
+    ]
+    assert "those up to 6 of 8" in capsys.readouterr().out
+
+
+def test_a_slice_under_way_says_so_and_the_file_is_there_from_the_start(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(forever, "PROGRESS_S", 0.6)
+    file = tmp_path / "scorecard.json"
+    text = f"import os; assert os.path.exists({str(file)!r}); import time; time.sleep(2); {GOOD}"
+    code, found = run_for([a_rig("slow", text)], 0.1, tmp_path)
+    assert (code, found["rigs"]["slow"]["slices"]) == (0, 1)
+    assert capsys.readouterr().out.startswith("slow: seed 1, under way for 1 s\n")
+
+
+@pytest.mark.skipif(shim.compiler() is None, reason="needs gcc")
+def test_a_slice_of_a_sweep_ends_soon_after_its_time(tmp_path):
+    file = tmp_path / "scorecard.json"
+    command = ["--row", "kills", "--bug", BUG, "--slice", 1, "--minutes", 0.01, "--seed", 5, "--json", file]
+    with long_run(*command) as run:
+        lines = run.stdout.read().splitlines()
+    assert "those up to" in lines[1]
+    row = json.loads(file.read_text())["rigs"]["kills"]
+    assert (row["slices"], row["count"] >= 1) == (1, True)
+    assert row["seconds"] < 60  # the whole of it takes minutes

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import portalocker
@@ -281,3 +282,19 @@ def test_a_clock_that_is_wrong_by_millennia_locks_all_the_same(path, monkeypatch
     monkeypatch.setattr("journal.lock.datetime", Wrong)
     with BuildLock(path, timeout_s=0):
         assert lock_holder(path)["since"] == ""
+
+
+def test_a_wait_is_told_once_after_half_a_second(path, caplog):
+    with holder(path) as process:
+        started = time.monotonic()
+        with pytest.raises(BuildLockHeldError):
+            BuildLock(path, timeout_s=0.3).acquire()
+        assert caplog.records == []
+        with pytest.raises(BuildLockHeldError):
+            BuildLock(path, timeout_s=1.5).acquire()
+        assert time.monotonic() - started >= 1.8
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    told = record.getMessage()
+    assert told.startswith(f"waiting up to 1 s for the build lock {path}, held by pid {process.pid} on ")
+    assert "C10_LOCK_TIMEOUT_S" in told

@@ -70,13 +70,15 @@ def test_doctor_the_machine_and_ray_know_the_row(toys, tmp_path):
     with_it = software()["c10"]
     del BACKENDS["reference"]
     assert software()["c10"] != with_it
-    with pytest.raises(RequestError, match=r"X\.tif or X\.zip, found 'tiles'"):
-        open_source("tiles", tmp_path)
+    (tmp_path / "tiles.rar").touch()
+    with pytest.raises(RequestError, match=r"X\.tif or X\.zip, found 'tiles\.rar'"):
+        open_source("tiles.rar", tmp_path)
 
 
 def test_without_the_row_nothing_knows_it(site):
     with pytest.raises(RequestError, match='"onnxruntime", "tensorrt", "tensorrt-rtx", "openvino"'):
         EngineOptions(backend="reference")
+    (site.root / "tiles.zip").touch()
     with pytest.raises(RequestError, match=r"found 'tiles\.zip'"):
         open_source("tiles.zip", site.root)
     with pytest.raises(ValueError, match="a tile locator"):

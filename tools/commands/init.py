@@ -13,9 +13,10 @@ from pipeline.planning.draft.draft_of_source import draft_request
 from pipeline.planning.draft.request_draft import RequestDraft
 from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.request.geometry import E7
-from pipeline.request.rules import altitudes
+from pipeline.request.rules import altitudes, number
 from pipeline.request.validation import InvalidValueError
 from pipeline.tiles.sources.registry import open_source
+from store.base.cache_warning import CacheWarning
 from store.base.clock import SystemClock, utc_day
 from store.errors import Category, ErrorKind, RequestRefusedError
 from tools.command import LOCAL_FILE, PATH, Answer, Call, shared_options
@@ -42,11 +43,30 @@ class _Altitudes(click.ParamType[tuple[float, float]]):
             self.fail(f"expected a height of 1 to 30000 m, or LOWEST,HIGHEST, found {value!r}", param, ctx)
 
 
+class _Width(click.ParamType[float]):
+    """Width of a corridor."""
+
+    name = "width"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's signature
+        """Return the width."""
+        try:
+            return number(1, 50_000)(float(value))
+        except (ValueError, InvalidValueError):
+            self.fail(f"expected a width of 1 to 50000 m, found {value!r}", param, ctx)
+
+
 @click.command()
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("-o", "--output", required=True, type=LOCAL_FILE, metavar="FILE", help="The request to write.")
 @click.option(
     "--area", type=PATH, metavar="FILE", help="Ground to build: GeoJSON, KML, KMZ, or a plan of a mission."
+)
+@click.option(
+    "--width",
+    type=_Width(),
+    metavar="M",
+    help="Width of the corridor along the routes of --area, metres; 500 if absent.",
 )
 @click.option("--camera", type=PATH, metavar="FILE", help="Calibration of the camera (JSON).")
 @click.option(
@@ -63,6 +83,7 @@ def init(
     sources: tuple[str, ...],
     output: Path,
     area: Path | None,
+    width: float | None,
     camera: Path | None,
     altitude: tuple[float, float] | None,
     force: bool,
@@ -73,6 +94,8 @@ def init(
     """
     if altitude is not None and camera is None:
         raise click.UsageError("expected --camera FILE with --altitude, found none")
+    if width is not None and area is None:
+        raise click.UsageError("expected --area FILE with a route for --width, found none")
     _check_target(output, force=force)
     base = Path(os.path.realpath(output.parent))
     calibration = base / _CALIBRATION if camera is None else camera
@@ -96,6 +119,7 @@ def init(
                 has_camera=has_calibration and not _is_empty(calibration),
                 altitude_m=altitude,
                 area=ground,
+                width_m=width,
                 today=utc_day(SystemClock()),
             )
     except PipelineError as error:
@@ -110,10 +134,12 @@ def init(
 
 def _answer(draft: RequestDraft, output: Path, calibration: Path) -> Answer:
     captured, looks = draft.captured, draft.looks
+    warnings = [each.to_document() for each in _warnings(draft)]
     document = {
         "path": str(output),
         "calibration": str(calibration),
         "bbox": [edge / E7 for edge in draft.box_e7],
+        "width_m": draft.width_m,
         "zoom": list(draft.zoom),
         "metres_per_pixel": None if draft.pixel_m is None else round(draft.pixel_m, 3),
         "captured": None if captured is None else captured.isoformat(),
@@ -124,22 +150,42 @@ def _answer(draft: RequestDraft, output: Path, calibration: Path) -> Answer:
         "min_fraction": draft.min_fraction,
         "looked_at": looks.seen,
         "unreadable": looks.unreadable,
+        "warnings": warnings,
     }
     pixel = "" if draft.pixel_m is None else f", {draft.pixel_m:.2f} m per pixel"
     lines = [
         *render.fields(
             ("request", output),
             ("calibration", calibration),
+            ("corridor", _corridor(draft)),
             ("zoom", f"{draft.zoom[0]} to {draft.zoom[1]}{pixel}"),
             ("tiles", f"{draft.tiles:,} of {draft.wanted:,}"),
             ("localisable", f"about {draft.localisable:.0%} of the area" if draft.localisable < 1 else None),
             ("unreadable", f"{looks.unreadable:,} of {looks.seen:,} tiles" if looks.unreadable else None),
             ("captured", captured or "unknown: fill it in"),
         ),
+        *render.warning_lines(warnings),
         "",
         f"Correct what is marked in it, then: c10 plan {shlex.quote(str(output))} --cache DIR",
     ]
     return Answer(document=document, lines=lines, lasting=True)
+
+
+def _corridor(draft: RequestDraft) -> str | None:
+    """Return the width of the corridor for a reader; None without routes."""
+    if draft.width_m is None:
+        return None
+    return f"{draft.width_m:g} m wide" + (", assumed: --width M says another" if draft.width_assumed else "")
+
+
+def _warnings(draft: RequestDraft) -> list[CacheWarning]:
+    """Return why no build would take the request as it is, if that is known."""
+    if not draft.falls_short:
+        return []
+    message = f"the imagery has {draft.coverage:.1%} of the area{draft.corridor}"
+    message += f"; a build takes no less than {draft.min_fraction:.0%}"
+    hint = "correct the area or coverage.min_fraction in the request, or name more imagery"
+    return [CacheWarning(kind="coverage", message=message, hint=hint)]
 
 
 def _relative(path: str | Path, base: Path) -> str:

@@ -16,6 +16,8 @@ _WIDEST: Final = 120
 """Longer lines are hard to read."""
 _LEAST_LAST: Final = 12
 """Least width of a last column that is wrapped in its place."""
+HINT: Final = "-> "
+"""What begins a hint."""
 _GAP: Final = "  "
 _FOLDED: Final = " " * 4
 """What begins the further lines of a row that is folded."""
@@ -65,12 +67,21 @@ def wrap_words(text: str, width: int, *, whole: bool = False) -> list[str]:
     return lines
 
 
+def wrap_hint(text: str, width: int, *, whole: bool = False) -> list[str]:
+    """Wrap a hint as `wrap_words` does; its further lines begin below the text of the first."""
+    first, *rest = wrap_words(text.removeprefix(HINT), width - len(HINT), whole=whole)
+    return [HINT + first, *(" " * len(HINT) + more for more in rest)]
+
+
 def fit(line: str) -> list[str]:
     """Return a line as lines that fit the terminal, the further ones indented more; as it is for a program."""
     columns = _COLUMNS.get()
     if columns is None or len(line) <= columns:
         return [line]
     indent = line[: len(line) - len(line.lstrip())][: columns // 2]
+    text = line.lstrip()
+    if text.startswith(HINT):
+        return [indent + each for each in wrap_hint(text, columns - len(indent))]
     first, *rest = wrap_words(line, columns - len(indent) - 2)
     return [indent + first, *(f"{indent}  {more}" for more in rest)]
 

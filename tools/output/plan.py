@@ -62,7 +62,9 @@ def first_sentence(document: Mapping[str, Any]) -> str:
     if document["decision"] == "reused":
         return "nothing to do: the head shows this already"
     units = plural(document["to_embed"], "chunk" if document["chunks"] else "tile")
-    return f"a build would embed {units} and write at most {document['bytes'] / 1e6:,.1f} MB"
+    reserve = document["reserve_bytes"]
+    of_it = f", {reserve / 1e6:,.1f} MB of it the reserve of a new cache" if reserve else ""
+    return f"a build would embed {units} and write at most {document['bytes'] / 1e6:,.1f} MB{of_it}"
 
 
 def planned_proof(asked: Mapping[str, Any]) -> str:

@@ -103,7 +103,7 @@ def _cut(text: str) -> str:
 
 
 def wrap(text: str, width: int | None = None, indent: str = "") -> list[str]:
-    """Wrap a text, by default at the width of the page.
+    """Wrap a text, by default at the width of the page; the further lines of a hint begin below its text.
 
     Words longer than a line, such as digests and paths, stay whole for a program; a terminal breaks them itself,
     anywhere, unless they are broken here.
@@ -112,7 +112,8 @@ def wrap(text: str, width: int | None = None, indent: str = "") -> list[str]:
     if text.isprintable() and text[-1:].strip() and len(indent) + len(text) <= width:
         return [indent + text]
     whole = page.terminal_columns() is None
-    return [indent + line for line in page.wrap_words(text, width - len(indent), whole=whole)]
+    wrapped = page.wrap_hint if text.startswith(page.HINT) else page.wrap_words
+    return [indent + line for line in wrapped(text, width - len(indent), whole=whole)]
 
 
 def table_rows(

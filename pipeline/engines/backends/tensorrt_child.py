@@ -142,7 +142,7 @@ def _serialised(model: Proto, name: str) -> bytes:
     size = model.ByteSize()
     if size > MAX_MODEL_BYTES:
         raise bad_model(
-            f"expected a network below 2 GiB, found {size} bytes after its conversion",
+            f"expected a network below 2 GiB, found {size:,} bytes after its conversion",
             "export a smaller network",
             name,
         )

@@ -248,8 +248,8 @@ def _inline_weights(tensor: Proto, files: dict[str, bytes], subject: str) -> Non
         ) from error
     if not (offset >= 0 and length >= 0 and offset + length <= len(data)):
         raise bad_model(
-            f"expected the weights {tensor.name!r} within the {len(data)} bytes of {entries['location']!r}, found "
-            f"{length} bytes at {offset}",
+            f"expected the weights {tensor.name!r} within the {len(data):,} bytes of {entries['location']!r}, found "
+            f"{length:,} bytes at {offset}",
             "copy the external data file again",
             subject,
         )
@@ -278,9 +278,9 @@ def _parse(data: bytes, subject: str) -> Proto:
         model.ParseFromString(data)
     except decode_error as error:
         if "alloc" in str(error):
-            raise MemoryError(f"no room for a network of {len(data)} bytes: {error}") from error
+            raise MemoryError(f"no room for a network of {len(data):,} bytes: {error}") from error
         raise bad_model(
-            f"expected an ONNX model, found {len(data)} bytes that are none: truncated or another format",
+            f"expected an ONNX model, found {len(data):,} bytes that are none: truncated or another format",
             "copy or export the network again",
             subject,
         ) from error
@@ -343,7 +343,7 @@ def _read(path: Path, *, limit: int = MAX_MODEL_BYTES, only_name: bool = False) 
     with os.fdopen(descriptor, "rb") as file:
         if status.st_size > limit:
             raise bad_model(
-                f"expected a network below 2 GiB, weights included, found {status.st_size} bytes in one file",
+                f"expected a network below 2 GiB, weights included, found {status.st_size:,} bytes in one file",
                 "export a smaller network",
                 str(path),
             )

@@ -15,7 +15,7 @@ from pipeline.errors import ErrorKind, RequestError
 from pipeline.planning.area_report import ground_coverage
 from pipeline.planning.chunk_levels import ChosenLevel, choose_levels
 from pipeline.planning.draft.draft_tiles import look_at_tiles
-from pipeline.planning.draft.request_draft import USUAL_COVERAGE, RequestDraft
+from pipeline.planning.draft.request_draft import RequestDraft
 from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.request.area import Area
 from pipeline.request.area_files.read_area import read_area
@@ -31,7 +31,7 @@ from pipeline.tiles.tile_columns import TileColumns
 from store.base.level import EARTH_M, metres_per_pixel
 from store.manifest.levels import ChunkLevel
 
-_WIDTH_M: Final = 500
+_WIDTH_M: Final = 500.0
 """Width of the corridor along a route, as long as nobody says another."""
 _WORLD: Final[BoxE7] = (-HALF_TURN_E7, -MERCATOR_LIMIT_E7, HALF_TURN_E7, MERCATOR_LIMIT_E7)
 _COARSER: Final = 3
@@ -49,6 +49,7 @@ def draft_request(
     has_camera: bool,
     altitude_m: tuple[float, float] | None = None,
     area: str | None = None,
+    width_m: float | None = None,
     today: date,
 ) -> RequestDraft:
     """Return a request for what a source holds, or for the part of it in an area.
@@ -64,11 +65,12 @@ def draft_request(
         has_camera: Whether that describes a camera.
         altitude_m: Lowest and highest height of the flight above ground, metres.
         area: A file that holds the ground.
+        width_m: Width of the corridor along its routes, metres; None assumes one where they have none.
         today: The day for the age of tiles.
 
     Raises:
         RequestError: The source holds nothing, nothing that can be read or recognised, a file cannot be used, or
-            the area lies outside of the imagery.
+            nothing of the area is in the imagery.
         TileError: The source is damaged.
     """
     extent = source.extent()
@@ -91,6 +93,7 @@ def draft_request(
         has_camera=has_camera,
         altitude_m=altitude_m,
         area=area,
+        width_m=width_m,
         today=today,
         extent=extent,
         box_e7=box,
@@ -122,8 +125,10 @@ def _with_area(draft: RequestDraft) -> tuple[RequestDraft, Area | None]:
     try:
         area = read_area(draft.request())
     except RequestError as error:
+        if draft.width_m is not None:
+            raise _of_option(error) from None
         # Routes alone have no ground without a width.
-        draft = replace(draft, width_m=_WIDTH_M)
+        draft = replace(draft, width_m=_WIDTH_M, width_assumed=True)
         try:
             area = read_area(draft.request())
         except RequestError:
@@ -131,11 +136,17 @@ def _with_area(draft: RequestDraft) -> tuple[RequestDraft, Area | None]:
     return replace(draft, box_e7=area.bbox_e7), area
 
 
+def _of_option(error: RequestError) -> RequestError:
+    """Return what is wrong with the area of a given width, for one who has no request yet."""
+    hint = error.hint.replace("area.width_m", "--width")
+    return RequestError(error.message, hint=hint, kind=error.kind, subject=error.subject)
+
+
 def _measured(draft: RequestDraft, source: TileMetadataStore, area: Area | None) -> RequestDraft:
     """Return the draft with what is there of its ground.
 
     Raises:
-        RequestError: None or too little of a wanted area is there, or imagery is too small for chunks.
+        RequestError: Nothing of a wanted area is there, or imagery is too small for chunks.
     """
     request, levels = draft.request(), tuple[ChunkLevel, ...]()
     if draft.altitude_m is not None:
@@ -148,9 +159,9 @@ def _measured(draft: RequestDraft, source: TileMetadataStore, area: Area | None)
             request = draft.request()
     selection = select_tiles(request, source, today=draft.today, area=area, levels=levels)
     coverage = _coverage_of(selection)
-    if coverage <= 0 or (area is not None and coverage < USUAL_COVERAGE):
+    if coverage <= 0:
         raise RequestError(
-            f"expected imagery of the whole area, found {coverage:.1%} of it in {source.name}",
+            f"expected imagery of the area{draft.corridor}, found none of it in {source.name}",
             hint="draw an area inside of the imagery (half a chunk inside where there is an altitude), or name"
             " imagery that covers it",
             kind=ErrorKind.NO_TILES,

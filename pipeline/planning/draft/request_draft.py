@@ -40,6 +40,7 @@ class RequestDraft:
         altitude_m: Lowest and highest height of the flight, metres; None for a descriptor of each tile.
         area: A file that holds the ground; None for the box.
         width_m: Width of the corridor along its routes, metres; None where it has polygons.
+        width_assumed: Whether nobody said that width.
         today: The day on which it is made.
         extent: What the source holds.
         box_e7: The ground to build.
@@ -57,7 +58,8 @@ class RequestDraft:
     has_camera: bool
     altitude_m: tuple[float, float] | None
     area: str | None
-    width_m: int | None = None
+    width_m: float | None = None
+    width_assumed: bool = False
     today: date
     extent: Extent
     box_e7: BoxE7
@@ -83,9 +85,24 @@ class RequestDraft:
     @property
     def min_fraction(self) -> float:
         """The least part that the request demands: what is usual, or a little less than there is."""
+        if self.falls_short:
+            return USUAL_COVERAGE
         there = self.localisable
         least = max(0.0, math.floor((there - _MARGIN) * 100) / 100)
         return USUAL_COVERAGE if there >= 1 else min(USUAL_COVERAGE, least)
+
+    @property
+    def falls_short(self) -> bool:
+        """Whether so little of an area that was drawn is there that no build would take the request as it is."""
+        return self.area is not None and self.coverage < USUAL_COVERAGE
+
+    @property
+    def corridor(self) -> str:
+        """What to say of the width of an area of routes, in front of a comma; nothing of other areas."""
+        if self.width_m is None:
+            return ""
+        assumed = ", which was assumed (--width says another)" if self.width_assumed else ""
+        return f" within a corridor of {_number(self.width_m)} m along the route{assumed}"
 
     def request(self) -> BuildRequest:
         """Return the request that the text is.
@@ -133,10 +150,9 @@ class RequestDraft:
     def _ground(self) -> list[str]:
         if self.area is None:
             return [f"bbox = [{_degrees(self.box_e7)}]   # west, south, east, north: {self._box_is()}"]
-        corridor = [] if self.width_m is None else [f", width_m = {self.width_m}"]
-        said = (
-            "" if self.width_m is None else "   # CORRECT THIS: width of the corridor along the route, metres"
-        )
+        corridor = [] if self.width_m is None else [f", width_m = {_number(self.width_m)}"]
+        mark = "CORRECT THIS, it was assumed: " if self.width_assumed else ""
+        said = "" if self.width_m is None else f"   # {mark}width of the corridor along the route, metres"
         return [f"area = {{file = {_text(self.area)}{''.join(corridor)}}}{said}"]
 
     def _box_is(self) -> str:
@@ -206,6 +222,14 @@ class RequestDraft:
         ]
 
     def _holes(self) -> list[str]:
+        if self.falls_short:
+            return [
+                "",
+                "[coverage]",
+                f"# CORRECT THIS: {self.coverage:.1%} of the area is in the imagery; no build takes less than min_fraction.",
+                "# Draw a smaller area, name more imagery, or lower this:",
+                f"min_fraction = {USUAL_COVERAGE:g}",
+            ]
         if self.min_fraction >= USUAL_COVERAGE:
             return []
         return [
@@ -216,6 +240,10 @@ class RequestDraft:
                 f" {USUAL_COVERAGE:g}; about {self.localisable:.0%} is, the rest is missing, featureless or alike"
             ),
         ]
+
+
+def _number(value: float) -> str:
+    return json.dumps(int(value) if value == int(value) else value)
 
 
 def _degrees(values: Sequence[int]) -> str:

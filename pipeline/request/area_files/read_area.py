@@ -185,7 +185,7 @@ def _kml_in_zip(data: bytes) -> bytes:
     if first is None:
         raise AreaFileError("a zip file without KML", _FOREIGN, "a KMZ file with a .kml inside")
     if len(found) > MAX_AREA_BYTES:
-        raise AreaFileError(f"more than {MAX_AREA_BYTES} bytes of KML", "simplify it", "a smaller KMZ file")
+        raise AreaFileError(f"more than {MAX_AREA_BYTES:,} bytes of KML", "simplify it", "a smaller KMZ file")
     return found
 
 

@@ -33,7 +33,7 @@ def read_photograph(path: Path) -> bytes:
         ) from error
     if len(data) > _MAX_BYTES:
         raise RequestError(
-            f"expected a picture of at most {_MAX_BYTES} bytes, found more in {path}", hint="shrink it"
+            f"expected a picture of at most {_MAX_BYTES:,} bytes, found more in {path}", hint="shrink it"
         )
     return data
 

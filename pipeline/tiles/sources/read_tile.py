@@ -59,7 +59,7 @@ def read_tile_file(path: str) -> bytes:
     try:
         size = os.fstat(descriptor).st_size
         if size > MAX_TILE_BYTES:
-            raise _unreadable(path, f"at most {MAX_TILE_BYTES} bytes", f"{size}")
+            raise _unreadable(path, f"at most {MAX_TILE_BYTES:,} bytes", f"{size:,}")
         return read_at(descriptor, 0, size)
     finally:
         os.close(descriptor)
@@ -74,7 +74,7 @@ def read_part(path: str, offset: int, length: int) -> bytes:
     """
     content = read_at(keep_open(path, _open_archive, os.close), offset, length)
     if len(content) != length:
-        raise _unreadable(path, f"{length} bytes at offset {offset}", f"{len(content)}")
+        raise _unreadable(path, f"{length:,} bytes at offset {offset}", f"{len(content):,}")
     return content
 
 

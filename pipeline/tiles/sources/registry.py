@@ -3,6 +3,7 @@
 The request's `tiles.source`, messages, `c10 doctor` and `pipeline.tiles.sources.read_tile` use this table.
 """
 
+import difflib
 import importlib
 import os
 import re
@@ -157,7 +158,8 @@ def open_source(
                 subject=each,
             )
     if kinds[0] is SOURCES["file"] and "{" not in specs[0]:
-        specs = (f"{specs[0].rstrip('/')}/{{z}}/{{x}}/{{y}}",)
+        # Empty is the folder itself, not that of the system.
+        specs = (f"{specs[0].rstrip('/') if specs[0] else '.'}/{{z}}/{{x}}/{{y}}",)
     source = _import_named(kinds[0].source)(
         specs if len(specs) > 1 else specs[0],
         base=base,
@@ -171,6 +173,7 @@ def open_source(
 def _required_kind(spec: str, base: Path) -> SourceKind:
     kind = _kind_at(spec, base)
     if kind is None:
+        _require_path(spec, base)
         *others, last = (each.written for each in SOURCES.values())
         raise RequestError(
             f"tiles.source: expected {', '.join(others)} or {last}, found {spec!r}",
@@ -178,6 +181,25 @@ def _required_kind(spec: str, base: Path) -> SourceKind:
             subject=spec,
         )
     return kind
+
+
+def _require_path(spec: str, base: Path) -> None:
+    """Refuse what could only be the path of a file or folder, and is not there."""
+    path = base / spec
+    # A path that may not be examined is no error here.
+    if hint_for_path(spec) is not None or os.path.lexists(path):
+        return
+    names = list[str]()
+    with suppress(OSError):
+        names = os.listdir(path.parent)  # noqa: PTH208
+    near = difflib.get_close_matches(path.name, sorted(names), n=1)
+    raise RequestError(
+        f"tiles.source: expected imagery, found no such file or folder: {spec}",
+        hint=f"did you mean {str(Path(spec).with_name(near[0]))!r}?"
+        if near
+        else f"correct the path; it starts from {base}",
+        subject=spec,
+    )
 
 
 def _kind_at(spec: str, base: Path) -> SourceKind | None:

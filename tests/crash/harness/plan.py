@@ -24,6 +24,9 @@ class Plan:
         bug: A bug to switch on in the writer.
         allocations: Fail so many allocations instead, spread evenly; 0 for none.
         seed: Of what is chosen by chance.
+        first: Pass over so many points at the beginning; an earlier sweep did them.
+        points: Do at most so many points; 0 for all of them.
+        seconds: Begin no further point after so many seconds, but do one; 0 for no limit.
     """
 
     driver: str
@@ -35,6 +38,9 @@ class Plan:
     bug: str = ""
     allocations: int = 0
     seed: int = 1
+    first: int = 0
+    points: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,6 +49,8 @@ class Result:
 
     Attributes:
         calls: How many calls the writer makes that count.
+        of: How many points the plan has without its limits, those within a point not counted.
+        done: How many of them it did.
         planned: Points: things that were to happen, nested ones included.
         happened: Points at which they did.
         endings: How often the writer ended how: killed, an exit code, a hang, a signal.
@@ -55,6 +63,8 @@ class Result:
 
     plan: Plan
     calls: int = 0
+    of: int = 0
+    done: int = 0
     planned: int = 0
     happened: int = 0
     endings: Counter[str] = field(default_factory=Counter[str])

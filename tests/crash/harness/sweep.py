@@ -10,7 +10,7 @@ import gc
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -48,10 +48,11 @@ class Sweep:
         self.template = Template(self.bench.layout.root)
         self.commits = self.driver.commits
         self.helper: Helper | None = None
+        self.began = time.monotonic()
 
     def run(self) -> Result:
         """Rehearse, then do every point."""
-        began = time.monotonic()
+        began = self.began
         self._prepare()
         if self.plan.allocations:
             self._sweep_allocations()
@@ -179,8 +180,19 @@ class Sweep:
             for number, seen in enumerate(calls, 1)
             if action.fits(seen) and (not self.plan.calls or seen.name in self.plan.calls)
         ]
-        for number in thinned(points, calls, self.plan.most, self.dice):
+        for number in self._taken(thinned(points, calls, self.plan.most, self.dice)):
             self._point(action, number, calls[number - 1])
+
+    def _taken(self, points: Iterable[int]) -> Iterator[int]:
+        """Yield the points that the limits of the plan leave, and count all of them."""
+        plan, result = self.plan, self.result
+        for number in points:
+            result.of += 1
+            late = plan.seconds and result.done and time.monotonic() - self.began > plan.seconds
+            if result.of <= plan.first or (plan.points and result.done >= plan.points) or late:
+                continue
+            result.done += 1
+            yield number
 
     def _point(self, action: Action, number: int, seen: Seen) -> None:
         where = f"{action.name} at call {number} ({seen.name} {seen.path})"
@@ -250,6 +262,8 @@ class Sweep:
     def _nested(self, told: Acknowledged, where: str) -> None:
         """Kill the next build, too, and look at what that leaves; the cache is then as the first kill left it."""
         kept = Template(self.bench.layout.root)
+        # Of the point alone: a sweep that begins later takes the same.
+        dice = random.Random(f"{self.plan.seed} {self.plan.driver} {where}")
 
         def build(arm: Callable[[], None]) -> Ending:
             def work(bench: Bench) -> None:
@@ -262,8 +276,8 @@ class Sweep:
         self.shim.reset()
         build(lambda: self.shim.arm(None, 0))
         count = self.shim.told.count
-        for number in sorted(self.dice.sample(range(1, count + 1), min(self.plan.nested, count))):
-            action = ACTIONS[self.dice.choice(("kill", "after"))]
+        for number in sorted(dice.sample(range(1, count + 1), min(self.plan.nested, count))):
+            action = ACTIONS[dice.choice(("kill", "after"))]
             kept.restore()
             self.shim.reset()
             self.result.planned += 1
@@ -289,7 +303,7 @@ class Sweep:
         self.result.calls = count
         step = max(1, count // self.plan.allocations)
         first = self.dice.randrange(1, step + 1)
-        for number in range(first, count - count // 50, step):
+        for number in self._taken(range(first, count - count // 50, step)):
             self.template.restore()
             self.shim.reset()
             self.result.planned += 1

@@ -24,11 +24,15 @@ class Part:
         name: What it is called; empty if the rig has one part.
         command: The words of its command, from a size and a seed.
         size: How much the first slice asks for; later ones as much as fits into a slice.
+        goes_on: Whether it stops by itself when its time is up, and the next slice goes on there. Its command then
+            takes `--first` and `--seconds`, or `--points`, its answer has `first`, `done` and `of`, and its size does
+            not count.
     """
 
     name: str
     command: Callable[[int, int], list[str]]
     size: int
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,12 +161,13 @@ def _sweeps(most: int | None, bug: str) -> list[Rig]:
 
 
 def _sweep(plan: Plan) -> Part:
-    def command(size: int, seed: int) -> list[str]:
-        chosen = replace(plan, seed=seed, allocations=min(size, plan.allocations))
+    def command(_: int, seed: int) -> list[str]:
+        chosen = replace(plan, seed=seed)
         return ["python", "-m", "tests.crash.soak", "--plan", json.dumps(document_of(chosen))]
 
     how = "allocations" if plan.allocations else " ".join(plan.actions)
-    return Part(name=" ".join(filter(None, (plan.driver, how, plan.reader))), command=command, size=10)
+    name = " ".join(filter(None, (plan.driver, how, plan.reader)))
+    return Part(name=name, command=command, size=1, goes_on=True)
 
 
 def _power_cuts(history: str, workers: int, bug: str) -> Part:

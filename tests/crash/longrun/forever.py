@@ -28,6 +28,9 @@ HANG_S, HANG_SLICES = 3600.0, 60
 STOP_S = 30.0
 """How long a slice under way has for its answer when the run is stopped."""
 
+PROGRESS_S = 30.0
+"""A slice under way says so after so many seconds, and again after as many."""
+
 EXAMPLES = 6
 SHOWN = 3000
 """Characters of what a command that broke down said."""
@@ -50,6 +53,7 @@ class LongRun:
         self._stopped_at = 0.0
         dice = random.Random(seed)
         self._turns = {rig.name: _in_turn(rig.parts, dice) for rig in rigs}
+        self._firsts: dict[tuple[str, str], int] = {}
         self._sizes = {(rig.name, part.name): part.size for rig in rigs for part in rig.parts}
         self._rigs = list(rigs)
         for rig in rigs:
@@ -58,10 +62,11 @@ class LongRun:
 
     def run(self, *, minutes: float | None) -> int:
         """Go on until stopped, or begin no slice after so many minutes; returns the exit code."""
+        self.scorecard.write()
         ends = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
         with self._signals():
             while self._rigs and not self.stopped and time.monotonic() < ends:
-                # A sweep takes as long as it takes; whoever had the least time so far is next.
+                # Some slices take longer than others; whoever had the least time so far is next.
                 rig = min(self._rigs, key=lambda each: self.scorecard.rows[each.name].seconds)
                 self._slice(rig, next(self._turns[rig.name]))
         return self._end()
@@ -78,10 +83,12 @@ class LongRun:
         key, seed = (rig.name, part.name), next(self._seeds)
         size = self._sizes[key]
         command = part.command(size, seed)
-        began = time.monotonic()
-        answer = self._answer(command, by_status=rig.by_status)
-        seconds = max(time.monotonic() - began, 0.001)
+        first = ["--first", str(self._firsts.get(key, 0))] if part.goes_on else []
+        limit = ["--seconds", f"{self._slice_s:g}"] if part.goes_on else []
         name = f"{rig.name} [{part.name}]" if part.name else rig.name
+        began = time.monotonic()
+        answer = self._answer([*command, *first, *limit], f"{name}: seed {seed}", by_status=rig.by_status)
+        seconds = max(time.monotonic() - began, 0.001)
         if answer is None:
             print(f"{name}: seed {seed}, ended in the middle, not counted", flush=True)
         elif "skipped" in answer:
@@ -95,9 +102,15 @@ class LongRun:
             row.unmountable += answer.get("unmountable", 0)
             told = f"{count} {rig.unit}, {answer['failures']} failures, {seconds:.0f} s"
             told += f", {answer['unmountable']} unmountable" if answer.get("unmountable") else ""
+            if "of" in answer:
+                last = answer["first"] + answer["done"]
+                told += f", those up to {last} of {answer['of']}"
+                # The same points, however long they take.
+                limit = ["--points", str(max(1, answer["done"]))]
+                self._firsts[key] = last if last < answer["of"] else 0
             print(f"{name}: seed {seed}, {told}", flush=True)
             if answer["failures"]:
-                self._fail(rig, part, seed, shlex.join(command), answer["examples"])
+                self._fail(rig, part, seed, shlex.join([*command, *first, *limit]), answer["examples"])
             self.scorecard.write()
 
     def _fail(self, rig: Rig, part: Part, seed: int, command: str, examples: Sequence[object]) -> None:
@@ -112,11 +125,12 @@ class LongRun:
         self.scorecard.rows[rig.name].skipped = reason
         self._rigs.remove(rig)
 
-    def _answer(self, command: Sequence[str], *, by_status: bool) -> dict[str, Any] | None:
+    def _answer(self, command: Sequence[str], name: str, *, by_status: bool) -> dict[str, Any] | None:
         """What a command answers; None if it was stopped before it had an answer.
 
         Args:
             command: Its words; "python" stands for this interpreter.
+            name: What progress is told of.
             by_status: Whether its exit status is its answer. Otherwise that is JSON, in its last line.
         """
         words = [sys.executable if word == "python" else word for word in command]
@@ -125,7 +139,7 @@ class LongRun:
             with subprocess.Popen(
                 words, cwd=ROOT, stdout=subprocess.PIPE, stderr=said, text=True, start_new_session=True
             ) as self._child:
-                out, hung = self._wait(self._child)
+                out, hung = self._wait(self._child, name)
             status, self._child = self._child.returncode, None
             said.seek(0)
             end = (out + said.read())[-SHOWN:]
@@ -140,14 +154,18 @@ class LongRun:
         how = "did not end" if hung else f"ended with status {status} and no answer that explains it"
         return {"broken": True, "failures": 1, "examples": [f"it {how}: {end}"]}
 
-    def _wait(self, child: "subprocess.Popen[str]") -> tuple[str, bool]:
-        """Return what a child printed, and whether it had to be killed because it did not end."""
-        ends = time.monotonic() + max(HANG_S, HANG_SLICES * self._slice_s)
+    def _wait(self, child: "subprocess.Popen[str]", name: str) -> tuple[str, bool]:
+        """Return what a child printed, and whether it had to be killed because it did not end; tell that it goes on."""
+        began = told = time.monotonic()
+        ends = began + max(HANG_S, HANG_SLICES * self._slice_s)
         while True:
             try:
                 return child.communicate(timeout=0.5)[0], time.monotonic() > ends
             except subprocess.TimeoutExpired:
                 now = time.monotonic()
+                if now > told + PROGRESS_S:
+                    print(f"{name}, under way for {now - began:.0f} s", flush=True)
+                    told = now
                 if now > ends or (self.stopped and now > self._stopped_at + STOP_S):
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(child.pid, signal.SIGKILL)

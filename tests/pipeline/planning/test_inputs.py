@@ -210,7 +210,7 @@ def test_calibrations_that_are_none(site):
     site.write("bytes.json", b"\xff\xfe\x00")
     for name, found in {
         "deep.json": "found",
-        "huge.json": "at most 1048576 bytes",
+        "huge.json": "at most 1,048,576 bytes",
         "text.json": "found str",
         "bytes.json": "found",
         "absent.json": "No such file",

@@ -393,7 +393,7 @@ def test_loading_a_file(tmp_path, request_text):
     ("content", "message"),
     [
         (b"\xff\xfe", "bytes that are not UTF-8 at offset 0"),
-        (b"#" * (1 << 20) + b"\n", "more than 1048576 bytes"),
+        (b"#" * (1 << 20) + b"\n", "more than 1,048,576 bytes"),
         (b"flight_id = ", "expected TOML"),
         (b"a = " + b"[" * 100_000, "expected TOML"),
         (b"a = " + b"1" * 10_000, "expected TOML"),
@@ -459,7 +459,7 @@ def test_a_pipe_of_the_shell_is_read_like_a_file(tmp_path, monkeypatch, request_
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "problems"), (b"\xff\xfe", "UTF-8"), (b"#" * (2 << 20), "more than 1048576 bytes")],
+    [(b"", "problems"), (b"\xff\xfe", "UTF-8"), (b"#" * (2 << 20), "more than 1,048,576 bytes")],
 )
 def test_a_pipe_that_gives_no_request(content, message, pipe):
     with pytest.raises(RequestError) as caught:

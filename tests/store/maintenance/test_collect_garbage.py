@@ -259,6 +259,18 @@ def test_collection_waits_for_writers_of_artifacts_and_then_gives_up(cache):
     assert not gc(cache).empty
 
 
+def test_a_wait_for_writers_of_artifacts_is_told_once(cache, caplog):
+    artifacts = Artifacts(cache)
+    with artifacts.shared_lock():
+        with pytest.raises(ArtifactsBusyError), Artifacts(cache).exclusive_lock(0.2):
+            pass
+        assert caplog.records == []
+        with pytest.raises(ArtifactsBusyError), Artifacts(cache).exclusive_lock(1.0):
+            pass
+    (record,) = caplog.records
+    assert "held by an engine run or an opened cache" in record.getMessage()
+
+
 def test_a_generation_accepted_at_the_last_moment_is_kept(cache):
     clock = InterruptingClock()
     with opened(cache, exclusive=0.2, clock=clock) as store:

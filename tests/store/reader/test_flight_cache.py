@@ -416,7 +416,7 @@ class TestSealed:
             file.seek(9 << 20)
             file.write(bytes(8))
         open_files = len([*Path("/proc/self/fd").iterdir()])
-        with pytest.raises(SealError, match="expected 17825792 bytes with SHA-256"):
+        with pytest.raises(SealError, match="expected 17,825,792 bytes with SHA-256"):
             seal_file(fd, ref_of(data))
 
         def full(*_):

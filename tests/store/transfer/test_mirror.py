@@ -369,6 +369,25 @@ def test_a_card_without_space(layout, copy, monkeypatch):
     assert fly(copy.root) == 1
 
 
+def test_a_new_card_without_space_gets_no_folder(layout, tmp_path, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DiskFullError, match=r"bytes of free space in .*, found 10"):
+        mirror(layout, tmp_path / "new/card")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_card_that_gets_full_meanwhile_says_what_stays_there(layout, tmp_path, monkeypatch):
+    free = iter([1 << 40, 10])
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=next(free)))
+    with pytest.raises(DiskFullError) as caught:
+        mirror(layout, tmp_path / "card")
+    assert f"{tmp_path / 'card'} keeps what was copied, and the next run goes on there" in caught.value.hint
+    monkeypatch.undo()
+    assert mirror(layout, tmp_path / "card").changed
+
+
 def test_leftovers_of_a_killed_mirror_are_removed(layout, copy):
     mirror(layout, copy.root)
     (copy.scratch / "draft-1-x").write_bytes(b"half")

@@ -206,7 +206,10 @@ def test_a_settings_file_is_held_to_known_names(built, tmp_path):
     config.write_text("worker = 3\n")
     result = built.run("status", "--config", str(config))
     assert result.exit_code == 2
+    assert f"{config}: expected a known setting, found 'worker'" in result.stderr
     assert "workers" in result.stderr
+    config.write_text("reserve_mb = -1\n")
+    assert f"{config}: reserve_mb: expected MiB from 0" in built.run("status", "--config", str(config)).stderr
     config.write_text("workers = \n")
     assert built.run("status", "--config", str(config)).exit_code == 2
     assert built.run("status", "--config", str(tmp_path / "none.toml")).exit_code == 2

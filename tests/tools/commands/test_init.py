@@ -266,22 +266,61 @@ def test_an_area_is_the_ground_of_the_request(folder):
     assert build()["tiles"] == 6
 
 
+def route(*corners):
+    """GeoJSON of a line."""
+    places = json.loads(polygon(*corners))["coordinates"][0][:-1]
+    return json.dumps({"type": "LineString", "coordinates": places})
+
+
 def test_a_route_gets_a_width_that_is_marked(folder):
     write_xyz(folder / "tiles", BLOCK)
-    line = json.loads(polygon((0.5, 0.5), (3.5, 0.5)))
-    line = {"type": "LineString", "coordinates": line["coordinates"][0][:2]}
-    (folder / "route.json").write_text(json.dumps(line))
+    (folder / "route.json").write_text(route((0.5, 0.5), (3.5, 0.5)))
     run("init", "tiles", "-o", "request.toml", "--area", "route.json")
     assert asked()["area"] == {"file": "route.json", "width_m": 500}
-    assert "CORRECT THIS: width" in (folder / "request.toml").read_text()
+    assert "CORRECT THIS, it was assumed: width" in (folder / "request.toml").read_text()
     assert plan()["tiles"] == 4
+
+
+def test_the_width_of_a_route_can_be_named_and_needs_a_route(folder):
+    write_xyz(folder / "tiles", BLOCK)
+    (folder / "route.json").write_text(route((0.5, 0.9), (3.5, 0.9)))
+    (folder / "valley.json").write_text(polygon((0.1, 0.1), (2.9, 0.1), (2.9, 1.9), (0.1, 1.9)))
+    init = ("init", "tiles", "-o", "request.toml")
+    told = run(*init, "--area", "route.json", "--width", "2500.5")
+    assert (told["width_m"], told["warnings"]) == (2500.5, [])
+    assert asked()["area"] == {"file": "route.json", "width_m": 2500.5}
+    assert "CORRECT THIS, it was assumed" not in (folder / "request.toml").read_text()
+    assert plan()["tiles"] == 8  # of two rows, in place of one
+    (folder / "request.toml").unlink()
+    assert "--area FILE with a route" in run(*init, "--width", "90", code=2)["error"]["message"]
+    for width in ("0", "nan", "60000", "wide"):
+        assert repr(width) in run(*init, "--area", "route.json", "--width", width, code=2)["error"]["message"]
+    error = run(*init, "--area", "valley.json", "--width", "90", code=2)["error"]
+    assert ("expected a route" in error["message"], error["hint"]) == (True, "remove --width")
+
+
+@pytest.mark.parametrize("drawn", ["polygon", "route"])
+def test_an_area_of_which_a_part_is_there_is_written_and_no_build_takes_it(drawn, folder):
+    write_xyz(folder / "tiles", BLOCK)
+    text = {"polygon": polygon((3, 2), (9, 2), (9, 8), (3, 8)), "route": route((3.5, 0.5), (8.5, 0.5))}[drawn]
+    (folder / "area.json").write_text(text)
+    told = run("init", "tiles", "-o", "request.toml", "--area", "area.json")
+    (warning,) = told["warnings"]
+    share = f"{told['coverage']:.1%}"
+    assert 0 < told["coverage"] < 0.9 == told["min_fraction"] == asked()["coverage"]["min_fraction"]
+    assert warning["kind"] == "coverage"
+    assert f"has {share} of the area" in warning["message"]
+    assert ("500 m along the route, which was assumed (--width" in warning["message"]) == (drawn == "route")
+    assert f"CORRECT THIS: {share} of the area" in (folder / "request.toml").read_text()
+    for command in ("plan", "build"):
+        error = run(command, "request.toml", "--cache", "none", code=3 if command == "build" else 2)["error"]
+        assert error["kind"] == "coverage-too-low"
 
 
 @pytest.mark.parametrize(
     ("area", "hint"),
     [
         (polygon((20, 20), (22, 20), (22, 22)), "change the area"),
-        (polygon((3, 2), (9, 2), (9, 8), (3, 8)), "inside of the imagery"),
         ('{"type": "Point", "coordinates": [11.25, 49.2]}', "draw a polygon"),
         (
             '{"type": "Polygon", "coordinates": [[[48.9, 11.3], [49.1, 11.3], [49.1, 11.6], [48.9, 11.3]]]}',
@@ -289,7 +328,7 @@ def test_a_route_gets_a_width_that_is_marked(folder):
         ),
     ],
 )
-def test_an_area_that_the_imagery_does_not_cover_is_refused(area, hint, folder):
+def test_an_area_without_imagery_is_refused(area, hint, folder):
     write_xyz(folder / "tiles", BLOCK)
     (folder / "area.json").write_text(area)
     error = run("init", "tiles", "-o", "request.toml", "--area", "area.json", code=2)["error"]

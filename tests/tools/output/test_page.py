@@ -46,6 +46,15 @@ def test_a_line_that_nobody_wrapped_is(text, columns):
     assert page.fit("   " + text) == ["   " + text]
 
 
+def test_the_further_lines_of_a_hint_begin_below_its_text():
+    hint = {"kind": "k", "message": "m", "hint": "set the altitude, with the camera in the calibration"}
+    for shown in (
+        on(40, lambda: render.warning_lines([hint]))[1:],
+        on(40, lambda: page.fit(f"  -> {hint['hint']}")),
+    ):
+        assert shown == ["  -> set the altitude, with the camera", "     in the calibration"]
+
+
 @pytest.mark.parametrize(
     ("columns", "pieces"), [(40, [24, 24, 16]), (30, [16] * 4), (60, [40, 24]), (80, [64])]
 )

@@ -14,6 +14,7 @@ PLAN = {
     "chunks": 0,
     "levels": [],
     "bytes": 15_800_000,
+    "reserve_bytes": 0,
     "seconds": 234.0,
     "cache": "flight",
     "map": None,

@@ -177,6 +177,7 @@ def test_a_plan_tells_what_is_missing_and_warns():
         "chunks": 0,
         "levels": [],
         "bytes": 1_234_567,
+        "reserve_bytes": 0,
         "seconds": None,
         "time": [],
         "cache": None,
@@ -185,6 +186,8 @@ def test_a_plan_tells_what_is_missing_and_warns():
     }
     told = plan_report(plan)
     assert told[0] == "a build would embed 3 tiles and write at most 1.2 MB"
+    reserved = plan_report(plan | {"reserve_bytes": 8 << 20})[0]
+    assert reserved == f"{told[0]}, 8.4 MB of it the reserve of a new cache"
     assert any("2 are not in the source" in line for line in told)
     assert any(line.split() == ["cells", "-", "3", "run", "new", "cell"] for line in told), told
     assert told[-2:] == ["warning: some tiles are old", "  -> fetch newer ones"]
@@ -200,7 +203,8 @@ def test_chunks_are_told_in_their_own_numbers():
     plan = {"decision": "build", "to_embed": 840, "wanted": 3, "tiles": 3, "identity": "aa", "steps": []}
     plan |= {"cache": "c", "map": None, "time": []}
     told = plan_report(
-        plan | {"chunks": 840, "levels": [level], "bytes": 0, "seconds": 75.0, "warnings": []},
+        plan
+        | {"chunks": 840, "levels": [level], "bytes": 0, "reserve_bytes": 0, "seconds": 75.0, "warnings": []},
     )
     assert told[0] == "a build would embed 840 chunks and write at most 0.0 MB"
     assert any(line.split() == ["1", "122", "m", "86%", "20", "840", "0.48", "0.14"] for line in told), told

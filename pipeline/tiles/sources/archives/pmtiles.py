@@ -114,7 +114,7 @@ class PMTilesArchive(TileArchive):
         if not (old or start.startswith(_MAGIC)):
             raise foreign_file(path, "a PMTiles archive", start)
         if len(start) < HEADER_BYTES:
-            raise bad_archive(path, f"a header of {HEADER_BYTES} bytes", f"{len(start)}")
+            raise bad_archive(path, f"a header of {HEADER_BYTES:,} bytes", f"{len(start)}")
         version = start[2] if old else start[7]
         if version != 3:
             raise unsupported_archive(path, "PMTiles version 3", f"version {version}", _EXPORT_AGAIN)
@@ -173,7 +173,7 @@ class PMTilesArchive(TileArchive):
             name = f"a directory at offset {offset}"
             if length > MAX_PACKED_DIRECTORY_BYTES:
                 limit = MAX_PACKED_DIRECTORY_BYTES
-                raise bad_archive(self._path, f"{name} of at most {limit} bytes", f"{length}")
+                raise bad_archive(self._path, f"{name} of at most {limit:,} bytes", f"{length:,}")
             packed = read_at(file, offset, length)
             try:
                 gzipped = self._header["internal_compression"] is Compression.GZIP
@@ -309,7 +309,7 @@ class PMTilesArchive(TileArchive):
         limit = self._header["tile_data_length"]
         if len(offsets) and (int((offsets + lengths).max()) > limit or int(lengths.max()) > MAX_TILE_BYTES):
             raise bad_archive(
-                self._path, f"tiles inside {limit} bytes of data", "an entry that points outside"
+                self._path, f"tiles inside {limit:,} bytes of data", "an entry that points outside"
             )
         return _StoredTiles(
             ids=_count_up(start[single], single),

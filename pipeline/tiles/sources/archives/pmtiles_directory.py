@@ -54,7 +54,7 @@ def unpack(packed: bytes, *, gzipped: bool) -> bytes:
     except zlib.error as error:
         raise DirectoryError(f"gzip data that cannot be unpacked ({error})") from None
     if len(content) > MAX_DIRECTORY_BYTES:
-        raise DirectoryError(f"gzip data that unpacks to more than {MAX_DIRECTORY_BYTES} bytes")
+        raise DirectoryError(f"gzip data that unpacks to more than {MAX_DIRECTORY_BYTES:,} bytes")
     if not inflater.eof:
         raise DirectoryError("gzip data that is cut off")
     return content

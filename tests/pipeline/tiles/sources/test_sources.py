@@ -128,7 +128,7 @@ def _only_for(cache, sha256):
 @pytest.mark.parametrize(
     ("spec", "hint"),
     [
-        ("tiles", "write its path"),
+        ("tiles", "write its path"),  # a file
         ("tiles.zip", "write its path"),
         ("area.vrt", "gdal_translate -of COG area.vrt X.tif"),
         ("https://tile.example.com/{z}/{x}/{y}.png", "C10 fetches nothing"),
@@ -143,6 +143,8 @@ def _only_for(cache, sha256):
     ],
 )
 def test_what_is_no_source(spec, hint, tmp_path):
+    if "/" not in spec:
+        (tmp_path / spec).touch()
     with pytest.raises(RequestError) as caught:
         open_source(spec, tmp_path)
     assert spec in caught.value.message
@@ -183,6 +185,7 @@ def test_a_folder_where_a_file_is_expected_and_the_other_way_round(tmp_path):
     assert "found a folder" in said("sat.mbtiles").message
     assert "write sat.mbtiles/{z}/{x}/{y}.png" in said("sat.mbtiles").hint
     assert said("b.pmtiles/{z}/{x}/{y}.png").hint == 'it is a file: write tiles.source = "b.pmtiles"'
+    (tmp_path / "a.mbtiles.gz").touch()
     assert said("a.mbtiles.gz").hint.startswith("unpack it")
 
 
@@ -191,6 +194,25 @@ def test_what_is_not_there(spec, tmp_path):
     with pytest.raises(RequestError) as caught:
         open_source(spec, tmp_path)
     assert caught.value.kind is ErrorKind.SOURCE_UNREADABLE
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("tile", "did you mean 'tiles'?"),
+        ("sub/zooom", "did you mean 'sub/zoom'?"),
+        ("imagery.zip", "correct the path; it starts from "),
+        ("sub/nowhere", "correct the path; it starts from "),
+        ("no/where/tiles", "correct the path; it starts from "),
+    ],
+)
+def test_a_path_of_nothing_is_said_to_be_one_with_a_close_name(spec, hint, tmp_path):
+    (tmp_path / "tiles").mkdir()
+    (tmp_path / "sub/zoom").mkdir(parents=True)
+    with pytest.raises(RequestError, match="found no such file or folder: ") as caught:
+        open_source(spec, tmp_path)
+    assert caught.value.message.endswith(spec)
+    assert caught.value.hint.startswith(hint)
 
 
 @contextmanager
@@ -299,7 +321,7 @@ class TestFolder:
     def test_refuses_an_endless_file(self, archives, tmp_path, refused):
         spec = archives.write_xyz(tmp_path / "t", {(3, 1, 1): b"one"})
         os.truncate(tmp_path / "t/3/1/1.png", 1 << 40)
-        assert "at most 33554432 bytes" in refused(spec, tmp_path).message
+        assert "at most 33,554,432 bytes" in refused(spec, tmp_path).message
 
     def test_notices_a_change_while_it_reads(self, archives, tmp_path, monkeypatch, refused):
         spec = archives.write_xyz(tmp_path / "t", {(3, 1, 1): b"one"})
