@@ -61,7 +61,7 @@ function figures(told) {
   const pairs = told.plan ? [["Takes", told.plan.takes || DASH, null]] : [["Took", duration(told.ms), told.ended ? null : "has no end on record"]];
   if (typeof area.present === "number") pairs.push(["Tiles", count(area.present), typeof area.wanted === "number" && area.wanted !== area.present ? `of ${count(area.wanted)} wanted` : "all that were wanted"]);
   if (typeof cost.embedded === "number" && list(told.steps).length) pairs.push(["Embedded", count(cost.embedded), `${cost.unit || "tile"}s, by the network`]);
-  if (typeof cost.reuse_ppm === "number") pairs.push(["Reused", share(cost.reuse_ppm), plural(cost.reused_tiles, cost.unit || "tile")]);
+  if (typeof cost.reuse_ppm === "number") pairs.push(["Reused", share(cost.reuse_ppm), typeof cost.reused_tiles === "number" ? plural(cost.reused_tiles, cost.unit || "tile") : `all ${cost.unit || "tile"}s`]);
   if (typeof cost.bytes === "number" && list(told.steps).length) pairs.push(["Stored", bytes(cost.bytes), "by its steps"]);
   if (list(area.zoom).length) pairs.push(["Zoom", area.zoom[0] === area.zoom[1] ? String(area.zoom[0]) : `${area.zoom[0]}–${area.zoom[1]}`, `${plural(list(area.cells).length, "cell")}`]);
   if (told.identity) pairs.push(["Identity", code(short(told.identity), told.identity), null]);
@@ -137,7 +137,7 @@ function keysPanel(told) {
     const changed = list(each.changed), state = !each.before ? tag("first of its kind") : each.since === told.build ? tag(`changed since build ${each.before.build}`, "warn") : tag(`same since build ${each.since}`, "good");
     const name = { cells: "Vector space", build: "Build identity", index: "Index" }[each.kind] || stepName(each);
     return el("div", { class: "key-row" }, el("p", {}, el("b", {}, name), code(short(each.key), each.key), each.before || each.since === told.build ? state : tag(`same since build ${each.since}`, "good")),
-      changed.length ? table(["Component", `Build ${each.before.build}`, `Build ${each.since}`], changed.map((one) => [code(one.path), sideOf("old", one.old), sideOf("new", one.new)])) : "",
+      changed.length ? table(["Component", `Build ${each.before.build}`, `Build ${each.since}`], changed.map((one) => [named(one.path), sideOf("old", one.old), sideOf("new", one.new)])) : "",
       el("details", { class: "deep" }, el("summary", {}, "All components"), facts([...leaves(each.components)].map(([path, value]) => [path, said(value)]))));
   });
   return panel("keys", "Keys", "what each step depends on, and what changed", rows);
@@ -146,7 +146,7 @@ function keysPanel(told) {
 function comparePanel(told) {
   const compare = told.compare;
   if (!compare) return null;
-  const { a, b } = compare, tiles = compare.tiles || {}, changes = (title, rows) => (list(rows).length ? [el("h3", {}, title), table(["What", `Build ${a.build}`, `Build ${b.build}`], rows.map((each) => [code(each.path), sideOf("old", each.old), sideOf("new", each.new)]))] : []);
+  const { a, b } = compare, tiles = compare.tiles || {}, changes = (title, rows) => (list(rows).length ? [el("h3", {}, title), table(["What", `Build ${a.build}`, `Build ${b.build}`], rows.map((each) => [named(each.path), sideOf("old", each.old), sideOf("new", each.new)]))] : []);
   const artifacts = list(compare.artifacts), differing = artifacts.filter((each) => each.a && each.b && !each.same), alone = artifacts.filter((each) => !each.a || !each.b), same = artifacts.length - differing.length - alone.length;
   const sets = ["added", "removed", "changed", "same"].filter((name) => typeof tiles[name] === "number").map((name) => `${count(tiles[name])} ${name}`);
   const verdict = (each) => (each ? (each.passed ? tag("✓ passed", "good") : tag("✕ failed", "bad")) : DASH);
