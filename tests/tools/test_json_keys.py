@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import defaultdict
 
+import mercantile
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -179,6 +180,12 @@ def test_commands_that_build(play, golden):
 def test_the_first_commands_on_a_new_cache(empty, golden):
     play = Play(empty)
     play("init", "init", empty.folder / "tiles", "-o", empty.folder / "written.toml", cache=False)
+    ends = [mercantile.ul(LEFT + x, TOP, ZOOM) for x in (0, 60)]
+    route = empty.folder / "route.json"
+    line = [[end.lng + 0.01, end.lat - 0.01] for end in ends]
+    route.write_text(json.dumps({"type": "LineString", "coordinates": line}))
+    there = ("--area", route, "-o", empty.folder / "short.toml")
+    assert play("init, a route beyond", "init", empty.folder / "tiles", *there, cache=False)["warnings"]
     play("plan, no cache yet", "plan", empty.request)
     play("engines, compiled", "engines", empty.request)
     play("status, nothing committed", "status")

@@ -3,7 +3,6 @@
 The request's `tiles.source`, messages, `c10 doctor` and `pipeline.tiles.sources.read_tile` use this table.
 """
 
-import difflib
 import importlib
 import os
 import re
@@ -189,6 +188,8 @@ def _require_path(spec: str, base: Path) -> None:
     # A path that may not be examined is no error here.
     if hint_for_path(spec) is not None or os.path.lexists(path):
         return
+    import difflib  # noqa: PLC0415 - only errors need it
+
     names = list[str]()
     with suppress(OSError):
         names = os.listdir(path.parent)  # noqa: PTH208

@@ -487,6 +487,37 @@ def test_reuse_reads_all_or_nothing_only_if_it_was(draw, committed, ppm, shown):
     assert f"Reused\n{shown}" in text(tab, ".figures")
 
 
+def test_what_a_build_reused_is_all_of_it_where_its_number_is_not_known(draw, committed):
+    told = json.loads(committed)
+    told["cost"] |= {"reuse_ppm": 10**6, "reused_tiles": None, "unit": "chunk"}
+    assert "Reused\n100 %\nall chunks" in text(draw(told), ".figures")
+
+
+@pytest.mark.parametrize("width", [360, 520, 1300])
+def test_names_are_not_broken_within_a_word(draw, tab, failed, width):
+    tab.size(width, 780)
+    names = ("bbox_e7", "calibration", "models.place.preprocessing.resampler")
+    told = json.loads(failed)
+    told["compare"]["inputs"] = [{"path": name, "old": "a" * 64, "new": "b " * 40} for name in names]
+    draw(told)
+    # A text node for each part of a name: one box is one line.
+    boxes = tab.js(
+        "[...document.querySelectorAll('#compare code.name')].flatMap((each) => [...each.childNodes]).filter((each) => each.length)"
+        ".map((each) => { const range = document.createRange(); range.selectNode(each); return [each.data, range.getClientRects().length]; })"
+    )
+    assert {"bbox_e7", "calibration", "preprocessing."} <= {name for name, _ in boxes}
+    assert {count for _, count in boxes} == {1}
+
+
+def test_a_zoom_of_chunks_beyond_the_imagery_is_explained(draw, committed):
+    told = json.loads(committed)
+    told["area"]["levels"] = [{"zoom": ZOOM - 1, "k": 1, "m": 4, "tile_edge": 256}]
+    tab = draw(told)
+    shown = text(tab, "#legend")
+    assert f"made of tiles of zoom {ZOOM - 1} and lie half of such a tile apart" in shown
+    assert f"as large as a tile of zoom {ZOOM}" in shown
+
+
 def test_a_committed_build_has_no_failure_and_all_its_steps(draw, committed):
     tab, told = draw(committed), json.loads(committed)
     assert "Committed" in text(tab, ".badge")

@@ -61,7 +61,7 @@ function figures(told) {
   const pairs = told.plan ? [["Takes", told.plan.takes || DASH, null]] : [["Took", duration(told.ms), told.ended ? null : "has no end on record"]];
   if (typeof area.present === "number") pairs.push(["Tiles", count(area.present), typeof area.wanted === "number" && area.wanted !== area.present ? `of ${count(area.wanted)} wanted` : "all that were wanted"]);
   if (typeof cost.embedded === "number" && list(told.steps).length) pairs.push(["Embedded", count(cost.embedded), `${cost.unit || "tile"}s, by the network`]);
-  if (typeof cost.reuse_ppm === "number") pairs.push(["Reused", share(cost.reuse_ppm), plural(cost.reused_tiles, cost.unit || "tile")]);
+  if (typeof cost.reuse_ppm === "number") pairs.push(["Reused", share(cost.reuse_ppm), typeof cost.reused_tiles === "number" ? plural(cost.reused_tiles, cost.unit || "tile") : `all ${cost.unit || "tile"}s`]);
   if (typeof cost.bytes === "number" && list(told.steps).length) pairs.push(["Stored", bytes(cost.bytes), "by its steps"]);
   if (list(area.zoom).length) pairs.push(["Zoom", area.zoom[0] === area.zoom[1] ? String(area.zoom[0]) : `${area.zoom[0]}–${area.zoom[1]}`, `${plural(list(area.cells).length, "cell")}`]);
   if (told.identity) pairs.push(["Identity", code(short(told.identity), told.identity), null]);
@@ -134,7 +134,7 @@ function checksPanel(told, replay) {
 function changeRow(each) {
   const unit = [each.old, each.new].some((value) => typeof value === "number");
   const [was, is] = [each.old, each.new].map((value) => (unit && typeof value === "number" ? measured(each.path, value)[1] : value));
-  return [code(unit ? each.path.replace(/_(ppb|ppm|mm|ms)$/, "") : each.path), sideOf("old", was), sideOf("new", is)];
+  return [named(unit ? each.path.replace(/_(ppb|ppm|mm|ms)$/, "") : each.path), sideOf("old", was), sideOf("new", is)];
 }
 
 function keysPanel(told) {

@@ -224,7 +224,7 @@ class Replay {
   drawLegend() {
     const map = this.map, tally = map.tally(), counts = map.byLevel.get(map.zoom)?.counts || {}, known = this.told.area.known === "tiles";
     const line = (name, label, amount, unit, kind) => el("tr", { class: [amount ? "" : "none", kind].join(" ") }, el("td", {}, this.swatch(name)), el("td", {}, label), el("td", { class: "num", title: unit }, count(amount)));
-    const chunks = list(this.told.area.levels).some((level) => level.zoom + level.k === map.zoom), unit = known ? (chunks ? "chunks" : "tiles") : "cells", layer = chunks ? "steps of ground" : "tiles";
+    const level = list(this.told.area.levels).find((each) => each.zoom + each.k === map.zoom), chunks = Boolean(level), unit = known ? (chunks ? "chunks" : "tiles") : "cells", layer = chunks ? "steps of ground" : "tiles";
     const planned = Boolean(this.told.plan), statuses = planned ? ["waiting", "reused"] : STATUS, names = planned ? { ...STATUS_NAMES, ...PLANNED_NAMES } : STATUS_NAMES;
     const used = map.byLevel.get(map.zoom)?.cells.length ? statuses.filter((name) => name !== "failing" || tally.failing.cells || map.faulty.size) : [];
     const body = used.map((name) => line(name, names[name], known ? tally[name].tiles : tally[name].cells, unit, ""));
@@ -251,6 +251,7 @@ class Replay {
       bare ? el("label", {}, bare, el("span", {}, `show imagery under the colours: ${plural(ground.tiles, "tile")} of zoom level ${ground.zoom}, made smaller`)) : "",
       aged.length ? el("label", {}, ages, el("span", {}, `show how old the imagery is on ${this.told.area.ages.as_of}`)) : "",
       hide ? el("label", {}, hide, el("span", {}, "show photographs: a line from the true place to a square, the answer")) : "",
+      level && level.k ? el("p", { class: "soft" }, `The chunks are made of tiles of zoom ${level.zoom} and lie ${stepOf(level.k)} of such a tile apart. A square of this map is one such step, as large as a tile of zoom ${map.zoom}; no imagery of that zoom is needed.`) : "",
       this.told.area.report || !known ? "" : el("p", { class: "soft" }, "No geographic report: holes follow from the area alone."),
       imagery?.note ? el("p", { class: "soft" }, imagery.note) : "",
       known ? "" : el("p", { class: "soft" }, "The tile table cannot be read here: whole cells are shown."),

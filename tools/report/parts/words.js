@@ -117,6 +117,10 @@ function table(titles, rows, most = LISTED) {
 }
 
 const code = (text, title) => el("code", { title }, text);
+/** A name with dots, which is broken after these alone where it is longer than its place. */
+const named = (text) => el("code", { class: "name" }, String(text).split(/(?<=[.])/).flatMap((part) => [el("wbr", {}), part]));
+/** The step of chunks in words: of a tile, that part that halving it `k` times leaves. */
+const stepOf = (k) => ["a whole", "half", "a quarter"][k] || `1/${2 ** k}`;
 const tag = (text, kind = "") => el("span", { class: `tag ${kind}` }, text);
 
 /** Labels and values; what is empty is left out. */
