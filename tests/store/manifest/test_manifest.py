@@ -170,7 +170,7 @@ def test_lengths(raw):
         refused(raw[:length])
     assert "cut short" in refused(raw[:-1])
     refused(raw + b"\n")
-    assert str(MAX_MANIFEST_BYTES) in refused(raw + b" " * MAX_MANIFEST_BYTES)
+    assert f"{MAX_MANIFEST_BYTES:,}" in refused(raw + b" " * MAX_MANIFEST_BYTES)
 
 
 @settings(max_examples=examples(300))

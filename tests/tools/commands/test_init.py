@@ -415,7 +415,7 @@ def test_names_are_written_as_toml_reads_them(name, folder):
 @pytest.mark.parametrize(
     ("args", "hint"),
     [
-        (["none"], "for a folder of tiles"),
+        (["none"], "correct the path; it starts from "),
         (["none.mbtiles"], "check the path"),
         (["empty"], "name a folder of tiles"),
         (["https://example.com/{z}/{x}/{y}.png"], "download"),
