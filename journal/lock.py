@@ -194,11 +194,11 @@ class BuildLock:
         import logging  # noqa: PLC0415 - few wait
 
         logging.getLogger(__name__).warning(
-            "waiting up to %.0f s for the build lock %s, held %s; lock_timeout_s (C10_LOCK_TIMEOUT_S) says how"
+            "waiting up to %.0f s for the build lock %a, held %s; lock_timeout_s (C10_LOCK_TIMEOUT_S) says how"
             " long, 0 does not wait",
             remaining_s,
-            self.path,
-            _named(_read_document(self.path)),
+            str(self.path),
+            _printable(_named(_read_document(self.path))),
         )
 
     def _held_error(self) -> errors.BuildLockHeldError:
@@ -209,6 +209,11 @@ class BuildLock:
             holder=holder,
             hint="wait for that process, or end it: the lock goes with it",
         )
+
+
+def _printable(text: str) -> str:
+    """Return a text that others wrote, without what a terminal would obey."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def _named(holder: Holder | None) -> str:

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Final, NoReturn
@@ -66,12 +66,41 @@ def discard_output() -> None:
         os.close(nowhere)
 
 
+class _Arrival:
+    """What becomes of a signal that arrives; `ignored` are the signals that are ignored from then on."""
+
+    def __init__(self, ignored: Iterable[int]) -> None:
+        self._ignored = tuple(ignored)
+        self._waiting: int | None = None
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Raise the error of a signal, or wait for the end of an import; a second Ctrl-C does not wait."""
+        if not _is_in_import(frame) or (self._waiting is not None and number == signal.SIGINT):
+            self._throw(number)
+        self._waiting = number
+        signal.signal(signal.SIGALRM, self._look_again)
+        signal.setitimer(signal.ITIMER_REAL, _PAUSE_S, _PAUSE_S)
+
+    def _look_again(self, _number: int, frame: FrameType | None) -> None:
+        if self._waiting is not None and not _is_in_import(frame):
+            self._throw(self._waiting)
+
+    def _throw(self, number: int) -> NoReturn:
+        self._waiting = None
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if number != signal.SIGINT:
+            for each in self._ignored:
+                signal.signal(each, signal.SIG_IGN)
+        raise _SIGNALS[signal.Signals(number)]
+
+
 @contextmanager
 def signals_as_errors() -> Iterator[None]:
     """Turn SIGINT, SIGTERM and SIGHUP into exceptions in the main thread.
 
     An import is finished first: compiled modules that are interrupted while they are loaded keep the exception for
-    themselves or crash, ONNX Runtime for example.
+    themselves or crash, ONNX Runtime for example. What has done its work within a tenth of a second after that ends
+    as if no signal had come.
 
     After SIGTERM or SIGHUP further ones are ignored, so that they do not disturb what cleans up. What was ignored at
     the start stays so: that is how `nohup` works.
@@ -79,27 +108,17 @@ def signals_as_errors() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    found = {number: signal.getsignal(number) for number in (*_SIGNALS, signal.SIGALRM)}
+    found = {number: signal.getsignal(number) for number in _SIGNALS}
     before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
-
-    def raised(number: int, frame: FrameType | None) -> None:
-        if _is_in_import(frame):
-            signal.signal(signal.SIGALRM, lambda _, later: raised(number, later))
-            signal.setitimer(signal.ITIMER_REAL, _PAUSE_S)
-            return
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        if number != signal.SIGINT:
-            for each in before.keys() & {signal.SIGTERM, signal.SIGHUP}:
-                signal.signal(each, signal.SIG_IGN)
-        raise _SIGNALS[signal.Signals(number)]
-
+    alarm = signal.getsignal(signal.SIGALRM)
+    arrival = _Arrival(before.keys() & {signal.SIGTERM, signal.SIGHUP})
     try:
-        for number in before.keys() & _SIGNALS.keys():
-            signal.signal(number, raised)
+        for number in before:
+            signal.signal(number, arrival.handle)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
+        for number, handler in (*before.items(), (signal.SIGALRM, alarm)):
             signal.signal(number, handler)
 
 

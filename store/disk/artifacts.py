@@ -119,10 +119,10 @@ class Artifacts:
         import logging  # noqa: PLC0415 - few wait
 
         logging.getLogger(__name__).warning(
-            "waiting up to %.0f s for %s, held by an engine run or an opened cache; lock_timeout_s"
+            "waiting up to %.0f s for %a, held by an engine run or an opened cache; lock_timeout_s"
             " (C10_LOCK_TIMEOUT_S) says how long, 0 does not wait",
             left_s,
-            self.layout.artifacts_lock,
+            str(self.layout.artifacts_lock),
         )
 
     def _open_lock(self) -> int:
@@ -172,8 +172,8 @@ class Artifacts:
                     break
                 new.write(piece)
             if size != ref.size:
-                found = "more" if size > ref.size else str(size)
-                raise self._error(ref, f"expected {ref.size:,} bytes, found {found:,}")
+                found = "more" if size > ref.size else f"{size:,}"
+                raise self._error(ref, f"expected {ref.size:,} bytes, found {found}")
             if state.hexdigest() != ref.sha256:
                 raise self._error(ref, f"expected SHA-256 {ref.sha256[:12]}, found {state.hexdigest()[:12]}")
             self.publish(new, ref)

@@ -182,8 +182,9 @@ def _update_copy(
     lacking = _find_missing(source, target, full=full)
     if lacking.nothing:
         return MirrorResult(generation=source.head.number, previous=previous, files=0, size=0)
-    # Before a folder is made, which would stay behind empty.
-    require_space(nearest_folder(target.root), lacking.size)
+    if not target.root.exists():
+        # Before a folder is made, which would stay behind empty.
+        require_space(nearest_folder(target.root), lacking.size)
     target.make_root()
     with (
         _unfinished(target),

@@ -89,6 +89,11 @@ def read_trusted(entries: Sequence[str], *, cache: Path | None = None) -> tuple[
     """
     keys = list[TrustedKey]()
     for entry in entries:
+        if "\n" in entry and not is_key_line(entry):  # no message may quote it: it may be a private key
+            raise _refused(
+                f"trusted_keys: expected a path or the line of a key, found {len(entry):,} characters in several lines",
+                "name NAME.pub, as c10 keygen writes it",
+            )
         text, name = (
             (entry, "trusted key")
             if is_key_line(entry)

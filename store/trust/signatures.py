@@ -197,8 +197,11 @@ def parse_keys(text: str) -> tuple[TrustedKey, ...]:
             continue
         not_after = re.fullmatch(_NOT_AFTER, words[1]) if len(words) == 2 else None
         if not re.fullmatch(_KEY, words[0]) or (len(words) > 1 and not_after is None):
+            # What is no key is not quoted: it may be a private one.
+            where = " behind them" if re.fullmatch(_KEY, words[0]) else ""
             problems.append(
-                f"line {number}: expected 64 hexadecimal digits and perhaps not_after=GENERATION, found {line!r:.100}"
+                f"line {number}: expected 64 hexadecimal digits and perhaps not_after=GENERATION, found other"
+                f" characters{where}"
             )
             continue
         try:

@@ -17,7 +17,7 @@ from pipeline.request.options import IndexKind, ModelRole, Precision
 from pipeline.rerun.report import RerunVerdict
 from store.domain.state import BuildStatus
 from store.transfer.bundle_history import ImportOutcome
-from store.verify.report import Depth, ProblemKind
+from store.verify.report import Depth
 from tests.golden.outward import MADE_UP_KEY
 from tools.commands.schema import answer_schemas
 
@@ -44,12 +44,12 @@ ENUMERATIONS = {
     "engines": {"engines[].outcome": EngineOutcome},
     "import": {"outcome": ImportOutcome},
     "log": {"entries[].status": (*STATUS, "denied", "rolled back")},
-    "show": {"status": BuildStatus, "plan[].decision": Decision},
+    "show": {"status": STATUS, "plan[].decision": Decision},
     "replay": {"status": (*STATUS, "denied", ""), "rerun.verdict": RerunVerdict},
     "report": {"status": (*STATUS, "denied")},
     "diff": {"a.status": BuildStatus, "b.status": BuildStatus},
     "why": {"decisions[].decision": Decision},
-    "verify": {"depth": Depth, "problems[].kind": ProblemKind},
+    "verify": {"depth": Depth},
     "status": {
         "lately.status": STATUS,
         "engines[].role": ModelRole,

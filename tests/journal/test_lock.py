@@ -284,6 +284,15 @@ def test_a_clock_that_is_wrong_by_millennia_locks_all_the_same(path, monkeypatch
         assert lock_holder(path)["since"] == ""
 
 
+def test_what_a_holder_wrote_reaches_no_terminal_unescaped(path, caplog):
+    with holder(path):
+        path.write_text(json.dumps({"pid": 1, "host": "a\x1b[2Jb\nc", "since": "today", "command": "c10"}))
+        with pytest.raises(BuildLockHeldError):
+            BuildLock(path, timeout_s=0.8).acquire()
+    (record,) = caplog.records
+    assert "on a\\x1b[2Jb\\nc since today" in record.getMessage()
+
+
 def test_a_wait_is_told_once_after_half_a_second(path, caplog):
     with holder(path) as process:
         started = time.monotonic()
@@ -296,5 +305,7 @@ def test_a_wait_is_told_once_after_half_a_second(path, caplog):
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     told = record.getMessage()
-    assert told.startswith(f"waiting up to 1 s for the build lock {path}, held by pid {process.pid} on ")
+    assert told.startswith(
+        f"waiting up to 1 s for the build lock {str(path)!a}, held by pid {process.pid} on "
+    )
     assert "C10_LOCK_TIMEOUT_S" in told

@@ -96,3 +96,24 @@ def test_the_handlers_of_before_return_and_ignored_signals_stay_ignored():
         assert signal.getsignal(signal.SIGALRM) is alarm
     finally:
         signal.signal(signal.SIGHUP, handlers[signal.SIGHUP])
+
+
+def test_a_second_ctrl_c_does_not_wait_for_an_import(tmp_path, monkeypatch):
+    (tmp_path / "never_imported.py").write_text(
+        "import select, signal\nfor _ in range(2):\n    signal.raise_signal(signal.SIGINT)\nselect.select([], [], [], 20)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        import_and_wait("never_imported")
+    assert time.monotonic() - began < 10
+
+
+def test_an_alarm_that_was_ignored_is_ignored_again():
+    alarm = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    try:
+        with pytest.raises(TerminatedError), signals_as_errors():
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGALRM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGALRM, alarm)

@@ -37,8 +37,10 @@ def label_of(name: str) -> str:
 def change_text(path: str, old: object, new: object) -> str:
     """Return the line that tells how a value changed."""
     before, after = value_text(path, old), value_text(path, new)
+    if before == after and all(isinstance(each, int | float) for each in (old, new)):
+        return f"{path}: {old} -> {new}"
     if before == after:
-        after = str(new) if isinstance(new, float) else "another that begins alike"
+        after = "another that begins alike"
     return f"{label_of(path)}: {before} -> {after}"
 
 

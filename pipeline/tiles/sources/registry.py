@@ -185,20 +185,30 @@ def _required_kind(spec: str, base: Path) -> SourceKind:
 def _require_path(spec: str, base: Path) -> None:
     """Refuse what could only be the path of a file or folder, and is not there."""
     path = base / spec
-    # A path that may not be examined is no error here.
-    if hint_for_path(spec) is not None or os.path.lexists(path):
+    if hint_for_path(spec) is not None:
+        return
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise RequestError(
+            f"tiles.source: expected imagery that this user may read, found {spec}: {error.strerror}",
+            hint="run as its owner, or fix the permissions of its folders",
+            subject=spec,
+        ) from error
+    else:
         return
     import difflib  # noqa: PLC0415 - only errors need it
 
+    start = "" if path == Path(spec) else f"; it starts from {base}"
     names = list[str]()
     with suppress(OSError):
         names = os.listdir(path.parent)  # noqa: PTH208
     near = difflib.get_close_matches(path.name, sorted(names), n=1)
     raise RequestError(
         f"tiles.source: expected imagery, found no such file or folder: {spec}",
-        hint=f"did you mean {str(Path(spec).with_name(near[0]))!r}?"
-        if near
-        else f"correct the path; it starts from {base}",
+        hint=f"did you mean {str(Path(spec).with_name(near[0]))!r}?" if near else f"correct the path{start}",
         subject=spec,
     )
 

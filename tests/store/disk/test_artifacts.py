@@ -143,6 +143,17 @@ class TestArtifacts:
             assert artifacts.publish(new, ref_of_draft(new)) == REF
         assert artifacts.read(REF) == b"data"
 
+    @pytest.mark.parametrize(
+        ("pieces", "found"),
+        [((b"da", b"t"), "3"), ((b"data", b"more"), "more"), ((b"tada",), "SHA-256")],
+    )
+    def test_pieces_of_other_bytes_are_refused(self, artifacts, pieces, found):
+        with pytest.raises(ArtifactError, match=f"found {found}|expected {found}"):
+            artifacts.take(REF, pieces)
+        assert artifacts.size(SHA) is None
+        artifacts.take(REF, (b"da", b"ta"))
+        assert artifacts.read(REF) == b"data"
+
     def test_putting_again_makes_no_copy(self, artifacts, layout):
         artifacts.put(b"data")
         before = describe(layout.artifact(SHA))

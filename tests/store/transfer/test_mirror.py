@@ -377,6 +377,17 @@ def test_a_new_card_without_space_gets_no_folder(layout, tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
+def test_space_that_a_killed_mirror_took_is_free_for_the_next(layout, tmp_path, monkeypatch):
+    card = Layout(tmp_path / "card")
+    mirror(layout, card.root)
+    shutil.rmtree(card.manifests)
+    left = card.scratch / "draft-1-x"
+    left.write_bytes(b"half")
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10 if left.exists() else 1 << 40))
+    assert mirror(layout, card.root).changed
+
+
 def test_a_card_that_gets_full_meanwhile_says_what_stays_there(layout, tmp_path, monkeypatch):
     free = iter([1 << 40, 10])
     usage = shutil.disk_usage("/")

@@ -111,6 +111,17 @@ class TestKeyFiles:
         secret = pair.private.read_text().splitlines()[1]
         assert secret[:20] not in error.value.message + error.value.hint
 
+    def test_parts_of_a_private_key_among_the_trusted_ones_are_not_quoted(self, tmp_path):
+        pair = write_key_pair(tmp_path / "ground")
+        text = pair.private.read_text()
+        (secret,) = [line for line in text.splitlines() if "KEY" not in line]
+        (tmp_path / "body").write_text(secret + "\n")
+        (tmp_path / "key.ppk").write_text(f"PuTTY-User-Key-File-3: ssh-ed25519\nPrivate-Lines: 1\n{secret}\n")
+        for entry in (str(tmp_path / "body"), str(tmp_path / "key.ppk"), text):
+            with pytest.raises(RequestRefusedError) as error:
+                read_trusted([entry])
+            assert secret[:20] not in error.value.message + error.value.hint
+
     def test_keys_of_other_kinds(self, tmp_path):
         from cryptography.hazmat.primitives import serialization as s
         from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519

@@ -50,3 +50,4 @@ def test_a_change_that_a_short_text_would_hide_is_not_told_as_none():
     old, new = list(range(9)), [*range(8), 9]
     assert change_text("a", old, new) == "a: 9 members: 0, 1, 2, … -> another that begins alike"
     assert change_text("a", 0.5, 0.5000000001) == "a: 0.5 -> 0.5000000001"
+    assert change_text("altitude_mm", 4_421_000, 4_421_004) == "altitude_mm: 4421000 -> 4421004"

@@ -213,6 +213,18 @@ def test_a_path_of_nothing_is_said_to_be_one_with_a_close_name(spec, hint, tmp_p
         open_source(spec, tmp_path)
     assert caught.value.message.endswith(spec)
     assert caught.value.hint.startswith(hint)
+    with pytest.raises(RequestError) as caught:
+        open_source("/nowhere/at/all", tmp_path)
+    assert caught.value.hint == "correct the path"
+
+
+def test_a_folder_without_permission_is_not_said_to_be_missing(tmp_path):
+    (tmp_path / "closed/tiles").mkdir(parents=True)
+    with (
+        _without_permission(tmp_path / "closed"),
+        pytest.raises(RequestError, match="that this user may read, found closed/tiles: Permission denied"),
+    ):
+        open_source("closed/tiles", tmp_path)
 
 
 @contextmanager
