@@ -171,7 +171,7 @@ def test_the_most_networks_fit_with_everything_else_that_grows(most):
     raw = encode(document) + b"\n"
     assert len(raw) < MAX_MANIFEST_BYTES
     found = parse(raw)
-    assert (len(found.weights), len(found.stand_ins), len(found.levels)) == (12, 12, 8)
+    assert (len(found.weights), len(found.stand_ins), len(found.levels)) == (64, 64, 8)
     assert found.proof is not None
 
 
