@@ -1,7 +1,8 @@
 """Find existing descriptors by tile digest: the rows of a vector space's blocks.
 
 At first only the key columns of each block are read, and of them only the wanted digests are kept. A whole block
-is read, and checked against its digest, when one of its rows is needed. Rows of a damaged block are dropped, so that their tiles are embedded again.
+is read, and checked against its digest, when one of its rows is needed. Rows of a damaged block are dropped, so
+that their tiles are embedded again.
 """
 
 import os
