@@ -16,7 +16,8 @@ from store.cache.segment import Segment
 from store.disk.layout import Layout
 from store.disk.manifest_files import ManifestFile, read_manifest_file, shown_generation
 from store.disk.repair_commands import mirroring_without
-from store.domain.events import BuildCommitted, CacheCreated, GenerationSigned
+from store.domain.events import BuildCommitted, CacheCreated
+from store.domain.maintenance_events import GenerationSigned
 from store.errors import (
     DamagedHistoryError,
     ErrorKind,

@@ -10,7 +10,7 @@ from store.base.valueclass import valueclass
 from store.cache.projections import signers_of
 from store.cache.writer import CacheWriter
 from store.disk.repair_commands import repairing
-from store.domain.events import GenerationSigned
+from store.domain.maintenance_events import GenerationSigned
 from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
 from store.errors import ErrorKind, RequestRefusedError, from_os_error

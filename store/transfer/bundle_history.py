@@ -13,17 +13,16 @@ from store.cache.projections import is_whole, signatures_of
 from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.domain.events import (
-    BuildDenied,
+from store.domain.events import BuildDenied, Event
+from store.domain.fold import fold
+from store.domain.maintenance_events import (
     Collected,
     CollectionPlanned,
-    Event,
     GenerationAccepted,
     GenerationSigned,
     Imported,
     Repaired,
 )
-from store.domain.fold import fold
 from store.domain.manifest_projection import project
 from store.domain.state import RecordedEvent, State
 from store.errors import BundleError, DamagedHistoryError, ErrorKind, NoGoError, RequestRefusedError

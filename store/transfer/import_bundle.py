@@ -32,7 +32,8 @@ from store.cache.projections import Projections
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import refuse_symlinked_folders, refuse_unfit_folder
 from store.disk.layout import Layout
-from store.domain.events import Event, Imported
+from store.domain.events import Event
+from store.domain.maintenance_events import Imported
 from store.domain.manifest_projection import head_projections, project
 from store.domain.state import State
 from store.errors import ArtifactError, BundleError, ErrorKind, NoGoError

@@ -19,13 +19,8 @@ from store.cache.view import list_cache_files, open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.domain.events import (
-    BuildFailed,
-    BuildStarted,
-    CacheCreated,
-    CheckFailed,
-    GenerationAccepted,
-)
+from store.domain.events import BuildFailed, BuildStarted, CacheCreated, CheckFailed
+from store.domain.maintenance_events import GenerationAccepted
 from store.domain.state import BuildStatus
 from store.errors import (
     CacheUnusableError,
@@ -54,7 +49,7 @@ APPEND_MEANWHILE = """
 import sys
 from journal import Journal
 from journal.storage.environment import open_environment
-from store.domain.events import GenerationAccepted
+from store.domain.maintenance_events import GenerationAccepted
 from store.cache.event_mapper import to_record
 with Journal.open(sys.argv[1]) as journal:
     event = GenerationAccepted(generation=1, why="from another process", host={})

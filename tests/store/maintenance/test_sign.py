@@ -10,7 +10,7 @@ from store.cache.projections import Projections
 from store.cache.view import open_view, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.domain.events import GenerationSigned, Repaired
+from store.domain.maintenance_events import GenerationSigned, Repaired
 from store.errors import (
     DamagedHistoryError,
     ErrorKind,

@@ -13,13 +13,8 @@ from store.cache.event_mapper import to_record
 from store.cache.view import open_view, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.domain.events import (
-    BuildFailed,
-    BuildStarted,
-    EngineCompiled,
-    GenerationAccepted,
-    Imported,
-)
+from store.domain.events import BuildFailed, BuildStarted, EngineCompiled
+from store.domain.maintenance_events import GenerationAccepted, Imported
 from store.errors import (
     BundleError,
     DamagedHistoryError,

@@ -18,13 +18,15 @@ from store.domain.events import (
     BuildDenied,
     CellEmbedded,
     CheckPassed,
-    CollectionPlanned,
     EngineCompiled,
+    StepStarted,
+)
+from store.domain.maintenance_events import (
+    CollectionPlanned,
     GenerationAccepted,
     GenerationSigned,
     Imported,
     Repaired,
-    StepStarted,
 )
 from store.domain.manifest_projection import project
 from store.domain.state import BuildStatus
@@ -476,7 +478,7 @@ def test_records_that_no_c10_wrote(file, new, tmp_path, change, error):
 
 def test_a_rollback_without_its_commit(source, new, tmp_path):
     """A rollback and its commit are one transaction; a bundle may not end between."""
-    from store.domain.events import RolledBack
+    from store.domain.maintenance_events import RolledBack
     from store.policy import rollback
 
     with open_writer(source) as store:
