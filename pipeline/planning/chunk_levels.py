@@ -205,7 +205,7 @@ def choose_levels(
                 kind=ErrorKind.BAD_REQUEST if edges else ErrorKind.NO_TILES,
             ) from error
         chosen.setdefault(level, []).append(side)
-    pixels = source.extent().pixels
+    pixels = _pixels_of(source)
     return tuple(
         replace(each, source_mm=source_mm, available=max(each.available, pixel_m(source_mm, latitude)))
         for each in _chosen_levels(request, chosen, edges, latitude, input_side_px=input_side_px)
@@ -213,6 +213,14 @@ def choose_levels(
             upsampled_pixel_mm(ground, each.described.level.zoom, each.chunks.tile_edge, pixels),
         )
     )
+
+
+def _pixels_of(source: TileMetadataStore) -> Sequence[tuple[BoxE7, float]]:
+    """Return `Extent.pixels`; one that stores tiles has none, and is not asked: it would list all that it holds."""
+    pixels: Sequence[tuple[BoxE7, float]] = (
+        () if getattr(source, "stores_tiles", False) else source.extent().pixels
+    )
+    return pixels
 
 
 def _chosen_levels(
