@@ -127,13 +127,14 @@ class ChosenLevel:
                 message=f"level {number}: sides of {wanted} m are the same chunks, of {side:.0f} m",
                 hint="remove one from [[chunks.level]], or raise its overlap",
             )
-        sides = [side_m(self.chunks.level, latitude / E7) for latitude in (box[1], box[3])]
+        widest = min(max(box[1], 0), box[3])
+        sides = [side_m(self.chunks.level, latitude / E7) for latitude in (box[1], widest, box[3])]
         furthest = max(sides, key=lambda each: abs(each - side))
         if abs(furthest / side - 1) > _LARGEST_DIFFERENCE:
             yield CacheWarning(
                 kind="uneven-sides",
                 message=f"level {number}: a chunk is {side:.0f} m wide at latitude {origin_latitude:g}, but"
-                f" {furthest:.0f} m at an edge of the area",
+                f" {furthest:.0f} m elsewhere in the area",
                 hint="build several caches",
             )
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -18,7 +19,7 @@ from pipeline.request.options import ChunkLevelOptions, ChunkOptions
 from pipeline.testing import FakeTiles
 from pipeline.tiles.selection import select_tiles
 from pipeline.tiles.sources.xyz import XYZFolder
-from store.base.level import Level
+from store.base.level import Level, side_m
 from tests.geotiffs import PIXEL_M
 from tests.small_builds import Site, encoded
 
@@ -149,7 +150,10 @@ def test_a_tall_area_is_warned_of(site):
     (level,) = choose(site, around(17), zoom=(17, 17), chunks=sides)
     assert list(level.warnings((0, 0, 10_000_000, 10_000_000), 0.0)) == []
     (found,) = level.warnings((0, 0, 1, 400_000_000), 0.0)
-    assert (found.kind, "at an edge of the area" in found.message) == ("uneven-sides", True)
+    assert (found.kind, "elsewhere in the area" in found.message) == ("uneven-sides", True)
+    at_30 = replace(level, described=replace(level.described, side_m=side_m(level.chunks.level, 30)))
+    (found,) = at_30.warnings((0, -300_000_000, 1, 300_000_000), 30.0)
+    assert f"{level.described.side_m:.0f} m elsewhere" in found.message, "the equator lies between"
 
 
 def test_a_box_over_the_antimeridian_has_its_middle_there(site):
