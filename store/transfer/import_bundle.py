@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from journal import Journal
-from journal.record import Head
+from journal import HeadMovedError, Journal
+from journal.record import Chain, Head
 from store.base.canonical_json import Document
 from store.base.clock import Clock, recorded_wall_ns
 from store.base.valueclass import valueclass
@@ -117,14 +117,20 @@ def import_bundle(
             stored = tuple(_store_artifacts(reader, artifacts, history, on_bytes))
             file = reader.finish()
             _require_artifacts(history.state, artifacts)
-            events: list[Event] = []
-            if not follows:
-                events += events_left_out(history, trusted_keys, artifacts, host)
-                if stored or history.outcome is not ImportOutcome.UNCHANGED:
-                    events.append(
-                        _imported(Path(reader.name).name, reader.header, history, file, len(stored), host)
-                    )
-            state = _append(layout, history, events, clock)
+            state: State | None = None
+            while state is None:
+                events: list[Event] = []
+                if not follows:
+                    events += events_left_out(history, trusted_keys, artifacts, host)
+                    if stored or history.outcome is not ImportOutcome.UNCHANGED:
+                        events.append(
+                            _imported(Path(reader.name).name, reader.header, history, file, len(stored), host)
+                        )
+                try:
+                    state = _append(layout, history, events, clock)
+                except HeadMovedError:
+                    # Others accept generations and compile engines without the build lock: decide again.
+                    history = check_history(layout, entries, trusted_keys)
     return ImportResult(
         outcome=history.outcome,
         header=reader.header,
@@ -180,7 +186,11 @@ def _require_artifacts(state: State, artifacts: Artifacts) -> None:
 
 
 def _append(layout: Layout, history: BundleHistory, events: Sequence[Event], clock: Clock) -> State:
-    """Append records and further events to the journal, and write the files projected from it."""
+    """Append records and further events to the journal, and write the files projected from it.
+
+    Raises:
+        HeadMovedError: Another process has appended since `history` was compared with the journal.
+    """
     records = [entry.record for entry in history.entries[max(history.known, 0) :]]
     own = [
         to_record(event, build=None, wall_ns=recorded_wall_ns(clock), mono_ns=clock.mono_ns())
@@ -201,7 +211,8 @@ def _append(layout: Layout, history: BundleHistory, events: Sequence[Event], clo
             last = history.entries[history.known - 1]
             journal.append([*records, *own], views, expect=Head(last.seq, last.chain))
         elif history.outcome is ImportOutcome.UNCHANGED and own:
-            journal.append(own)
+            known = history.base.position
+            journal.append(own, expect=Head(known.seq, Chain(bytes.fromhex(known.chain))))
         event_store, projections = EventStore(layout, clock, journal), Projections(layout)
         # The newest first: a reader meanwhile sees the new head, or the one before the import.
         for _, generation in sorted(event_store.state.generations.items(), reverse=True):

@@ -8,6 +8,7 @@ import pytest
 from journal import Journal, JournalFilesystemError
 from journal.record import GENESIS, Entry, Record, encode, link
 from store.cache.event_mapper import to_record
+from store.cache.optimistic_append import accept
 from store.cache.projections import Projections
 from store.cache.view import open_view, read_history
 from store.disk import layout as layout_module
@@ -232,6 +233,43 @@ def test_generations_that_were_collected_behind_the_signed_head_are_not_missed(n
     before = chains(new)
     assert take(new, path, trusted_keys=[ALICE.public]).outcome is ImportOutcome.UNCHANGED
     assert chains(new) == before
+
+
+def test_a_generation_that_is_accepted_meanwhile_is_not_collected(new, tmp_path):
+    source = Layout(tmp_path / "collected")
+    flights = (
+        Scenario(),
+        Scenario(flight="f2", engine="e2"),
+        Scenario(flight="f3", engine="e3", tiles=OTHER),
+    )
+    record_builds(source, *flights, signer=ALICE)
+    with open_writer(source, exclusive_within_s=1) as store:
+        collect(store, KeepPolicy(keep=1))
+    path = export(source, tmp_path / "b").path
+    take(new, path, trusted_keys=[ALICE.public], follows=True)
+    before = chains(new)
+
+    def accept_first(_):
+        accept(new, 1, why="", host={}, clock=FakeClock())
+
+    done = take(new, path, trusted_keys=[ALICE.public], on_total=accept_first)
+    assert done.outcome is ImportOutcome.UNCHANGED
+    assert (done.state.accepted, done.state.collected_generations) == ({1}, frozenset())
+    assert open_view(new).state == done.state
+    assert chains(new)[: len(before)] == before
+
+
+def test_a_copy_that_is_written_to_meanwhile_is_left_as_it_is(source, new, tmp_path):
+    take(new, export(source, tmp_path / "1", build=1).path, follows=True)
+
+    def accept_first(_):
+        accept(new, 1, why="", host={}, clock=FakeClock())
+
+    with pytest.raises(RequestRefusedError, match="goes its own way") as caught:
+        take(new, export(source, tmp_path / "2").path, follows=True, on_total=accept_first)
+    assert caught.value.kind is ErrorKind.OWN_HISTORY
+    assert open_view(new).state.accepted == {1}
+    assert open_view(new).state.head.number == 1
 
 
 def test_a_stranger_cannot_have_generations_collected_that_are_here(source, new, tmp_path):
