@@ -101,6 +101,7 @@ def check_history(layout: Layout, entries: Sequence[Entry], trusted_keys: Truste
     base, common, outcome = state, -1, ImportOutcome.IMPORTED
     if layout.exists():
         own = read_history(layout)
+        own.state.require_known("nothing was changed")
         common = min(len(own.entries), len(entries))
         if not common or own.entries[common - 1].chain != entries[common - 1].chain:
             raise _own_history_error(layout, own, entries)

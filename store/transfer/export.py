@@ -19,7 +19,7 @@ from store.base.values import ArtifactRef
 from store.cache.view import HistoryView, died_build, read_history
 from store.disk.artifacts import Artifacts, counted
 from store.disk.cell_tables import tables_of_build
-from store.disk.layout import Layout
+from store.disk.layout import Layout, lies_within
 from store.disk.repair_commands import repairing
 from store.disk.write_once import Draft
 from store.domain.events import BuildAbandoned, BuildCommitted, BuildFailed, BuildRefused
@@ -275,7 +275,7 @@ def _cut_short_error(layout: Layout, error: ArtifactError) -> ArtifactError:
 
 
 def _require_new(layout: Layout, target: Path) -> None:
-    if target.resolve().is_relative_to(layout.root.resolve()):
+    if lies_within(target, layout.root):
         raise _target_error(target, "one inside of the cache")
     if os.path.lexists(target):
         raise _target_error(target, "that it exists")

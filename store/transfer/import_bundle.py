@@ -116,7 +116,7 @@ def import_bundle(
             require_space(layout.root, _bytes_to_store(reader.header, history, artifacts))
             stored = tuple(_store_artifacts(reader, artifacts, history, on_bytes))
             file = reader.finish()
-            _require_artifacts(history.state, artifacts)
+            _require_artifacts(history, artifacts)
             state: State | None = None
             while state is None:
                 events: list[Event] = []
@@ -170,11 +170,12 @@ def _store_artifacts(
             on_bytes(ref.size)
 
 
-def _require_artifacts(state: State, artifacts: Artifacts) -> None:
-    """Make sure that all artifacts of the newest generation are there, by type and size."""
-    if state.head is None:
+def _require_artifacts(history: BundleHistory, artifacts: Artifacts) -> None:
+    """Make sure that all artifacts of the newest generation are there, by type and size, unless they were collected."""
+    state, head = history.state, history.state.head
+    if head is None or head.number in history.base.collected_generations:
         return
-    shown = manifest.parse(project(state, state.head))
+    shown = manifest.parse(project(state, head))
     problems = missing_artifacts(shown, artifacts)
     if problems:
         raise NoGoError(

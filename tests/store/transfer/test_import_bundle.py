@@ -55,7 +55,7 @@ from store.transfer.mirror import mirror
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
 from tests.played_builds import Scenario, StopDeadError, make, play, ref_of
-from tests.store_caches import ALICE, BOB, open_writer, record_builds
+from tests.store_caches import ALICE, BOB, open_writer, record_builds, tree
 
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 
@@ -257,6 +257,29 @@ def test_a_generation_that_is_accepted_meanwhile_is_not_collected(new, tmp_path)
     assert (done.state.accepted, done.state.collected_generations) == ({1}, frozenset())
     assert open_view(new).state == done.state
     assert chains(new)[: len(before)] == before
+
+
+def test_an_old_bundle_asks_for_nothing_that_was_collected_here(source, tmp_path):
+    old = export(source, tmp_path / "old", build=1, choice=Choice.NONE).path
+    flights = (Scenario(flight=f"f{number}", engine=f"e{number}", tiles=OTHER) for number in (4, 5, 6))
+    record_builds(source, *flights, signer=ALICE)
+    with open_writer(source, exclusive_within_s=1) as store:
+        collect(store, KeepPolicy(keep=1))
+    before = chains(source)
+    assert 1 in open_view(source).state.collected_generations
+    assert take(source, old).outcome is ImportOutcome.UNCHANGED
+    assert chains(source) == before
+
+
+def test_a_cache_of_a_newer_version_takes_no_bundle(source, file):
+    with Journal.open(source.journal) as journal:
+        journal.append([Record(tag="from.later", version=1, build=None, wall_ns=1, mono_ns=1, payload={})])
+    before = tree(source)
+    next(path for path in source.artifacts.rglob("*/*") if path.name != ".lock").unlink()
+    with pytest.raises(UnknownEventError, match="nothing was changed"):
+        take(source, file)
+    assert len(tree(source)) == len(before) - 1
+    assert tree(source).items() <= before.items()
 
 
 def test_a_copy_that_is_written_to_meanwhile_is_left_as_it_is(source, new, tmp_path):
