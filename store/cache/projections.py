@@ -172,13 +172,12 @@ def _events_from_first_unvouched(entries: Iterable[Entry], vouching: Vouching) -
             yield to_recorded_event(entry, canonical=False)
 
 
-def require_may_sign(state: State, signer: Signer, keys: Sequence[TrustedKey]) -> None:
+def require_may_sign(number: int, signer: Signer, keys: Sequence[TrustedKey]) -> None:
     """Refuse to sign a generation that readers with these keys refuse, since the key was retired before.
 
     Raises:
-        RequestRefusedError: The next generation is beyond the limit of the key.
+        RequestRefusedError: The generation is beyond the limit of the key.
     """
-    number = len(state.generations) + 1
     limits = [key.not_after for key in keys if key.public == signer.public and key.not_after is not None]
     if limits and number > min(limits):
         raise RequestRefusedError(
