@@ -13,6 +13,7 @@ from journal.record import Record
 from journal.storage.environment import open_environment
 from store.base.canonical_json import sha256
 from store.base.identity import build_identity
+from store.cache import projections
 from store.cache.event_mapper import to_record
 from store.cache.event_store import EventStore
 from store.cache.view import list_cache_files, open_view, read_history
@@ -263,6 +264,24 @@ class TestRecovery:
         with opened() as store:
             assert store.writes == 1
             assert store.journal.projections() == inside
+
+    @pytest.mark.usefixtures("two")
+    def test_they_are_written_again_although_somebody_appends_meanwhile(self, layout, opened, monkeypatch):
+        with Journal.open(layout.journal) as journal:
+            inside = journal.projections()
+            journal.append([], {b"head": b"stale"})
+        read = projections._stored
+
+        def accept_first(event_store, name):
+            monkeypatch.undo()
+            accepted = event_store.record(make(GenerationAccepted, generation=1), build=None)
+            event_store.journal.append([accepted])
+            return read(event_store, name)
+
+        monkeypatch.setattr(projections, "_stored", accept_first)
+        with opened() as store:
+            assert store.journal.projections() == inside
+            assert store.state.accepted == {1}
 
     @pytest.mark.usefixtures("two")
     def test_a_projection_in_the_journal_that_is_damaged(self, layout, opened):
