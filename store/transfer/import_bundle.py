@@ -4,8 +4,8 @@ An import believes nothing in the file. Before it writes anything it checks the 
 them, and compares the projection of every generation with the manifest digest that was committed. With
 trusted keys, one of them must have signed the newest generation, and the import ends with its commit: no
 signature covers the records behind it. Of these it takes over, as records of its own, the signatures of trusted
-keys, and that generations were collected whose artifacts are not here. An artifact is stored only if a record
-names it and its bytes match.
+keys, and that artifacts were collected which are not here. An artifact is stored only if a record names it and its
+bytes match.
 
 The records enter the journal last, after the whole file was read and the artifacts of the newest generation
 are there: in one transaction, or in a new journal that appears complete. An import that is killed before

@@ -50,6 +50,7 @@ from store.transfer.bundle_format import BundleHeader, Choice, write_bundle
 from store.transfer.bundle_history import ImportOutcome
 from store.transfer.bundle_reader import open_bundle
 from store.transfer.export import export
+from store.transfer.have import find_have
 from store.transfer.import_bundle import import_bundle
 from store.transfer.mirror import mirror
 from store.verify.report import Depth, ProblemKind
@@ -230,6 +231,8 @@ def test_generations_that_were_collected_behind_the_signed_head_are_not_missed(n
     done = take(new, path, trusted_keys=[ALICE.public])
     assert done.state.collected_generations == open_view(source).state.collected_generations == {1}
     assert not whole(new)
+    assert not export(new, tmp_path / "again").missing
+    assert not find_have(new).lacks
     before = chains(new)
     assert take(new, path, trusted_keys=[ALICE.public]).outcome is ImportOutcome.UNCHANGED
     assert chains(new) == before
@@ -298,10 +301,16 @@ def test_a_copy_that_is_written_to_meanwhile_is_left_as_it_is(source, new, tmp_p
 def test_a_stranger_cannot_have_generations_collected_that_are_here(source, new, tmp_path):
     take(new, export(source, tmp_path / "1").path, trusted_keys=[ALICE.public])
     with open_writer(source) as store:
-        gone = {"generations": (1,), "policy": {}}
+        engines = store.state.copy().step_cache.engines
+        gone = {
+            "generations": (1,),
+            "policy": {},
+            "digests": tuple(each.artifact.sha256 for each in engines.values()),
+        }
         store.append(make(CollectionPlanned, **gone), build=None)
     done = take(new, export(source, tmp_path / "2").path, trusted_keys=[ALICE.public])
     assert done.state.collected_generations == frozenset()
+    assert engines.items() >= done.state.step_cache.engines.items() != set()
     assert not whole(new)
 
 
