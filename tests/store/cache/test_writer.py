@@ -304,6 +304,7 @@ class TestRecovery:
     def test_scratch_is_cleared(self, layout, opened):
         (layout.scratch / "a" / "b").mkdir(parents=True)
         (layout.scratch / "a" / "b" / "c").write_bytes(b"x")
+        (layout.scratch / "a" / "reserve").touch()
         (layout.scratch / "a" / "link").symlink_to("..")
         (layout.scratch / "folder").symlink_to(layout.manifests)
         os.mkfifo(layout.scratch / "fifo")
@@ -550,11 +551,21 @@ class TestReserve:
             assert store.recovered == ()
         assert reserve.stat().st_mtime_ns == before
 
-    def test_a_reserve_that_is_no_file(self, layout, opened):
+    @pytest.mark.parametrize("shape", ["folder", "link", "pipe"])
+    def test_a_reserve_that_is_no_file_is_made_anew(self, layout, opened, shape):
         layout.create()
-        (layout.scratch / "reserve").mkdir()
-        with pytest.raises(CacheUnusableError), opened(reserve_bytes=4096):
-            pytest.fail("a folder is no reserve")
+        reserve = layout.scratch / "reserve"
+        replace_by(reserve, shape)
+        with (
+            Artifacts(layout).shared_lock(),
+            pytest.raises(CacheUnusableError),
+            opened(reserve_bytes=4096),
+        ):
+            pytest.fail("it may be another process's")
+        with opened(reserve_bytes=4096):
+            pass
+        assert not reserve.is_symlink()
+        assert reserve.stat().st_size == 4096
 
     def test_an_event_that_can_be_appended_needs_no_reserve(self, layout, opened):
         with opened(reserve_bytes=4096) as store:

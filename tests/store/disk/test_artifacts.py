@@ -10,6 +10,7 @@ from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts, ref_of_draft
 from store.disk.layout import Layout, lies_within
+from store.disk.quarantine import move_to_quarantine
 from store.disk.write_once import draft, write_once
 from store.errors import (
     ArtifactError,
@@ -186,6 +187,15 @@ class TestArtifacts:
             b"1",
             b"2",
         ]
+
+    def test_a_name_that_leaves_no_room_for_a_number_is_kept_in_part(self, layout):
+        layout.create()
+        path, kept_part = layout.root / ("x" + "\u00e9" * 127), "x" + "\u00e9" * 99
+        for number in range(2):
+            path.write_bytes(b"x")
+            kept = move_to_quarantine(layout, path)
+            assert kept == f"quarantine/{kept_part}.{number}"
+            assert (layout.root / kept).read_bytes() == b"x"
 
     def test_a_folder_in_the_place_of_an_object(self, artifacts, layout):
         replace_by(layout.artifact(SHA), "folder")
