@@ -7,7 +7,7 @@ was opened, they are the bytes that the ground saw, or an error.
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,16 +36,17 @@ class Packs:
     """The packs of a cache, by cell, and what was read of their beginnings."""
 
     _files: ArtifactFiles
+    _tiles: TileTable
     _rows: dict[tuple[int, int, int], BlockRow]
     _indexes: dict[str, bytes] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, manifest: Manifest, files: ArtifactFiles) -> "Packs":
-        """Read the pack table.
+    def open(cls, manifest: Manifest, files: ArtifactFiles, tiles: Callable[[], TileTable]) -> "Packs":
+        """Read the pack table; `tiles` returns the tile table.
 
         Raises:
             RequestRefusedError: The cache carries no tiles.
-            NoGoError: The table is damaged.
+            NoGoError: One of the tables is damaged.
         """
         files.require_open()
         if manifest.carried is None:
@@ -58,7 +59,7 @@ class Packs:
             rows = table_checks.packs_of(manifest, files.view(PACKS, manifest.carried.packs))
         except ArtifactError as error:
             raise damaged([f"{PACKS}: {error.message}"]) from error
-        return cls(files, {(row.zoom, row.cell_x, row.cell_y): row for row in rows})
+        return cls(files, tiles(), {(row.zoom, row.cell_x, row.cell_y): row for row in rows})
 
     def read_bytes(self) -> Iterator[bytes]:
         """Yield what was read of the packs and is kept."""
@@ -91,11 +92,23 @@ class Packs:
         try:
             if row.ref.sha256 not in self._indexes:
                 header = self._files.read_part(name, row.ref, 0, HEADER_SIZE)
-                length = index_size(header, size)
-                self._indexes[row.ref.sha256] = self._files.read_part(name, row.ref, 0, length)
+                index = self._files.read_part(name, row.ref, 0, index_size(header, size))
+                self._require_tiles_of(row, [*decode_index(index, size)])
+                self._indexes[row.ref.sha256] = index
             return decode_index(self._indexes[row.ref.sha256], size)
         except ArtifactError as error:
             raise damaged([f"{name}: {error.message}"]) from error
+
+    def _require_tiles_of(self, row: BlockRow, ids: list[int]) -> None:
+        """Refuse ids that are not those of a cell's tiles: they are not hashed, and a lost tile would seem not carried.
+
+        Raises:
+            NoGoError: They are others.
+        """
+        cells = {(zoom, x >> CELL_SHIFT, y >> CELL_SHIFT) for zoom, x, y, _ in map(tile_of, ids)}
+        known = all(self._tiles.digest(each) is not None for each in ids)
+        if len(ids) != row.rows or cells != {row.cell} or not known:
+            raise damaged([f"{pack_name(row)}: expected {row.rows} tiles of the tile table, found others"])
 
 
 @dataclass(slots=True, repr=False)
@@ -207,7 +220,7 @@ class CarriedTiles:
     def _carried_packs(self) -> Packs:
         self._files.require_open()
         if self._packs is None:
-            self._packs = Packs.open(self.manifest, self._files)
+            self._packs = Packs.open(self.manifest, self._files, self._tile_table)
         return self._packs
 
     def tile(self, descriptor_id: int) -> Tile:
