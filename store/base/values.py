@@ -1,6 +1,7 @@
 """Values that events, state and manifests share: artifact references and journal positions. Pure."""
 
 import operator
+from typing import Final
 
 from store.base.valueclass import valueclass
 
@@ -14,6 +15,8 @@ class ArtifactRef:
 
 
 GENESIS_CHAIN = "0" * 64
+
+MAX_THREADS: Final = 1024
 
 
 @valueclass(frozen=True, slots=True)
@@ -44,6 +47,19 @@ def require_whole_number(name: str, value: object, *, least: int) -> int:
         raise TypeError(f"expected {name} as a whole number, found {shown(value)}")
     if number < least:
         raise ValueError(f"expected {name} of at least {least}, found {shown(number)}")
+    return number
+
+
+def require_threads(value: object) -> int:
+    """Return a number of threads.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is not from 1 to 1,024: libraries that cannot start so many end the process.
+    """
+    number = require_whole_number("threads", value, least=1)
+    if number > MAX_THREADS:
+        raise ValueError(f"expected threads of at most {MAX_THREADS}, found {shown(number)}")
     return number
 
 

@@ -13,6 +13,8 @@ from store.base.valueclass import valueclass
 Ring: TypeAlias = Sequence[tuple[int, int]]
 
 _FULL_TURN_E7 = 3_600_000_000
+_FARTHEST = 4 * _FULL_TURN_E7
+"""Unrolled longitudes, and widths in millimetres, are far below this."""
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,7 @@ class AreaShape:
                     return cls(
                         polygons=[[_ring(ring) for ring in rings] for rings in polygons],
                         routes=[_ring(route) for route in routes],
-                        width_mm=validators.count(width),
+                        width_mm=_within_reach(validators.count(width)),
                     )
                 except TypeError as error:
                     raise ValueError(f"expected rings of points, found {error}") from error
@@ -66,7 +68,17 @@ def _ring(points: Iterable[Any]) -> Ring:
     found = [(x, y) for x, y in points]
     if len(found) < 2 or not all(type(each) is int for point in found for each in point):
         raise ValueError("expected points of two whole numbers")
+    for point in found:
+        for each in point:
+            _within_reach(each)
     return found
+
+
+def _within_reach(number: int) -> int:
+    # A corridor is cut into pieces: one that goes around the Earth without end would not fit into memory.
+    if abs(number) > _FARTHEST:
+        raise ValueError(f"expected a place on the Earth, found {number}")
+    return number
 
 
 def _touches(rings: Sequence[Ring], x: int, y: int) -> bool:

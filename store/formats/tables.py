@@ -42,6 +42,7 @@ _JOINED_MAGIC = b"C10BLCK2"
 _MOST_NETWORKS = 64
 _HEADER = struct.Struct("<8sQ")
 _JOINED_HEADER = struct.Struct("<8sQQ")
+_FIRST_DAY, _LAST_DAY = dt.date.min.toordinal() - _EPOCH, dt.date.max.toordinal() - _EPOCH
 _TILE_ROW, _BLOCK_ROW = 8 + 32 + 4, 16 + 32 + 8
 
 
@@ -199,6 +200,8 @@ def decode_tiles(data: bytes | memoryview) -> TileTable:
     captured = np.frombuffer(data, "<i4", count, _HEADER.size + 40 * count)
     if (ids[1:] <= ids[:-1]).any():
         raise _damaged("ascending tile ids", "another order")
+    if (((captured < _FIRST_DAY) & (captured != _UNKNOWN_DATE)) | (captured > _LAST_DAY)).any():
+        raise _damaged("days of the years 1 to 9999", "others")
     return TileTable(ids, digests, captured)
 
 

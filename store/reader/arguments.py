@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 
 from store.base.clock import SystemClock, utc_day
-from store.base.values import require_whole_number
+from store.base.values import require_whole_number, shown
 from store.errors import TranslateShortages, missing_package
 
 _SCALES = "scales camera frames to the size of the network"
@@ -54,7 +54,10 @@ def as_part(name: str, value: object) -> float | None:
         return 0.0
     if not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a part from 0 to 1, found {type(value).__name__}")
-    part = float(value)
+    try:
+        part = float(value)
+    except OverflowError:  # a whole number that is too large for it
+        part = math.inf
     if not 0 <= part <= 1:
         raise ValueError(f"{name}: expected a part from 0 to 1, found {part:g}")
     return part
@@ -98,12 +101,13 @@ def as_place(value: object) -> tuple[int, int] | None:
         or not all(isinstance(each, numbers.Real) for each in value)
     ):
         raise TypeError(f"origin: expected longitude and latitude in degrees, found {value!r:.60}")
-    longitude, latitude = map(float, value[:2])
-    if not (math.isfinite(longitude) and abs(longitude) <= 180 and abs(latitude) <= 90):
+    longitude, latitude = value[:2]
+    if not (-180 <= longitude <= 180 and -90 <= latitude <= 90):
         raise ValueError(
-            f"origin: expected a longitude from -180 to 180 and a latitude from -90 to 90, found {longitude} and {latitude}"
+            f"origin: expected a longitude from -180 to 180 and a latitude from -90 to 90, found "
+            f"{shown(longitude)} and {shown(latitude)}"
         )
-    return round(longitude * 1e7), round(latitude * 1e7)
+    return round(float(longitude) * 1e7), round(float(latitude) * 1e7)
 
 
 def require_pillow(*, load: bool = False) -> None:

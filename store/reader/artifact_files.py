@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from store.base.values import ArtifactRef
 from store.errors import ErrorKind, RequestRefusedError, is_shortage
@@ -34,6 +35,14 @@ class ArtifactFiles:
             files.close()
             raise
         return files
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied: the numbers of open files mean others in another process.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError("an open cache cannot be pickled or copied; open it where it is used")
 
     @property
     def closed(self) -> bool:

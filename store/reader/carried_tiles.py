@@ -7,7 +7,7 @@ was opened, they are the bytes that the ground saw, or an error.
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,14 +15,15 @@ import numpy as np
 from store.base.identity import CELL_SHIFT, descriptor_id, tile_of
 from store.base.lattice import chunk_of, tile_span
 from store.base.mosaic import full_size, render_chunks
-from store.base.preprocessing import Pixels, flatten_alpha
-from store.base.values import require_whole_number, whole_number
+from store.base.preprocessing import MAX_SIDE, Pixels, flatten_alpha
+from store.base.values import require_whole_number, shown, whole_number
 from store.errors import ArtifactError, ErrorKind, RequestRefusedError, TranslateShortages
 from store.formats.carried_tiles import HEADER_SIZE, decode_index, index_size
 from store.formats.tables import BlockRow, TileTable, decode_tiles
 from store.manifest.manifest import Manifest
 from store.manifest.roles import PACKS
 from store.reader import table_checks
+from store.reader.arguments import require_pillow
 from store.reader.artifact_files import ArtifactFiles
 from store.reader.loading import is_chunk
 from store.reader.manifest_files import damaged
@@ -35,16 +36,17 @@ class Packs:
     """The packs of a cache, by cell, and what was read of their beginnings."""
 
     _files: ArtifactFiles
+    _tiles: TileTable
     _rows: dict[tuple[int, int, int], BlockRow]
     _indexes: dict[str, bytes] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, manifest: Manifest, files: ArtifactFiles) -> "Packs":
-        """Read the pack table.
+    def open(cls, manifest: Manifest, files: ArtifactFiles, tiles: Callable[[], TileTable]) -> "Packs":
+        """Read the pack table; `tiles` returns the tile table.
 
         Raises:
             RequestRefusedError: The cache carries no tiles.
-            NoGoError: The table is damaged.
+            NoGoError: One of the tables is damaged.
         """
         files.require_open()
         if manifest.carried is None:
@@ -57,7 +59,7 @@ class Packs:
             rows = table_checks.packs_of(manifest, files.view(PACKS, manifest.carried.packs))
         except ArtifactError as error:
             raise damaged([f"{PACKS}: {error.message}"]) from error
-        return cls(files, {(row.zoom, row.cell_x, row.cell_y): row for row in rows})
+        return cls(files, tiles(), {(row.zoom, row.cell_x, row.cell_y): row for row in rows})
 
     def read_bytes(self) -> Iterator[bytes]:
         """Yield what was read of the packs and is kept."""
@@ -90,11 +92,23 @@ class Packs:
         try:
             if row.ref.sha256 not in self._indexes:
                 header = self._files.read_part(name, row.ref, 0, HEADER_SIZE)
-                length = index_size(header, size)
-                self._indexes[row.ref.sha256] = self._files.read_part(name, row.ref, 0, length)
+                index = self._files.read_part(name, row.ref, 0, index_size(header, size))
+                self._require_tiles_of(row, [*decode_index(index, size)])
+                self._indexes[row.ref.sha256] = index
             return decode_index(self._indexes[row.ref.sha256], size)
         except ArtifactError as error:
             raise damaged([f"{name}: {error.message}"]) from error
+
+    def _require_tiles_of(self, row: BlockRow, ids: list[int]) -> None:
+        """Refuse ids that are not those of a cell's tiles: they are not hashed, and a lost tile would seem not carried.
+
+        Raises:
+            NoGoError: They are others.
+        """
+        cells = {(zoom, x >> CELL_SHIFT, y >> CELL_SHIFT) for zoom, x, y, _ in map(tile_of, ids)}
+        known = all(self._tiles.digest(each) is not None for each in ids)
+        if len(ids) != row.rows or cells != {row.cell} or not known:
+            raise damaged([f"{pack_name(row)}: expected {row.rows} tiles of the tile table, found others"])
 
 
 @dataclass(slots=True, repr=False)
@@ -118,8 +132,9 @@ class CarriedTiles:
             NoGoError: The tile, its pack or a table is damaged or missing.
             CacheUnusableError: This process lacks memory or open files.
         """
-        name = "/".join(str(require_whole_number(*each, least=0)) for each in (("z", z), ("x", x), ("y", y)))
-        identifier = descriptor_id(z, x, y)
+        # Numbers of NumPy have few bits: an id would not fit into them.
+        z, x, y = (require_whole_number(*each, least=0) for each in (("z", z), ("x", x), ("y", y)))
+        identifier, name = descriptor_id(z, x, y), f"{z}/{x}/{y}"
         with TranslateShortages(f"tile {name}"):
             data = self._carried_packs().read(identifier)
             if data is None:
@@ -137,9 +152,11 @@ class CarriedTiles:
         (libjpeg-turbo, as in their wheels); another kind may differ by a grey level.
 
         Raises:
-            KeyError, TypeError, ValueError, RequestRefusedError, NoGoError, CacheUnusableError: As `tile_bytes`.
+            KeyError, TypeError, ValueError, RequestRefusedError, NoGoError, CacheUnusableError: As `tile_bytes`;
+                the last one also without Pillow.
         """
         data, name = self.tile_bytes(z, x, y), f"tile {z}/{x}/{y}"
+        require_pillow(load=True)
         from PIL import Image  # noqa: PLC0415 - most flights need no pixels
 
         with TranslateShortages(name):
@@ -163,12 +180,12 @@ class CarriedTiles:
 
         Args:
             descriptor_id: Id of the chunk.
-            size: Height and width in pixels; by default those of the imagery, so that none is lost.
+            size: Height and width in pixels, 1 to 16,384; by default those of the imagery, so that none is lost.
 
         Raises:
             KeyError: This cache has no such level of chunks, or does not carry a tile under the chunk.
-            TypeError, ValueError: The id or the size is no whole number, or too small.
-            RequestRefusedError, NoGoError, CacheUnusableError: As `tile_bytes`.
+            TypeError, ValueError: The id or the size is no whole number, or out of its range.
+            RequestRefusedError, NoGoError, CacheUnusableError: As `tile_image`.
         """
         self._carried_packs()
         number = require_whole_number("descriptor_id", descriptor_id, least=0)
@@ -183,18 +200,16 @@ class CarriedTiles:
             wanted = full_size(level, edge)
         else:
             height, width = size
-            wanted = (
-                require_whole_number("height", height, least=1),
-                require_whole_number("width", width, least=1),
-            )
+            wanted = _require_side("height", height), _require_side("width", width)
         x0, nx, y0, ny = tile_span(level, x, y)
         columns = [column & (1 << level.zoom) - 1 for column in range(x0, x0 + nx)]
         places = [(column, row) for column in columns for row in range(y0, y0 + ny)]
         tiles = {place: self.tile_image(level.zoom, *place) for place in places}
-        try:
-            return next(render_chunks(level, [(x, y)], tiles, wanted))
-        except ValueError as error:
-            raise damaged([f"chunk {number}: {error}"]) from error
+        with TranslateShortages(f"chunk {number}"):
+            try:
+                return next(render_chunks(level, [(x, y)], tiles, wanted))
+            except ValueError as error:
+                raise damaged([f"chunk {number}: {error}"]) from error
 
     def _load_carried(self) -> None:
         """Read where all carried tiles are, and decode one, so that nothing is loaded or missing later."""
@@ -205,7 +220,7 @@ class CarriedTiles:
     def _carried_packs(self) -> Packs:
         self._files.require_open()
         if self._packs is None:
-            self._packs = Packs.open(self.manifest, self._files)
+            self._packs = Packs.open(self.manifest, self._files, self._tile_table)
         return self._packs
 
     def tile(self, descriptor_id: int) -> Tile:
@@ -238,3 +253,11 @@ class CarriedTiles:
             except ArtifactError as error:
                 raise damaged([f"tile {error.message}"]) from error
         return self._tiles
+
+
+def _require_side(name: str, value: object) -> int:
+    """Return a side of a picture in pixels: a larger one would take more memory than a machine has."""
+    side = require_whole_number(name, value, least=1)
+    if side > MAX_SIDE:
+        raise ValueError(f"expected {name} of at most {MAX_SIDE}, found {shown(side)}")
+    return side

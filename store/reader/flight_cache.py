@@ -20,12 +20,8 @@ from typing import Any
 
 from store.backports import Self
 from store.base.preprocessing import Pixels, Preprocessing
-from store.base.values import require_whole_number
-from store.errors import (
-    IncompatibleDeviceError,
-    NoGoError,
-    TranslateShortages,
-)
+from store.base.values import MAX_THREADS, require_threads
+from store.errors import IncompatibleDeviceError, NoGoError, TranslateShortages
 from store.manifest.roles import golden_role
 from store.reader.arguments import as_floor, as_generation, require_pillow
 from store.reader.engine_parity import require_stand_in_parity
@@ -45,7 +41,7 @@ from store.reader.open_generation import open_generation
 from store.reader.places.answer import Answer, Candidate
 from store.reader.places.descriptor_networks import DescriptorNetwork, describe
 from store.reader.places.locate import Locator
-from store.reader.places.question import MAX_THREADS, parse_question, require_whole
+from store.reader.places.question import parse_question, require_whole
 from store.reader.results import LoadedCache, Tile, Verification
 from store.runtime.backends.base import Vectors
 from store.runtime.load import DescriptorIndex, Engine
@@ -71,6 +67,8 @@ __all__ = [
 @dataclass(slots=True, repr=False)
 class FlightCache(JudgedCache):
     """One verified generation of a flight cache. Use it in a `with` statement; not for two threads at once.
+
+    It holds open files, so that it cannot be pickled: another process opens the cache itself.
 
     Attributes:
         manifest: The manifest of the generation.
@@ -119,6 +117,7 @@ class FlightCache(JudgedCache):
                 (Pillow) or checks signatures (cryptography); that says nothing about the cache.
             TypeError, ValueError: An argument is of another kind, or out of its range.
         """
+        folder = None if proofs is None else Path(os.fsdecode(proofs))
         with TranslateShortages(f"cache {os.fspath(root)!r}"):
             found = open_generation(
                 root,
@@ -130,7 +129,7 @@ class FlightCache(JudgedCache):
         cache = cls(
             found.manifest,
             found.files,
-            _proofs=None if proofs is None else Path(os.fsdecode(proofs)),
+            _proofs=folder,
             elsewhere=found.elsewhere,
             _signed_by=found.signed_by,
         )
@@ -182,7 +181,7 @@ class FlightCache(JudgedCache):
         with those of the stand-in, once per device: see `store.reader.engine_parity`.
 
         Raises:
-            KeyError: No model has this name.
+            KeyError, TypeError, ValueError: No model has this name; or the number of threads is none.
             NoGoError: The file is damaged; or the engine answers otherwise than its stand-in.
             IncompatibleDeviceError: It is for another device, in a cache opened with `flown=False`.
             store.runtime.ExecutionError: Its library is missing, of another version, or refuses it.
@@ -210,12 +209,13 @@ class FlightCache(JudgedCache):
         """Return the index, loaded from sealed memory and checked against the manifest.
 
         Args:
-            threads: Threads of a search; more than one pays for many queries at once, not for one. By default
-                those that `load_all` was called with, and 1 before it.
+            threads: Threads of a search, 1 to 1,024; more than one pays for many queries at once, not for one. By
+                default those that `load_all` was called with, and 1 before it.
 
         Raises:
             NoGoError: The file is damaged.
             store.runtime.ExecutionError: faiss is missing, or the index is not what the manifest says.
+            TypeError, ValueError: The number of threads is none.
         """
         threads = self._threads(threads)
         if self._loaded is not None and self._loaded.threads == threads:
@@ -230,13 +230,13 @@ class FlightCache(JudgedCache):
         another number is asked for.
 
         Args:
-            threads: Threads within one run of an engine, and of a search.
+            threads: Threads within one run of an engine, and of a search, 1 to 1,024.
 
         Raises:
-            NoGoError, store.runtime.ExecutionError, CacheUnusableError: As for `engine` and `descriptor_index`.
+            NoGoError, CacheUnusableError, TypeError, ValueError, store.runtime.ExecutionError: As for `engine`.
         """
         require_pillow(load=True)
-        threads = require_whole_number("threads", threads, least=1)
+        threads = require_threads(threads)
         with TranslateShortages("loading the cache"):
             self._tile_table()
             if self.manifest.carried is not None:
@@ -257,7 +257,7 @@ class FlightCache(JudgedCache):
                     self._tile_table(),
                     index=loaded.index,
                     networks=self._networks(loaded.engines, threads),
-                    calibration=loaded.calibration,
+                    calibration=self.calibration(),  # its own: the other one is the caller's to change
                 )
                 locator.run_once()
                 self._locators = {threads: locator}
@@ -275,8 +275,10 @@ class FlightCache(JudgedCache):
             threads: Threads within one run of a network, as for `engine`.
 
         Raises:
-            StoreError: As for `engine`; or a network has no descriptor of this picture.
+            ValueError: The picture has another shape or type.
+            StoreError: As for `engine`; Pillow is missing; or a network has no descriptor of this picture.
         """
+        require_pillow(load=True)
         return describe(picture, self._networks(engines or {}, threads))
 
     def locate(

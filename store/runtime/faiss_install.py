@@ -47,8 +47,10 @@ def installed_faiss() -> FaissDistribution:
     if module is None or module.origin is None:
         return require_one_faiss(())
     # Distributions that overwrite each other are in one folder, beside the module.
-    beside = Path(module.origin).parents[1].glob(f"{_PREFIX}*-info")
-    return require_one_faiss((each.name, each.version) for each in map(metadata.Distribution.at, beside))
+    beside = map(metadata.Distribution.at, Path(module.origin).parents[1].glob(f"{_PREFIX}*-info"))
+    # An uninstallation that was cut short leaves an empty folder, which is no distribution.
+    whole = (each for each in beside if any(map(each.read_text, ("METADATA", "PKG-INFO", ""))))
+    return require_one_faiss((each.name, each.version) for each in whole)
 
 
 def require_one_faiss(installed: Iterable[tuple[str, str]]) -> FaissDistribution:

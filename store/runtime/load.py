@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from store.base.values import require_whole_number, whole_number
+from store.base.values import require_threads, whole_number
 from store.errors import TranslateShortages
 from store.formats.index_delta import Delta
 from store.runtime.backends.base import (
@@ -152,7 +152,7 @@ def load_engine(
         input: Name of the input tensor.
         output: Name of the output tensor, [batch, dimensions].
         batch: Fixed batch size of the engine.
-        threads: Threads within one run. Descriptors do not depend on it.
+        threads: Threads within one run, 1 to 1,024. Descriptors do not depend on it.
         target: The device that the engine was compiled for; on another one, the library never sees the bytes.
         precision: Arithmetic that the engine was compiled for. OpenVINO needs it: the bytes do not say it,
             and the library would choose by itself.
@@ -164,6 +164,7 @@ def load_engine(
             here.
         EngineLoadError: Another version, another device, damaged bytes, or tensors of other names or shapes.
         CacheUnusableError: This process lacks memory, threads or open files.
+        TypeError, ValueError: The number of threads is none.
     """
     runtime = runtime_of(backend)
     if runtime is None:
@@ -178,7 +179,7 @@ def load_engine(
         input=input,
         output=output,
         batch=batch,
-        threads=require_whole_number("threads", threads, least=1),
+        threads=require_threads(threads),
         single=single,
     )
     with TranslateShortages(f"loading an engine of {backend}"):
@@ -284,22 +285,22 @@ def load_index(
         ntotal: Number of rows in the file.
         metric: Only "ip", the inner product.
         delta: The rows that changed since the file was written; both are searched as one.
-        threads: Threads of a search, set for the calling thread before each; by default as FAISS has them.
+        threads: Threads of a search, 1 to 1,024, set for the calling thread before each; by default as FAISS has
+            them.
 
     Raises:
         RuntimeUnavailableError: faiss is not installed, or two distributions of it are.
         IndexLoadError: The index is unreadable, or of another kind, metric or size; or the delta does not fit
             it.
         CacheUnusableError: This process lacks memory, threads or open files.
+        TypeError, ValueError: The number of threads is none.
     """
     set_threads = _keep_threads
     installed_faiss()
     with TranslateShortages("loading the index"):
         faiss = import_library("faiss", "the descriptor index")
         if threads is not None:
-            set_threads = partial(
-                faiss.omp_set_num_threads, require_whole_number("threads", threads, least=1)
-            )
+            set_threads = partial(faiss.omp_set_num_threads, require_threads(threads))
         outer = _read_index(faiss, data)
         found = _describe(faiss, outer)
         expected = (kind, dimensions, ntotal, metric)

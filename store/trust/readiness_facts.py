@@ -162,11 +162,11 @@ def facts_of_inputs(
         KeyError, TypeError, ValueError: These are no inputs of a build.
     """
     origin = inputs["origin"]
-    west, south, east, north = inputs["bbox_e7"]
+    west, south, east, north = map(_whole, inputs["bbox_e7"])
     return Facts(
-        sector=inputs["sector"],
+        sector=str(inputs["sector"]),
         area=(west, south, east, north),
-        origin=(origin["lon_e7"], origin["lat_e7"]),
+        origin=(_whole(origin["lon_e7"]), _whole(origin["lat_e7"])),
         counts=counts,
         chunks="chunks" in inputs,
         dates=dates,
@@ -176,6 +176,12 @@ def facts_of_inputs(
         area_is_box="area" not in inputs,
         shape=shape,
     )
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"expected 1e-7 degrees as a whole number, found {value!r:.40}")
+    return value
 
 
 def facts_of_manifest(
@@ -210,7 +216,7 @@ def facts_of_manifest(
             proof=figures_in(manifest.body),
             shape=shape,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise NoGoError(
             (
                 f"manifest: expected area, origin and sector of the build, found {type(error).__name__}: {error}",

@@ -16,6 +16,7 @@ import errno
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,8 +24,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from store.errors import ErrorKind, NoGoError, StoreError, TranslateOSErrors, from_os_error
-from store.files.regular_file import NotRegularError, open_regular, sync_folder
+from store.errors import (
+    CacheUnusableError,
+    ErrorKind,
+    NoGoError,
+    StoreError,
+    TranslateOSErrors,
+    from_os_error,
+)
+from store.files.regular_file import NotRegularError, open_regular, read_at, sync_folder
 
 LINE_BYTES: Final = 64
 MAX_BYTES: Final = 64 << 20
@@ -33,6 +41,9 @@ _LINE: Final = re.compile(rb"([0-9a-f]{32}) ([0-9]{18}) ([0-9a-f]{11})\n")
 _CACHE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _DOMAIN: Final = b"c10/floor/1\0"
 _EXPECTED: Final = "a regular file of at most 64 MiB, found something else"
+_LOCK_TIMEOUT_S: Final = 10.0
+"""Other processes hold the lock while they sync a line; a worn card takes seconds for that."""
+_LOCK_PAUSE_S: Final = 0.01
 _EMPTY: Final = bytes(LINE_BYTES)
 """A line that a power cut left as zeros on some file systems."""
 
@@ -92,7 +103,8 @@ class RollbackProtection(Mapping[str, int]):
 
         Raises:
             ValueError: The cache id or generation is not valid.
-            NoGoError, StoreError: As for `load`, or the file cannot be written; the floor may then be lost.
+            NoGoError, StoreError: As for `load`; the file cannot be written, so that the floor may be lost; or
+                another process keeps it locked.
         """
         self._raise_floor(cache_id, generation)
 
@@ -102,7 +114,7 @@ class RollbackProtection(Mapping[str, int]):
         Raises:
             NoGoError: The cache was never adopted, or as for `load`.
             ValueError: The generation is not valid.
-            StoreError: The file cannot be written; the floor may then be lost.
+            StoreError: The file cannot be written, so that the floor may be lost; or another process keeps it locked.
         """
         if cache_id not in self._floors:
             raise NoGoError(
@@ -134,11 +146,29 @@ class RollbackProtection(Mapping[str, int]):
         with TranslateOSErrors(f"floors {self.path}"):
             fd = self._open(os.O_CREAT | os.O_RDWR)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
+                self._lock(fd)
                 sync_folder(self.path.parent)
                 yield fd
             finally:
                 os.close(fd)
+
+    def _lock(self, fd: int) -> None:
+        # Whoever may read the file can lock it, and a suspended process keeps its lock: a flight must not wait for them.
+        until = time.monotonic() + _LOCK_TIMEOUT_S
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() >= until:
+                    raise CacheUnusableError(
+                        f"floors {self.path}: expected a file that no other process keeps locked, found it locked "
+                        f"for {_LOCK_TIMEOUT_S:g} s",
+                        kind=ErrorKind.BUSY,
+                        hint=f"end the process that holds it (fuser {self.path}), then run this again",
+                    ) from error
+                time.sleep(_LOCK_PAUSE_S)
+            else:
+                return
 
     def _open(self, flags: int) -> int:
         try:
@@ -151,7 +181,7 @@ class RollbackProtection(Mapping[str, int]):
         if os.fstat(fd).st_size > MAX_BYTES:
             raise self._damaged(_EXPECTED)
         with TranslateOSErrors(f"floors {self.path}"):
-            data = os.pread(fd, MAX_BYTES, 0)
+            data = read_at(fd, 0, os.fstat(fd).st_size)
         end = len(data) - len(data) % LINE_BYTES
         while end and data[end - LINE_BYTES : end] == _EMPTY:
             end -= LINE_BYTES

@@ -16,8 +16,8 @@ class Candidate:
         footprint: Corners NW, NE, SE, SW of the chunk, (longitude, latitude) in degrees.
         side_m: Side of the chunk in metres, at its own latitude.
         level: Number of its level, from 1 by rising side.
-        captured: Oldest and newest day on which the tiles under it were captured; None if a day is unknown.
-        too_old: Whether the oldest tile is older than the sector allows; None if that is unknown.
+        captured: Oldest and newest day on which the tiles under it were captured; None if that of one is unknown.
+        too_old: Whether a tile is older than the sector allows; None if that is unknown.
         descriptor_id: The chunk's id.
     """
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from store.base.joined_vectors import concatenate, unit_rows
 from store.base.preprocessing import Pixels, Preprocessing, Sample
+from store.errors import TranslateShortages
 from store.runtime.backends.base import Vectors
 from store.runtime.load import Engine, EngineRunError
 
@@ -29,10 +30,16 @@ class NoDescriptorError(EngineRunError):
 
 
 def describe(picture: Pixels, networks: Sequence[DescriptorNetwork]) -> Vectors:
-    """Return the vector of a picture, uint8 [height, width, 3], to search for; see `query_vectors`."""
-    return query_vectors(
-        [network.run(network.preprocessing.apply(picture)[None]) for network in networks], networks
-    )
+    """Return the vector of a picture, uint8 [height, width, 3], to search for; see `query_vectors`.
+
+    Raises:
+        ValueError: The picture has another shape or type.
+        StoreError: As for `query_vectors`; a network does not run; or this process lacks memory.
+    """
+    with TranslateShortages("describing a picture"):
+        return query_vectors(
+            [network.run(network.preprocessing.apply(picture)[None]) for network in networks], networks
+        )
 
 
 def query_vectors(parts: Sequence[Vectors], networks: Sequence[DescriptorNetwork]) -> Vectors:

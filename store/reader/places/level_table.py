@@ -46,7 +46,8 @@ class LevelTable:
         latitudes: The lowest and the highest of the middles, degrees; 0 if there are none.
         vectors: Unit descriptors, float32 [n, d].
         captured: Oldest and newest day on which the tiles under them were captured, days since 1970-01-01, int32
-            [n, 2]; the first later than the second where no day is known.
+            [n, 2]. Where a day is unknown, the second is the least int32, and the first the oldest of the others
+            or the greatest int32.
         rounded: The same vectors, rounded, where a search of those first saves time.
     """
 
@@ -137,9 +138,10 @@ def _few_of(level: Level) -> int:
 
 
 def _captured(level: Level, xs: Rows, ys: Rows, tiles: TileTable) -> NDArray[np.int32]:
-    """Return the oldest and the newest day of the tiles under chunks, int32 [n, 2]."""
+    """Return the oldest and the newest day of the tiles under chunks, int32 [n, 2]; see `LevelTable.captured`."""
     limits = np.iinfo(np.int32)
     days = np.tile(np.array([limits.max, limits.min], np.int32), (len(xs), 1))
+    dated = np.ones(len(xs), np.bool_)
     x0, nx, y0, ny = tile_span(level, xs, ys)
     for column in range(int(nx.max(initial=0))):
         for row in range(int(ny.max(initial=0))):
@@ -147,9 +149,11 @@ def _captured(level: Level, xs: Rows, ys: Rows, tiles: TileTable) -> NDArray[np.
             columns = (x0[under] + column) % (1 << level.zoom)
             ids = np.int64(level.zoom << ZOOM_SHIFT) | columns << X_SHIFT | y0[under] + row
             known, found = tiles.days_of(ids.astype(np.uint64))
+            dated[under[~known]] = False
             under = under[known]
             days[under, 0] = np.minimum(days[under, 0], found)
             days[under, 1] = np.maximum(days[under, 1], found)
+    days[~dated, 1] = limits.min
     return days
 
 

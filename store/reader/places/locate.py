@@ -24,7 +24,7 @@ from store.reader.places.answer import Answer, Candidate, Timings
 from store.reader.places.descriptor_networks import DescriptorNetwork, query_vectors
 from store.reader.places.level_table import LevelTable, Rows, best_first
 from store.reader.places.question import Question, require_frame
-from store.runtime.backends.base import Vectors
+from store.runtime.backends.base import IndexLoadError, Vectors
 from store.trust.readiness import MAX_AGE_DAYS
 
 _NO_TEXTURE: Final = (
@@ -74,7 +74,19 @@ class Locator:
     _camera: Camera | ValueError = field(init=False)
 
     def __post_init__(self) -> None:
-        """Read the camera, once for all frames; a frame that needs one is told what is wrong with it."""
+        """Read the camera, once for all frames; a frame that needs one is told what is wrong with it.
+
+        Raises:
+            IndexLoadError: The networks give vectors of another length than the chunks have.
+        """
+        given = sum(network.engine.dimensions for network in self.networks)
+        for table in self.tables:
+            # The product of vectors reads memory unchecked.
+            if table.vectors.shape[1] != given:
+                raise IndexLoadError(
+                    f"expected vectors of {given} numbers, as the networks give, found {table.vectors.shape[1]}",
+                    hint="c10 verify --full",
+                )
         try:
             self._camera = Camera.from_document(self.calibration)
         except ValueError as error:
@@ -212,6 +224,8 @@ class Locator:
         lon, lat = middle(level, x, y)
         oldest, newest = table.captured[row].tolist()
         known, limit = oldest <= newest, MAX_AGE_DAYS.get(str(self.sector))
+        # Where a day is unknown, one that is known may still be too old.
+        too_old = limit is not None and self._today() - oldest > limit
         return Candidate(
             longitude=lon,
             latitude=lat,
@@ -220,7 +234,7 @@ class Locator:
             side_m=side_m(level, lat),
             level=table.number,
             captured=(_day(oldest), _day(newest)) if known else None,
-            too_old=self._today() - oldest > limit if known and limit is not None else None,
+            too_old=too_old if too_old or (known and limit is not None) else None,
             descriptor_id=identifier,
         )
 

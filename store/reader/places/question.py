@@ -13,7 +13,6 @@ from store.base.values import require_whole_number, shown
 from store.errors import ArgumentError
 
 MAX_HEADINGS = 360
-MAX_THREADS = 1024
 MAX_FRAME_SIDE = 16_384
 _NEAR = "pass degrees and metres, such as 120.72, 24.26 and 300; longitude comes first"
 
@@ -65,7 +64,8 @@ def parse_question(
     return Question(
         altitude_m=_optional("altitude_m", altitude_m, above_0=True),
         metres_per_pixel=_optional("metres_per_pixel", metres_per_pixel, above_0=True),
-        heading_deg=None if turned is None else turned % 360,
+        # Twice: a hair below 0 is rounded up to 360.
+        heading_deg=None if turned is None else turned % 360 % 360,
         near=None if near is None else _circle(near),
         headings=require_whole("headings", headings, most=MAX_HEADINGS),
         pitch_deg=_optional("pitch_deg", pitch_deg),

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import sys
 from itertools import product
 
 import numpy as np
@@ -18,14 +19,14 @@ from pipeline.request.to_toml import to_toml
 from pipeline.stages import packs
 from pipeline.tiles.images.decode import decode
 from store.base.canonical_json import encode
-from store.base.identity import build_identity, descriptor_id
+from store.base.identity import build_identity, descriptor_id, tile_of
 from store.base.lattice import Level, chunk_id, chunk_of, tile_span
 from store.base.mosaic import full_size, render_chunks
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import StepReused, TilesCarried, TilesPacked
-from store.errors import ErrorKind, NoGoError, RequestRefusedError
+from store.errors import CacheUnusableError, ErrorKind, NoGoError, RequestRefusedError
 from store.formats import carried_tiles
 from store.formats.tables import decode_blocks, decode_packs
 from store.maintenance import collect_garbage
@@ -235,6 +236,24 @@ def test_a_cache_without_carried_tiles_says_how_to_get_them(site):
             assert "[carry] tiles = true" in caught.value.hint
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.int32, np.uint32])
+def test_numbers_of_few_bits_name_a_tile(done, kind):
+    """An id has 64 bits."""
+    with done.open() as cache:
+        z, x, y, _ = tile_of(min(cache._carried_packs().ids()))
+        assert cache.tile_bytes(kind(z), x, kind(y)) == cache.tile_bytes(z, x, y)
+        assert (cache.tile_image(z, kind(x), kind(y)) == cache.tile_image(z, x, y)).all()
+
+
+def test_pixels_need_pillow(done, monkeypatch):
+    """A cache that was opened for a look from the ground does not ask for it before."""
+    with FlightCache.open(done.layout.root, trusted_keys=ALLOW_UNSIGNED, flown=False) as cache:
+        z, x, y, _ = tile_of(min(cache._carried_packs().ids()))
+        monkeypatch.setitem(sys.modules, "PIL.Image", None)
+        with pytest.raises(CacheUnusableError, match="expected the Python package pillow"):
+            cache.tile_image(z, x, y)
+
+
 def test_what_is_no_tile_and_a_closed_cache_are_refused(done):
     with done.open() as cache:
         for wrong in ((Z, 64, 0), (26, 0, 0), (Z, -1, 0)):
@@ -334,6 +353,25 @@ def test_damage_after_take_off_is_an_error_never_another_picture(done):
         with pytest.raises(NoGoError, match="tile 6/8/12"):
             cache.tile_image(*place)
         assert cache.tile_bytes(Z, 0, 0) == spread()[Z, 0, 0]
+
+
+@pytest.mark.parametrize("bit", [0, 26, 58])
+def test_a_tile_whose_place_was_damaged_is_no_tile_that_is_not_carried(done, bit):
+    """The beginning of a pack is not hashed when it is read; ids that still ascend look whole."""
+    row = decode_packs(Artifacts(done.layout).read(done.manifest().carried.packs))[-1]
+    with done.open() as cache:
+        last = max(cache._carried_packs().ids())
+        path = done.layout.artifact(row.ref.sha256)
+        path.chmod(0o644)
+        data = bytearray(path.read_bytes())
+        at = data.index(last.to_bytes(8, "little"))
+        data[at : at + 8] = (last | 1 << bit).to_bytes(8, "little")
+        path.write_bytes(data)
+    assert last != last | 1 << bit
+    with done.open() as cache:
+        for use in (lambda: cache.tile_bytes(*tile_of(last)[:3]), cache.load_all):
+            with pytest.raises(NoGoError, match="tiles of the tile table, found others"):
+                use()
 
 
 def test_a_build_packs_again_what_is_damaged_or_was_recorded_wrongly(done, monkeypatch):
@@ -490,7 +528,11 @@ def test_a_chunk_is_cut_from_carried_tiles_as_the_ground_cut_it(chunk_site):
             cache.chunk_image(chunk_id(LEVEL, 2, 2))
         with pytest.raises(KeyError):
             cache.chunk_image(chunk_id(Level(ZOOM, 1, 5), 4092, 4092))
-        for wrong, kind in (((0, 32), ValueError), ((32.5, 32), TypeError), ((True, 32), TypeError)):
+        for wrong, kind in (
+            *(((0, 32), ValueError), ((32.5, 32), TypeError), ((True, 32), TypeError)),
+            # Of more pixels than any memory holds.
+            *(((16_385, 32), ValueError), ((32, 10**30), ValueError)),
+        ):
             with pytest.raises(kind):
                 cache.chunk_image(ids[0], wrong)
         with pytest.raises(TypeError):

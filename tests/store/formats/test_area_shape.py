@@ -71,6 +71,8 @@ def test_a_corridor():
         {"routes": 5},
         {"width_mm": -1},
         {"width_mm": "5"},
+        {"width_mm": 1 << 62},
+        {"routes": [[[0, 0], [0, 1 << 62]]], "width_mm": 10},
     ],
 )
 def test_what_is_no_shape(change):

@@ -150,6 +150,16 @@ def test_flipped_bits_give_a_table_or_an_artifact_error(case, data):
     assert at >= 8 * 16, "a flip in the header went unnoticed"
 
 
+@pytest.mark.parametrize("day", [2**31 - 1, 1 - 2**31, -719_163, 2_932_897])
+def test_days_that_no_calendar_has_are_refused(day):
+    damaged(decode_tiles, TILES[:-4] + np.int32(day).tobytes())
+
+
+@pytest.mark.parametrize("day", [-719_162, 2_932_896, -(2**31)])
+def test_days_of_a_calendar_and_none(day):
+    assert decode_tiles(TILES[:-4] + np.int32(day).tobytes()).captured[-1] == day
+
+
 def test_tiles_in_another_order_are_refused():
     ids, digests = np.array([9, 5], np.uint64), np.zeros((2, 32), np.uint8)
     with pytest.raises(ValueError, match="ascending order"):

@@ -92,7 +92,7 @@ def test_day_and_place_of_the_flight(site):
         for origin in ("30, 44", 30.0, (30.0,), ("30", "44")):
             with pytest.raises(TypeError, match="longitude and latitude"):
                 cache.readiness(origin=origin)
-        for origin in ((181, 0), (0, 91), (float("nan"), 0), (0, float("nan"))):
+        for origin in ((181, 0), (0, 91), (float("nan"), 0), (0, float("nan")), (10**400, 0)):
             with pytest.raises(ValueError, match="longitude from -180"):
                 cache.readiness(origin=origin)
     with pytest.raises(RequestRefusedError):
@@ -127,6 +127,7 @@ def test_what_meets_every_demand_flies(site):
         ({"min_coverage": float("nan")}, ValueError),
         ({"min_coverage": "1"}, TypeError),
         ({"proof": -0.1}, ValueError),
+        ({"proof": 10**400}, ValueError),
         ({"max_age_days": -1}, ValueError),
         ({"max_age_days": 1.5}, TypeError),
     ],

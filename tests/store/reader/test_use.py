@@ -3,9 +3,11 @@
 import importlib.util
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,34 @@ def test_numbers_of_numpy_are_numbers(built):
         assert json.loads(json.dumps(found))[0] == ZOOM
         index = cache.descriptor_index(threads=2)
         assert index.search(np.eye(1, 16, dtype=np.float32), np.int32(2))[1].shape == (1, 2)
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, deepcopy])
+def test_open_files_are_not_copied(cache, copied):
+    """The copy would close files of others: numbers of open files mean something in one process alone."""
+    with pytest.raises(TypeError, match="cannot be pickled or copied; open it where it is used"):
+        copied(cache)
+
+
+def test_an_argument_of_another_type_leaves_no_file_open(built):
+    before = [*Path("/proc/self/fd").iterdir()]
+    with pytest.raises(TypeError):
+        FlightCache.open(built, trusted_keys=ALLOW_UNSIGNED, proofs=5)
+    assert [*Path("/proc/self/fd").iterdir()] == before
+
+
+@pytest.mark.parametrize("threads", [1025, 10**30])
+def test_more_threads_than_a_process_can_start_are_refused(cache, threads):
+    """The libraries end the process if they cannot start their threads."""
+    loads = (lambda: cache.engine("place", threads=threads), lambda: cache.load_all(threads=threads))
+    for load in (*loads, lambda: cache.descriptor_index(threads=threads)):
+        with pytest.raises(ValueError, match="expected threads of at most 1024"):
+            load()
+
+
+def test_a_picture_that_is_none_is_refused(cache):
+    with pytest.raises(ValueError, match="expected a picture"):
+        cache.describe(np.zeros((8, 8), np.uint8))
 
 
 @pytest.mark.parametrize("value", ["4", 4.0, True, b"4", [4]])
@@ -203,8 +233,10 @@ def test_packages_that_an_import_hook_refuses_are_reported(built, cache, monkeyp
 
 def test_a_pillow_that_does_not_load_is_reported_before_take_off(cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(CacheUnusableError, match="expected the Python package pillow"):
-        cache.load_all()
+    frame = np.zeros((8, 8, 3), np.uint8)
+    for use in (cache.load_all, lambda: cache.describe(frame)):
+        with pytest.raises(CacheUnusableError, match="expected the Python package pillow"):
+            use()
 
 
 def test_a_look_from_the_ground_opens_caches_of_other_versions(built, monkeypatch):

@@ -51,6 +51,7 @@ def test_distributions_beside_the_imported_module_count(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "faiss", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
     installed(tmp_path, "faiss-gpu-cu99")
+    (tmp_path / "faiss_gpu_cu99-1.1.dist-info").mkdir()  # an uninstallation that was cut short
     assert installed_faiss.__wrapped__() == FaissDistribution("faiss-gpu-cu99", "1.2")
     # A distribution of an older installer counts as well.
     installed(tmp_path, "faiss", info="egg-info", file="PKG-INFO")

@@ -355,6 +355,9 @@ class TestFacts:
             {"sector": None, "models": None},
             {"origin": None},
             {"bbox_e7": [1, 2]},
+            {"bbox_e7": ["west", 1, 2, 3]},
+            {"origin": {"lon_e7": "1", "lat_e7": 2, "altitude_mm": 3}},
+            {"origin": {"lon_e7": 1, "lat_e7": None, "altitude_mm": 3}},
             {"geography": {"wanted": "many"}},
         ],
     )

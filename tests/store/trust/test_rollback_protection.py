@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from hypothesis import given, settings
@@ -250,6 +251,34 @@ def test_a_writer_locks_the_file(path, monkeypatch):
     floors.adopt(A, 1)
     floors.advance(A, 2)
     assert tried == [0, LINE_BYTES]
+
+
+def test_a_lock_that_is_never_released_holds_up_no_flight(path, monkeypatch):
+    """Who may read the file may lock it."""
+    monkeypatch.setattr("store.trust.rollback_protection._LOCK_TIMEOUT_S", 0.05)
+    floors = RollbackProtection.load(path)
+    floors.adopt(A, 1)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        with pytest.raises(
+            StoreError, match=f"floors {path}: expected a file that no other process"
+        ) as caught:
+            floors.advance(A, 2)
+        assert (caught.value.kind, floors[A]) == (ErrorKind.BUSY, 1)
+    floors.advance(A, 2)
+    assert dict(RollbackProtection.load(path)) == {A: 2}
+
+
+def test_a_lock_that_is_released_in_time_is_waited_for(path):
+    floors = RollbackProtection.load(path)
+    floors.adopt(A, 1)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        timer = Timer(0.05, lambda: fcntl.flock(file, fcntl.LOCK_UN))
+        timer.start()
+        floors.advance(A, 2)
+        timer.join()
+    assert floors[A] == 2
 
 
 def test_processes_raise_floors_in_one_file(path):

@@ -18,6 +18,7 @@ from pipeline.request.options import (
 )
 from store.base.camera import Camera, cut_square
 from store.base.distances import distance_m
+from store.base.identity import descriptor_id
 from store.base.lattice import chunk_id, chunk_of, footprint, middle
 from store.base.level import side_m, tile_side_m
 from store.errors import (
@@ -32,6 +33,7 @@ from store.formats.tables import decode_blocks, decode_tiles, encode_tiles
 from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, Answer, FlightCache, flight_cache
 from store.reader.loading import level_tables
+from store.reader.places.level_table import LevelTable
 from store.reader.places.locate import Locator
 from store.reader.places.question import parse_question
 from store.runtime import ExecutionError
@@ -305,6 +307,38 @@ class TestAnswer:
         assert best.too_old == (
             dt.datetime.now(dt.timezone.utc).date() - dt.date(2026, 3, 1) > dt.timedelta(365)
         )
+
+    @pytest.mark.parametrize(
+        ("days", "captured", "too_old"),
+        [
+            ((-1, -2, -3, None), None, None),
+            ((-1, -200, None, -3), None, True),
+            ((None, None, None, None), None, None),
+            ((-1, -2, -3, -4), (-4, -1), False),
+            ((-181, -2, -3, -4), (-181, -1), True),
+        ],
+    )
+    def test_a_tile_of_an_unknown_day_under_a_chunk(self, kinds, days, captured, too_old):
+        """Nobody may take ground for new because the day of a part of it is known."""
+        today = dt.datetime.now(dt.timezone.utc).date()
+        level, x, y = LEVEL, 2 * COLUMN, 2 * ROW
+        dates = [None if each is None else today + dt.timedelta(each) for each in days]
+        under = ((level.zoom, COLUMN + at % 2, ROW + at // 2) for at in range(4))
+        tiles = [(descriptor_id(*place), "00" * 32, day) for place, day in zip(under, dates, strict=True)]
+        ids = np.array([chunk_id(level, x, y)])
+        table = LevelTable.of(
+            1, level, ids, np.eye(1, 4, dtype=np.float32), decode_tiles(encode_tiles(tiles))
+        )
+        locator = Locator(sector="active_conflict", built_ns=0, networks=[], calibration={}, tables=[])
+        found = locator._candidate(table, 0, 1.0)
+        known = None if captured is None else (min(dates), max(dates))
+        assert (found.captured, found.too_old) == (known, too_old)
+
+    def test_who_changes_the_calibration_that_was_handed_out_changes_no_answer(self, kinds):
+        with FlightCache.open(kinds[0].cache, trusted_keys=ALLOW_UNSIGNED, generation=1) as cache:
+            cache.load_all().calibration["fx"] = 1
+            answer = cache.locate(frame_at(X, Y), altitude_m=ALTITUDE_M, threads=2)
+        assert answer.metres_per_pixel == pytest.approx(PIXEL_M)
 
     @pytest.mark.parametrize("threads", [1, 2])
     def test_threads_change_no_answer(self, cache, threads):
@@ -652,6 +686,17 @@ def test_an_index_of_other_rows_than_the_manifest_tells(cache, ids, reason):
             blocks=pytest.fail,
         )
     assert error.value.kind is ErrorKind.ARTIFACT_DAMAGED
+
+
+@pytest.mark.parametrize("length", [15, 17])
+def test_networks_whose_vectors_have_another_length_are_refused(cache, length):
+    """Products of vectors read memory unchecked."""
+
+    class Other:
+        dimensions = length
+
+    with pytest.raises(ExecutionError, match=f"expected vectors of {length} numbers"):
+        cache.locator(engines={"place": Other()})
 
 
 def test_a_lens_is_corrected(kinds):
