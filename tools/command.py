@@ -6,6 +6,7 @@ fix it) and an exit code from `tools.exit_codes`.
 """
 
 import errno
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -85,6 +86,23 @@ class Number(click.IntRange):
 
 
 NUMBER: Final = Number(1)
+
+
+def parse_measure(text: str) -> float:
+    """Return a finite number with or without decimals, such as metres or degrees; the type of an option.
+
+    Raises:
+        click.BadParameter: It is none.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise click.BadParameter(f"expected a number with a decimal point, found {text!r}")
+    return number
+
+
 SETTING_PREFIX: Final = "C10_"
 _CACHE, _CONFIG = "C10_CACHE", "C10_CONFIG"
 """Variables that stand for the options of that name; they are no settings."""
@@ -154,7 +172,7 @@ class Call:
         """Return the settings. A flag overrides the environment, and the environment overrides the file.
 
         Raises:
-            pipeline.errors.RequestError: The file cannot be read.
+            pipeline.errors.RequestError: The file cannot be read, or a setting in it or in a variable is wrong.
         """
         flagged = {name: value for name, value in flags.items() if value is not None}
         named = {
@@ -166,7 +184,7 @@ class Call:
             return flagged
         from tools.config_file import from_environment, read_settings  # noqa: PLC0415 - as above
 
-        known, unknown = from_environment(named, prefix=SETTING_PREFIX)
+        known, unknown = from_environment(named, prefix=SETTING_PREFIX, overridden=flagged)
         overriding = known | flagged
         from_file = read_settings(self.config, overridden=overriding) if self.config is not None else {}
         for name in unknown:

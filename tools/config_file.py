@@ -43,23 +43,37 @@ def read_settings(path: Path, *, overridden: Collection[str] = ()) -> dict[str, 
     return settings
 
 
-def from_environment(variables: Mapping[str, str], *, prefix: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the settings in environment variables, and the names of variables that are no settings.
+def from_environment(
+    variables: Mapping[str, str], *, prefix: str, overridden: Collection[str] = ()
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the settings in environment variables but those that something overrides, and variables that are no settings.
 
     A text that is a TOML value, such as `4`, `2.5` or `false`, is read as that value, any other text as a
     string. An empty variable counts as not set.
+
+    Raises:
+        RequestError: A value is mistyped or out of its range; the message begins with the variable.
     """
     known = {item.name for item in fields(C10ProvisionerConfig)} - _NOT_SETTINGS
     settings: dict[str, Any] = {}
     unknown: list[str] = []
     for variable, text in sorted(variables.items()):
         name = variable.removeprefix(prefix).lower()
-        if not text:
+        if not text or name in overridden:
             continue
-        if name in known:
-            settings[name] = _parse_value(text)
-        else:
+        if name not in known:
             unknown.append(variable)
+            continue
+        settings[name] = _parse_value(text)
+        try:
+            C10ProvisionerConfig.from_settings({name: settings[name]}, cache_root=Path())
+        except RequestError as error:
+            raise RequestError(
+                f"{variable}: {error.message}",
+                hint="change the variable, or unset it",
+                kind=error.kind,
+                subject=variable,
+            ) from None
     return settings, tuple(unknown)
 
 

@@ -89,6 +89,12 @@ def _require_columns(header: Sequence[str], name: str) -> None:
 
 
 def _parse_row(header: Sequence[str], cells: Sequence[str], where: str) -> Photograph:
+    # A decimal comma shifts the cells behind it: a heading would be taken for what it is not.
+    if more := [cell for cell in cells[len(header) :] if cell.strip()]:
+        raise _wrong(
+            f"{where}: expected {len(header)} values, one for each column, found {len(header) + len(more)}",
+            "write decimal points, and quotes around a file name with a comma",
+        )
     row = dict(zip(header, (cell.strip() for cell in cells), strict=False))
     file = row.get("file", "")
     if not file:

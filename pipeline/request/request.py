@@ -231,7 +231,11 @@ class BuildRequest(CheckedRecord):
             document = tomllib.loads(text, parse_float=Decimal)
         except (ValueError, ArithmeticError, RecursionError) as error:
             reason = "tables nested too deeply" if isinstance(error, RecursionError) else str(error)
-            raise RequestError(f"{name}: expected TOML, found {reason}", subject=name) from None
+            raise RequestError(
+                f"{name}: expected TOML, found {reason}",
+                hint="correct that place in the request",
+                subject=name,
+            ) from None
         given, problems = records_from(document, tables=_TABLES, lists={"models": options.ModelSpec})
         if given.pop("base", None) is not None:
             problems.append(Problem("base", "expected a known key, found 'base'; remove it"))

@@ -22,7 +22,7 @@ from pipeline.request.geometry import (
     degrees_to_e7,
 )
 from pipeline.request.json_schema import schema_of, table_schema, takes
-from pipeline.request.validation import CheckedRecord, InvalidValueError, record_from, suggest_known
+from pipeline.request.validation import CheckedRecord, InvalidValueError, record_from, suggest_nearest
 from store.backports import StrEnum, parse_day
 from store.base.cache_warning import CacheWarning
 from store.base.canonical_json import Document
@@ -98,7 +98,7 @@ def key_of(table: Mapping[str, object], *others: str) -> Callable[[object], str]
         known = [*table, *others]
         if isinstance(value, str) and value in known:
             return str(value)
-        hint = suggest_known(value, known) if isinstance(value, str) else ""
+        hint = suggest_nearest(value, known) if isinstance(value, str) else ""
         raise InvalidValueError("one of " + ", ".join(f'"{each}"' for each in known), hint)
 
     return rule

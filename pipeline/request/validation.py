@@ -66,13 +66,23 @@ def format_value(value: object) -> str:
 
 
 def suggest_known(word: str, known: Iterable[str]) -> str:
-    """Return a hint for an unknown word: the known one that it begins with, or the nearest, else all of them."""
+    """Return a hint for an unknown word: the nearest known one, else all of them."""
     names = sorted(known)
+    return suggest_nearest(word, names) or "known: " + ", ".join(names)
+
+
+def suggest_nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint for an unknown word; empty if none is near.
+
+    Near is the known word in other letters (FP32), the one that it begins with, or one that differs little.
+    """
+    names = sorted(known)
+    same = [name for name in names if name.casefold() == word.casefold()]
     longer = sorted((name for name in names if len(name) > 2 and word.startswith(name)), key=len)[-1:]
     import difflib  # noqa: PLC0415 - only errors need it
 
-    close = longer or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(names)
+    close = same or longer or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else ""
 
 
 class CheckedRecord:

@@ -18,6 +18,7 @@ from store.disk import layout
 from tests.child_python import run_python
 from tools.cli import _COMMANDS, cli
 from tools.commands import status
+from tools.config_file import from_environment
 from tools.demo import demo
 from tools.error_report import report_error
 from tools.exit_codes import MEANINGS
@@ -74,6 +75,14 @@ def test_every_command_has_help_and_takes_json(name):
     assert result.exit_code == 0
     assert "--json" in result.stdout
     assert ("--cache" in result.stdout) == (name not in {"demo", "init", "keygen", "schema"})
+
+
+def test_a_wrong_variable_is_named_unless_a_flag_overrides_it(tmp_path):
+    wrong = {"C10_WORKERS": "many"}
+    result = CliRunner().invoke(cli, ["status", "--cache", str(tmp_path)], env=wrong)
+    assert result.exit_code == 2
+    assert "C10_WORKERS: workers: expected a whole number from 1 to 256, found 'many'" in result.stderr
+    assert from_environment(wrong, prefix="C10_", overridden={"workers"}) == ({}, ())
 
 
 def test_without_a_command_the_help_is_shown():

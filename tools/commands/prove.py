@@ -1,6 +1,5 @@
 """`prove`: find the places of photographs whose true place is known, and say how often that was right."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from store.base.cache_warning import CacheWarning
 from store.cache.view import require_cache
 from store.disk.artifacts import Artifacts
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED
-from tools.command import PATH, Answer, Call, print_message, shared_options, trust_options
+from tools.command import PATH, Answer, Call, parse_measure, print_message, shared_options, trust_options
 from tools.commands.query import open_cache, query_engines
 from tools.output import proof
 from tools.output.progress import shown_progress
@@ -26,7 +25,7 @@ from tools.output.progress import shown_progress
 @click.argument("truth", type=PATH)
 @click.option(
     "--near",
-    type=float,
+    type=parse_measure,
     metavar="RADIUS_M",
     help="Search only so many metres around a guess, which is off by up to 0.7 of them.",
 )
@@ -39,7 +38,7 @@ def prove(
 
     TRUTH is a CSV file with the columns file, lon, lat, altitude_m or gsd_m, and heading_deg.
     """
-    if near is not None and not 0 < near < math.inf:
+    if near is not None and near <= 0:
         raise RequestError(
             f"expected --near above 0, found {near:g}", hint="pass a radius in metres, such as --near 200"
         )

@@ -1,7 +1,6 @@
 """`query`: find the place of a picture, with the reader that flies: among chunks of ground, or among tiles."""
 
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,16 @@ from store.reader.places.descriptor_networks import NoDescriptorError
 from store.reader.places.question import Question, parse_question
 from store.runtime.load import Engine
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
-from tools.command import PATH, Answer, Call, Number, print_message, shared_options, trust_options
+from tools.command import (
+    PATH,
+    Answer,
+    Call,
+    Number,
+    parse_measure,
+    print_message,
+    shared_options,
+    trust_options,
+)
 from tools.output import places, render
 
 _FULL_TURN = 360
@@ -38,16 +46,16 @@ _MAX_CALIBRATION = 1 << 20
 @click.option("--top", type=Number(1, 10_000), default=5, metavar="N", help="Number of places; default: 5.")
 @click.option(
     "--altitude",
-    type=float,
+    type=parse_measure,
     metavar="M",
     help="Altitude above ground in metres; needs a camera's calibration.",
 )
 @click.option(
-    "--gsd", type=float, metavar="M_PER_PIXEL", help="Metres of ground that a pixel of IMAGE shows."
+    "--gsd", type=parse_measure, metavar="M_PER_PIXEL", help="Metres of ground that a pixel of IMAGE shows."
 )
 @click.option(
     "--heading",
-    type=float,
+    type=parse_measure,
     metavar="DEG",
     help="Heading of the upper edge, degrees clockwise from true north.",
 )
@@ -137,7 +145,7 @@ def _question(
             hint="pass --altitude with the metres above ground, or --gsd with the metres of ground per pixel",
         )
     for name, value in (("--altitude", altitude), ("--gsd", gsd)):
-        if value is not None and not 0 < value < math.inf:
+        if value is not None and value <= 0:
             raise RequestError(
                 f"expected {name} above 0, found {value:g}",
                 hint=f"pass the metres to {name} as a number above 0",

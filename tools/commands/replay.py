@@ -36,7 +36,7 @@ def replay(
     """Show what happened in a build: timeline, findings, and what failed on which inputs.
 
     Default: the newest build that was not committed. --rerun executes the recorded network and decodes the
-        recorded tiles, in separate processes: use it only on bundles from people you trust.
+    recorded tiles, in separate processes: use it only on bundles from people you trust.
     """
     if run_step and at is not None:
         raise click.UsageError("expected --rerun or --at, found both")

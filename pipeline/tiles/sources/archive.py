@@ -27,6 +27,8 @@ class TileArchive(ABC):
 
     kind: ClassVar[str]
     """Name of the kind of source, the first part of locators."""
+    stored_from_south: ClassVar[bool] = False
+    """Whether the format demands that rows are counted from the south."""
 
     stores_tiles: ClassVar[bool] = True
     """Whether it holds tiles, and not imagery from which they are rendered."""
@@ -69,7 +71,12 @@ class TileArchive(ABC):
             warnings=(
                 (*self._warnings(), *bounds_warnings(self.name, self._announced_box(), listing.places))
                 if len(listing.keys)
-                else misplaced_tiles(ranges, self._holds_any, self._announced_box())
+                else misplaced_tiles(
+                    ranges,
+                    self._holds_any,
+                    self._announced_box(),
+                    stored_from_south=self.stored_from_south,
+                )
             ),
         )
 

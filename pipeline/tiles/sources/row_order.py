@@ -6,12 +6,19 @@ the equator every picture stands at a wrong place.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.request.geometry import MERCATOR_LIMIT_E7, BoxE7, box_text, degrees_to_e7
 from pipeline.tiles.grid import TileRange, range_box_e7, tile_ranges
+
+_MADE_FROM_NORTH: Final = "make it again with rows from the north (XYZ), for example gdal2tiles --xyz"
+_MADE_FROM_SOUTH: Final = (
+    "make it again with rows from the south (TMS), as its format demands, for example mb-util --scheme=xyz from"
+    " a folder of XYZ"
+)
 
 
 def box_of_degrees(west: float, south: float, east: float, north: float) -> BoxE7 | None:
@@ -54,6 +61,7 @@ def misplaced_tiles(
     announced: BoxE7 | None,
     *,
     folder: str = "",
+    stored_from_south: bool = False,
 ) -> tuple[str, ...]:
     """Return what mends a source that has none of the wanted tiles, but has them at places of another scheme.
 
@@ -63,23 +71,22 @@ def misplaced_tiles(
         announced: The bounds that the source announces. One that has its tiles there, and announces nothing of what
             is wanted, is sound and of another region: that it has others at mirrored places is chance.
         folder: Of a folder, what to write in its pattern if the rows are counted from the other end.
+        stored_from_south: Whether the format of the source demands rows from the south, as MBTiles does.
     """
     if announced is not None and _is_elsewhere(announced, wanted) and holds(_same_zooms(announced, wanted)):
         return ()
-    exchanged = [replace(part, x0=part.y0, x1=part.y1, y0=part.x0, y1=part.x1) for part in wanted]
-    rows = (
-        f"write {folder}"
-        if folder
-        else "make it again with rows from the north (XYZ), for example gdal2tiles --xyz"
-    )
-    from_south = folder.startswith("{y}")
+    swapped = [replace(part, x0=part.y0, x1=part.y1, y0=part.x0, y1=part.x1) for part in wanted]
+    rows = f"write {folder}" if folder else _MADE_FROM_SOUTH if stored_from_south else _MADE_FROM_NORTH
+    from_south = stored_from_south or folder.startswith("{y}")
+    # Numbers that are read as rows from the south, but are columns, end up mirrored, as do rows read as columns.
+    exchanged = mirrored(mirrored(swapped), columns=True) if from_south else swapped
     end = "the north (XYZ)" if from_south else "the south (TMS)"
     axes = "exchange {x} and {y}" if folder else "make it again as z/x/y, the column first"
     for places, found in (
         (mirrored(wanted), f"its rows are counted from {end}: {rows}"),
         (exchanged, f"its columns and rows are exchanged (z/y/x): {axes}"),
         (
-            mirrored(exchanged, columns=not from_south),
+            mirrored(swapped, columns=not from_south),
             f"its columns and rows are exchanged (z/y/x) and its rows are counted from {end}: "
             + (f"{axes}, and {rows}" if folder else rows),
         ),

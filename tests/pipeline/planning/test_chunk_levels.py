@@ -140,6 +140,20 @@ def test_a_zoom_without_imagery_is_refused(site):
     assert caught.value.kind is ErrorKind.NO_TILES
 
 
+def test_tiles_that_are_no_images_are_named_and_not_the_zoom(site):
+    tiles = Files(site, around(19)).source
+    for file in site.root.glob("tiles/*/*/*.png"):
+        file.write_bytes(b"<html>429 Too Many Requests")
+    request = site.request(
+        bbox=(-0.002, -0.002, 0.002, 0.002), origin=(0.0, 0.0, 0.0), zoom=(19, 19), altitude_m=(120.0, 120.0)
+    )
+    with pytest.raises(
+        RequestError, match=r"tiles that can be read .* tile 19/\d+/\d+: .*a web page"
+    ) as caught:
+        choose_levels(request, json.dumps(CAMERA).encode(), tiles, input_side_px=256)
+    assert caught.value.kind is ErrorKind.BAD_TILE
+
+
 def test_heights_that_take_too_many_levels_are_refused(site):
     with pytest.raises(RequestError, match="16 sizes"):
         choose(site, around(19), zoom=(19, 19), altitude_m=(20.0, 2000.0))

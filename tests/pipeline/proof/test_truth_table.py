@@ -62,6 +62,7 @@ WRONG = {
     "no end of altitude": (HEADER + "a,1,2,inf,,\n", "altitude_m as a number, found"),
     "both scales": (HEADER + "a,1,2,3,4,\n", "exactly one of altitude_m and gsd_m, found both"),
     "neither scale": (HEADER + "a,1,2,,,5\n", "exactly one of altitude_m and gsd_m, found neither"),
+    "a decimal comma that shifts the heading": (HEADER + "a,1,2,216,5,,53.3\n", "expected 6 values"),
     "altitude 0": (HEADER + "a,1,2,0,,\n", "altitude_m above 0, found 0"),
     "gsd below 0": (HEADER + "a,1,2,,-1,\n", "gsd_m above 0, found -1"),
     "an open quote": (HEADER + 'a,1,2,3,,\n"b,1,2,3,,\n', "expected CSV"),
@@ -93,6 +94,12 @@ def test_the_hint_fits_what_is_wrong(text, mends):
     with pytest.raises(RequestError) as caught:
         parse_truth(text, "truth.csv")
     assert mends in caught.value.hint
+
+
+def test_empty_cells_behind_the_last_column_do_not_matter():
+    assert parse_truth(HEADER + "a.jpg,1,2,3,,360, ,\n", "t") == parse_truth(
+        HEADER + "a.jpg,1,2,3,,360\n", "t"
+    )
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r"])

@@ -156,6 +156,7 @@ def test_the_imagery_is_a_path_or_a_list_of_paths(request_text):
             'sector = "stable_read"',
             "found 'stable_read'; did you mean 'stable_rear'?",
         ),
+        ('precision = "fp32"', 'precision = "FP32"', "found 'FP32'; did you mean 'fp32'?"),
         (
             "zoom = [13, 15]",
             "zoom = [15, 13]",
@@ -407,6 +408,7 @@ def test_files_that_are_no_request(tmp_path, content, message):
         BuildRequest.load(file)
     assert message in str(caught.value)
     assert str(file) in str(caught.value)
+    assert caught.value.hint
 
 
 def test_paths_that_are_no_file(tmp_path):

@@ -92,13 +92,16 @@ REFUSED = {
     "no scale": ((), "--altitude and --gsd"),
     "a heading alone": (("--heading", 3), "--altitude and --gsd"),
     "two scales": (("--altitude", 3, "--gsd", 3), "--altitude and --gsd"),
+    **{f"{name} {value}": ((name, value), name) for name in ("--altitude", "--gsd") for value in ("0", "-1")},
     **{
-        f"{name} {value}": ((name, value), name)
-        for name in ("--altitude", "--gsd")
-        for value in ("0", "-1", "nan", "inf", "high")
+        f"{name} {value}": (
+            (name, value),
+            f"'{name}': expected a number with a decimal point, found '{value}'",
+        )
+        for name in ("--altitude", "--gsd", "--heading")
+        for value in ("nan", "inf", "high")
     },
     "more than a turn": (("--gsd", 300, "--heading", 400), "--heading from -360 to 360, found 400"),
-    "heading nan": (("--gsd", 300, "--heading", "nan"), "heading"),
     **{
         f"near {value}": (("--gsd", 300, "--near", value), "near")
         for value in ("here", "1,2", "1,2,3,4", "1,2,0", "1,99,3", "nan,2,3")

@@ -45,6 +45,7 @@ class MBTilesArchive(TileArchive):
     """A raster MBTiles file."""
 
     kind = "mbtiles"
+    stored_from_south = True
 
     def __init__(
         self, spec: str, *, base: Path, digest_cache_folder: Path | None, now_ns: Callable[[], int]

@@ -518,13 +518,25 @@ class TestRowOrder:
         assert found.warnings == ()
 
 
-@pytest.mark.parametrize("kind", ["xyz", "mbtiles", "pmtiles"])
+_FROM_THE_NORTH = [
+    (lambda x, y: (x, 255 - y), "its rows are counted from the south"),
+    (lambda x, y: (y, x), "its columns and rows are exchanged"),
+    (lambda x, y: (255 - y, x), "exchanged (z/y/x) and its rows are counted from the south"),
+]
+
+
 @pytest.mark.parametrize(
-    ("place", "hint"),
+    ("kind", "place", "hint"),
     [
-        (lambda x, y: (x, 255 - y), "its rows are counted from the south"),
-        (lambda x, y: (y, x), "its columns and rows are exchanged"),
-        (lambda x, y: (255 - y, x), "exchanged (z/y/x) and its rows are counted from the south"),
+        *((kind, *case) for kind in ("xyz", "pmtiles") for case in _FROM_THE_NORTH),
+        # In an MBTiles file rows are counted from the south; one that counts them from the north is wrong.
+        (
+            "mbtiles",
+            lambda x, y: (x, 255 - y),
+            "from the north (XYZ): make it again with rows from the south",
+        ),
+        ("mbtiles", lambda x, y: (255 - y, 255 - x), "its columns and rows are exchanged (z/y/x): make it"),
+        ("mbtiles", lambda x, y: (y, 255 - x), "exchanged (z/y/x) and its rows are counted from the north"),
     ],
 )
 def test_a_source_of_another_scheme_has_none_of_the_tiles_and_a_hint(
