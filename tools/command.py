@@ -31,14 +31,32 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-PATH: Final = click.Path(path_type=Path, readable=False)
+
+class _Path(click.Path):
+    """A path that is not empty: an empty one, as of a variable that is not set, would mean the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's signature
+        """Return the path."""
+        if value == "":
+            raise RequestRefusedError(
+                "expected a path, found an empty text",
+                kind=ErrorKind.FILE_SYSTEM,
+                hint="set the variable that the command line names, or write . for the current folder",
+            )
+        return super().convert(value, param, ctx)
 
 
-class _LocalPath(click.Path):
+PATH: Final = _Path()
+
+
+class _LocalPath(_Path):
     """A folder or file of this machine. `host:path` would else be made here, and look as if it were there."""
 
     def __init__(self, what: str, example: str) -> None:
-        super().__init__(path_type=Path, readable=False)
+        super().__init__()
         self._what, self._example = what, example
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's signature

@@ -201,6 +201,17 @@ def test_a_path_that_only_other_programs_follow_is_no_folder(world, tmp_path, mo
     assert not list(tmp_path.glob("s3*"))
 
 
+@pytest.mark.parametrize("words", [["status"], ["gc", "--yes"], ["query", ""], ["export", "-o", ""]])
+def test_an_empty_path_is_not_the_current_folder(world, monkeypatch, words):
+    monkeypatch.chdir(world.cache)
+    options = ["--cache", str(world.cache if "" in words else "")]
+    refused = c10(*words, *options, code=2)["error"]
+    assert (refused["kind"], refused["message"]) == (
+        "file-system",
+        "expected a path, found an empty text",
+    )
+
+
 @pytest.mark.parametrize(
     "words",
     [["export", "-o"], ["report", "1", "-o"], ["keygen", "-o"], ["demo", "--keep"]],
