@@ -1,12 +1,13 @@
 """Fixtures for every test, which tests a run selects, and what of the caller's environment they see."""
 
 import fcntl
+import gc
 import importlib
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -68,6 +69,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose how many examples of a property are tried, before a test module is imported."""
     if config.option.markexpr == "deep" or _named_files(config):
         settings.load_profile("whole")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Spare the garbage collector the thousands of tests, which stay to the end: it would walk them again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:

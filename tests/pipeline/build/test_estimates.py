@@ -147,6 +147,7 @@ def test_a_network_that_compiles_for_minutes_is_not_run_and_it_says_so(here, com
     assert told(plan)["index"]["basis"] == "measured now"
 
 
+@pytest.mark.usefixtures("real_workers")
 def test_a_network_whose_first_batch_takes_too_long_is_given_up(here, tmp_path, monkeypatch):
     (tmp_path / "stuck_worker.py").write_text(
         "import time\n"
