@@ -125,9 +125,11 @@ def test_lmdb_is_known_to_these_files_and_opened_in_one():
         tree = tree_of(path)
         if "lmdb" in {*imports_of(tree)}:
             knowing.add(str(path))
-        if any(
-            ast.unparse(node.func) == "lmdb.open" for node in ast.walk(tree) if isinstance(node, ast.Call)
-        ):
+        if "lmdb.open" in {
+            ast.unparse(node)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and node.attr == "open"
+        }:
             opening.add(str(path))
     assert knowing == {
         f"journal/storage/{name}.py"

@@ -177,7 +177,7 @@ index = loaded("{kind}", was, delta_between(was, now))
 queries, wrong = was.vectors[:64], []
 expected = index.search(queries, 5)[1]
 def work():
-    for _ in range(60):
+    for _ in range(20):
         if (index.search(queries, 5)[1] != expected).any():
             wrong.append(1)
 threads = [threading.Thread(target=work) for _ in range(4)]

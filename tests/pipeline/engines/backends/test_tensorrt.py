@@ -189,7 +189,7 @@ def test_a_timing_cache_is_given_to_the_next_compile(compiler, job, tmp_path):
         ("stamp", ErrorKind.BACKEND_UNAVAILABLE, "header says 10.13.3.9"),
     ],
 )
-@pytest.mark.parametrize("single", mostly_deep((False, True), False))
+@pytest.mark.parametrize("single", [False, pytest.param(True, marks=pytest.mark.deep)])
 def test_every_failure_has_its_own_kind(fake, compiler, job, tmp_path, fault, kind, words, single):
     fake.setenv("C10_FAKE_TENSORRT", fault)
     error = failure(compiler, replace(job, single=single), tmp_path)
