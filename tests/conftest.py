@@ -46,9 +46,9 @@ if "TMPDIR" not in os.environ and os.access(MEMORY_DISK, os.W_OK):
 DESELECTED: pytest.StashKey[int] = pytest.StashKey()
 
 # A limit on the time of one example would make every property a test of how busy the machine is. The default run tries
-# a quarter of the examples of a property, always the same, so that it reaches the same branches; with the deep tests,
+# a tenth of the examples of a property, always the same, so that it reaches the same branches; with the deep tests,
 # and where its file is named, all are tried, and others each time.
-settings.register_profile("quick", deadline=None, max_examples=25, derandomize=True)
+settings.register_profile("quick", deadline=None, max_examples=10, derandomize=True)
 settings.register_profile("whole", deadline=None)
 settings.load_profile("quick")
 

@@ -20,10 +20,12 @@ from pipeline.errors import CompileError
 from pipeline.processes.outcome import Failed
 from pipeline.processes.serve import describe_error
 from pipeline.tiles.sources.read_tile import close_archives
+from store.runtime import golden_vectors
 
 KEPT = 64
 """Engines that are kept in memory, each of a few KiB to a MiB: those that were asked for last."""
 _kept = OrderedDict()
+_IMAGES = golden_vectors.golden_images
 _OF_PROCESSES = {name: getattr(LocalDescriptorBatcher, name) for name in ("embed", "started")}
 
 
@@ -59,10 +61,18 @@ def shared_engines():
         yield
 
 
+@functools.lru_cache(maxsize=16)
+def _golden_images(*arguments, **named):
+    images = _IMAGES(*arguments, **named)
+    images.flags.writeable = False
+    return images
+
+
 @contextlib.contextmanager
 def embedded_here():
-    """Have local workers embed in this process: each would load the libraries anew."""
+    """Have local workers embed in this process, where each would load the libraries anew; draw golden images once."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(golden_vectors, "golden_images", _golden_images)
         patch.setattr(LocalDescriptorBatcher, "embed", _embed_here)
         patch.setattr(LocalDescriptorBatcher, "started", lambda *_: contextlib.nullcontext())
         yield

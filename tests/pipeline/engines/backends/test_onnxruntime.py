@@ -21,6 +21,7 @@ from store.base.identity import difference
 from store.runtime.golden_vectors import batch_invariance, golden_images, golden_inputs, parity
 from store.runtime.load import load_engine
 from tests.engine_jobs import SAMPLE, job_for, job_of, load_compiled
+from tests.examples_tried import mostly_deep
 from tests.networks import quantised
 from tests.toy_networks import DIMENSIONS, batch_coupled_network, toy_network, with_batch_within
 
@@ -34,7 +35,7 @@ def load(engine, *, batch=8):
     return load_compiled(OnnxRuntimeCompiler(), engine.path.read_bytes(), batch=batch)
 
 
-@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("single", [True, pytest.param(False, marks=pytest.mark.deep)])
 def test_two_compiles_give_the_same_bytes(job, tmp_path, single):
     job, digests = replace(job, single=single), set()
     for name in ("first", "second"):
@@ -44,7 +45,7 @@ def test_two_compiles_give_the_same_bytes(job, tmp_path, single):
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("batch", mostly_deep((1, 4), 4))
 def test_the_batch_is_the_one_asked_for(tmp_path, batch):
     engine = OnnxRuntimeCompiler().compile(
         job_of(tmp_path, toy_network(batch=batch), batch=batch), scratch=tmp_path
