@@ -360,6 +360,7 @@ def test_events_name_the_cells_of_the_lattice(built_site):
     assert descriptor_id(ZOOM + 1, x, y, LEVEL.view) in built_site.rows()
 
 
+@pytest.mark.usefixtures("real_workers")
 def test_a_plan_tells_levels_chunks_bytes_and_once_a_rate_is_known_seconds(site):
     here = {"host": host_facts()}
     plan = site.provisioner(**here).plan(site.request())

@@ -62,8 +62,8 @@ def test_nothing_done_is_nothing_measured():
 
 
 @pytest.fixture
-def here(real_site):
-    """A site that knows its machine."""
+def here(real_site, real_workers):
+    """A site that knows its machine; what is measured are the workers of a build."""
     own = real_site.provisioner
 
     def provisioner(**ports):
@@ -147,7 +147,6 @@ def test_a_network_that_compiles_for_minutes_is_not_run_and_it_says_so(here, com
     assert told(plan)["index"]["basis"] == "measured now"
 
 
-@pytest.mark.usefixtures("real_workers")
 def test_a_network_whose_first_batch_takes_too_long_is_given_up(here, tmp_path, monkeypatch):
     (tmp_path / "stuck_worker.py").write_text(
         "import time\n"
