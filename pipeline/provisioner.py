@@ -168,7 +168,7 @@ class CacheProvisioner:
             before = after = store.state.generations[len(store.state.generations)]
             if planned is not None:
                 if keys.signer is not None:
-                    require_may_sign(store.state, keys.signer, keys.reused)
+                    require_may_sign(before.number + 1, keys.signer, keys.reused)
                     require_vouched(store.state, planned.target, keys.reused)
                 require_artifacts(store, planned.target, self.ports.progress)
                 after = store.roll_back(planned)
@@ -188,14 +188,14 @@ class CacheProvisioner:
 
         Raises:
             BuildLockHeldError: A build holds the lock.
-            RequestRefusedError: There is no key or no such generation, or its manifest differs from the
-                journal.
+            RequestRefusedError: There is no key or no such generation, the key was retired before it, or its
+                manifest differs from the journal.
             StoreError, JournalError: The cache cannot be used.
         """
         from store.maintenance.sign import sign
 
-        signer = self._keys().signer
-        if signer is None:
+        keys = self._keys()
+        if keys.signer is None:
             raise RequestRefusedError(
                 "expected a key to sign with, found none",
                 kind=ErrorKind.KEY,
@@ -204,7 +204,7 @@ class CacheProvisioner:
         if not self.layout.exists():
             open_view(self.layout)
         with self.lock, self._open(create=False) as store:
-            return sign(store, generation, signer)
+            return sign(store, generation, keys.signer, keys=keys.reused)
 
     def compile_engines_for_corpus(self, request: BuildRequest) -> "EnginesReport":
         """Compile every network of a request for its device, without the build lock.

@@ -310,6 +310,12 @@ def from_os_error(error: OSError, what: str) -> StoreError:
             if error.errno == errno.EROFS
             else "fix the permissions of it or of its folder, or name another place",
         )
+    if error.errno in {errno.ENOTDIR, errno.ENAMETOOLONG}:
+        return CacheUnusableError(
+            f"expected a name that a file or folder can have, found {found}",
+            kind=ErrorKind.FILE_SYSTEM,
+            hint="name another place",
+        )
     return CacheUnusableError(
         f"expected the disk to answer, found {found}", kind=ErrorKind.INPUT_OUTPUT, hint="c10 doctor"
     )

@@ -1,5 +1,6 @@
 """Options that say where records are read from: a cache, a copied journal or a bundle."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def read_records(call: Call, journal: Path | None, bundle: Path | None) -> Folde
             records=[DecodedRecord.of(fact) for fact in view.facts],
             artifacts=CacheArtifacts(Artifacts(view.layout)),
             died=died_build(view),
-            listing=f"c10 log --cache {call.root}",
+            listing=f"c10 log --cache {shlex.quote(str(call.root))}",
         )
     source = read_source(call, journal, bundle)
     builds = BuildHistory(source=source).fold()

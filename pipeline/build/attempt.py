@@ -109,7 +109,7 @@ class BuildAttempt:
             if too_large is not None:
                 return self._record_lack_of_space(store, number, inputs, too_large)
             if store.signer is not None:
-                require_may_sign(store.state, store.signer, self.keys)
+                require_may_sign(len(store.state.generations) + 1, store.signer, self.keys)
             return self._build(store, number, inputs)
 
     def _check_space(self, state: State, inputs: Inputs) -> DiskFullError | None:

@@ -37,7 +37,8 @@ from store.cache.projections import find_unvouched_results
 from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.domain.events import EngineCompiled, Event, Repaired
+from store.domain.events import EngineCompiled, Event
+from store.domain.maintenance_events import Repaired
 from store.domain.state import State
 from store.policy.vouching import withdraw
 from store.trust.signatures import TrustedKey

@@ -216,6 +216,9 @@ def _shown(level: Level, steps: Rectangle, ids: npt.NDArray[np.int64]) -> Mask:
     # Relative to m steps before the area, so that chunks that begin before it count.
     x = (((ids >> X_SHIFT) & AXIS_MASK) - steps.x0 + m) % around
     y = (ids & AXIS_MASK) - steps.y0 + m
+    # Of an area around the globe, chunks over its west edge lie over its east edge as well.
+    again = x + around < steps.nx + m
+    x, y = np.concatenate([x, x[again] + around]), np.concatenate([y, y[again]])
     near = (x < steps.nx + m) & (y >= 0) & (y < steps.ny + m)
     changes = np.zeros((steps.nx + 2 * m + 1, steps.ny + 2 * m + 1), np.int32)
     for right, below, sign in ((0, 0, 1), (m, 0, -1), (0, m, -1), (m, m, 1)):

@@ -127,13 +127,14 @@ class ChosenLevel:
                 message=f"level {number}: sides of {wanted} m are the same chunks, of {side:.0f} m",
                 hint="remove one from [[chunks.level]], or raise its overlap",
             )
-        sides = [side_m(self.chunks.level, latitude / E7) for latitude in (box[1], box[3])]
+        widest = min(max(box[1], 0), box[3])
+        sides = [side_m(self.chunks.level, latitude / E7) for latitude in (box[1], widest, box[3])]
         furthest = max(sides, key=lambda each: abs(each - side))
         if abs(furthest / side - 1) > _LARGEST_DIFFERENCE:
             yield CacheWarning(
                 kind="uneven-sides",
                 message=f"level {number}: a chunk is {side:.0f} m wide at latitude {origin_latitude:g}, but"
-                f" {furthest:.0f} m at an edge of the area",
+                f" {furthest:.0f} m elsewhere in the area",
                 hint="build several caches",
             )
 
@@ -205,7 +206,7 @@ def choose_levels(
                 kind=ErrorKind.BAD_REQUEST if edges else ErrorKind.NO_TILES,
             ) from error
         chosen.setdefault(level, []).append(side)
-    pixels = source.extent().pixels
+    pixels = _pixels_of(source)
     return tuple(
         replace(each, source_mm=source_mm, available=max(each.available, pixel_m(source_mm, latitude)))
         for each in _chosen_levels(request, chosen, edges, latitude, input_side_px=input_side_px)
@@ -213,6 +214,14 @@ def choose_levels(
             upsampled_pixel_mm(ground, each.described.level.zoom, each.chunks.tile_edge, pixels),
         )
     )
+
+
+def _pixels_of(source: TileMetadataStore) -> Sequence[tuple[BoxE7, float]]:
+    """Return `Extent.pixels`; one that stores tiles has none, and is not asked: it would list all that it holds."""
+    pixels: Sequence[tuple[BoxE7, float]] = (
+        () if getattr(source, "stores_tiles", False) else source.extent().pixels
+    )
+    return pixels
 
 
 def _chosen_levels(

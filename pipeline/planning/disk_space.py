@@ -95,9 +95,13 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
     dimensions, space = sum(each_length.values()), joined_space(inputs.networks)
     engines = (*plan.engines, *plan.stand_ins)
     stale = [len(cell.cell.units) for cell in plan.stale]
-    index_there = not stale and any(
-        index.components.get("space") == space and index.rows == rows and index.artifact.sha256 in present
-        for index in state.step_cache.indexes.values()
+    index_there = (
+        not stale
+        and not plan.index_why
+        and any(
+            index.components.get("space") == space and index.rows == rows and index.artifact.sha256 in present
+            for index in state.step_cache.indexes.values()
+        )
     )
     resolved = None if index_there else planned_index(inputs, rows, dimensions)
     index = 0 if resolved is None else index_bytes(resolved, rows=rows, dimensions=dimensions) + PER_FILE

@@ -4,10 +4,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from pipeline.embed.cells import CellKey
+from pipeline.errors import EmbedError
+from pipeline.index.plan import plan_index
 from pipeline.planning.inputs import Inputs
-from store.base.identity import joined_space
+from store.base.identity import difference, joined_space
 from store.disk.artifacts import ref_of
-from store.domain.events import CellEmbedded
+from store.domain.events import CellEmbedded, Index
 from store.domain.index_files import named
 from store.domain.state import State
 from store.formats.tables import BlockRow, encode_blocks
@@ -37,7 +39,7 @@ def why_new_index(
             return f"{missing[0]} is missing or damaged"
     space, table = joined_space(inputs.networks), ref_of(_block_table(inputs, blocks))
     if any(
-        known.blocks == table and known.components.get("space") == space
+        known.blocks == table and known.components.get("space") == space and _is_as_asked(known, inputs)
         for known in state.step_cache.indexes.values()
     ):
         return ""
@@ -45,6 +47,16 @@ def why_new_index(
         return "there is none of these blocks"
     same_space = index.components.get("space") == space
     return "its cells are others" if same_space else "its networks or their weights changed"
+
+
+def _is_as_asked(index: Index, inputs: Inputs) -> bool:
+    """Whether an index has the options of a request, and was written by the library that is installed."""
+    try:
+        plan = plan_index(inputs.request.index, count=index.rows, dimensions=index.dimensions)
+    except EmbedError:  # these rows cannot have such an index
+        return False
+    wanted = {"options": plan.to_document(), "library": inputs.document["index"]["library"]}
+    return not difference(wanted, {name: index.components.get(name) for name in wanted})
 
 
 def _block_table(inputs: Inputs, blocks: Iterable[tuple[CellKey, CellEmbedded]]) -> bytes:

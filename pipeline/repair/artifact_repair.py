@@ -22,16 +22,9 @@ from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
 from store.disk.quarantine import move_to_quarantine
 from store.domain.attachments import GOLDEN, NETWORK, attached
-from store.domain.events import (
-    CellEmbedded,
-    EngineCompiled,
-    Event,
-    Index,
-    IndexBuilt,
-    IndexExtended,
-    Repaired,
-)
+from store.domain.events import CellEmbedded, EngineCompiled, Event, Index, IndexBuilt, IndexExtended
 from store.domain.index_files import whole_of
+from store.domain.maintenance_events import Repaired
 from store.domain.step_cache import StepCache
 from store.errors import ArtifactError, DiskFullError, ErrorKind, StoreError, TranslateOSErrors
 from store.formats.tables import BlockRow, decode_blocks, decode_packs

@@ -14,7 +14,8 @@ from pipeline.stages.survey import SurveyedRows
 from store.base.cache_warning import CacheWarning
 from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
-from store.domain.events import EngineCompiled, Event, Repaired, StepReused
+from store.domain.events import EngineCompiled, Event, StepReused
+from store.domain.maintenance_events import Repaired
 from store.policy.vouching import Ranges
 from store.trust.signatures import TrustedKey
 

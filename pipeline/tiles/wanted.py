@@ -141,12 +141,15 @@ def _require_chunks(level: Level, area: Area) -> None:
     """Refuse an area that wants no chunk, or too many, or a part of which would be lost without a word."""
     wanted = wanted_total(level, area)
     _require_few(area, wanted, "chunks", "chunks")
-    lost = "" if wanted else "a smaller one"
-    if wanted and area.shape is not None:
+    # Ground is counted in steps. Where m is even, their middles are others than those of chunks.
+    counted = wanted and wanted_total(Level(level.zoom, level.k, 1), area)
+    lost = "" if counted else "a smaller one"
+    if counted and area.shape is not None:
         lost = next(_lost_parts(level, area, area.shape), "")
     if lost:
         raise RequestError(
-            f"{_key(area)}: expected an area in which a chunk of zoom {level.zoom} has its middle, found {lost}",
+            f"{_key(area)}: expected an area in which a chunk of zoom {level.zoom} has its middle, and a step of it, "
+            f"found {lost}",
             hint="widen the area, or raise chunks.overlap",
             kind=ErrorKind.NO_TILES,
         )
@@ -154,7 +157,8 @@ def _require_chunks(level: Level, area: Area) -> None:
 
 def _lost_parts(level: Level, area: Area, shape: Shape) -> Iterator[str]:
     """Yield the polygons that hold no middle, and corridors that are narrower than a step."""
-    held = set(polygons_with_middles(area, level).tolist()) if len(shape.polygons) > 1 else {0}
+    alone = len(shape.polygons) < 2 and not shape.routes
+    held = {0} if alone else set(polygons_with_middles(area, level).tolist())
     for number, polygon in enumerate(shape.polygons):
         if number not in held:
             longitude, latitude = (each / E7 for each in polygon[0][0])

@@ -5,7 +5,7 @@ segment begins where the one before it ends, and a manifest names the record bef
 """
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from journal import RecordError
@@ -16,7 +16,8 @@ from store.cache.segment import Segment
 from store.disk.layout import Layout
 from store.disk.manifest_files import ManifestFile, read_manifest_file, shown_generation
 from store.disk.repair_commands import mirroring_without
-from store.domain.events import BuildCommitted, CacheCreated, GenerationSigned
+from store.domain.events import BuildCommitted, CacheCreated
+from store.domain.maintenance_events import GenerationSigned
 from store.errors import (
     DamagedHistoryError,
     ErrorKind,
@@ -31,6 +32,9 @@ from store.trust.signatures import Signature, signature_file
 OTHER_BYTES: Final = "expected the manifest that was committed, found other bytes"
 OTHER_CACHE: Final = "expected the cache of the newest manifest, found another cache's generation"
 
+_MAX_GAP: Final = 100
+"""So many missing segments between two that are there are told one by one."""
+
 
 class Links(NamedTuple):
     """What a whole segment says of its place, with its commit and signatures; `cache_id` only in the first."""
@@ -41,6 +45,22 @@ class Links(NamedTuple):
     commit: BuildCommitted
     cache_id: str
     signed: tuple[GenerationSigned, ...]
+
+
+def numbers_to_read(names: Iterable[int], head: int = 0) -> Iterator[int]:
+    """Yield the generations whose segments a mirror should have, in order: of a long gap only the first.
+
+    A stray file may have any number in its name.
+
+    Args:
+        names: Those that have a segment.
+        head: The newest generation, if it is known.
+    """
+    last = 0
+    for number in sorted({*names, head} - {0}):
+        yield from range(last + 1, min(number, last + 1 + _MAX_GAP))
+        yield number
+        last = number
 
 
 def read_segment(layout: Layout, number: int, name: str | None) -> Segment | str:
@@ -167,7 +187,7 @@ def read_records(layout: Layout) -> tuple[list[Entry], str]:
     """
     entries, links, problem = list[Entry](), dict[int, Links](), ""
     names = layout.segment_files()
-    for number in range(1, max(names, default=0) + 1):
+    for number in numbers_to_read(names):
         found = read_segment(layout, number, names.get(number))
         of = found if isinstance(found, str) else links_of(found)
         if isinstance(found, str) or isinstance(of, str):

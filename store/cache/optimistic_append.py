@@ -20,7 +20,8 @@ from store.cache.view import list_cache_files, open_view, require_cache
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import refuse_symlinked_folders, refuse_unfit_folder
 from store.disk.layout import Layout
-from store.domain.events import Event, GenerationAccepted
+from store.domain.events import Event
+from store.domain.maintenance_events import GenerationAccepted
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
 from store.policy import recovery

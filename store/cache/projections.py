@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from journal.errors import JournalDamagedError
+from journal.errors import HeadMovedError, JournalDamagedError
 from journal.record import EMPTY, Entry, Head, decode_fields
 from store.base import canonical_json
 from store.cache import segment
@@ -172,13 +172,12 @@ def _events_from_first_unvouched(entries: Iterable[Entry], vouching: Vouching) -
             yield to_recorded_event(entry, canonical=False)
 
 
-def require_may_sign(state: State, signer: Signer, keys: Sequence[TrustedKey]) -> None:
+def require_may_sign(number: int, signer: Signer, keys: Sequence[TrustedKey]) -> None:
     """Refuse to sign a generation that readers with these keys refuse, since the key was retired before.
 
     Raises:
-        RequestRefusedError: The next generation is beyond the limit of the key.
+        RequestRefusedError: The generation is beyond the limit of the key.
     """
-    number = len(state.generations) + 1
     limits = [key.not_after for key in keys if key.public == signer.public and key.not_after is not None]
     if limits and number > min(limits):
         raise RequestRefusedError(
@@ -213,11 +212,13 @@ def set_head_projections(event_store: EventStore) -> None:
         journal.JournalError: They could not be set.
     """
     head = event_store.state.head
-    if head is None:
-        return
-    expected = head_projections(head.number, project(event_store.state, head))
-    if any(_stored(event_store, name) != value for name, value in expected.items()):
-        event_store.append_on(event_store.head, [], expected)
+    expected = {} if head is None else head_projections(head.number, project(event_store.state, head))
+    while any(_stored(event_store, name) != value for name, value in expected.items()):
+        try:
+            event_store.append_on(event_store.head, [], expected)
+        except HeadMovedError:
+            # Others accept generations and compile engines meanwhile; only the build lock's holder commits.
+            event_store.refresh()
 
 
 def _stored(event_store: EventStore, name: bytes) -> bytes | None:

@@ -137,6 +137,8 @@ def _parse(file: BinaryIO, size: int) -> tuple[int, Head, Iterator[Entry]]:
     magic, generation, first, count, chain = _HEADER.unpack(header)
     if magic != MAGIC:
         raise _damaged(f"the magic {MAGIC!r}", repr(magic))
+    if not first:
+        raise _damaged("records from 1 on", "record 0")
     before = Head(first - 1, Chain(chain))
     return generation, before, _entries(file, size - _HEADER.size, before, count)
 

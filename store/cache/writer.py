@@ -34,17 +34,9 @@ from store.disk.layout import FOLDERS, Layout
 from store.disk.quarantine import move_to_quarantine
 from store.disk.repair_commands import rebuilding
 from store.disk.scratch import clear_scratch, fill_reserve, release_reserve
-from store.domain.events import (
-    BuildAbandoned,
-    BuildCommitted,
-    BuildFailed,
-    BuildStarted,
-    Event,
-    GenerationSigned,
-    Repaired,
-    RolledBack,
-)
+from store.domain.events import BuildAbandoned, BuildCommitted, BuildFailed, BuildStarted, Event
 from store.domain.index_files import refs_of
+from store.domain.maintenance_events import GenerationSigned, Repaired, RolledBack
 from store.domain.manifest_projection import body_of, format_of, head_projections, render
 from store.domain.state import Build, Generation, State, checks_of
 from store.errors import (

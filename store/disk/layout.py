@@ -254,11 +254,12 @@ class Layout:
         return dict(_numbered(self.segments, _SEGMENT_NAME))
 
     def _refuse_foreign(self) -> None:
-        if self.root.exists() and not self.root.is_dir():
+        if os.path.lexists(self.root) and not self.root.is_dir():
+            found = "a link that leads to no folder" if self.root.is_symlink() else "a file"
             raise CacheUnusableError(
-                f"expected a folder for the cache, found a file: {self.root}",
+                f"expected a folder for the cache, found {found}: {self.root}",
                 kind=ErrorKind.FILE_SYSTEM,
-                hint="--cache DIR",
+                hint="choose another --cache DIR",
             )
         if self.root.is_dir() and not self.exists():
             strange = sorted(entry.name for entry in os.scandir(self.root) if entry.name not in KNOWN_ENTRIES)
@@ -281,6 +282,12 @@ def _kernels_own(path: Path) -> str:
 def nearest_folder(path: Path) -> Path:
     """Return a path, or the nearest one above it that exists."""
     return next((above for above in (path, *path.parents) if above.exists()), path)
+
+
+def lies_within(path: Path, folder: Path) -> bool:
+    """Return whether a path leads to a folder or into it; neither needs to exist, and links may go round in circles."""
+    # Not `Path.resolve`: before Python 3.13 it has no error of the system's for a circle of links.
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _numbered(folder: Path, pattern: re.Pattern[str]) -> Iterator[tuple[int, str]]:

@@ -11,6 +11,9 @@ from pathlib import Path
 from journal.fsync import fsync_dir
 from store.disk.layout import Layout
 
+_MAX_NAME = 200
+"""Bytes that are kept of a longer name: with the number behind it, it must not be longer than file systems allow."""
+
 
 def move_to_quarantine(layout: Layout, path: Path) -> str:
     """Free a name below the cache and keep what it named.
@@ -40,7 +43,9 @@ def move_to_quarantine(layout: Layout, path: Path) -> str:
 
 
 def _free_name(folder: Path, name: str) -> Path:
-    number = 0
+    number, encoded = 0, os.fsencode(name)
+    if len(encoded) > _MAX_NAME:
+        name = encoded[:_MAX_NAME].decode(errors="ignore")
     while os.path.lexists(folder / f"{name}.{number}"):
         number += 1
     return folder / f"{name}.{number}"

@@ -4,6 +4,7 @@ The reserve is a file of allocated space. It is given up when the disk is full, 
 """
 
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,7 @@ def holds_leftovers(layout: Layout) -> bool:
     Raises:
         OSError: It cannot be listed.
     """
-    return layout.scratch.is_dir() and any(entry.name != RESERVE_NAME for entry in layout.scratch.iterdir())
+    return layout.scratch.is_dir() and not all(_is_reserve(layout, path) for path in layout.scratch.iterdir())
 
 
 def clear_scratch(layout: Layout) -> None:
@@ -33,7 +34,7 @@ def clear_scratch(layout: Layout) -> None:
     for folder, names, files in () if layout.scratch.is_symlink() else os.walk(layout.scratch, topdown=False):
         at = Path(folder)
         for name in files:
-            if name != RESERVE_NAME:
+            if not _is_reserve(layout, at / name):
                 (at / name).unlink(missing_ok=True)
         for name in names:
             path = at / name
@@ -70,6 +71,16 @@ def release_reserve(layout: Layout) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_reserve(layout: Layout, path: Path) -> bool:
+    """Return whether a path is the reserve: what else has its name cannot be filled, and goes with the rest."""
+    if path != layout.scratch / RESERVE_NAME:
+        return False
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:  # released meanwhile
+        return True
 
 
 def _allocate(fd: int, size: int) -> bool:

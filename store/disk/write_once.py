@@ -22,10 +22,14 @@ _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENO
 
 @valueclass(slots=True)
 class Draft:
-    """A file being written. `path` names its open descriptor for libraries that want a path."""
+    """A file being written. `path` names its open descriptor for libraries that want a path.
+
+    `mode` are the permissions that publishing gives it: in a cache, the folders say who may read.
+    """
 
     fd: int
     scratch_name: Path | None = None
+    mode: int = 0o444
     _published: bool = field(default=False, init=False)
 
     @property
@@ -50,7 +54,7 @@ class Draft:
             FileExistsError: The name is taken; whatever it names was not touched.
             OSError: Anything else; the folder is a link, among others.
         """
-        os.fchmod(self.fd, 0o444)
+        os.fchmod(self.fd, self.mode)
         os.fsync(self.fd)
         target = open_folder(folder)
         try:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias, get_args, get_origin, get_type_hi
 from store.base.canonical_json import Document, is_digest
 from store.base.values import ArtifactRef
 from store.domain import events as e
+from store.domain import maintenance_events
 from store.domain.events import Event
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 
@@ -41,13 +42,13 @@ TABLE: Mapping[str, tuple[int, type[Event]]] = {
     "build.abandoned": (1, e.BuildAbandoned),
     "build.refused": (1, e.BuildRefused),
     "build.denied": (1, e.BuildDenied),
-    "rolled.back": (1, e.RolledBack),
-    "generation.accepted": (1, e.GenerationAccepted),
-    "generation.signed": (1, e.GenerationSigned),
-    "collection.planned": (1, e.CollectionPlanned),
-    "collected": (1, e.Collected),
-    "repaired": (1, e.Repaired),
-    "imported": (1, e.Imported),
+    "rolled.back": (1, maintenance_events.RolledBack),
+    "generation.accepted": (1, maintenance_events.GenerationAccepted),
+    "generation.signed": (1, maintenance_events.GenerationSigned),
+    "collection.planned": (1, maintenance_events.CollectionPlanned),
+    "collected": (1, maintenance_events.Collected),
+    "repaired": (1, maintenance_events.Repaired),
+    "imported": (1, maintenance_events.Imported),
 }
 """Tag to (current version, class)."""
 

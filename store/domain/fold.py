@@ -11,6 +11,7 @@ from dataclasses import replace
 from store.base.valueclass import valueclass
 from store.base.values import Position
 from store.domain import events as e
+from store.domain import maintenance_events
 from store.domain.events import Event
 from store.domain.proof import PROOF, answers_of, figures_of, is_proof
 from store.domain.state import (
@@ -133,11 +134,11 @@ def _apply_to_cache(state: State, fact: RecordedEvent, event: Event) -> None:
             state.step_cache.record_result(event, RecordedBy(fact.seq, None))
         case e.CheckPassed() | e.CheckFailed():
             state.step_cache.record_check(event)
-        case e.RolledBack():
+        case maintenance_events.RolledBack():
             state.pending_rollback = event
         case e.BuildDenied():
             state.denied[fact.seq] = event
-        case e.StepStarted() | e.Repaired() | e.Imported():
+        case e.StepStarted() | maintenance_events.Repaired() | maintenance_events.Imported():
             pass
         case _:
             _apply_to_generation(state, fact, event)
@@ -146,22 +147,22 @@ def _apply_to_cache(state: State, fact: RecordedEvent, event: Event) -> None:
 def _apply_to_generation(state: State, fact: RecordedEvent, event: Event) -> None:
     """Apply an event about generations after their commit."""
     match event:
-        case e.GenerationAccepted(generation=number):
+        case maintenance_events.GenerationAccepted(generation=number):
             _require_generation(state, fact, number)
             if number in state.collected_generations:
                 raise _impossible(fact, f"generation {number} was accepted after it had been collected")
             state.accepted |= {number}
-        case e.GenerationSigned(generation=number, key_id=key_id, signature=signature):
+        case maintenance_events.GenerationSigned(generation=number, key_id=key_id, signature=signature):
             generation = _require_generation(state, fact, number)
             if number in state.collected_generations or len(generation.signatures) == MAX_SIGNATURES:
                 raise _impossible(fact, f"generation {number} took no more signatures")
             signatures = (*generation.signatures, (key_id, signature))
             state.generations[number] = replace(generation, signatures=signatures)
-        case e.CollectionPlanned(digests=digests, generations=numbers):
+        case maintenance_events.CollectionPlanned(digests=digests, generations=numbers):
             # From the plan on, not from the result: a process that died in between has begun to remove.
             _collect_generations(state, fact, frozenset(numbers))
             state.step_cache.evict(frozenset(digests))
-        case e.Collected(digests=digests, generations=numbers):
+        case maintenance_events.Collected(digests=digests, generations=numbers):
             _collect_generations(state, fact, frozenset(numbers))
             state.step_cache.evict(frozenset(digests))
         case _:
@@ -243,7 +244,7 @@ def _note_in_build(fact: RecordedEvent, build: Build, event: Event) -> Build:
             return replace(build, retries=build.retries + 1)
         case e.CoverageWalked():
             return replace(build, coverage=event)
-        case e.Repaired():
+        case maintenance_events.Repaired():
             return build
         case _:
             raise _impossible(fact, f"{type(event).__name__} belongs to no open build")
@@ -316,7 +317,7 @@ def _commit(state: State, fact: RecordedEvent, number: int, event: e.BuildCommit
     )
 
 
-def _mark_undone(state: State, rollback: e.RolledBack) -> None:
+def _mark_undone(state: State, rollback: maintenance_events.RolledBack) -> None:
     """Mark the identities of the builds that the rollback left."""
     parents = {number: build.parent for number, build in state.builds.items()}
     for origin in builds_left_behind(parents, left=rollback.left, target=rollback.target):

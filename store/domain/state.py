@@ -11,6 +11,7 @@ from store.base.canonical_json import Document
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef, Position
 from store.domain import events as e
+from store.domain import maintenance_events
 from store.domain.events import Event
 from store.domain.step_cache import StepCache
 from store.errors import ErrorKind, UnknownEventError
@@ -133,7 +134,7 @@ class Generation:
     body_sha256: str
     format: int
     signatures: tuple[tuple[str, str], ...]
-    rolled_back: e.RolledBack | None
+    rolled_back: maintenance_events.RolledBack | None
 
 
 @valueclass(slots=True, kw_only=True)
@@ -150,7 +151,7 @@ class State:
     accepted: frozenset[int] = frozenset()
     collected_generations: frozenset[int] = frozenset()
     open_build: int | None = None
-    pending_rollback: e.RolledBack | None = None
+    pending_rollback: maintenance_events.RolledBack | None = None
     unknown: tuple[str, ...] = ()
     denied: dict[int, e.BuildDenied] = field(default_factory=dict)
 

@@ -29,7 +29,7 @@ from store.disk.artifacts import Artifacts
 from store.disk.cell_tables import tables_of_build
 from store.disk.layout import Layout
 from store.disk.scratch import RESERVE_NAME, release_reserve
-from store.domain.events import MAX_COLLECTED, Collected, CollectionPlanned
+from store.domain.maintenance_events import MAX_COLLECTED, Collected, CollectionPlanned
 from store.domain.state import State
 from store.errors import ArtifactError, ErrorKind, TranslateOSErrors
 from store.manifest.file_names import parse_signature_name

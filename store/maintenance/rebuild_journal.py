@@ -31,8 +31,8 @@ from store.cache import journal_consistency, segment
 from store.cache.event_mapper import to_record, to_recorded_event
 from store.disk.layout import MIRROR_MARK, Layout
 from store.disk.quarantine import move_to_quarantine
-from store.domain.events import GenerationSigned
 from store.domain.fold import fold_into
+from store.domain.maintenance_events import GenerationSigned
 from store.domain.manifest_projection import head_projections, project
 from store.domain.state import Generation, State
 from store.errors import DamagedHistoryError, ErrorKind, TranslateOSErrors, from_os_error

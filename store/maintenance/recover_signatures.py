@@ -15,7 +15,7 @@ from store.base.canonical_json import Document
 from store.base.valueclass import valueclass
 from store.cache.projections import signers_of
 from store.disk.layout import Layout
-from store.domain.events import GenerationSigned
+from store.domain.maintenance_events import GenerationSigned
 from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
 from store.errors import from_os_error, is_shortage

@@ -5,18 +5,19 @@ after a kill in between, the next writer writes the file from the journal, witho
 """
 
 import os
+from collections.abc import Sequence
 
 from store.base.valueclass import valueclass
-from store.cache.projections import signers_of
+from store.cache.projections import require_may_sign, signers_of
 from store.cache.writer import CacheWriter
 from store.disk.repair_commands import repairing
-from store.domain.events import GenerationSigned
+from store.domain.maintenance_events import GenerationSigned
 from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
 from store.errors import ErrorKind, RequestRefusedError, from_os_error
 from store.files.regular_file import read_regular
 from store.manifest.file_names import MAX_MANIFEST_BYTES, MAX_SIGNATURES, signature_name
-from store.trust.signatures import Signer, signature_file
+from store.trust.signatures import Signer, TrustedKey, signature_file
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -34,17 +35,20 @@ class SignResult:
     manifest_sha256: str
 
 
-def sign(store: CacheWriter, number: int | None, signer: Signer) -> SignResult:
+def sign(
+    store: CacheWriter, number: int | None, signer: Signer, *, keys: Sequence[TrustedKey] = ()
+) -> SignResult:
     """Add a signature to a generation and write its file, unless the key has signed it before.
 
     Args:
         store: The cache, opened under the build lock.
         number: The generation; the newest if None.
         signer: The signing key.
+        keys: The trusted keys, whose limits hold for it.
 
     Raises:
-        RequestRefusedError: There is no such generation, it was collected, its manifest on disk is not what
-            the journal projects, another file has the signature's name, or it has as many signatures as it
+        RequestRefusedError: There is no such generation, it was collected, the key may not sign it, its
+            manifest on disk is not what the journal projects, another file has the signature's name, or it has as many signatures as it
             can.
         journal.JournalError: The signature could not be made durable; nothing was changed.
         UnprojectedError: The signature is in the journal, but its file could not be written.
@@ -52,6 +56,7 @@ def sign(store: CacheWriter, number: int | None, signer: Signer) -> SignResult:
     generation = _require_generation(store.state, number)
     changed = signer.key_id not in signers_of(generation)
     if changed:
+        require_may_sign(generation.number, signer, keys)
         raw = _manifest(store, generation)
         signature = signer.sign(raw)
         _require_room(store, generation, signature_file(signature))

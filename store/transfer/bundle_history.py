@@ -13,22 +13,22 @@ from store.cache.projections import is_whole, signatures_of
 from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.domain.events import (
-    BuildDenied,
+from store.domain.events import BuildDenied, Event
+from store.domain.fold import fold
+from store.domain.maintenance_events import (
+    MAX_COLLECTED,
     Collected,
     CollectionPlanned,
-    Event,
     GenerationAccepted,
     GenerationSigned,
     Imported,
     Repaired,
 )
-from store.domain.fold import fold
 from store.domain.manifest_projection import project
 from store.domain.state import RecordedEvent, State
 from store.errors import BundleError, DamagedHistoryError, ErrorKind, NoGoError, RequestRefusedError
 from store.manifest.file_names import MAX_SIGNATURES
-from store.transfer.selection import artifacts_named
+from store.transfer.selection import artifacts_named, digests_collected
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.signatures import (
     Signature,
@@ -63,7 +63,7 @@ class BundleHistory:
 
     `known` is how many of them the cache has, -1 if there is no cache. `named` are the artifacts that all records of
     the bundle name, digest to reference. `whole` is what all of them fold to, `base` what the cache will be without
-    further events.
+    further events. `collected` are the digests that records of the bundle say were collected, and none of the cache.
     """
 
     entries: Sequence[Entry]
@@ -72,6 +72,7 @@ class BundleHistory:
     whole: State
     base: State
     named: Mapping[str, ArtifactRef]
+    collected: frozenset[str]
     known: int
     outcome: ImportOutcome
 
@@ -93,21 +94,22 @@ def check_history(layout: Layout, entries: Sequence[Entry], trusted_keys: Truste
             raise _impossible(f"generation {number} to project to the manifest that it committed")
     if state.pending_rollback is not None:
         raise _impossible("a rollback to end with its commit")
-    whole, named = state, artifacts_named(facts)
+    whole, named, collected = state, artifacts_named(facts), digests_collected(facts)
     if trusted_keys is not ALLOW_UNSIGNED:
         require_signed(state, trusted_keys, _SIGN_AGAIN)
         count = _count_signed(state, facts)
         entries, facts = entries[:count], facts[:count]
         state = fold(facts)
-    base, common, outcome = state, -1, ImportOutcome.IMPORTED
+    base, recorded, common, outcome = state, facts, -1, ImportOutcome.IMPORTED
     if layout.exists():
         own = read_history(layout)
+        own.state.require_known("nothing was changed")
         common = min(len(own.entries), len(entries))
         if not common or own.entries[common - 1].chain != entries[common - 1].chain:
             raise _own_history_error(layout, own, entries)
         outcome = ImportOutcome.ADVANCED
         if common == len(entries):
-            base, outcome = own.state, ImportOutcome.UNCHANGED
+            base, recorded, outcome = own.state, own.facts, ImportOutcome.UNCHANGED
     return BundleHistory(
         entries=entries,
         facts=facts,
@@ -115,6 +117,7 @@ def check_history(layout: Layout, entries: Sequence[Entry], trusted_keys: Truste
         whole=whole,
         base=base,
         named=named,
+        collected=collected - digests_collected(recorded),
         known=common,
         outcome=outcome,
     )
@@ -175,10 +178,22 @@ def events_left_out(
         and number not in base.accepted
         and not is_whole(base, base.generations[number], artifacts)
     )
-    if gone:
-        events.append(CollectionPlanned(digests=(), generations=gone, size=0, policy={}, host=host))
-        events.append(Collected(digests=(), generations=gone, size=0, host=host))
-    return events
+    # What is absent can be used by nothing: without these digests, an export would call them missing.
+    absent = sorted(digest for digest in history.collected if artifacts.size(digest) is None)
+    planned = [
+        CollectionPlanned(
+            digests=tuple(absent[start : start + MAX_COLLECTED]),
+            generations=() if start else gone,
+            size=0,
+            policy={},
+            host=host,
+        )
+        for start in range(0, max(len(absent), bool(gone)), MAX_COLLECTED)
+    ]
+    done = (
+        Collected(digests=each.digests, generations=each.generations, size=0, host=host) for each in planned
+    )
+    return [*events, *planned, *done]
 
 
 def _signatures_left_out(

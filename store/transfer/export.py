@@ -7,6 +7,7 @@ the damaged ones; the result names them. A stream cannot be written again: it en
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -19,7 +20,7 @@ from store.base.values import ArtifactRef
 from store.cache.view import HistoryView, died_build, read_history
 from store.disk.artifacts import Artifacts, counted
 from store.disk.cell_tables import tables_of_build
-from store.disk.layout import Layout
+from store.disk.layout import Layout, lies_within
 from store.disk.repair_commands import repairing
 from store.disk.write_once import Draft
 from store.domain.events import BuildAbandoned, BuildCommitted, BuildFailed, BuildRefused
@@ -275,7 +276,7 @@ def _cut_short_error(layout: Layout, error: ArtifactError) -> ArtifactError:
 
 
 def _require_new(layout: Layout, target: Path) -> None:
-    if target.resolve().is_relative_to(layout.root.resolve()):
+    if lies_within(target, layout.root):
         raise _target_error(target, "one inside of the cache")
     if os.path.lexists(target):
         raise _target_error(target, "that it exists")
@@ -300,7 +301,8 @@ def _writing(target: Path) -> Iterator[Callable[[bytes], object]]:
     """
     try:
         fd, named = _create_file(target)
-        new = Draft(fd)
+        # Its permissions are those that the umask leaves: it is in no folder of a cache.
+        new = Draft(fd, mode=stat.S_IMODE(os.fstat(fd).st_mode) & 0o444)
         try:
             yield new.write
             if named:
@@ -330,7 +332,7 @@ def _writing(target: Path) -> Iterator[Callable[[bytes], object]]:
 def _create_file(target: Path) -> tuple[int, bool]:
     """Create a file without a name, or, if that is impossible, with the name; return it and whether named."""
     try:
-        return os.open(target.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), False
+        return os.open(target.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o644), False
     except OSError as error:
         if error.errno not in _NO_UNNAMED_FILES:
             raise

@@ -4,8 +4,8 @@ An import believes nothing in the file. Before it writes anything it checks the 
 them, and compares the projection of every generation with the manifest digest that was committed. With
 trusted keys, one of them must have signed the newest generation, and the import ends with its commit: no
 signature covers the records behind it. Of these it takes over, as records of its own, the signatures of trusted
-keys, and that generations were collected whose artifacts are not here. An artifact is stored only if a record
-names it and its bytes match.
+keys, and that artifacts were collected which are not here. An artifact is stored only if a record names it and its
+bytes match.
 
 The records enter the journal last, after the whole file was read and the artifacts of the newest generation
 are there: in one transaction, or in a new journal that appears complete. An import that is killed before
@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from journal import Journal
-from journal.record import Head
+from journal import HeadMovedError, Journal
+from journal.record import Chain, Head
 from store.base.canonical_json import Document
 from store.base.clock import Clock, recorded_wall_ns
 from store.base.valueclass import valueclass
@@ -32,7 +32,8 @@ from store.cache.projections import Projections
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import refuse_symlinked_folders, refuse_unfit_folder
 from store.disk.layout import Layout
-from store.domain.events import Event, Imported
+from store.domain.events import Event
+from store.domain.maintenance_events import Imported
 from store.domain.manifest_projection import head_projections, project
 from store.domain.state import State
 from store.errors import ArtifactError, BundleError, ErrorKind, NoGoError
@@ -115,15 +116,21 @@ def import_bundle(
             require_space(layout.root, _bytes_to_store(reader.header, history, artifacts))
             stored = tuple(_store_artifacts(reader, artifacts, history, on_bytes))
             file = reader.finish()
-            _require_artifacts(history.state, artifacts)
-            events: list[Event] = []
-            if not follows:
-                events += events_left_out(history, trusted_keys, artifacts, host)
-                if stored or history.outcome is not ImportOutcome.UNCHANGED:
-                    events.append(
-                        _imported(Path(reader.name).name, reader.header, history, file, len(stored), host)
-                    )
-            state = _append(layout, history, events, clock)
+            _require_artifacts(history, artifacts)
+            state: State | None = None
+            while state is None:
+                events: list[Event] = []
+                if not follows:
+                    events += events_left_out(history, trusted_keys, artifacts, host)
+                    if stored or history.outcome is not ImportOutcome.UNCHANGED:
+                        events.append(
+                            _imported(Path(reader.name).name, reader.header, history, file, len(stored), host)
+                        )
+                try:
+                    state = _append(layout, history, events, clock)
+                except HeadMovedError:
+                    # Others accept generations and compile engines without the build lock: decide again.
+                    history = check_history(layout, entries, trusted_keys)
     return ImportResult(
         outcome=history.outcome,
         header=reader.header,
@@ -163,11 +170,12 @@ def _store_artifacts(
             on_bytes(ref.size)
 
 
-def _require_artifacts(state: State, artifacts: Artifacts) -> None:
-    """Make sure that all artifacts of the newest generation are there, by type and size."""
-    if state.head is None:
+def _require_artifacts(history: BundleHistory, artifacts: Artifacts) -> None:
+    """Make sure that all artifacts of the newest generation are there, by type and size, unless they were collected."""
+    state, head = history.state, history.state.head
+    if head is None or head.number in history.base.collected_generations:
         return
-    shown = manifest.parse(project(state, state.head))
+    shown = manifest.parse(project(state, head))
     problems = missing_artifacts(shown, artifacts)
     if problems:
         raise NoGoError(
@@ -179,7 +187,11 @@ def _require_artifacts(state: State, artifacts: Artifacts) -> None:
 
 
 def _append(layout: Layout, history: BundleHistory, events: Sequence[Event], clock: Clock) -> State:
-    """Append records and further events to the journal, and write the files projected from it."""
+    """Append records and further events to the journal, and write the files projected from it.
+
+    Raises:
+        HeadMovedError: Another process has appended since `history` was compared with the journal.
+    """
     records = [entry.record for entry in history.entries[max(history.known, 0) :]]
     own = [
         to_record(event, build=None, wall_ns=recorded_wall_ns(clock), mono_ns=clock.mono_ns())
@@ -200,7 +212,8 @@ def _append(layout: Layout, history: BundleHistory, events: Sequence[Event], clo
             last = history.entries[history.known - 1]
             journal.append([*records, *own], views, expect=Head(last.seq, last.chain))
         elif history.outcome is ImportOutcome.UNCHANGED and own:
-            journal.append(own)
+            known = history.base.position
+            journal.append(own, expect=Head(known.seq, Chain(bytes.fromhex(known.chain))))
         event_store, projections = EventStore(layout, clock, journal), Projections(layout)
         # The newest first: a reader meanwhile sees the new head, or the one before the import.
         for _, generation in sorted(event_store.state.generations.items(), reverse=True):

@@ -26,7 +26,7 @@ from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts, counted
 from store.disk.folder_integrity import refuse_symlinked_folders
 from store.disk.hard_links import require_hard_links
-from store.disk.layout import MIRROR_MARK, Layout, nearest_folder
+from store.disk.layout import MIRROR_MARK, Layout, lies_within, nearest_folder
 from store.disk.repair_commands import rebuilding, repairing
 from store.disk.scratch import clear_scratch
 from store.disk.write_once import write_once
@@ -270,8 +270,7 @@ def _segments(layout: Layout, view: HistoryView) -> Iterator[_File]:
 
 
 def _require_apart(layout: Layout, target: Layout) -> None:
-    ours, theirs = layout.root.resolve(), target.root.resolve()
-    if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
+    if lies_within(layout.root, target.root) or lies_within(target.root, layout.root):
         raise RequestRefusedError(
             f"expected a folder apart from the cache, found {target.root} for {layout.root}",
             kind=ErrorKind.FILE_SYSTEM,

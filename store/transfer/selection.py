@@ -17,11 +17,10 @@ from store.domain.events import (
     CellEmbedded,
     CheckFailed,
     CheckPassed,
-    CollectionPlanned,
     EngineCompiled,
-    Imported,
 )
 from store.domain.index_files import refs_of
+from store.domain.maintenance_events import CollectionPlanned, Imported
 from store.domain.proof import answers_of, is_proof
 from store.domain.state import Build, RecordedEvent, State, Unknown
 from store.manifest.area import area_of

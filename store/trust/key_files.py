@@ -8,6 +8,7 @@ to. The aircraft does not need this module: its keys may come from anywhere.
 import contextlib
 import os
 import resource
+import shlex
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ def load_signer(path: Path, *, cache: Path) -> Signer:
     if status.st_mode & 0o077:
         raise _refused(
             f"signing_key: expected {path} to be its owner's alone, found mode {stat.S_IMODE(status.st_mode):04o}",
-            f"chmod 600 {path}",
+            f"chmod 600 {shlex.quote(str(path))}",
         )
     _refuse_within("signing_key", path, where, cache)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
@@ -167,7 +168,7 @@ def _read_trusted_keys_file(path: Path, cache: Path | None) -> str:
     if status.st_mode & stat.S_IWOTH:
         raise _refused(
             f"trusted_keys: expected {path} to be safe, found that anybody may write to it",
-            f"chmod o-w {path}",
+            f"chmod o-w {shlex.quote(str(path))}",
         )
     if cache is not None:
         _refuse_within("trusted_keys", path, where, cache)

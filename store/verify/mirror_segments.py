@@ -7,6 +7,7 @@ from store.cache.mirror_history import (
     Links,
     foreign_segments,
     links_of,
+    numbers_to_read,
     read_segment,
     recorded_signatures,
 )
@@ -31,7 +32,7 @@ def segment_findings(layout: Layout, files: Mapping[int, ManifestFile], head: in
         CacheUnusableError: A file cannot be read.
     """
     links, names, whole = dict[int, Links](), layout.segment_files(), True
-    for number in range(1, max(head, *names) + 1 if names else 1):
+    for number in numbers_to_read(names, head) if names else ():
         # One at a time, so that not all records are in memory.
         found = read_segment(layout, number, names.get(number))
         of = found if isinstance(found, str) else links_of(found)

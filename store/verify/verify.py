@@ -9,6 +9,7 @@ One run reports everything that is wrong; only a journal that cannot be trusted 
 says how to fix each problem. A verification never writes.
 """
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -144,7 +145,7 @@ def _require_head(view: View) -> Generation:
         raise NoGoError(
             ("expected a committed generation, found none",),
             kind=ErrorKind.NO_GENERATION,
-            hint=f"c10 build REQUEST --cache {view.layout.root}",
+            hint=f"c10 build REQUEST --cache {shlex.quote(str(view.layout.root))}",
         )
     return view.state.head
 

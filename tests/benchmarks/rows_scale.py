@@ -18,7 +18,7 @@ _ALLOWED_S = 2.0
 _ALLOWED_BYTES = 1.5e9
 _LIMIT_S = 4.0
 _PLAN_BYTES = 0.6e9
-_REALISTIC = 93
+REALISTIC = 93
 """Repeats of a tile's bytes that make it 1.4 kB."""
 _DIMENSIONS = 512
 _BATCH = 8
@@ -61,7 +61,7 @@ def one_changed_archive(settings: Settings) -> Iterator[Row]:
     site.number, site.dimensions, site.kind = number, 16, IndexKind.FLAT
     for ending, write in (("mbtiles", write_mbtiles), ("pmtiles", write_pmtiles)):
         archive = site.root / f"tiles.{ending}"
-        write(archive, number, repeats=_REALISTIC)
+        write(archive, number, repeats=REALISTIC)
         plans = []
         for _ in range(settings.pairs):
             shutil.rmtree(site.root / "memory", ignore_errors=True)
@@ -72,7 +72,7 @@ def one_changed_archive(settings: Settings) -> Iterator[Row]:
         found = [(float(greatest), _PLAN_BYTES) for greatest, _ in plans]
         name, peer = f"first-plan-{ending}-memory", "limit of 0.6 GB"
         yield row(name, f"peak memory of the {work}", peer, at_most(1), found, rate=False, unit="B")
-    archive = _built(site, repeats=_REALISTIC)
+    archive = _built(site, repeats=REALISTIC)
     found = [(changed, _LIMIT_S) for changed, _ in _changed(site, archive, pairs=settings.pairs)]
     work = f"build after one of {number:,} tiles of an archive changed"
     yield row("one-changed-archive", work, f"limit of {_LIMIT_S:g} s", at_most(1), found, rate=False)

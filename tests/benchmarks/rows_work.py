@@ -62,7 +62,10 @@ BARE = Path(__file__).with_name("bare.py")
 
 
 def rollback(settings: Settings) -> Iterator[Row]:
-    """Rollback in a cache of 50 GB against one of 1 GB; both have as many blocks, which are sparse files."""
+    """Rollback in a cache of 50 GB against one of 1 GB; both have as many blocks, which are sparse files.
+
+    The command also hashes what it will show; that grows with the size, and is left out here.
+    """
     with (
         _sparse_cache(settings.place("great"), 50 << 30) as great,
         _sparse_cache(settings.place("small"), 1 << 30) as small,

@@ -6,7 +6,7 @@ from typing import Any
 
 from store.base.identity import descriptor_id
 from store.cache.writer import CacheWriter
-from store.domain.events import GenerationSigned
+from store.domain.maintenance_events import GenerationSigned
 from store.policy import rollback
 from tests.conformance.cases import CPU, Cache, Case, ask, changed, go, put, signed
 from tests.conformance.played import build

@@ -11,7 +11,7 @@ import pytest
 
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
-from store.domain import events
+from store.domain import events, maintenance_events
 from store.domain.state import FLIGHT
 from store.policy import rollback
 from store.testing import FakeClock
@@ -65,8 +65,8 @@ def long_life(store):
     whole = store.state.builds[2].index.artifact.sha256
     store.roll_back(rollback.plan(store.state, to=3, why="it was better"))
     for kind, rest in (
-        (events.CollectionPlanned, {"policy": {"keep": 1, "unfinished": True}}),
-        (events.Collected, {}),
+        (maintenance_events.CollectionPlanned, {"policy": {"keep": 1, "unfinished": True}}),
+        (maintenance_events.Collected, {}),
     ):
         store.append(kind(digests=(whole,), generations=(2,), size=1, host={}, **rest), build=None)
     build(store, replace(changed, flight="f5"))

@@ -12,7 +12,8 @@ from pipeline.errors import CompileError, ErrorKind
 from pipeline.request.options import IndexOptions, ModelSpec
 from pipeline.rerun.report import RerunVerdict
 from pipeline.testing import Calls, FakeCompiler, FakeIndexBuilder, raising
-from store.domain.events import CellEmbedded, Imported
+from store.domain.events import CellEmbedded
+from store.domain.maintenance_events import Imported
 from store.transfer.bundle_format import Choice
 from store.transfer.export import export
 from tests.forensics import plants

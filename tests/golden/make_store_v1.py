@@ -17,6 +17,7 @@ from store.base.canonical_json import sha256
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain import events as e
+from store.domain import maintenance_events
 from store.domain.state import State
 from store.policy import rollback
 from store.testing import FakeClock
@@ -117,18 +118,25 @@ def _append_what_needs_no_build(store: CacheWriter) -> None:
     )
     for event in (
         withdrawn,
-        make(e.GenerationAccepted, generation=1, why="flown"),
-        make(e.GenerationSigned, generation=1, signature="ab" * 64, key_id="key"),
-        make(e.CollectionPlanned, digests=(ref.sha256,), size=ref.size, policy={"keep": 3}),
-        make(e.Collected, digests=(ref.sha256,), size=ref.size),
+        make(maintenance_events.GenerationAccepted, generation=1, why="flown"),
+        make(maintenance_events.GenerationSigned, generation=1, signature="ab" * 64, key_id="key"),
+        make(maintenance_events.CollectionPlanned, digests=(ref.sha256,), size=ref.size, policy={"keep": 3}),
+        make(maintenance_events.Collected, digests=(ref.sha256,), size=ref.size),
         make(
-            e.Repaired,
+            maintenance_events.Repaired,
             subject="engine place",
             sha256=ref.sha256,
             action="replaced",
             quarantine="quarantine/x",
         ),
-        make(e.Imported, source="bundle", cache_id="other", bundle=ref, generations=(1,), artifacts=1),
+        make(
+            maintenance_events.Imported,
+            source="bundle",
+            cache_id="other",
+            bundle=ref,
+            generations=(1,),
+            artifacts=1,
+        ),
     ):
         store.append(event, build=None)
 

@@ -28,7 +28,7 @@ from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.domain.events import GenerationAccepted
+from store.domain.maintenance_events import GenerationAccepted
 from store.domain.manifest_projection import project
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError, RequestRefusedError

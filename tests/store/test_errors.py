@@ -95,6 +95,7 @@ def test_all_problems_are_listed():
         (errno.EPERM, CacheUnusableError, ErrorKind.PERMISSION),
         (errno.EROFS, CacheUnusableError, ErrorKind.PERMISSION),
         (errno.EIO, CacheUnusableError, ErrorKind.INPUT_OUTPUT),
+        (errno.ENAMETOOLONG, CacheUnusableError, ErrorKind.FILE_SYSTEM),
         (errno.EMLINK, CacheUnusableError, ErrorKind.INPUT_OUTPUT),
     ],
 )

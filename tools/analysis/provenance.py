@@ -14,6 +14,7 @@ from store.base.level import side_m
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.domain import events as e
+from store.domain import maintenance_events
 from store.domain.attachments import attached, attached_to_failure
 from store.domain.index_files import delta_of, whole_of
 from store.domain.proof import answers_of, is_proof
@@ -116,7 +117,7 @@ def artifact(found: NamedArtifact, builds: BuildHistory) -> dict[str, Any]:
     collected = any(
         digest in record.event.digests
         for record in builds.source.history.records[found.record.seq :]
-        if isinstance(record.event, e.Collected | e.CollectionPlanned)
+        if isinstance(record.event, maintenance_events.Collected | maintenance_events.CollectionPlanned)
     )
     return {
         "sha256": digest,

@@ -7,8 +7,8 @@ from pipeline.composition import default_ports
 from pipeline.rerun.report import BuildRecord, Findings, Rerun, RerunVerdict, StepFailure, UnitIdentity
 from pipeline.rerun.rerun import rerun
 from store.base.canonical_json import is_digest
-from store.domain.events import Imported
 from store.domain.fold import fold
+from store.domain.maintenance_events import Imported
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
 from tools.forensics.history import BuildHistory, Source
 from tools.output import page, render

@@ -95,24 +95,34 @@ def _check_lines(checks: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _input_fields(inputs: Mapping[str, Any]) -> list[tuple[str, object]]:
-    def as_text(value: object) -> object:
-        if isinstance(value, Mapping):
+    return [(label_of(name), _input_text(name, value)) for name, value in inputs.items() if name != "recipes"]
+
+
+def _input_text(name: str, value: object) -> str | None:
+    """Return the text of an input: maps with the beginning of digests, of which the JSON has all, lists of names."""
+    match value:
+        case None:
+            return None
+        case Mapping():
             parts = ((name, inner) for name, inner in sorted(value.items()) if inner is not None)
-            # The text shows the beginning of a digest inside a map, the JSON all of it.
-            return " ".join(f"{name}={nested(inner)}" for name, inner in parts)
-        if isinstance(value, (list, tuple)):
-            return ", ".join(
-                str(item["name"]) if isinstance(item, Mapping) and "name" in item else str(nested(item))
+            return " ".join(f"{label_of(name)}={_member_text(name, inner)}" for name, inner in parts)
+        case list() | tuple():
+            named = (
+                item["name"] if isinstance(item, Mapping) and "name" in item else _member_text(name, item)
                 for item in value
             )
-        return value
+            return ", ".join(map(str, named))
+        case int():
+            return value_text(name, value)
+        case _:
+            return str(value)
 
-    def nested(value: object) -> object:
-        if isinstance(value, (Mapping, list, tuple)):
-            return f"({as_text(value)})"
-        return value[:16] if isinstance(value, str) and is_digest(value) else value
 
-    return [(name, as_text(value)) for name, value in inputs.items() if name != "recipes"]
+def _member_text(name: str, value: object) -> str | None:
+    text = _input_text(name, value)
+    if isinstance(value, Mapping | list | tuple):
+        return f"({text})"
+    return text[:16] if text is not None and is_digest(text) else text
 
 
 def _failure_lines(document: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """`gc`: remove what no kept generation needs."""
 
 import shlex
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -9,15 +9,18 @@ from store.cache.view import open_view
 from store.domain.state import State
 from store.maintenance.collect_garbage import CollectionResult
 from store.policy.retention import KeepPolicy
-from tools.command import NUMBER, Answer, Call, shared_options
+from tools.command import Answer, Call, Number, shared_options
 from tools.output import render
 from tools.provisioner import provisioner
+
+_MOST_KEPT: Final = 1_000_000_000
+"""More than there are builds, and a number that the journal can record."""
 
 
 @click.command()
 @click.option(
     "--keep",
-    type=NUMBER,
+    type=Number(1, _MOST_KEPT),
     default=3,
     show_default=True,
     metavar="N",

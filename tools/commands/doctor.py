@@ -6,6 +6,7 @@ Engine backends and tile sources name the packages that they need in their regis
 import fcntl
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -229,17 +230,18 @@ def _check_history(found: _Findings, view: View, facts: dict[str, Any]) -> None:
     if state.open_build is not None and facts["lock"] is None:
         found.add_problem(
             f"expected no running build, found build {state.open_build}, whose process is gone",
-            f"c10 build REQUEST --cache {root} (marks it as abandoned and reuses what it finished)",
+            f"c10 build REQUEST --cache {shlex.quote(str(root))} (marks it as abandoned and reuses what it finished)",
         )
     unpublished = [
         number
         for number in state.generations
-        if number not in view.observed.manifests or number not in view.observed.segments
+        if number not in view.observed.segments
+        or (number not in view.observed.manifests and number not in state.collected_generations)
     ]
     if unpublished:
         found.add_problem(
             f"expected manifest and segment of generation {unpublished[0]}, found one of them missing",
-            f"c10 build REQUEST --cache {root} (writes them again from the journal)",
+            f"c10 build REQUEST --cache {shlex.quote(str(root))} (writes them again from the journal)",
         )
 
 

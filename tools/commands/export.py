@@ -1,5 +1,6 @@
 """`export`: the records of a cache, and artifacts by choice, in one file."""
 
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def export(
         count = render.plural(len(found.missing), "artifact")
         print_error(
             f"expected everything that the records need, found {count} missing or damaged; the bundle is written without",
-            f"c10 repair --cache {call.root}",
+            f"c10 repair --cache {shlex.quote(str(call.root))}",
         )
     code = ExitCode.NO_GO if found.missing else ExitCode.DONE
     if found.path is None:

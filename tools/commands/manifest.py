@@ -1,5 +1,7 @@
 """`manifest`: the manifest file of the head."""
 
+import shlex
+
 import click
 
 from store.base.canonical_json import sha256
@@ -25,7 +27,7 @@ def manifest(call: Call) -> Answer:
         raise RequestRefusedError(
             f"expected a committed generation in {call.root}, found none",
             kind=ErrorKind.NO_GENERATION,
-            hint=f"c10 build REQUEST --cache {call.root}",
+            hint=f"c10 build REQUEST --cache {shlex.quote(str(call.root))}",
         )
     name = view.observed.manifests.get(head.number)
     raw = read_regular(view.layout.manifests / name, limit=MAX_MANIFEST_BYTES) if name else None

@@ -1,5 +1,6 @@
 """`report`: write a replay as an HTML page. It reads the cache, and writes only the page."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -74,5 +75,5 @@ def _imagery(builds: BuildHistory, number: int | None) -> dict[str, Any]:
 
 def _cache_of(journal: Path) -> Path | None:
     """Return the cache that a journal is in, if it is in one."""
-    folder = journal.resolve().parent
+    folder = Path(os.path.realpath(journal)).parent
     return folder if (folder / "artifacts").is_dir() else None

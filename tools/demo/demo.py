@@ -1,5 +1,6 @@
 """`demo`: run all of C10 on a made-up map, and check every promise on the way."""
 
+import shlex
 import sys
 import tempfile
 import time
@@ -385,8 +386,8 @@ def _closing_lines(demo_run: _Demonstration, took: float, keep: Path | None) -> 
     lines = [f"Every promise was kept, in {render.seconds(took)}."]
     if keep is not None:
         lines += [
-            f"Look around: c10 log --cache {demo_run.cache}",
-            f"             c10 show 2 --cache {demo_run.cache}",
+            f"Look around: c10 log --cache {shlex.quote(str(demo_run.cache))}",
+            f"             c10 show 2 --cache {shlex.quote(str(demo_run.cache))}",
         ]
     return lines
 

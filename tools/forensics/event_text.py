@@ -2,6 +2,7 @@
 
 from store.backports import assert_never
 from store.domain import events as e
+from store.domain import maintenance_events
 from store.domain.events import Event
 from store.domain.proof import described, figures_of, is_proof
 from store.errors import DamagedHistoryError
@@ -130,30 +131,30 @@ def _describe_plan(
 
 def _describe_upkeep(
     event: e.CacheCreated
-    | e.RolledBack
-    | e.GenerationAccepted
-    | e.GenerationSigned
-    | e.CollectionPlanned
-    | e.Collected
-    | e.Repaired
-    | e.Imported,
+    | maintenance_events.RolledBack
+    | maintenance_events.GenerationAccepted
+    | maintenance_events.GenerationSigned
+    | maintenance_events.CollectionPlanned
+    | maintenance_events.Collected
+    | maintenance_events.Repaired
+    | maintenance_events.Imported,
 ) -> str:
     match event:
         case e.CacheCreated():
             return f"cache {event.cache_id[:_SHORT]} created by {event.writer}"
-        case e.RolledBack():
+        case maintenance_events.RolledBack():
             return f"rolled back from build {event.left} to build {event.target}: {event.why or 'no reason given'}"
-        case e.GenerationAccepted():
+        case maintenance_events.GenerationAccepted():
             return f"generation {event.generation} accepted: {event.why or 'no reason given'}"
-        case e.GenerationSigned():
+        case maintenance_events.GenerationSigned():
             return f"generation {event.generation} signed by {event.key_id}"
-        case e.CollectionPlanned():
+        case maintenance_events.CollectionPlanned():
             return f"{plural(len(event.digests), 'artifact')} about to be collected, {size(event.size)}"
-        case e.Collected():
+        case maintenance_events.Collected():
             return f"{plural(len(event.digests), 'artifact')} collected, {size(event.size)}"
-        case e.Repaired():
+        case maintenance_events.Repaired():
             return f"{event.subject} {event.sha256[:_SHORT]}: {event.action}"
-        case e.Imported():
+        case maintenance_events.Imported():
             return f"{plural(event.artifacts, 'artifact')} imported from {event.source}"
         case _:
             assert_never(event)

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from store.domain import events as e
-from store.domain import problem_lines
+from store.domain import maintenance_events, problem_lines
 from store.policy.vouching import UNSIGNED
 from tools.forensics.cost import Rates, duration, is_slow, normal_ms
 from tools.forensics.records import DecodedRecord, RecordHistory
@@ -166,7 +166,7 @@ def _checks(timeline: BuildTimeline) -> Iterator[dict[str, Any]]:
                 message = f"check {event.check} of {event.subject} failed: {event.why}"
                 severity = "warning" if event.check == UNSIGNED else "error"
                 yield make_finding("check-failed", severity, record.seq, message)
-            case e.Repaired() as event:
+            case maintenance_events.Repaired() as event:
                 message = f"{event.subject} {event.sha256[:12]} was damaged: {event.action}"
                 yield make_finding("repaired", "warning", record.seq, message)
             case e.CoverageWalked(problems=problems) if problems:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from store.disk.layout import lies_within
 from store.errors import ErrorKind, RequestRefusedError, TranslateOSErrors
 from store.files.regular_file import open_regular
 from tools.report.page import MARK
@@ -22,7 +23,7 @@ def check_target(target: Path, cache: Path | None, *, option: str = "-o") -> Non
     Raises:
         RequestRefusedError: `target` is such a place; the hint names the `option` that gave it.
     """
-    if cache is not None and target.resolve().is_relative_to(cache.resolve()):
+    if cache is not None and lies_within(target, cache):
         raise _refused(target, "one inside of the cache", option)
     if not target.parent.is_dir():
         raise _refused(target, "that there is no folder for it", option)

@@ -53,6 +53,8 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _MAX_JPEG_COMPONENTS = 4
 _JPEG_TABLE = 0xDB
 _PROGRESSIVE_FRAMES = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_MOST_JPEG_SCANS = 500
+"""Encoders write up to a few dozen. Each goes over all pixels, however few bytes it has: a file of 3 MB took minutes."""
 _BARE_JPEG_MARKERS = frozenset(range(0xD0, 0xD9)) | {0x01}
 
 
@@ -190,9 +192,12 @@ def jpeg_tables_damage(data: bytes) -> str | None:
 
     No encoder divides by zero, and one that halves a value sends the rest in a later scan.
     """
-    progressive, coarse = False, dict[int, bytearray]()
+    progressive, coarse, scans = False, dict[int, bytearray](), 0
     for marker, start, end in _jpeg_segments(data):
         content = data[start:end]
+        scans += marker == _JPEG_SCAN[1]
+        if scans > _MOST_JPEG_SCANS:
+            return f"more than {_MOST_JPEG_SCANS} scans"
         if marker == _JPEG_TABLE:
             at = 0
             while at < len(content):

@@ -28,6 +28,9 @@ class TileArchive(ABC):
     kind: ClassVar[str]
     """Name of the kind of source, the first part of locators."""
 
+    stores_tiles: ClassVar[bool] = True
+    """Whether it holds tiles, and not imagery from which they are rendered."""
+
     _fingerprint: Fingerprint
     _settings = ""
     """What else decides the bytes of the tiles."""

@@ -103,6 +103,7 @@ class RasterMosaic(TileArchive):
     """GeoTIFF files: a path, a list of paths, a pattern such as "ortho/*.tif", or a folder; later ones are on top."""
 
     kind = "raster"
+    stores_tiles = False
 
     def __init__(
         self,

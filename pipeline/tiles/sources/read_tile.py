@@ -59,7 +59,12 @@ def read_tile_file(path: str) -> bytes:
     try:
         size = os.fstat(descriptor).st_size
         if size > MAX_TILE_BYTES:
-            raise _unreadable(path, f"at most {MAX_TILE_BYTES:,} bytes", f"{size:,}")
+            raise TileError(
+                f"{path}: expected a tile of at most {MAX_TILE_BYTES:,} bytes, found {size:,}",
+                hint="replace the file, or take it out of the folder",
+                kind=ErrorKind.BAD_TILE,
+                subject=path,
+            )
         return read_at(descriptor, 0, size)
     finally:
         os.close(descriptor)

@@ -6,7 +6,8 @@ from itertools import cycle
 import pytest
 
 from pipeline.build.report import BuildOutcome
-from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired, TilesSelected
+from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, TilesSelected
+from store.domain.maintenance_events import Repaired
 from store.errors import DamagedHistoryError, RequestRefusedError
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.damaging import flip

@@ -12,7 +12,8 @@ from pipeline.errors import CompileError, RequestError
 from pipeline.request.options import ModelRole, ModelSpec
 from pipeline.testing import raising
 from store.disk.artifacts import Artifacts
-from store.domain.events import CheckFailed, CheckPassed, EngineCompiled, Repaired
+from store.domain.events import CheckFailed, CheckPassed, EngineCompiled
+from store.domain.maintenance_events import Repaired
 from store.errors import ArtifactsBusyError, DiskFullError, RequestRefusedError
 from store.policy.retention import KeepPolicy, KeepReason
 from store.reader import ALLOW_UNSIGNED, FlightCache

@@ -14,7 +14,8 @@ from pipeline.request.to_toml import to_toml
 from pipeline.testing import Calls, FakeCompiler, RecordingProgress
 from store.disk.artifacts import Artifacts
 from store.domain.attachments import GOLDEN, NETWORK, attached
-from store.domain.events import EngineCompiled, Repaired
+from store.domain.events import EngineCompiled
+from store.domain.maintenance_events import Repaired
 from store.manifest.manifest import parse
 from store.policy.retention import KeepPolicy
 from store.reader import ALLOW_UNSIGNED, FlightCache

@@ -8,7 +8,8 @@ from journal import BuildLockHeldError
 from pipeline.build.report import BuildOutcome
 from pipeline.errors import CompileError
 from pipeline.testing import raising
-from store.domain.events import BuildRefused, RolledBack
+from store.domain.events import BuildRefused
+from store.domain.maintenance_events import RolledBack
 from store.domain.state import BuildStatus
 from store.errors import ErrorKind, RequestRefusedError
 from store.manifest.manifest import parse

@@ -13,7 +13,8 @@ from pipeline.request.options import IndexKind, IndexOptions, ModelRole, ModelSp
 from pipeline.testing import FakeBatcher, fake_vector
 from store.base.identity import joined_space
 from store.disk.artifacts import Artifacts
-from store.domain.events import CellEmbedded, CheckFailed, Repaired
+from store.domain.events import CellEmbedded, CheckFailed
+from store.domain.maintenance_events import Repaired
 from store.formats.joined_blocks import read_block
 from store.formats.tables import decode_blocks
 from store.manifest.manifest import parse

@@ -9,7 +9,8 @@ from pipeline.build.report import BuildOutcome
 from pipeline.request.options import ModelRole, ModelSpec
 from store.cache.view import read_history
 from store.cache.writer import CacheWriter
-from store.domain.events import BuildAbandoned, BuildStarted, CheckPassed, GenerationSigned
+from store.domain.events import BuildAbandoned, BuildStarted, CheckPassed
+from store.domain.maintenance_events import GenerationSigned
 from store.domain.manifest_projection import project
 from store.errors import ErrorKind, NoGoError, RequestRefusedError
 from store.formats import descriptor_block

@@ -134,6 +134,17 @@ def test_a_step_counts_for_the_chunks_that_show_it(level, data):
     assert all(run[0] == level.lattice_zoom for run in found.holes)
 
 
+def test_chunks_over_the_antimeridian_show_both_edges_of_an_area_around_the_globe():
+    level, edge = Level(4, 1, 5), 32
+    ids = np.array(sorted(chunk_id(level, x, 7) for x in range(edge)), np.int64)
+    area = [Patch(Rectangle(x0, edge, 7, 5)) for x0 in (0, 9)]
+    for patch in area:
+        assert ground_coverage(level, [patch], ids, np.zeros(edge, np.bool_)).holes == []
+    last = ids[-1:]
+    found = ground_coverage(level, area[:1], last, np.ones(1, np.bool_))
+    assert found.featureless == [run for y in range(7, 12) for run in ([5, y, 0, 3], [5, y, 31, 31])]
+
+
 def test_the_level_that_shows_least_speaks_for_the_area():
     level = Level(4, 1, 3)
     good = GroundCoverage(level=level, chunks=9, wanted=10, holes=[], featureless=[])

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from datetime import date
 from functools import cache
 
@@ -18,7 +19,8 @@ from pipeline.planning.chunk_levels import (
 from pipeline.request.options import ChunkLevelOptions, ChunkOptions
 from pipeline.testing import FakeTiles
 from pipeline.tiles.selection import select_tiles
-from store.base.level import Level
+from pipeline.tiles.sources.xyz import XYZFolder
+from store.base.level import Level, side_m
 from tests.geotiffs import PIXEL_M
 from tests.small_builds import Site, encoded
 
@@ -95,6 +97,14 @@ def test_the_coarsest_zoom_that_is_fine_enough_is_taken(site):
     assert level.chunks.level.zoom == 18
 
 
+def test_a_source_of_stored_tiles_is_not_searched_for_how_fine_its_imagery_was(site, monkeypatch):
+    """Of an archive of two million tiles that took 1.6 s, in a run with nothing to do too."""
+    monkeypatch.setattr(XYZFolder, "extent", lambda _: pytest.fail("all tiles are listed"))
+    sides = ChunkOptions(level=(ChunkLevelOptions(side_m=120),))
+    (level,) = choose(site, around(19), zoom=(19, 19), chunks=sides)
+    assert level.source_mm is None
+
+
 def test_the_usual_edge_counts_and_not_that_of_one_tile(site):
     sides = ChunkOptions(level=(ChunkLevelOptions(side_m=120, overlap=0.85),))
     edges = around(19) | {(19, 2**18, 2**18): 64}
@@ -142,7 +152,10 @@ def test_a_tall_area_is_warned_of(site):
     (level,) = choose(site, around(17), zoom=(17, 17), chunks=sides)
     assert list(level.warnings((0, 0, 10_000_000, 10_000_000), 0.0)) == []
     (found,) = level.warnings((0, 0, 1, 400_000_000), 0.0)
-    assert (found.kind, "at an edge of the area" in found.message) == ("uneven-sides", True)
+    assert (found.kind, "elsewhere in the area" in found.message) == ("uneven-sides", True)
+    at_30 = replace(level, described=replace(level.described, side_m=side_m(level.chunks.level, 30)))
+    (found,) = at_30.warnings((0, -300_000_000, 1, 300_000_000), 30.0)
+    assert f"{level.described.side_m:.0f} m elsewhere" in found.message, "the equator lies between"
 
 
 def test_a_box_over_the_antimeridian_has_its_middle_there(site):

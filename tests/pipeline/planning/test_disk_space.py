@@ -6,10 +6,11 @@ import pytest
 
 from pipeline.build.report import BuildOutcome
 from pipeline.embed.batcher import LocalDescriptorBatcher
-from pipeline.index.plan import IndexPlan
+from pipeline.index.plan import IndexPlan, plan_index
 from pipeline.planning.disk_space import Estimate, free_bytes, index_bytes, require_space_for_engines
 from pipeline.request.options import IndexKind, IndexOptions, Storage
 from store.disk.layout import Layout
+from store.domain.events import IndexBuilt
 from store.errors import DiskFullError
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.small_builds import FakeSite, spread, words
@@ -71,6 +72,31 @@ def test_what_is_there_needs_no_space(quick_path):
     assert warm < cold - 2 * network
     exactly = site.provisioner(free_bytes=lambda _: warm)
     assert exactly.build_cache_artifacts(site.request(flight_id="f2")).outcome is BuildOutcome.BUILT
+
+
+def test_an_index_with_other_options_takes_space_though_no_cell_changes(quick_path):
+    site = FakeSite(quick_path, spread(8, 5, content=words))
+    flat, graph = IndexOptions(kind=IndexKind.FLAT), IndexOptions(kind=IndexKind.HNSW)
+
+    def built(**fields):
+        """Return what the plan says of the index; the build does that."""
+        before = {event.key for event in site.events(IndexBuilt)} if site.layout.exists() else set()
+        plan = site.provisioner().plan(site.request(**fields))
+        (step,) = [step for step in plan.steps if step["kind"] == "index"]
+        assert site.provisioner().build_cache_artifacts(site.request(**fields)).outcome is BuildOutcome.BUILT
+        made = {event.key for event in site.events(IndexBuilt)} - before
+        assert (step["decision"] == "run") == bool(made)
+        return step["decision"], step["why"]
+
+    built(index=flat)
+    size = index_bytes(plan_index(graph, count=40, dimensions=4), rows=40, dimensions=4)
+    assert asked_for(site, flight_id="f2", index=graph) >= asked_for(site, flight_id="f2", index=flat) + size
+    west = site.request().bbox
+    half = (west[0], west[1], 0.0, west[3])
+    assert built(index=graph, bbox=half) == ("run", "its options or its library changed")
+    # The index that is known of all cells is flat.
+    assert built(index=graph) == ("run", "its cells are others")
+    assert built(index=graph, flight_id="f3") == ("reuse", "same blocks")
 
 
 def test_the_reserve_of_a_cache_to_be_is_taken_off(quick_path):

@@ -23,7 +23,8 @@ from pipeline.request.to_toml import MAX_TEXT_BYTES, parse_recorded_request, req
 from pipeline.stages import index
 from pipeline.testing import FakeCompiler
 from store.disk.layout import FOLDERS
-from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
+from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt
+from store.domain.maintenance_events import Repaired
 from store.errors import DamagedHistoryError, RequestRefusedError
 from store.formats.tables import decode_blocks
 from store.verify.report import Depth

@@ -8,16 +8,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import RequestError
 from pipeline.request.area import Area, Shape, canonical_shape
 from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7
 from pipeline.tiles import raster
-from pipeline.tiles.chunks import tile_runs_under, wanted_chunks
+from pipeline.tiles.chunks import tile_runs_under, wanted_chunks, wanted_total
 from pipeline.tiles.grid import north_edge_e7, tile_ranges, west_edge_e7
 from pipeline.tiles.patches import cover
 from pipeline.tiles.raster import Runs, TooDetailedError, middle_runs, tile_runs
 from pipeline.tiles.wanted import wanted_tiles_of
-from store.base.lattice import middle_latitude_e7, tile_span
+from store.base.lattice import middle, middle_latitude_e7, tile_span
 from store.base.level import Level
+from store.manifest.levels import ChunkLevel
 from tests.examples_tried import examples
 
 ZOOM = 6
@@ -254,6 +256,25 @@ def test_an_outline_with_too_many_edges_in_rows_is_refused(monkeypatch):
 def test_nothing_lies_in_an_area_without_a_middle():
     assert middle_runs(Area.of_boxes([(1, 1, 2, 2)]), LEVEL).total == 0
     assert Shape().encoded() != Area.of_boxes([(1, 1, 2, 2)]).encoded
+
+
+def test_a_box_that_holds_the_middle_of_a_chunk_and_of_no_step_is_refused():
+    """Chunks with a side of six steps have their middles at corners of steps."""
+    level = Level(18, 1, 6)
+    lon, lat = (round(each * E7) for each in middle(level, 240_000, 200_000))
+    box = Area((lon - 30, lat - 30, lon + 30, lat + 30))
+    assert (wanted_total(level, box), wanted_total(Level(18, 1, 1), box)) == (1, 0)
+    with pytest.raises(RequestError, match="and a step of it, found a smaller one"):
+        wanted_tiles_of(box, (18, 18), [ChunkLevel(level=level, tile_edge=256)])
+
+
+def test_a_polygon_beside_a_route_is_not_lost_without_a_word():
+    levels = [ChunkLevel(level=LEVEL, tile_edge=256)]
+    line = [(0, 0), (10**8, 0)]
+    tiny = [(2 * 10**8 + 1, 1), (2 * 10**8 + 3, 1), (2 * 10**8 + 3, 3)]
+    assert wanted_tiles_of(Area.of_shape(canonical_shape([], [line], 10**9)), (4, 4), levels)
+    with pytest.raises(RequestError, match=r"a polygon without one at longitude 20\.0000001"):
+        wanted_tiles_of(Area.of_shape(canonical_shape([[tiny]], [line], 10**9)), (4, 4), levels)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from store.cache.event_mapper import fold_entries, to_record, to_recorded_events
 from store.cache.event_store import EventStore
 from store.cache.view import open_view, read_history
 from store.disk.layout import Layout
-from store.domain.events import BuildStarted, CacheCreated, CheckFailed, GenerationAccepted, StepReused
+from store.domain.events import BuildStarted, CacheCreated, CheckFailed, StepReused
+from store.domain.maintenance_events import GenerationAccepted
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, StoreError
 from store.testing import FakeClock

@@ -14,7 +14,8 @@ from store.cache.create import ensure_cache
 from store.cache.optimistic_append import accept, open_for_append
 from store.cache.view import open_view, read_history
 from store.disk.layout import Layout
-from store.domain.events import CollectionPlanned, GenerationAccepted, StepStarted
+from store.domain.events import StepStarted
+from store.domain.maintenance_events import CollectionPlanned, GenerationAccepted
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, UnknownEventError
 from store.testing import FakeClock

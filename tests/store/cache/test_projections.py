@@ -4,7 +4,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
-from store.domain.events import GenerationSigned
+from store.domain.maintenance_events import GenerationSigned
 from store.domain.manifest_projection import project
 from store.testing import FakeClock
 from store.trust.signatures import Signer

@@ -98,6 +98,13 @@ def test_lengths_that_no_record_has(length):
     refused(GOOD[:64] + struct.pack(">I", length) + GOOD[68:] + bytes(1 << 20))
 
 
+def test_a_record_before_the_first_is_refused():
+    """Its place, counted from the end, would be that of another one."""
+    raw = encode(sample_record(1))
+    with pytest.raises(DamagedHistoryError, match="from 1 on"):
+        segment.decode(segment.encode(1, Head(-1, EMPTY.chain), [Entry(0, link(EMPTY.chain, raw), raw)]))
+
+
 def test_records_in_another_order_are_refused():
     one, two = chained([sample_record(1), sample_record(2)])
     refused(segment.encode(1, EMPTY, [two, one]))

@@ -13,19 +13,15 @@ from journal.record import Record
 from journal.storage.environment import open_environment
 from store.base.canonical_json import sha256
 from store.base.identity import build_identity
+from store.cache import projections
 from store.cache.event_mapper import to_record
 from store.cache.event_store import EventStore
 from store.cache.view import list_cache_files, open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.domain.events import (
-    BuildFailed,
-    BuildStarted,
-    CacheCreated,
-    CheckFailed,
-    GenerationAccepted,
-)
+from store.domain.events import BuildFailed, BuildStarted, CacheCreated, CheckFailed
+from store.domain.maintenance_events import GenerationAccepted
 from store.domain.state import BuildStatus
 from store.errors import (
     CacheUnusableError,
@@ -55,7 +51,7 @@ APPEND_MEANWHILE = """
 import sys
 from journal import Journal
 from journal.storage.environment import open_environment
-from store.domain.events import GenerationAccepted
+from store.domain.maintenance_events import GenerationAccepted
 from store.cache.event_mapper import to_record
 with Journal.open(sys.argv[1]) as journal:
     event = GenerationAccepted(generation=1, why="from another process", host={})
@@ -277,6 +273,24 @@ class TestRecovery:
             assert store.journal.projections() == inside
 
     @pytest.mark.usefixtures("two")
+    def test_they_are_written_again_although_somebody_appends_meanwhile(self, layout, opened, monkeypatch):
+        with Journal.open(layout.journal) as journal:
+            inside = journal.projections()
+            journal.append([], {b"head": b"stale"})
+        read = projections._stored
+
+        def accept_first(event_store, name):
+            monkeypatch.undo()
+            accepted = event_store.record(make(GenerationAccepted, generation=1), build=None)
+            event_store.journal.append([accepted])
+            return read(event_store, name)
+
+        monkeypatch.setattr(projections, "_stored", accept_first)
+        with opened() as store:
+            assert store.journal.projections() == inside
+            assert store.state.accepted == {1}
+
+    @pytest.mark.usefixtures("two")
     def test_a_projection_in_the_journal_that_is_damaged(self, layout, opened):
         environment = open_environment(layout.journal, readonly=False)
         with environment.write() as writer:
@@ -297,6 +311,7 @@ class TestRecovery:
     def test_scratch_is_cleared(self, layout, opened):
         (layout.scratch / "a" / "b").mkdir(parents=True)
         (layout.scratch / "a" / "b" / "c").write_bytes(b"x")
+        (layout.scratch / "a" / "reserve").touch()
         (layout.scratch / "a" / "link").symlink_to("..")
         (layout.scratch / "folder").symlink_to(layout.manifests)
         os.mkfifo(layout.scratch / "fifo")
@@ -546,11 +561,21 @@ class TestReserve:
             assert store.recovered == ()
         assert reserve.stat().st_mtime_ns == before
 
-    def test_a_reserve_that_is_no_file(self, layout, opened):
+    @pytest.mark.parametrize("shape", ["folder", "link", "pipe"])
+    def test_a_reserve_that_is_no_file_is_made_anew(self, layout, opened, shape):
         layout.create()
-        (layout.scratch / "reserve").mkdir()
-        with pytest.raises(CacheUnusableError), opened(reserve_bytes=4096):
-            pytest.fail("a folder is no reserve")
+        reserve = layout.scratch / "reserve"
+        replace_by(reserve, shape)
+        with (
+            Artifacts(layout).shared_lock(),
+            pytest.raises(CacheUnusableError),
+            opened(reserve_bytes=4096),
+        ):
+            pytest.fail("it may be another process's")
+        with opened(reserve_bytes=4096):
+            pass
+        assert not reserve.is_symlink()
+        assert reserve.stat().st_size == 4096
 
     def test_an_event_that_can_be_appended_needs_no_reserve(self, layout, opened):
         with opened(reserve_bytes=4096) as store:

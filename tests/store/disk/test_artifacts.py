@@ -9,7 +9,8 @@ import pytest
 from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts, ref_of_draft
-from store.disk.layout import Layout
+from store.disk.layout import Layout, lies_within
+from store.disk.quarantine import move_to_quarantine
 from store.disk.write_once import draft, write_once
 from store.errors import (
     ArtifactError,
@@ -187,6 +188,15 @@ class TestArtifacts:
             b"2",
         ]
 
+    def test_a_name_that_leaves_no_room_for_a_number_is_kept_in_part(self, layout):
+        layout.create()
+        path, kept_part = layout.root / ("x" + "\u00e9" * 127), "x" + "\u00e9" * 99
+        for number in range(2):
+            path.write_bytes(b"x")
+            kept = move_to_quarantine(layout, path)
+            assert kept == f"quarantine/{kept_part}.{number}"
+            assert (layout.root / kept).read_bytes() == b"x"
+
     def test_a_folder_in_the_place_of_an_object(self, artifacts, layout):
         replace_by(layout.artifact(SHA), "folder")
         (layout.artifact(SHA) / "within").write_bytes(b"x")
@@ -343,8 +353,22 @@ class TestLayout:
         (tmp_path / "file").touch()
         with pytest.raises(CacheUnusableError, match="found a file"):
             Layout(tmp_path / "file").create()
-        with pytest.raises(CacheUnusableError):
+        with pytest.raises(CacheUnusableError, match="expected a name") as caught:
             Layout(tmp_path / "file" / "cache").create()
+        assert caught.value.kind is ErrorKind.FILE_SYSTEM
+
+    def test_a_link_that_leads_nowhere_is_no_folder(self, tmp_path):
+        (tmp_path / "link").symlink_to("nowhere")
+        with pytest.raises(CacheUnusableError, match="a link that leads to no folder"):
+            Layout(tmp_path / "link").create()
+        assert names(tmp_path) == ["link"]
+
+    def test_what_lies_within_a_folder(self, tmp_path):
+        (tmp_path / "circle").symlink_to("circle")
+        (tmp_path / "link").symlink_to("cache")
+        assert lies_within(tmp_path / "link" / "file", tmp_path / "cache")
+        assert not lies_within(tmp_path / "circle" / "file", tmp_path / "cache")
+        assert not lies_within(tmp_path / "cache", tmp_path / "circle")
 
     def test_the_root_of_a_file_system_may_be_a_cache(self, tmp_path):
         (tmp_path / "lost+found").mkdir()

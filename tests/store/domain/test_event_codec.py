@@ -13,7 +13,8 @@ from store.base.clock import SystemClock
 from store.base.values import ArtifactRef
 from store.cache.event_mapper import to_record, to_recorded_event, to_recorded_events
 from store.domain import event_codec
-from store.domain.events import CacheCreated, CellEmbedded, Event, GenerationAccepted
+from store.domain.events import CacheCreated, CellEmbedded, Event
+from store.domain.maintenance_events import GenerationAccepted
 from store.domain.state import Unknown
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from tests.examples_tried import examples

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from store.base.values import ArtifactRef, Position
 from store.domain import events as e
+from store.domain import maintenance_events
 from store.domain.fold import evolve, fold
 from store.domain.state import FLIGHT, STAND_IN, BuildStatus, RecordedEvent, State, Unknown, checks_of
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
@@ -93,7 +94,7 @@ def failed():
 
 
 def rolled_back(left, target, requested=None):
-    return make(e.RolledBack, left=left, target=target, requested=requested, why="test")
+    return make(maintenance_events.RolledBack, left=left, target=target, requested=requested, why="test")
 
 
 def whole(number, generation, parent, identity="i1"):
@@ -109,7 +110,9 @@ def whole(number, generation, parent, identity="i1"):
         cell(),
         index(),
         passed("x1", "retrieval", "index", 3),
-        e.Repaired(subject="block", sha256="ab" * 32, action="replaced", quarantine="quarantine/x"),
+        maintenance_events.Repaired(
+            subject="block", sha256="ab" * 32, action="replaced", quarantine="quarantine/x"
+        ),
         walked(),
         committed(generation, number, parent),
     )
@@ -117,11 +120,13 @@ def whole(number, generation, parent, identity="i1"):
 
 
 def signature(generation, number=0):
-    return make(e.GenerationSigned, generation=generation, signature="ab", key_id=f"k{number}")
+    return make(
+        maintenance_events.GenerationSigned, generation=generation, signature="ab", key_id=f"k{number}"
+    )
 
 
 def collecting(*generations):
-    return (None, make(e.CollectionPlanned, digests=(), generations=generations))
+    return (None, make(maintenance_events.CollectionPlanned, digests=(), generations=generations))
 
 
 THREE = [
@@ -353,7 +358,7 @@ CHECKS = (("parity", "k1"), ("retrieval", "x1"))
     ("number", "left"), [(1, (0, 1, 1)), (2, (1, 1, 0)), (3, (1, 0, 1)), (103, (1, 0, 1)), (9, (1, 1, 1))]
 )
 def test_what_was_collected_is_not_reused(number, left):
-    collected = make(e.Collected, digests=(ref(number).sha256,), generations=(1,))
+    collected = make(maintenance_events.Collected, digests=(ref(number).sha256,), generations=(1,))
     state = fold(facts(*THREE, (None, collected)))
     assert (
         len(state.step_cache.engines),
@@ -375,10 +380,10 @@ def test_every_block_of_a_cell_stays_usable():
     again = fold(facts((None, cell(number=5)), start=6), state)
     assert again.step_cache.blocks_of(name) == (cell(number=2), cell(number=6), cell(number=5))
     for number, left in ((2, (5, 6)), (6, (2, 5)), (5, (2, 6))):
-        collected = make(e.Collected, digests=(ref(number).sha256,))
+        collected = make(maintenance_events.Collected, digests=(ref(number).sha256,))
         gone = fold(facts((None, collected), start=6), state).step_cache
         assert gone.blocks_of(name) == tuple(cell(number=number) for number in left)
-    collected = make(e.Collected, digests=tuple(ref(number).sha256 for number in (2, 5, 6)))
+    collected = make(maintenance_events.Collected, digests=tuple(ref(number).sha256 for number in (2, 5, 6)))
     gone = fold(facts((None, collected), start=6), state).step_cache
     assert (gone.blocks, gone.earlier) == ({}, {})
     refused = fold(facts((None, failed_check("k1", "reproduces")), start=6), state).step_cache
@@ -389,9 +394,9 @@ def test_every_block_of_a_cell_stays_usable():
 def test_facts_that_change_nothing():
     quiet = [
         e.StepStarted(kind="engine", subjects=(), key="k"),
-        make(e.CollectionPlanned),
-        e.Repaired(subject="", sha256="", action="", quarantine=""),
-        make(e.Imported),
+        make(maintenance_events.CollectionPlanned),
+        maintenance_events.Repaired(subject="", sha256="", action="", quarantine=""),
+        make(maintenance_events.Imported),
     ]
     before = fold(facts(*THREE))
     after = fold(facts(*((None, event) for event in quiet), start=len(THREE) + 1), before)
@@ -399,7 +404,9 @@ def test_facts_that_change_nothing():
 
 
 def test_acceptance_is_kept():
-    accepted = [(None, make(e.GenerationAccepted, generation=number)) for number in (1, 2, 1)]
+    accepted = [
+        (None, make(maintenance_events.GenerationAccepted, generation=number)) for number in (1, 2, 1)
+    ]
     assert fold(facts(*THREE, *accepted)).accepted == {1, 2}
 
 
@@ -407,7 +414,7 @@ def test_what_is_planned_to_go_is_gone_before_it_is_removed():
     state = fold(facts(*THREE, collecting(1)))
     assert (state.collected_generations, state.collected) == ({1}, {1})
     assert fold(
-        facts(*THREE, collecting(1), (None, make(e.Collected, digests=(), generations=(1,))))
+        facts(*THREE, collecting(1), (None, make(maintenance_events.Collected, digests=(), generations=(1,))))
     ).collected_generations == {1}
 
 
@@ -417,7 +424,7 @@ def test_builds_that_were_denied_the_lock_are_kept_by_their_record():
 
 
 def test_signatures_are_added():
-    signed = make(e.GenerationSigned, generation=2, signature="ab", key_id="k")
+    signed = make(maintenance_events.GenerationSigned, generation=2, signature="ab", key_id="k")
     state = fold(facts(*THREE, (None, signed), (None, replace(signed, key_id="l"))))
     assert [generation.signatures for generation in state.generations.values()] == [
         (),
@@ -483,20 +490,30 @@ def impossible(history, text=""):
         ([*THREE, (None, rolled_back(4, 3)), (3, committed(4, 3, 2))], "never committed"),
         ([*THREE, (None, rolled_back(4, 2)), (1, committed(4, 1))], "never committed"),
         ([*THREE, (None, rolled_back(4, 2)), (2, committed(4, 2, 2))], "expected parent 1"),
-        ([*THREE, (None, make(e.GenerationAccepted, generation=4))], "no generation 4"),
-        ([*THREE, (None, make(e.GenerationSigned, generation=0))], "no generation 0"),
+        ([*THREE, (None, make(maintenance_events.GenerationAccepted, generation=4))], "no generation 4"),
+        ([*THREE, (None, make(maintenance_events.GenerationSigned, generation=0))], "no generation 0"),
         ([*THREE, (None, rolled_back(4, 2)), (2, committed(4, 2, 1, body_sha256="x"))], "another body"),
         ([*THREE, (None, rolled_back(4, 2)), (2, committed(4, 2, 1, format=2))], "another body"),
         ([*THREE, (None, rolled_back(77, 2)), (2, committed(4, 2, 1))], "after build 4"),
         ([*THREE, collecting(4)], "no generation 4"),
         ([*THREE, collecting(3)], "shown or accepted"),
-        ([*THREE, (None, make(e.GenerationAccepted, generation=1)), collecting(1)], "shown or accepted"),
-        ([*THREE, collecting(1), (None, make(e.GenerationAccepted, generation=1))], "had been collected"),
-        ([*THREE, (None, make(e.Collected, generations=(4,)))], "no generation 4"),
-        ([*THREE, (None, make(e.Collected, generations=(3,)))], "shown or accepted"),
+        (
+            [*THREE, (None, make(maintenance_events.GenerationAccepted, generation=1)), collecting(1)],
+            "shown or accepted",
+        ),
+        (
+            [*THREE, collecting(1), (None, make(maintenance_events.GenerationAccepted, generation=1))],
+            "had been collected",
+        ),
+        ([*THREE, (None, make(maintenance_events.Collected, generations=(4,)))], "no generation 4"),
+        ([*THREE, (None, make(maintenance_events.Collected, generations=(3,)))], "shown or accepted"),
         *(
             ([*THREE, (None, rolled_back(4, 2)), after], "not followed by its commit")
-            for after in ((5, started()), (None, make(e.Imported)), (None, rolled_back(4, 2)))
+            for after in (
+                (5, started()),
+                (None, make(maintenance_events.Imported)),
+                (None, rolled_back(4, 2)),
+            )
         ),
         ([*THREE, collecting(1), (None, signature(1))], "no more signatures"),
         ([*THREE, *((None, signature(2, n)) for n in range(MAX_SIGNATURES + 1))], "no more signatures"),
@@ -514,7 +531,7 @@ def test_histories_that_nothing_could_have_written(history, text):
 def test_a_fact_out_of_its_place(seq):
     state = fold(facts(*THREE))
     with pytest.raises(DamagedHistoryError, match="expected seq"):
-        evolve(state, replace(facts((None, make(e.Imported)))[0], seq=seq))
+        evolve(state, replace(facts((None, make(maintenance_events.Imported)))[0], seq=seq))
 
 
 EVENTS = [
@@ -535,8 +552,8 @@ EVENTS = [
     (5, reused("index", index="x1")),
     (5, failed_check()),
     (5, cell(x=7)),
-    (None, make(e.Collected, digests=(ref(1).sha256, ref(2).sha256))),
-    (None, make(e.GenerationAccepted, generation=1)),
+    (None, make(maintenance_events.Collected, digests=(ref(1).sha256, ref(2).sha256))),
+    (None, make(maintenance_events.GenerationAccepted, generation=1)),
     (6, Unknown(tag="new", version=1)),
 ]
 

@@ -6,6 +6,7 @@ from store.base.canonical_json import decode, encode
 from store.base.identity import build_identity
 from store.base.values import ArtifactRef
 from store.domain import events as e
+from store.domain import maintenance_events
 from store.domain.fold import fold
 from store.domain.manifest_projection import body_of
 from store.domain.proof import PROOF, answers_of, described, figures_of, is_proof
@@ -67,10 +68,10 @@ def test_a_proof_is_reused_as_long_as_its_answers_are_kept():
     again = make(e.StepReused, kind=PROOF, count=1, keys={"photographs": "p"})
     ended, next_one = (1, make(e.BuildAbandoned)), (2, make(e.BuildStarted))
     assert folded((1, proof()), ended, next_one, (2, again))[1].builds[2].proof == proof()
-    removed = (None, make(e.Collected, digests=(ANSWERS.sha256,)))
+    removed = (None, make(maintenance_events.Collected, digests=(ANSWERS.sha256,)))
     with pytest.raises(DamagedHistoryError, match="reused without having been made"):
         folded((1, proof()), ended, removed, next_one, (2, again))
-    other = (None, make(e.Collected, digests=("cd" * 32,)))
+    other = (None, make(maintenance_events.Collected, digests=("cd" * 32,)))
     assert folded((1, proof()), ended, other, next_one, (2, again))[1].builds[2].proof == proof()
 
 

@@ -11,7 +11,7 @@ from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.domain.events import Collected, CollectionPlanned
+from store.domain.maintenance_events import Collected, CollectionPlanned
 from store.errors import ArtifactError, ArtifactsBusyError, CacheUnusableError, ErrorKind, RequestRefusedError
 from store.maintenance import collect_garbage
 from store.maintenance.collect_garbage import collect, preview

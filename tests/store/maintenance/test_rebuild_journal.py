@@ -19,14 +19,8 @@ from store.cache.event_mapper import to_record
 from store.cache.view import open_view, read_history
 from store.disk.layout import Layout
 from store.disk.quarantine import move_to_quarantine
-from store.domain.events import (
-    BuildCommitted,
-    BuildStarted,
-    CacheCreated,
-    EngineCompiled,
-    GenerationAccepted,
-    RolledBack,
-)
+from store.domain.events import BuildCommitted, BuildStarted, CacheCreated, EngineCompiled
+from store.domain.maintenance_events import GenerationAccepted, RolledBack
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from store.maintenance.rebuild_journal import rebuild

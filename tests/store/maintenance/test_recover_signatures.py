@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store.cache.view import open_view, read_history
 from store.disk.layout import Layout
-from store.domain.events import GenerationSigned
+from store.domain.maintenance_events import GenerationSigned
 from store.maintenance import sign
 from store.maintenance.collect_garbage import collect
 from store.maintenance.rebuild_journal import rebuild

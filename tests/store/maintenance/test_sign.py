@@ -10,7 +10,7 @@ from store.cache.projections import Projections
 from store.cache.view import open_view, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.domain.events import GenerationSigned, Repaired
+from store.domain.maintenance_events import GenerationSigned, Repaired
 from store.errors import (
     DamagedHistoryError,
     ErrorKind,
@@ -172,6 +172,17 @@ def test_lost_signature_files_are_written_again_without_a_key(layout):
     with open_writer(layout):
         pass
     assert [(layout.manifests / name).read_bytes() for name in signatures(layout)] == before
+
+
+def test_a_retired_key_signs_up_to_its_limit_alone(layout):
+    limited = TrustedKey(ALICE.public, 1)
+    with open_writer(layout) as store:
+        with pytest.raises(RequestRefusedError, match="limits to generation 1") as caught:
+            sign(store, 2, ALICE, keys=[TrustedKey(ALICE.public), limited])
+        assert caught.value.kind is ErrorKind.KEY
+        assert sign(store, 1, ALICE, keys=[limited]).changed
+    assert signatures(layout) == ["00000001.sig"]
+    assert flies(layout, limited, generation=1)
 
 
 def test_a_manifest_that_is_not_the_projection_is_not_signed(layout):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.base.values import Position
-from store.domain.events import RolledBack
+from store.domain.maintenance_events import RolledBack
 from store.domain.state import Build, Generation, State
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from store.policy.recovery import (

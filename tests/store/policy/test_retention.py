@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.disk.layout import Layout
-from store.domain.events import BuildFailed, BuildStarted, CollectionPlanned, GenerationAccepted
+from store.domain.events import BuildFailed, BuildStarted
 from store.domain.fold import fold
+from store.domain.maintenance_events import CollectionPlanned, GenerationAccepted
 from store.domain.manifest_projection import project
 from store.domain.state import STAND_IN, RecordedEvent, State
 from store.maintenance.collect_garbage import _decide

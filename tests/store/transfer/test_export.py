@@ -13,13 +13,8 @@ from store.cache.event_mapper import to_record
 from store.cache.view import open_view, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.domain.events import (
-    BuildFailed,
-    BuildStarted,
-    EngineCompiled,
-    GenerationAccepted,
-    Imported,
-)
+from store.domain.events import BuildFailed, BuildStarted, EngineCompiled
+from store.domain.maintenance_events import GenerationAccepted, Imported
 from store.errors import (
     BundleError,
     DamagedHistoryError,
@@ -116,7 +111,6 @@ def test_the_same_cache_gives_the_same_bytes(layout, file, tmp_path):
     exported = export(copy, tmp_path / "from the copy")
     assert exported.path.read_bytes() == data
     assert (exported.file.sha256, exported.file.size) == (hashlib.sha256(data).hexdigest(), len(data))
-    assert exported.path.stat().st_mode & 0o777 == 0o444
 
 
 def test_export_writes_nothing_to_the_cache(layout, tmp_path):
@@ -132,6 +126,16 @@ def test_export_writes_nothing_to_the_cache(layout, tmp_path):
     export(layout, tmp_path / "b")
     assert tree() == before
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["b"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o444), (0o077, 0o400)])
+def test_a_bundle_is_as_private_as_the_umask_wants(layout, tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        path = export(layout, tmp_path / "bundle").path
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode
 
 
 @pytest.mark.parametrize(

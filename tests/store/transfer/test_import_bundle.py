@@ -8,6 +8,7 @@ import pytest
 from journal import Journal, JournalFilesystemError
 from journal.record import GENESIS, Entry, Record, encode, link
 from store.cache.event_mapper import to_record
+from store.cache.optimistic_append import accept
 from store.cache.projections import Projections
 from store.cache.view import open_view, read_history
 from store.disk import layout as layout_module
@@ -18,13 +19,15 @@ from store.domain.events import (
     BuildDenied,
     CellEmbedded,
     CheckPassed,
-    CollectionPlanned,
     EngineCompiled,
+    StepStarted,
+)
+from store.domain.maintenance_events import (
+    CollectionPlanned,
     GenerationAccepted,
     GenerationSigned,
     Imported,
     Repaired,
-    StepStarted,
 )
 from store.domain.manifest_projection import project
 from store.domain.state import BuildStatus
@@ -47,12 +50,13 @@ from store.transfer.bundle_format import BundleHeader, Choice, write_bundle
 from store.transfer.bundle_history import ImportOutcome
 from store.transfer.bundle_reader import open_bundle
 from store.transfer.export import export
+from store.transfer.have import find_have
 from store.transfer.import_bundle import import_bundle
 from store.transfer.mirror import mirror
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
 from tests.played_builds import Scenario, StopDeadError, make, play, ref_of
-from tests.store_caches import ALICE, BOB, open_writer, record_builds
+from tests.store_caches import ALICE, BOB, open_writer, record_builds, tree
 
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 
@@ -227,18 +231,86 @@ def test_generations_that_were_collected_behind_the_signed_head_are_not_missed(n
     done = take(new, path, trusted_keys=[ALICE.public])
     assert done.state.collected_generations == open_view(source).state.collected_generations == {1}
     assert not whole(new)
+    assert not export(new, tmp_path / "again").missing
+    assert not find_have(new).lacks
     before = chains(new)
     assert take(new, path, trusted_keys=[ALICE.public]).outcome is ImportOutcome.UNCHANGED
     assert chains(new) == before
 
 
+def test_a_generation_that_is_accepted_meanwhile_is_not_collected(new, tmp_path):
+    source = Layout(tmp_path / "collected")
+    flights = (
+        Scenario(),
+        Scenario(flight="f2", engine="e2"),
+        Scenario(flight="f3", engine="e3", tiles=OTHER),
+    )
+    record_builds(source, *flights, signer=ALICE)
+    with open_writer(source, exclusive_within_s=1) as store:
+        collect(store, KeepPolicy(keep=1))
+    path = export(source, tmp_path / "b").path
+    take(new, path, trusted_keys=[ALICE.public], follows=True)
+    before = chains(new)
+
+    def accept_first(_):
+        accept(new, 1, why="", host={}, clock=FakeClock())
+
+    done = take(new, path, trusted_keys=[ALICE.public], on_total=accept_first)
+    assert done.outcome is ImportOutcome.UNCHANGED
+    assert (done.state.accepted, done.state.collected_generations) == ({1}, frozenset())
+    assert open_view(new).state == done.state
+    assert chains(new)[: len(before)] == before
+
+
+def test_an_old_bundle_asks_for_nothing_that_was_collected_here(source, tmp_path):
+    old = export(source, tmp_path / "old", build=1, choice=Choice.NONE).path
+    flights = (Scenario(flight=f"f{number}", engine=f"e{number}", tiles=OTHER) for number in (4, 5, 6))
+    record_builds(source, *flights, signer=ALICE)
+    with open_writer(source, exclusive_within_s=1) as store:
+        collect(store, KeepPolicy(keep=1))
+    before = chains(source)
+    assert 1 in open_view(source).state.collected_generations
+    assert take(source, old).outcome is ImportOutcome.UNCHANGED
+    assert chains(source) == before
+
+
+def test_a_cache_of_a_newer_version_takes_no_bundle(source, file):
+    with Journal.open(source.journal) as journal:
+        journal.append([Record(tag="from.later", version=1, build=None, wall_ns=1, mono_ns=1, payload={})])
+    before = tree(source)
+    next(path for path in source.artifacts.rglob("*/*") if path.name != ".lock").unlink()
+    with pytest.raises(UnknownEventError, match="nothing was changed"):
+        take(source, file)
+    assert len(tree(source)) == len(before) - 1
+    assert tree(source).items() <= before.items()
+
+
+def test_a_copy_that_is_written_to_meanwhile_is_left_as_it_is(source, new, tmp_path):
+    take(new, export(source, tmp_path / "1", build=1).path, follows=True)
+
+    def accept_first(_):
+        accept(new, 1, why="", host={}, clock=FakeClock())
+
+    with pytest.raises(RequestRefusedError, match="goes its own way") as caught:
+        take(new, export(source, tmp_path / "2").path, follows=True, on_total=accept_first)
+    assert caught.value.kind is ErrorKind.OWN_HISTORY
+    assert open_view(new).state.accepted == {1}
+    assert open_view(new).state.head.number == 1
+
+
 def test_a_stranger_cannot_have_generations_collected_that_are_here(source, new, tmp_path):
     take(new, export(source, tmp_path / "1").path, trusted_keys=[ALICE.public])
     with open_writer(source) as store:
-        gone = {"generations": (1,), "policy": {}}
+        engines = store.state.copy().step_cache.engines
+        gone = {
+            "generations": (1,),
+            "policy": {},
+            "digests": tuple(each.artifact.sha256 for each in engines.values()),
+        }
         store.append(make(CollectionPlanned, **gone), build=None)
     done = take(new, export(source, tmp_path / "2").path, trusted_keys=[ALICE.public])
     assert done.state.collected_generations == frozenset()
+    assert engines.items() >= done.state.step_cache.engines.items() != set()
     assert not whole(new)
 
 
@@ -476,7 +548,7 @@ def test_records_that_no_c10_wrote(file, new, tmp_path, change, error):
 
 def test_a_rollback_without_its_commit(source, new, tmp_path):
     """A rollback and its commit are one transaction; a bundle may not end between."""
-    from store.domain.events import RolledBack
+    from store.domain.maintenance_events import RolledBack
     from store.policy import rollback
 
     with open_writer(source) as store:

@@ -19,7 +19,7 @@ from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.disk.quarantine import move_to_quarantine
-from store.domain.events import GenerationSigned
+from store.domain.maintenance_events import GenerationSigned
 from store.domain.manifest_projection import project
 from store.errors import (
     ArtifactError,

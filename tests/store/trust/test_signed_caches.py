@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from store.cache.view import open_view, read_history
-from store.domain.events import BuildCommitted, GenerationAccepted
+from store.domain.events import BuildCommitted
+from store.domain.maintenance_events import GenerationAccepted
 from store.errors import ErrorKind, NoGoError
 from store.policy import rollback
 from store.reader import ALLOW_UNSIGNED, FlightCache

@@ -8,6 +8,7 @@ import pytest
 from store.base.identity import descriptor_id
 from store.base.values import ArtifactRef
 from store.domain import events as e
+from store.domain import maintenance_events
 from store.domain.state import STAND_IN
 from store.errors import RequestRefusedError
 from store.formats import descriptor_block
@@ -250,7 +251,7 @@ def test_an_artifact_is_told_with_its_fate():
     ]
     assert why(story.source(), ref_of(ENGINE).sha256)["text"][-1] == "not to be read here"
     story.add(make(e.BuildFailed, step="cells")).add(
-        make(e.Collected, digests=(ref_of(ENGINE).sha256,)), build=None
+        make(maintenance_events.Collected, digests=(ref_of(ENGINE).sha256,)), build=None
     )
     assert why(story.source(), ref_of(ENGINE).sha256)["text"][-1] == "collected"
 

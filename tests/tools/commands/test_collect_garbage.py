@@ -5,6 +5,7 @@ import pytest
 from journal.lock import BuildLock
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
+from tests.tools.conftest import World
 
 
 def test_engines_before_a_build(empty):
@@ -91,8 +92,9 @@ def test_gc_in_words(world):
     assert world.run("gc", "--keep", "1", "--yes").stdout.startswith("nothing to collect")
 
 
-def test_gc_keeps_at_least_one(world):
-    assert world.json("gc", "--keep", "0", code=2)["error"]["kind"] == "usage"
+@pytest.mark.parametrize("count", [0, 10**20])
+def test_gc_keeps_at_least_one_and_no_more_than_can_be_recorded(tmp_path, count):
+    assert World(tmp_path).json("gc", "--keep", str(count), code=2)["error"]["kind"] == "usage"
 
 
 def test_gc_without_a_cache(empty):

@@ -1,6 +1,12 @@
 """What the doctor says of a machine and a cache."""
 
 import json
+import shlex
+
+from store.disk.layout import Layout
+from tests.played_builds import Scenario
+from tests.store_caches import record_builds
+from tests.tools.conftest import World
 
 
 def test_the_doctor_names_versions_file_system_and_state(built):
@@ -23,6 +29,25 @@ def test_the_doctor_finds_what_is_missing_and_says_what_mends_it(world):
     (problem,) = json.loads(result.stdout)["problems"]
     assert "generation 2" in problem["text"]
     assert problem["mend"].startswith("c10 build")
+
+
+def test_the_doctor_misses_no_manifest_that_was_collected(tmp_path):
+    cache = World(tmp_path)
+    record_builds(Layout(cache.cache), *(Scenario(flight=name, engine=name) for name in ("f1", "f2", "f3")))
+    assert cache.json("gc", "--keep", "1", "--yes")["collected_generations"] == [1]
+    assert cache.json("doctor")["problems"] == []
+    (cache.cache / "segments" / "00000001.events").unlink()
+    (problem,) = cache.json("doctor", code=2)["problems"]
+    assert "generation 1" in problem["text"]
+
+
+def test_what_is_to_be_typed_holds_for_a_folder_with_a_space(tmp_path):
+    cache = World(tmp_path / "one folder")
+    record_builds(Layout(cache.cache), Scenario())
+    (cache.cache / "segments" / "00000001.events").unlink()
+    (problem,) = cache.json("doctor", code=2)["problems"]
+    hints = [problem["mend"], cache.json("show", "9", code=2)["error"]["hint"]]
+    assert all(str(cache.cache) in shlex.split(hint) for hint in hints)
 
 
 def test_the_doctor_goes_on_over_a_damaged_journal(world):

@@ -285,3 +285,15 @@ def test_warnings_of_a_mirror_name_the_cache_for_what_changes_it(made, theirs):
             {each["kind"]: each["hint"] for each in each.json(*words)["warnings"]} for each in (card, cache)
         )
         assert ours["unsigned"] == f"{own['unsigned']}; in the cache that this is a mirror of"
+
+
+def test_a_stray_segment_of_any_number_is_told_at_once(card):
+    number = 10**18 - 1
+    (card.cache / "segments" / f"{number}.events").touch()
+    result = card.run("log")
+    assert result.exit_code == 0
+    assert "segment 4: missing" in result.stderr
+    found = problems(card, "--quick")
+    assert found[0] == ("projection-absent", "segments/00000004.events")
+    assert found[-1] == ("projection-damaged", f"segments/{number}.events")
+    assert len(found) < 200

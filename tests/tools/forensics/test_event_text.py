@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 
 from store.domain import events as e
+from store.domain import maintenance_events
 from tests.played_builds import make, ref_of
 from tools.forensics.event_text import describe
 from tools.forensics.records import DecodedRecord
@@ -105,18 +106,27 @@ LINES = [
     (make(e.BuildAbandoned, reason=KILLED, step="index"), "abandoned, it was at index: was killed"),
     (make(e.BuildRefused, reason="rolled back"), "refused: rolled back"),
     (make(e.BuildDenied, waited_ms=2500), "a run waited 2.5 s for the build lock, in vain"),
-    (make(e.RolledBack, left=3, target=1), "rolled back from build 3 to build 1: no reason given"),
-    (make(e.RolledBack, left=3, target=1, why="fog"), "rolled back from build 3 to build 1: fog"),
-    (make(e.GenerationAccepted, generation=2), "generation 2 accepted: no reason given"),
-    (make(e.GenerationAccepted, generation=2, why="flown"), "generation 2 accepted: flown"),
-    (make(e.GenerationSigned, generation=2, key_id="k1"), "generation 2 signed by k1"),
-    (make(e.CollectionPlanned, digests=ONE, size=2048), "1 artifact about to be collected, 2.0 KiB"),
-    (make(e.Collected, digests=TWO, size=3), "2 artifacts collected, 3 B"),
     (
-        make(e.Repaired, subject="engine net", sha256="ab" * 32, action="built anew"),
+        make(maintenance_events.RolledBack, left=3, target=1),
+        "rolled back from build 3 to build 1: no reason given",
+    ),
+    (
+        make(maintenance_events.RolledBack, left=3, target=1, why="fog"),
+        "rolled back from build 3 to build 1: fog",
+    ),
+    (make(maintenance_events.GenerationAccepted, generation=2), "generation 2 accepted: no reason given"),
+    (make(maintenance_events.GenerationAccepted, generation=2, why="flown"), "generation 2 accepted: flown"),
+    (make(maintenance_events.GenerationSigned, generation=2, key_id="k1"), "generation 2 signed by k1"),
+    (
+        make(maintenance_events.CollectionPlanned, digests=ONE, size=2048),
+        "1 artifact about to be collected, 2.0 KiB",
+    ),
+    (make(maintenance_events.Collected, digests=TWO, size=3), "2 artifacts collected, 3 B"),
+    (
+        make(maintenance_events.Repaired, subject="engine net", sha256="ab" * 32, action="built anew"),
         "engine net abababababab: built anew",
     ),
-    (make(e.Imported, artifacts=2, source="b.c10"), "2 artifacts imported from b.c10"),
+    (make(maintenance_events.Imported, artifacts=2, source="b.c10"), "2 artifacts imported from b.c10"),
 ]
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from store.domain import events as e
+from store.domain import maintenance_events
 from tests.played_builds import make, ref_of
 from tests.tools.stories import SECOND, Story
 from tools.forensics.cost import cost_of, index_rows, normal_ms
@@ -190,7 +191,7 @@ def test_after_a_restart_the_wall_clock_has_to_do():
 
 
 def test_a_later_rollback_to_a_build_is_not_part_of_it():
-    story = Story().build(1).build(2).add(make(e.RolledBack), build=None)
+    story = Story().build(1).build(2).add(make(maintenance_events.RolledBack), build=None)
     story.add(make(e.BuildCommitted, generation=3, origin=1), build=1)
     assert builds_in(story.records) == {1: (0, 11), 2: (12, 23)}
     assert len(story.timeline().own) == 12
@@ -198,7 +199,9 @@ def test_a_later_rollback_to_a_build_is_not_part_of_it():
 
 def test_what_happens_beside_a_build_is_in_its_timeline():
     story = (
-        Story().add(started(boot="b")).add(make(e.GenerationAccepted), build=None, tag="generation.accepted")
+        Story()
+        .add(started(boot="b"))
+        .add(make(maintenance_events.GenerationAccepted), build=None, tag="generation.accepted")
     )
     story.add(make(e.BuildDenied, host={"boot": "b"}), build=None, after=1).add(make(e.BuildPlanned), after=1)
     shown, cut = timeline_rows(story.timeline())
@@ -231,7 +234,7 @@ def test_what_was_found_in_the_cache_is_worth_a_word():
     story = (
         Story()
         .add(started())
-        .add(make(e.Repaired, subject="engine net", sha256="ab" * 32, action="built anew"))
+        .add(make(maintenance_events.Repaired, subject="engine net", sha256="ab" * 32, action="built anew"))
     )
     story.add(make(e.TilesSelected, warnings=("3 tiles are missing",)))
     story.add(make(e.CoverageWalked, problems=("ab/cd: nobody's",)))

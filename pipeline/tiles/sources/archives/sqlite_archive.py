@@ -32,6 +32,10 @@ IN_RECTANGLE: Final = "zoom_level = ? AND tile_column BETWEEN ? AND ? AND tile_r
 """A condition: zoom, first and last column, first and last row, as the archive counts them."""
 
 _MAGIC = b"SQLite format 3\x00"
+_INTERRUPTED = "interrupted"
+"""What SQLite says when a signal came."""
+_STEPS: Final = 1_000_000
+"""So many steps of SQLite take some hundredths of a second."""
 _HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")
 
 
@@ -54,6 +58,9 @@ def open_database(path: str | Path, kind: str = "MBTiles") -> sqlite3.Connection
             database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BLOB_BYTES)
         else:  # such a value has been read then, of up to the 1 GB that SQLite itself allows
             database.row_factory = _refuse_long_values
+        # Between its steps signals are seen: a search of a view without an index takes minutes, one of a hostile
+        # view has no end.
+        database.set_progress_handler(lambda: 0, _STEPS)
         database.execute("PRAGMA trusted_schema = OFF")
         database.execute("PRAGMA query_only = ON")
     return database
@@ -108,10 +115,17 @@ def _begins_with(path: str, magic: bytes) -> bool:
 
 @contextmanager
 def sqlite_errors_as_ours(path: str | Path, kind: str = "MBTiles") -> Iterator[None]:
-    """Turn what SQLite says of an archive of some kind into `TileError`."""
+    """Turn what SQLite says of an archive of some kind into `TileError`.
+
+    Raises:
+        TileError: SQLite cannot read it.
+        KeyboardInterrupt: A signal ended the search; SQLite does not tell which.
+    """
     try:
         yield
     except sqlite3.Error as error:
+        if str(error) == _INTERRUPTED:
+            raise KeyboardInterrupt from error
         raise bad_archive(path, f"an archive ({kind}) that SQLite can read", str(error)) from error
 
 

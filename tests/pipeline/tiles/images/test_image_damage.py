@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import struct
 import zlib
 from itertools import product
@@ -211,6 +212,17 @@ def test_a_progressive_jpeg_that_ends_after_some_of_its_scans_is_refused():
     assert data.rfind(b"\xff\xda") > last > data.find(b"\xff\xda")
     with pytest.raises(TileError, match="scans that are missing"):
         decode(data[:last] + b"\xff\xd9")
+
+
+def test_a_jpeg_of_very_many_scans_is_refused():
+    """Each is decoded over all pixels, and 33 bytes are enough for one: a file of 3 MB took four minutes."""
+    data = encoded(ground(1), "jpeg", progressive=True)
+    *_, start, end = (found.start() for found in re.finditer(b"\xff\xda|\xff\xd9", data))
+    scan = data[start:end]
+    decode(data[:end] + data[end:])
+    for more, damage in ((480, "Inconsistent"), (500, "more than 500 scans")):
+        with pytest.raises(TileError, match=damage):
+            decode(data[:end] + scan * more + data[end:])
 
 
 def test_a_png_with_too_few_rows_is_refused():

@@ -334,7 +334,9 @@ class TestFolder:
     def test_refuses_an_endless_file(self, archives, tmp_path, refused):
         spec = archives.write_xyz(tmp_path / "t", {(3, 1, 1): b"one"})
         os.truncate(tmp_path / "t/3/1/1.png", 1 << 40)
-        assert "at most 33,554,432 bytes" in refused(spec, tmp_path).message
+        error = refused(spec, tmp_path)
+        assert "at most 33,554,432 bytes" in error.message
+        assert (error.kind, error.subject) == (ErrorKind.BAD_TILE, str(tmp_path / "t/3/1/1.png"))
 
     def test_notices_a_change_while_it_reads(self, archives, tmp_path, monkeypatch, refused):
         spec = archives.write_xyz(tmp_path / "t", {(3, 1, 1): b"one"})

@@ -1,4 +1,5 @@
 import hashlib
+import signal
 import sqlite3
 from contextlib import closing
 
@@ -27,6 +28,27 @@ class TestMBTiles:
         found = open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3))
         assert len(found) == 16
         assert read_tile(found[0].locator)
+
+    def test_a_signal_ends_a_search_of_a_view_without_end(self, spec, tmp_path):
+        self.change(
+            spec,
+            "DROP TABLE tiles",
+            "CREATE VIEW tiles AS WITH RECURSIVE c(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM c)"
+            " SELECT 3 AS zoom_level, i % 7 AS tile_column, i % 5 AS tile_row, x'00' AS tile_data FROM c",
+        )
+        source = open_source(spec, tmp_path)
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                source.query_by_bbox(WORLD, (3, 3))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
     def test_refuses_vector_tiles(self, archives, tmp_path, refused):
         spec = archives.write_mbtiles(tmp_path / "a.mbtiles", {(0, 0, 0): b"\x1f\x8bpbf"}, encoding="pbf")
