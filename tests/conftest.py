@@ -1,12 +1,13 @@
 """Fixtures for every test, which tests a run selects, and what of the caller's environment they see."""
 
 import fcntl
+import gc
 import importlib
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -45,9 +46,9 @@ if "TMPDIR" not in os.environ and os.access(MEMORY_DISK, os.W_OK):
 DESELECTED: pytest.StashKey[int] = pytest.StashKey()
 
 # A limit on the time of one example would make every property a test of how busy the machine is. The default run tries
-# a quarter of the examples of a property, always the same, so that it reaches the same branches; with the deep tests,
+# a tenth of the examples of a property, always the same, so that it reaches the same branches; with the deep tests,
 # and where its file is named, all are tried, and others each time.
-settings.register_profile("quick", deadline=None, max_examples=25, derandomize=True)
+settings.register_profile("quick", deadline=None, max_examples=10, derandomize=True)
 settings.register_profile("whole", deadline=None)
 settings.load_profile("quick")
 
@@ -68,6 +69,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose how many examples of a property are tried, before a test module is imported."""
     if config.option.markexpr == "deep" or _named_files(config):
         settings.load_profile("whole")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Spare the garbage collector the thousands of tests, which stay to the end: it would walk them again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:

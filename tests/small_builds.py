@@ -2,6 +2,7 @@
 
 import io
 import os
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ DIMENSIONS = 16
 BATCH = 4
 
 
+@lru_cache(maxsize=64)
 def tiny_network(*, seed=0, batch=BATCH, unit=True, size=32, drift=0.0, bias=0.0):
     """Average pooling, a matrix of fixed weights, length 1: images [batch, 3, 32, 32] to vectors [batch, 16].
 
@@ -62,6 +64,7 @@ def tiny_network(*, seed=0, batch=BATCH, unit=True, size=32, drift=0.0, bias=0.0
     return model.SerializeToString()
 
 
+@lru_cache(maxsize=64)
 def local_network(*, seed=0, channels=8, size=32, rank=4, opset=17, flat=False, batch="n"):
     """Random filters: images [n, 3, 32, 32] to local features `local`, [n, channels, 8, 8] or [n, 64, channels].
 
@@ -96,6 +99,7 @@ def local_network(*, seed=0, channels=8, size=32, rank=4, opset=17, flat=False, 
     return model.SerializeToString()
 
 
+@lru_cache(maxsize=4096)
 def picture(seed, encoding="png"):
     """An encoded tile of 32 x 32 pixels of noise, another one for each seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
@@ -108,10 +112,16 @@ def plain(level, encoding="png"):
 
 
 def encoded(pixels, encoding="png"):
+    """Pixels uint8 [height, width, ...] as an encoded picture."""
+    return _encoded(pixels.tobytes(), pixels.shape, encoding)
+
+
+@lru_cache(maxsize=1024)
+def _encoded(data, shape, encoding):
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, encoding)
+    Image.fromarray(np.frombuffer(data, np.uint8).reshape(shape)).save(buffer, encoding)
     return buffer.getvalue()
 
 

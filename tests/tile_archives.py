@@ -5,6 +5,7 @@ import hashlib
 import io
 import sqlite3
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ def picture(seed: int, *, height: int = 32, width: int = 32, mode: str = "RGB") 
     return Image.fromarray(noise).resize((width, height)).convert(mode)
 
 
+@lru_cache(maxsize=4096)
 def image(seed: int, *, height: int = 32, width: int = 32, encoding: str = "png", mode: str = "RGB") -> bytes:
     """An encoded picture."""
     buffer = io.BytesIO()

@@ -48,9 +48,10 @@ def run(folder, *arguments):
     ("arguments", "passed", "left_out"),
     [
         (["rigs", "-n2"], 1, 2),
-        (["rigs", "-n0"], 1, 2),
+        pytest.param(["rigs", "-n0"], 1, 2, marks=pytest.mark.deep),
         (["rigs", "-n0", "-m", "deep"], 2, 0),
-        (["rigs/test_three.py", "-n1"], 3, 0),
+        (["rigs/test_three.py", "-n0"], 3, 0),
+        pytest.param(["rigs/test_three.py", "-n1"], 3, 0, marks=pytest.mark.deep),
     ],
 )
 def test_deep_tests_are_left_out_and_counted_unless_they_are_asked_for(tmp_path, arguments, passed, left_out):

@@ -55,6 +55,7 @@ def test_the_arithmetic_of_c10():
     assert make_vectors.document() == VECTORS
 
 
+@pytest.mark.deep
 def test_the_cases_are_what_the_generator_writes():
     found = cases()
     assert [case.to_document() for case in found] == CASES

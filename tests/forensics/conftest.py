@@ -1,5 +1,11 @@
 """Tests of whole builds share the engines of networks that are the same."""
 
-from tests.shared_engines import engines_are_shared
+import pytest
 
-__all__ = ["engines_are_shared"]
+from tests.shared_engines import shared_engines
+
+
+@pytest.fixture(autouse=True)
+def engines_are_shared():
+    with shared_engines():
+        yield

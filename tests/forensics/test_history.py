@@ -19,6 +19,7 @@ from store.domain.fold import fold
 from store.domain.manifest_projection import body_of
 from store.domain.state import FLIGHT
 from store.policy import rollback
+from tests.examples_tried import mostly_deep
 from tests.pipeline.conftest import quick_path  # noqa: F401 - a fixture
 from tests.played_builds import PREPROCESSING, make, ref_of
 from tests.small_builds import FakeSite, tiny_network, words
@@ -168,7 +169,7 @@ def bodies_on_disk(layout):
     return found
 
 
-@pytest.mark.parametrize("history", ["built", "written", pytest.param("long", marks=pytest.mark.deep)])
+@pytest.mark.parametrize("history", mostly_deep(("built", "written", "long"), "built"))
 def test_every_event_of_a_real_history(history, request, tmp_path):
     layout = request.getfixturevalue(history)
     source = from_cache(layout)

@@ -21,6 +21,7 @@ from journal.storage.error_mapping import to_journal_error
 from journal.storage.integrity import check_structure
 from journal.testing import sample_record
 from tests.child_python import run_python
+from tests.examples_tried import mostly_deep
 from tests.small_disk import free_bytes, small_disk
 
 ROOT = Path(__file__).parents[2]
@@ -137,7 +138,7 @@ def salvage(path):
     return safe_reader.salvage_records(path, timeout_s=0.2)
 
 
-@pytest.mark.parametrize("use", [read, salvage])
+@pytest.mark.parametrize("use", mostly_deep((read, salvage), read))
 @pytest.mark.parametrize(
     ("script", "says"),
     [
@@ -336,8 +337,13 @@ def tear():
     raise JournalDamagedError("a page was used again")
 
 
-@pytest.mark.parametrize("busy", [False, True])
-@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize(
+    ("busy", "torn"),
+    [
+        *((False, True), (True, False)),
+        *(pytest.param(each, each, marks=pytest.mark.deep) for each in (False, True)),
+    ],
+)
 def test_without_a_lock_what_was_written_meanwhile_is_no_damage(path, without_lock, monkeypatch, busy, torn):
     if busy:
         monkeypatch.setattr(safe_reader, "require_sound", lambda _: False)

@@ -9,7 +9,10 @@ import pytest
 from store.disk.layout import Layout
 from store.trust.key_files import write_key_pair
 from tests.security.cards import FIRST, MEMORY, SECOND, Card, built
+from tests.shared_engines import builds_in_few_processes
 from tests.small_builds import Site, spread
+
+__all__ = ["builds_in_few_processes"]
 
 
 @pytest.fixture(scope="module")

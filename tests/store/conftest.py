@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from store.disk.layout import Layout
+from tests.shared_engines import builds_in_few_processes
+
+__all__ = ["builds_in_few_processes"]
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 

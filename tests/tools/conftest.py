@@ -16,10 +16,10 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 from PIL import Image
 
-from tests.shared_engines import engines_are_shared
+from tests.shared_engines import builds_in_few_processes, few_processes, real_workers
 from tools.cli import cli
 
-__all__ = ["engines_are_shared"]
+__all__ = ["builds_in_few_processes", "real_workers"]
 
 ROOT = Path(__file__).resolve().parents[2]
 ZOOM, LEFT, TOP, ACROSS, DOWN = 12, 2176, 1408, 5, 4
@@ -60,10 +60,7 @@ class World:
         return self.folder / "tiles" / str(ZOOM) / str(x) / f"{y}.png"
 
     def run(self, *args, env=None):
-        """Run a command in this process; the cache is added.
-
-        A build starts one worker, unless `env` is given: each is a process that loads the libraries anew.
-        """
+        """Run a command in this process; the cache is added, and a build uses one worker unless `env` is given."""
         env = {"C10_WORKERS": "1"} if env is None else env
         return CliRunner().invoke(cli, [*args, "--cache", str(self.cache)], env=env)
 
@@ -143,14 +140,15 @@ def tiny_network():
 def built(tmp_path_factory):
     """Generations 1, 2 and 3 show builds 1, 3 (one other tile) and 1; build 2 failed. Never change it."""
     world = make_world(tmp_path_factory.mktemp("world"))
-    assert world.json("build", world.request)["outcome"] == "built"
-    original = world.tile().read_bytes()
-    world.tile().write_bytes(original[:50])
-    world.json("build", world.request, code=3)
-    picture(np.random.default_rng(99)).save(world.tile())
-    assert world.json("build", world.request)["tiles_embedded"] == 1
-    assert world.json("rollback", "--why", "just because")["changed"] is True
-    world.tile().write_bytes(original)
+    with few_processes():
+        assert world.json("build", world.request)["outcome"] == "built"
+        original = world.tile().read_bytes()
+        world.tile().write_bytes(original[:50])
+        world.json("build", world.request, code=3)
+        picture(np.random.default_rng(99)).save(world.tile())
+        assert world.json("build", world.request)["tiles_embedded"] == 1
+        assert world.json("rollback", "--why", "just because")["changed"] is True
+        world.tile().write_bytes(original)
     return world
 
 

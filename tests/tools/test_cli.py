@@ -16,6 +16,7 @@ from PIL import Image
 
 from store.disk import layout
 from tests.child_python import run_python
+from tests.examples_tried import mostly_deep
 from tools.cli import _COMMANDS, cli
 from tools.commands import status
 from tools.config_file import from_environment
@@ -147,7 +148,7 @@ def test_a_process_that_lacks_something_says_so_in_two_lines(built, monkeypatch,
     assert json.loads(result.stdout)["error"]["kind"] == "resources"
 
 
-@pytest.mark.parametrize("mebibytes", [4, 40, 100])
+@pytest.mark.parametrize("mebibytes", mostly_deep((4, 40, 100), 40))
 def test_memory_that_runs_out_for_real_is_exit_2(built, mebibytes):
     """Verification loads libraries that this process has no room for."""
     code = f"""
@@ -164,7 +165,13 @@ cli.main(sys.argv[1:])
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", [("log",), ("manifest",), ("status", "--json"), ("show", "99", "--json")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(("log",), ("show", "99", "--json")),
+        *(pytest.param(each, marks=pytest.mark.deep) for each in (("manifest",), ("status", "--json"))),
+    ],
+)
 def test_a_reader_that_went_away_is_no_error(built, command):
     done = run_without_reader(*command, "--cache", str(built.cache))
     assert done.returncode == (2 if "99" in command else 0)
@@ -190,7 +197,9 @@ def run_without_reader(*args):
         os.close(write)
 
 
-@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize(
+    "as_json", [pytest.param([], marks=pytest.mark.deep), ["--json"]], ids=["text", "json"]
+)
 def test_a_reader_that_went_away_changes_no_exit_code(world, as_json):
     """As in `c10 verify | head -1`: a NO-GO stays one, and a build that failed has failed."""
     (world.cache / "artifacts").chmod(0o777)
@@ -337,14 +346,23 @@ def run_with(redirection, *args):
     )
 
 
-@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+LOST = (
+    (">/dev/full", 8, "No space left on device"),
+    (">&-", 2, "it is closed"),
+    (">&- 2>&-", 2, ""),
+    ("2>/dev/full", 0, ""),
+)
+TEXT, JSON = (), ("--json",)
+
+
 @pytest.mark.parametrize(
-    ("redirection", "lost", "told"),
+    ("redirection", "lost", "told", "as_json"),
     [
-        (">/dev/full", 8, "No space left on device"),
-        (">&-", 2, "it is closed"),
-        (">&- 2>&-", 2, ""),
-        ("2>/dev/full", 0, ""),
+        *((*lost, as_json) for lost, as_json in zip(LOST, (TEXT, JSON, JSON, TEXT), strict=True)),
+        *(
+            pytest.param(*lost, as_json, marks=pytest.mark.deep)
+            for lost, as_json in zip(LOST, (JSON, TEXT, TEXT, JSON), strict=True)
+        ),
     ],
 )
 def test_a_standard_output_that_takes_nothing(world, redirection, lost, told, as_json):
@@ -425,7 +443,10 @@ def test_what_verify_calls_no_go_is_not_called_up_to_date(world, spoilt):
     ("name", "words", "expected"),
     [
         ("bash", {"COMP_WORDS": "c10 ver", "COMP_CWORD": "1"}, ["plain,verify"]),
-        ("bash", {"COMP_WORDS": "c10 verify --ful", "COMP_CWORD": "2"}, ["plain,--full"]),
+        pytest.param(
+            *("bash", {"COMP_WORDS": "c10 verify --ful", "COMP_CWORD": "2"}, ["plain,--full"]),
+            marks=pytest.mark.deep,
+        ),
         ("bash", {"COMP_WORDS": "c10 export --artifacts fa", "COMP_CWORD": "3"}, ["plain,failing"]),
         ("zsh", {"COMP_WORDS": "c10 ver", "COMP_CWORD": "1"}, ["plain", "verify", "Check the cache"]),
         ("fish", {"COMP_WORDS": "c10 ver", "COMP_CWORD": "ver"}, ["plain", "verify", "Check the cache"]),
@@ -476,7 +497,9 @@ tools.cli.main()
 """
 
 
-@pytest.mark.parametrize("mebibytes", [1, 3, 6, 10, 20, 35, 50, 70, 90, 110, 130, 150, 200])
+@pytest.mark.parametrize(
+    "mebibytes", mostly_deep((1, 3, 6, 10, 20, 35, 50, 70, 90, 110, 130, 150, 200), 1, 20, 70, 150)
+)
 def test_no_address_space_for_its_libraries_is_a_shortage(mebibytes, tmp_path):
     """OpenBLAS would end the process, or interrupt it; the loader has a message of its own."""
     arguments = ["query", "photo.png", "--cache", str(tmp_path / "none"), "--json"]

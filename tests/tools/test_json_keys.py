@@ -17,6 +17,7 @@ from tests.ground import ALTITUDE_M, GroundSite, chunk_middle, frame_at
 from tests.tools.conftest import LEFT, TOP, ZOOM, World, picture
 from tools.cli import cli
 
+SETTINGS = {"C10_WORKERS": "1", "C10_LOCK_TIMEOUT_S": "0.2"}
 CAMERA_TILE = f"{ZOOM}/{LEFT}/{TOP}"
 LOCAL = {"doctor": ("packages", "machine.gpus[]"), "replay": ("findings[]",)}
 """Objects whose keys depend on the machine: names of packages, or findings about slowness."""
@@ -44,7 +45,7 @@ class Play:
     def __call__(self, title, *words, code=0, cache=True):
         """Run a command with --json; the title tells what is special about it."""
         place = ["--cache", str(self.world.cache)] if cache else []
-        result = CliRunner().invoke(cli, [*map(str, words), *place, "--json"], env={"C10_WORKERS": "1"})
+        result = CliRunner().invoke(cli, [*map(str, words), *place, "--json"], env=SETTINGS)
         assert result.exit_code == code, (title, result.output)
         (line,) = result.stdout.splitlines()
         document = json.loads(line)

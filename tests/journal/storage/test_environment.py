@@ -14,6 +14,7 @@ from journal.storage.filesystem import filesystem_type, require_supported_filesy
 from journal.storage.meta_pages import read_meta_pages
 from journal.testing import sample_record
 from tests.child_python import run_python
+from tests.examples_tried import mostly_deep
 
 ROOT = Path(__file__).parents[3]
 LAST_PAGE = 16 + 24 + 2 * 48
@@ -249,7 +250,7 @@ environment.close()
 """
 
 
-@pytest.mark.parametrize("size", [0, 1, 4096])
+@pytest.mark.parametrize("size", mostly_deep((0, 1, 4096), 1))
 @pytest.mark.parametrize("use", ["write", "read", "readonly", "close"])
 def test_a_lock_file_cut_off_in_place_ends_no_process(path, size, use):
     """LMDB has it mapped, and looks at it even when it closes the environment."""

@@ -24,6 +24,7 @@ from store.formats.tables import decode_blocks
 from store.manifest.manifest import parse
 from store.runtime.load import load_engine
 from store.verify.verify import Depth, verify
+from tests.examples_tried import mostly_deep
 from tests.small_builds import Site, picture, plain, tree
 
 ZOOM = 12
@@ -333,7 +334,9 @@ def test_an_area_over_the_antimeridian_is_one_area(tmp_path):
     assert verify(site.layout, depth=Depth.FULL).go
 
 
-@pytest.mark.parametrize("role", ["block", "geography", "block table", "tile table", "index"])
+@pytest.mark.parametrize(
+    "role", mostly_deep(("block", "geography", "block table", "tile table", "index"), "block", "index")
+)
 def test_what_is_damaged_is_repaired_to_the_same_bytes(site, role):
     from tests.small_builds import ref_of
 
@@ -357,6 +360,7 @@ def test_events_name_the_cells_of_the_lattice(built_site):
     assert descriptor_id(ZOOM + 1, x, y, LEVEL.view) in built_site.rows()
 
 
+@pytest.mark.usefixtures("real_workers")
 def test_a_plan_tells_levels_chunks_bytes_and_once_a_rate_is_known_seconds(site):
     here = {"host": host_facts()}
     plan = site.provisioner(**here).plan(site.request())

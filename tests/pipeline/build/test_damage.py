@@ -1,6 +1,7 @@
 """Artifacts and caches that are damaged between builds."""
 
 import shutil
+from itertools import cycle
 
 import pytest
 
@@ -10,10 +11,11 @@ from store.domain.maintenance_events import Repaired
 from store.errors import DamagedHistoryError, RequestRefusedError
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.damaging import flip
+from tests.examples_tried import mostly_deep
 from tests.small_builds import ROLES, WORK, FakeSite, ref_of, tree
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", mostly_deep(ROLES, "engine", "block", "block table", "geography"))
 def test_a_flipped_byte_is_repaired_by_the_step_that_made_it(site, role):
     first = site.build()
     ref = ref_of(site, role)
@@ -45,8 +47,18 @@ def test_a_flipped_byte_is_repaired_by_the_step_that_made_it(site, role):
     assert first.body_sha256 != report.body_sha256
 
 
-@pytest.mark.parametrize("harm", ["deleted", "truncated", "link"])
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(
+    ("role", "harm"),
+    [
+        *zip(ROLES, cycle(("deleted", "truncated", "link")), strict=False),
+        *(
+            pytest.param(role, harm, marks=pytest.mark.deep)
+            for at, role in enumerate(ROLES)
+            for other, harm in enumerate(("deleted", "truncated", "link"))
+            if at % 3 != other
+        ),
+    ],
+)
 def test_a_run_finds_what_is_missing_or_short_and_makes_it_again(site, role, harm):
     first = site.build()
     path = site.artifact(ref_of(site, role))

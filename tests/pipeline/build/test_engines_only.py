@@ -18,6 +18,7 @@ from store.errors import ArtifactsBusyError, DiskFullError, RequestRefusedError
 from store.policy.retention import KeepPolicy, KeepReason
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.child_python import ROOT, run_python
+from tests.examples_tried import mostly_deep
 from tests.small_builds import FakeSite, spread, tiny_network, tree, words
 
 ONE = KeepPolicy(keep=1)
@@ -159,7 +160,7 @@ def beside(site, edition=""):
     return run_python(BESIDE, ROOT, site.root, edition, cwd="/").stdout.strip()
 
 
-@pytest.mark.parametrize("moment", ["compile place", "embed", "index"])
+@pytest.mark.parametrize("moment", mostly_deep(("compile place", "embed", "index"), "embed"))
 def test_an_engine_run_during_a_build_harms_neither(site, moment):
     """Two runs compile the same network, with a compiler that gives other bytes each time."""
     found = []

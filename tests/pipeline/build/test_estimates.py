@@ -62,8 +62,8 @@ def test_nothing_done_is_nothing_measured():
 
 
 @pytest.fixture
-def here(real_site):
-    """A site that knows its machine."""
+def here(real_site, real_workers):
+    """A site that knows its machine; what is measured are the workers of a build."""
     own = real_site.provisioner
 
     def provisioner(**ports):

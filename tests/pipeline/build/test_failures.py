@@ -27,6 +27,7 @@ from store.domain.events import (
 )
 from store.domain.state import BuildStatus
 from store.reader import ALLOW_UNSIGNED, FlightCache
+from tests.examples_tried import mostly_deep
 from tests.processes import child_pids
 from tests.small_builds import ZOOM, FakeSite, Site, spread, tiny_network
 
@@ -226,7 +227,17 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("name", FAILURES)
+KEPT = (
+    *("compiler raises", "engine of another network", "damaged tile", "embedder gets no process"),
+    *("not a number", "index finds nothing", "too little of the area", "file system raises"),
+)
+"""One or two of each step; the deep tests try all."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    mostly_deep(FAILURES, *KEPT, "engine disappears", "block is cut before the index", "a stranger appears"),
+)
 def test_failure_is_recorded_and_harms_nothing(site, name):
     plant, options, (step, kind, subject, words) = FAILURES[name]
     site.build()
@@ -259,7 +270,7 @@ HARMED_FROM_OUTSIDE = {
 """Faults that damage an artifact of the head."""
 
 
-@pytest.mark.parametrize("name", sorted(FAILURES.keys() - HARMED_FROM_OUTSIDE))
+@pytest.mark.parametrize("name", mostly_deep(sorted(FAILURES.keys() - HARMED_FROM_OUTSIDE), *KEPT[::2]))
 def test_after_a_failure_the_next_build_needs_no_operator(site, name):
     plant, options, _ = FAILURES[name]
     plant(site)
@@ -455,6 +466,7 @@ def test_recall_and_parity_thresholds_are_measured_in_the_journal(site):
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "auto"])
+@pytest.mark.usefixtures("real_workers")
 def test_workers_start_beside_the_compile_and_end_if_the_check_fails(tmp_path, backend):
     site = FakeSite(tmp_path)
     site.write_tiles(spread(2, 1))

@@ -62,6 +62,7 @@ def test_the_cache_finds_every_tile(built):
     assert verify(built.layout, depth=Depth.FULL).problems == ()
 
 
+@pytest.mark.usefixtures("real_workers")
 def test_the_same_tiles_are_the_same_set_in_every_kind_of_archive(tmp_path, archives):
     tiles, found = spread(4, 3), {}
     for kind in ("xyz", "mbtiles", "pmtiles"):
@@ -82,6 +83,7 @@ def test_the_same_tiles_are_the_same_set_in_every_kind_of_archive(tmp_path, arch
     assert len(set(found.values())) == 1
 
 
+@pytest.mark.usefixtures("real_workers")
 def test_workers_share_a_build_and_change_nothing_of_it(built, tmp_path):
     other = Site(tmp_path / "other")
     other.write_tiles(spread())
@@ -100,6 +102,7 @@ def test_a_moved_site_is_up_to_date(built, tmp_path):
     assert (report.outcome, report.writes) == (BuildOutcome.REUSED, 0)
 
 
+@pytest.mark.usefixtures("real_workers")
 def test_two_models_jpeg_tiles_and_a_graph(real_site):
     real_site.write_tiles(spread(content=lambda seed: picture(seed, "jpeg")), extension="jpg")
     real_site.write("helper.onnx", tiny_network(seed=4))
@@ -142,6 +145,7 @@ def test_other_bytes_of_the_same_engine_are_held_against_the_vectors(built):
     assert [event.check for event in built.events(CheckFailed)] == ["vectors"]
 
 
+@pytest.mark.usefixtures("real_workers")
 def test_a_tile_that_changes_under_the_build(real_site):
     real_site.write_tiles(spread())
     changed = picture(99)
@@ -166,6 +170,7 @@ def test_a_tile_that_changes_under_the_build(real_site):
     assert real_site.build().outcome is BuildOutcome.BUILT
 
 
+@pytest.mark.usefixtures("real_workers")
 def test_damaged_tiles_fail_or_are_skipped(real_site):
     tiles = spread()
     tiles[ZOOM, 8, 12] = tiles[ZOOM, 8, 12][:60]
@@ -239,6 +244,7 @@ def test_an_engine_that_errs_on_tiles_alone(real_site, monkeypatch):
     assert failed.measured["tiles"] == 4
 
 
+@pytest.mark.usefixtures("real_workers")
 def test_no_worker_outlives_a_failed_build(real_site):
     real_site.write_tiles(spread(2, 2) | {(ZOOM, 1, 1): plain(0)})
     before = children()

@@ -17,7 +17,7 @@ from pipeline.builtin_model import graph as place_graph
 from pipeline.builtin_model import place
 from pipeline.errors import CompileError, ErrorKind
 from tests.child_python import run_python
-from tests.examples_tried import examples
+from tests.examples_tried import examples, mostly_deep
 from tests.place_training import encode_whitening, feature_model
 from tests.terrain_views import CONDITIONS, random_view
 from tools.demo.terrain import terrain, view
@@ -142,7 +142,7 @@ class TestRows:
     def test_unit_length(self, rows):
         assert np.abs(np.linalg.norm(rows, axis=1) - 1).max() < 1e-5
 
-    @pytest.mark.parametrize("batch", [1, 2, 3, 8, 32])
+    @pytest.mark.parametrize("batch", mostly_deep((1, 2, 3, 8, 32), 1, 3))
     @pytest.mark.parametrize("threads", [1, 2])
     def test_a_row_is_bit_identical_whatever_the_batch_and_threads(self, model, tiles, rows, batch, threads):
         assert np.array_equal(embed(session(model, threads), tiles[:32], batch=batch), rows[:32])
@@ -191,7 +191,8 @@ class TestPlaces:
         assert alike.min() > 0.95
 
     @pytest.mark.parametrize(
-        ("kind", "least"), [("nominal", 0.97), ("hard", 0.85), ("rot360", 0.97), ("hard360", 0.85)]
+        ("kind", "least"),
+        mostly_deep([("nominal", 0.97), ("hard", 0.85), ("rot360", 0.97), ("hard360", 0.85)], "hard360"),
     )
     def test_recall(self, network, mosaic, rows, kind, least):
         rng = np.random.default_rng(3)
@@ -299,7 +300,7 @@ def test_importing_needs_neither_onnx_nor_a_runtime():
 
 
 class TestBlankShare:
-    @pytest.mark.parametrize("side", [128, 256, 500, 1024])
+    @pytest.mark.parametrize("side", mostly_deep((128, 256, 500, 1024), 128, 500))
     @pytest.mark.parametrize("colour", [0, 255])
     @pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
     def test_a_black_or_white_collar_counts_at_every_size(self, side, colour, form, mosaic):

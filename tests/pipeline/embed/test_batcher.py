@@ -20,6 +20,7 @@ from store.base.texture import texture_energy
 from tests.embedding import PREPROCESSING, picture, rows_by_digest, windows_of, write_engine, write_pictures
 from tests.embedding import embed as embed_with
 from tests.engine_jobs import load_compiled
+from tests.examples_tried import mostly_deep
 from tests.processes import child_pids
 
 MORTAL_WORKER = """
@@ -206,7 +207,7 @@ def removals(tile, flag, end):
     return replace(tile, locator=("mortal", tile.locator[1], str(flag), end))
 
 
-@pytest.mark.parametrize("end", ["SIGKILL", "SIGSEGV", "memory", "hang"])
+@pytest.mark.parametrize("end", mostly_deep(("SIGKILL", "SIGSEGV", "memory", "hang"), "SIGKILL", "memory"))
 @pytest.mark.usefixtures("mortal")
 def test_a_worker_that_dies_once_costs_a_retry_with_fewer_workers(tiles, engine, tmp_path, end):
     flag = tmp_path / "dies once"
@@ -269,8 +270,8 @@ def test_a_worker_killed_from_outside_costs_a_retry(tiles, engine, monkeypatch):
     [
         ({"sha256": "00" * 32}, "SHA-256 0000.*found"),
         ({"version": "0.1"}, r"expected onnxruntime 0\.1"),
-        ({"path": "/nowhere"}, "No such file"),
-        ({"batch": 8}, "batch of 8"),
+        pytest.param({"path": "/nowhere"}, "No such file", marks=pytest.mark.deep),
+        pytest.param({"batch": 8}, "batch of 8", marks=pytest.mark.deep),
     ],
 )
 def test_an_engine_that_does_not_load_fails_at_once(tiles, engine, change, complaint):

@@ -73,21 +73,21 @@ def test_a_window_is_reported_batch_by_batch(slow, tmp_path):
 
 
 def test_a_window_that_is_tried_again_counts_once(slow, tmp_path):
-    tiles, told, retries = write_pictures(tmp_path, 30), [], []
+    tiles, told, retries = write_pictures(tmp_path, 16), [], []
     flag = tmp_path / "flag"
     flag.touch()
-    mortal = replace(tiles[20], locator=("mortal", tiles[20].locator[1], str(flag)))
+    mortal = replace(tiles[12], locator=("mortal", tiles[12].locator[1], str(flag)))
     results = embed(
         LocalDescriptorBatcher(workers=1),
-        [*tiles[:20], mortal, *tiles[21:]],
+        [*tiles[:12], mortal, *tiles[13:]],
         write_engine(tmp_path),
-        size=30,
+        size=16,
         on_progress=told.append,
         on_retry=retries.append,
     )
     assert len(results) == len(retries) == 1
     assert min(told) > 0
-    assert sum(told) == 30
+    assert sum(told) == 16
 
 
 def test_several_workers_report_side_by_side(slow, tmp_path):

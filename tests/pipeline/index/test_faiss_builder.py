@@ -15,10 +15,11 @@ from pipeline.index.row_order import chunk_rows
 from pipeline.request.options import IndexKind, Storage
 from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.load import load_index
+from tests.examples_tried import mostly_deep
 from tests.index_blocks import build, make_blocks, plan_for, unnamed_file
 
 
-@pytest.mark.parametrize("storage", list(Storage))
+@pytest.mark.parametrize("storage", mostly_deep(Storage, Storage.FP16))
 @pytest.mark.parametrize(("kind", "count"), [("flat", 700), ("hnsw", 1200)])
 def test_bytes_do_not_depend_on_threads_and_every_row_finds_itself(tmp_path, kind, storage, count):
     blocks = make_blocks(count, 24)
@@ -35,8 +36,8 @@ def test_bytes_do_not_depend_on_threads_and_every_row_finds_itself(tmp_path, kin
     assert np.abs(scores[found[:, 0] == ids] - 1).max() < 2e-3
 
 
-@pytest.mark.parametrize("storage", list(Storage))
-@pytest.mark.parametrize("share", [0.5, 0.9, 1.0])
+@pytest.mark.parametrize("storage", mostly_deep(Storage, Storage.FP32))
+@pytest.mark.parametrize("share", mostly_deep((0.5, 0.9, 1.0), 0.9, 1.0))
 def test_equal_rows_hide_no_row_of_a_graph_and_are_all_found(tmp_path, monkeypatch, share, storage):
     monkeypatch.setattr("pipeline.index.row_order._CHUNK_ROWS", 500)
     monkeypatch.setattr("pipeline.index.added_rows._CHUNK", 700)

@@ -4,6 +4,7 @@ import itertools
 import json
 from dataclasses import replace
 from datetime import date
+from functools import cache
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from tests.small_builds import Site, encoded
 CAMERA = {"width": 1000, "height": 562, "fx": 755.9, "fy": 755.9, "cx": 500, "cy": 281}
 
 
+@cache
 def noise(edge):
     return encoded(np.random.default_rng(edge).integers(0, 256, (edge, edge, 3), np.uint8))
 

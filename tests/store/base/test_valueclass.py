@@ -176,6 +176,7 @@ def test_threads_that_create_the_first_values_at_once_find_all_defaults():
         assert {(tuple(one.items), tuple(two.items), two.number) for one, two in found} == {((4,), (), 3)}
 
 
+@pytest.mark.deep
 def test_the_type_checker_refuses_an_assignment(tmp_path):
     source = tmp_path / "assigns.py"
     source.write_text(ASSIGNMENT)

@@ -15,6 +15,7 @@ from store.policy import rollback
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import library_version
 from store.testing import FakeClock
+from tests.examples_tried import mostly_deep
 from tests.played_builds import Scenario, make, play
 from tests.small_disk import free_bytes, small_disk
 from tests.store_caches import open_writer, record_builds
@@ -57,7 +58,9 @@ def build_until_full(store):
 
 
 # From no space at all to enough for the whole build; pages of 4096 bytes.
-@pytest.mark.parametrize("pages", [0, 1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32, 64])
+@pytest.mark.parametrize(
+    "pages", mostly_deep((0, 1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32, 64), 0, 2, 6, 12, 20, 64)
+)
 def test_the_failure_is_written_down_and_the_head_stays(small, pages):
     layout = Layout(small / "cache")
     with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=RESERVE) as store:

@@ -40,6 +40,7 @@ from store.policy.recovery import Abandon, ClearScratch, Project
 from store.testing import FakeClock
 from tests.child_python import run_python
 from tests.damaging import overwrite, replace_by
+from tests.examples_tried import mostly_deep
 from tests.played_builds import Scenario, StopDeadError, make, play
 from tests.store_caches import InterruptingClock, open_writer, tree
 from tools.output.render import when
@@ -178,7 +179,13 @@ class TestLostHistory:
         )
         assert "generation 9" in refused(layout, opened).message
 
-    @pytest.mark.parametrize("damage", ["flipped", "shorter", "longer", "pipe", "link", "folder", "too long"])
+    @pytest.mark.parametrize(
+        "damage",
+        mostly_deep(
+            ("flipped", "shorter", "longer", "pipe", "link", "folder", "too long"),
+            *("flipped", "pipe", "link", "too long"),
+        ),
+    )
     def test_the_highest_manifest_has_to_be_the_one_committed(self, layout, opened, damage):
         path = layout.manifests / layout.manifest_name(2)
         if damage == "too long":
@@ -526,7 +533,10 @@ print(json.dumps(found))
 class TestPermission:
     @pytest.mark.parametrize(
         ("closed", "looking"),
-        [(None, "done"), ("manifests", "permission"), ("segments", "permission"), ("tmp", "permission")],
+        mostly_deep(
+            [(None, "done"), ("manifests", "permission"), ("segments", "permission"), ("tmp", "permission")],
+            *(None, "manifests"),
+        ),
     )
     def test_somebody_else_is_told_what_is_missing(self, layout, tmp_path, closed, looking):
         tmp_path.chmod(0o755)

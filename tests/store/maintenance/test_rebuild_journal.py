@@ -28,6 +28,7 @@ from store.policy import rollback
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
 from tests.damaging import overwrite
+from tests.examples_tried import mostly_deep
 from tests.played_builds import Scenario, StopDeadError, make, play
 from tests.store_caches import open_writer, record_builds, tree
 
@@ -129,9 +130,7 @@ class TestTheSources:
             _, work = play(store, Scenario(flight="f3", engine="other"))
             assert (work.compiled, work.embedded, work.indexed) == (0, 0, 0)
 
-    @pytest.mark.parametrize(
-        "seed", [*range(10), *(pytest.param(seed, marks=pytest.mark.deep) for seed in range(10, 20))]
-    )
+    @pytest.mark.parametrize("seed", mostly_deep(range(20), *range(5)))
     def test_after_any_damage_a_beginning_is_rebuilt(self, layout, seed):
         """Never other records, and never fewer than were committed."""
         rng, entries = random.Random(seed), entries_of(layout)
@@ -232,7 +231,7 @@ class TestSegmentsThatAreMissingOrBroken:
             case "other cache":
                 shutil.copyfile(other_cache(tmp_path / "other").segments / last.name, last)
 
-    @pytest.mark.parametrize("damage", DAMAGES)
+    @pytest.mark.parametrize("damage", mostly_deep(DAMAGES, "first", "last", "swap", "all", "folder"))
     def test_a_readable_journal_replaces_damaged_segments(self, layout, tmp_path, damage):
         entries = entries_of(layout)
         self.harm(layout, tmp_path, damage)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import to_toml
+from tests.examples_tried import mostly_deep
 from tests.ground import ALTITUDE_M, CAMERA, GROUND, PIXEL_M, ZOOM, GroundSite
 from tests.pipeline.build.test_proof import HEADER, STEP_M, WITHIN, write_truth
 from tools.cli import cli
@@ -163,7 +164,15 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BAD)
+SAME_RULE = {
+    *(f"altitude {value}" for value in ("0", "-5", "inf", "[0, 120]", "[120]", "true")),
+    *(f"overlap {value}" for value in ("1", "nan", "inf", "0.98")),
+    *("fx 0", "fx endless", "near_m below 0", "a photograph twice", "nothing"),
+}
+"""Those of which another one breaks the same rule; the deep tests try them, too."""
+
+
+@pytest.mark.parametrize("name", mostly_deep(BAD, *(BAD.keys() - SAME_RULE)))
 def test_what_cannot_be_met_says_what_mends_it(site, text, name):
     change, said = BAD[name]
     changed = change(site, text)
@@ -187,7 +196,7 @@ def test_tables_as_spreadsheets_write_them_are_read(site, text, table):
     assert "3 photographs of truth.csv" in run(site, text, code=0)
 
 
-@pytest.mark.parametrize("times", [0.7, 1, 1.4])
+@pytest.mark.parametrize("times", mostly_deep((0.7, 1, 1.4), 1, 1.4))
 @pytest.mark.parametrize("scale", ["altitude_m", "gsd_m"])
 def test_photographs_that_no_chunk_serves_are_told_before_work(site, text, times, scale):
     value = times * (ALTITUDE_M if scale == "altitude_m" else PIXEL_M)

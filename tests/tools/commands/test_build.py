@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from journal.lock import BuildLock
+from tests.examples_tried import mostly_deep
 from tools.cli import cli
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -238,7 +239,8 @@ def test_manifest_names_follow_the_setting(empty):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    mostly_deep([(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)], signal.SIGINT),
 )
 def test_an_interrupted_build_is_recorded_as_failed(empty, number, code):
     # A compiler that never ends: a tiny build may be done before the signal arrives.

@@ -12,7 +12,13 @@ ROOT = Path(__file__).resolve().parents[3]
 HEAVY = ("numpy", "faiss", "onnxruntime", "onnx", "rich", "PIL", "mercantile", "pipeline", "simplejpeg")
 
 
-@pytest.mark.parametrize("command", [("status",), ("log",), ("show", "1"), ("manifest",), ("doctor",)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(("status",), ("doctor",)),
+        *(pytest.param(each, marks=pytest.mark.deep) for each in (("log",), ("show", "1"), ("manifest",))),
+    ],
+)
 def test_reading_imports_nothing_heavy(built, command):
     # The table of tile sources, which the doctor reads, is a small part of a package whose parts are heavy.
     heavy = [

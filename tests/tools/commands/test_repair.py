@@ -13,6 +13,7 @@ from journal import Journal
 from store.cache.view import open_view, read_history
 from store.disk.layout import Layout
 from tests.damaging import flip, overwrite
+from tests.examples_tried import mostly_deep
 from tests.tools.conftest import picture
 from tools.cli import cli
 
@@ -95,7 +96,28 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage",
+    mostly_deep(
+        DAMAGES,
+        *(
+            "engine flipped",
+            "blocks flipped",
+            "tiles flipped",
+            "index gone",
+            "calibration gone",
+            "geography gone",
+        ),
+        *(
+            "block flipped",
+            "block is a pipe",
+            "head manifest flipped",
+            "old manifest gone",
+            "manifest of the future",
+        ),
+        *("segment flipped", "stranger", "journal spoilt", "journal gone", "journal lost its tail"),
+    ),
+)
 def test_the_command_that_verify_names_repairs_it(world, damage):
     DAMAGES[damage](world)
     result = world.run("verify", "--full", "--json")

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples_tried import mostly_deep
 from tests.tools.conftest import ROOT
 from tools.output import page, render
 
@@ -104,7 +105,12 @@ def test_a_row_is_folded_if_that_does_not_suffice():
     ]
 
 
-@pytest.mark.parametrize("command", ["status", "log", "show", "verify", "diff 1 3", "why cells", "replay 2"])
+@pytest.mark.parametrize(
+    "command",
+    mostly_deep(
+        ("status", "log", "show", "verify", "diff 1 3", "why cells", "replay 2"), "status", "log", "replay 2"
+    ),
+)
 @pytest.mark.parametrize("columns", [40, 100])
 def test_no_line_is_wider_than_the_terminal(built, command, columns):
     shown = on_terminal(columns, *command.split(), "--cache", str(built.cache))

@@ -294,6 +294,7 @@ def test_a_build_that_was_found_dead_days_later_keeps_its_bars(draw, failed):
     assert widest > 20
 
 
+@pytest.mark.deep
 def test_a_hundred_thousand_tiles_are_drawn_at_once(draw, failed):
     told = large(failed)
     tab = draw(told)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx.external_data_helper import set_external_data
 
+from pipeline.engines.backends import onnxruntime as onnxruntime_backend
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.onnx.file import onnx_digest, parse_declaration, read_onnx
 from pipeline.errors import CompileError, ErrorKind
@@ -21,7 +22,9 @@ from store.base.identity import difference
 from store.runtime.golden_vectors import batch_invariance, golden_images, golden_inputs, parity
 from store.runtime.load import load_engine
 from tests.engine_jobs import SAMPLE, job_for, job_of, load_compiled
+from tests.examples_tried import mostly_deep
 from tests.networks import quantised
+from tests.shared_engines import compile_here
 from tests.toy_networks import DIMENSIONS, batch_coupled_network, toy_network, with_batch_within
 
 
@@ -30,11 +33,17 @@ def job(tmp_path):
     return job_of(tmp_path, toy_network())
 
 
+@pytest.fixture
+def compiled_here(monkeypatch):
+    """For tests of what an engine is and computes: it is compiled in this process."""
+    monkeypatch.setattr(onnxruntime_backend, "compile_in_child", compile_here)
+
+
 def load(engine, *, batch=8):
     return load_compiled(OnnxRuntimeCompiler(), engine.path.read_bytes(), batch=batch)
 
 
-@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("single", [True, pytest.param(False, marks=pytest.mark.deep)])
 def test_two_compiles_give_the_same_bytes(job, tmp_path, single):
     job, digests = replace(job, single=single), set()
     for name in ("first", "second"):
@@ -44,7 +53,7 @@ def test_two_compiles_give_the_same_bytes(job, tmp_path, single):
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("batch", mostly_deep((1, 4), 4))
 def test_the_batch_is_the_one_asked_for(tmp_path, batch):
     engine = OnnxRuntimeCompiler().compile(
         job_of(tmp_path, toy_network(batch=batch), batch=batch), scratch=tmp_path
@@ -53,6 +62,7 @@ def test_the_batch_is_the_one_asked_for(tmp_path, batch):
     assert load(engine, batch=batch).run(golden_inputs((5, *SAMPLE))).shape == (5, DIMENSIONS)
 
 
+@pytest.mark.usefixtures("compiled_here")
 def test_open_sizes_are_fixed_and_other_outputs_are_left_out(tmp_path):
     engine = OnnxRuntimeCompiler().compile(
         job_of(tmp_path, toy_network(size=("h", None), extra_output=True), sample_shape=(3, 48, 32)),
@@ -68,6 +78,7 @@ def test_a_fixed_batch_other_than_the_one_asked_for_is_refused(tmp_path):
     assert caught.value.kind is ErrorKind.BAD_MODEL
 
 
+@pytest.mark.usefixtures("compiled_here")
 def test_explicit_quantisation_is_computed_in_floats(tmp_path):
     """Operators in 8 bits would overflow on some processors; the key tells such engines from older ones."""
     network, compiler = quantised().SerializeToString(), OnnxRuntimeCompiler()
@@ -167,6 +178,7 @@ def test_a_network_newer_than_the_library_is_refused_by_its_version(tmp_path, fi
     assert re.search(hint, caught.value.hint)
 
 
+@pytest.mark.usefixtures("compiled_here")
 def test_weights_that_are_listed_as_inputs_are_still_known_to_the_compiler(tmp_path):
     sizes = helper.make_tensor("sizes", TensorProto.INT64, [2], [8, 3])
     graph = helper.make_graph(
@@ -269,6 +281,7 @@ def with_external(folder, location="weights.bin", *, offset=0, length=None):
     return path, content
 
 
+@pytest.mark.usefixtures("compiled_here")
 def test_external_weights_enter_the_digest_and_are_compiled(job, tmp_path):
     path, content = with_external(tmp_path, offset=64)
     (tmp_path / "weights.bin").write_bytes(bytes(64) + content)
@@ -327,6 +340,7 @@ def with_external_default(folder):
     return path, values.tobytes()
 
 
+@pytest.mark.usefixtures("compiled_here")
 def test_external_weights_in_the_default_of_a_function_count_too(tmp_path, monkeypatch):
     # Libraries that get such a network as bytes read the file from the working directory.
     monkeypatch.chdir(tmp_path)
@@ -403,6 +417,7 @@ def test_parity_is_the_worst_cosine():
     assert parity(rows([1, 0]), rows([1, 0], [1, 0]), ones) == -1.0
 
 
+@pytest.mark.usefixtures("compiled_here")
 def test_a_network_whose_rows_depend_on_each_other_is_detected(tmp_path):
     inputs = golden_inputs((3, *SAMPLE))
     engine = OnnxRuntimeCompiler().compile(job_of(tmp_path, batch_coupled_network()), scratch=tmp_path)
@@ -426,6 +441,7 @@ def load_from(engine, **options):
     )
 
 
+@pytest.mark.usefixtures("compiled_here")
 def test_a_single_sample_costs_a_single_sample(job, tmp_path):
     engine = OnnxRuntimeCompiler().compile(replace(job, single=True), scratch=tmp_path)
     assert engine.signature.input_shape == (8, *SAMPLE)

@@ -19,6 +19,7 @@ from store.base.identity import difference, engine_key
 from store.runtime.backends import tensorrt_library
 from store.runtime.backends.gpu import Gpu
 from tests.engine_jobs import SAMPLE, job_of
+from tests.examples_tried import mostly_deep
 from tests.toy_networks import DIMENSIONS, toy_network, with_batch_within
 
 ORIN = Gpu(index=0, name="Orin", capability="sm87", memory=1 << 34, driver="12.6")
@@ -188,7 +189,7 @@ def test_a_timing_cache_is_given_to_the_next_compile(compiler, job, tmp_path):
         ("stamp", ErrorKind.BACKEND_UNAVAILABLE, "header says 10.13.3.9"),
     ],
 )
-@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("single", [False, pytest.param(True, marks=pytest.mark.deep)])
 def test_every_failure_has_its_own_kind(fake, compiler, job, tmp_path, fault, kind, words, single):
     fake.setenv("C10_FAKE_TENSORRT", fault)
     error = failure(compiler, replace(job, single=single), tmp_path)
@@ -208,7 +209,7 @@ def test_a_build_that_hangs_is_ended(fake, compiler, job, tmp_path):
     assert failure(compiler, replace(job, timeout_s=1.0), tmp_path).kind is ErrorKind.COMPILE_TIMEOUT
 
 
-@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("interrupt", mostly_deep((KeyboardInterrupt, RuntimeError), KeyboardInterrupt))
 def test_an_interrupt_cancels_the_build_through_the_library(fake, compiler, job, tmp_path, interrupt):
     fake.setenv("C10_FAKE_TENSORRT", "slow")
 

@@ -27,7 +27,7 @@ from pipeline.engines.precision.float16 import LEAST_COSINE, NARROW, least_cosin
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import encode
 from store.runtime.golden_vectors import golden_inputs
-from tests.examples_tried import examples
+from tests.examples_tried import examples, mostly_deep
 from tests.networks import mobilenet, quantised, vit_b14
 from tests.toy_networks import toy_network
 
@@ -112,7 +112,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", mostly_deep(NETWORKS, "toy", "vit"))
 def test_networks_agree_with_themselves_in_16_bits(name):
     model, feeds = NETWORKS[name]()
     for precision in ("fp16", "bf16"):

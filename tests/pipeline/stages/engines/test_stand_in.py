@@ -28,6 +28,7 @@ from store.runtime.golden_vectors import ANSWERED, decode_answers
 from store.verify.report import Depth
 from store.verify.verify import verify
 from tests.cache_facts import warnings_of
+from tests.examples_tried import mostly_deep
 from tests.small_builds import DIMENSIONS, FakeSite, tiny_network, tree
 from tools.commands.query import search
 
@@ -509,7 +510,7 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("how", mostly_deep(DAMAGE, "one bit", "short", "link"))
 def test_a_damaged_parity_record_counts_for_nothing(site, aboard, asked, quick_path, fly_anew, how):
     aboard()
     kept = quick_path / "proofs"

@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.errors import ErrorKind, TileError
 from pipeline.tiles.images import decode as decode_module
 from pipeline.tiles.images.decode import decode
+from tests.examples_tried import mostly_deep
 
 JPEG = [
     {"quality": quality, **more}
@@ -69,7 +70,16 @@ def encoded(picture, encoding, **options):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(("encoding", "variants"), [("jpeg", JPEG), ("png", PNG), ("webp", WEBP)])
+@pytest.mark.parametrize(
+    ("encoding", "variants"),
+    [
+        *(("jpeg", JPEG[::3]), ("png", PNG[::3]), ("webp", WEBP[::5])),
+        *(
+            pytest.param(*each, marks=pytest.mark.deep)
+            for each in (("jpeg", JPEG), ("png", PNG), ("webp", WEBP))
+        ),
+    ],
+)
 def test_sound_images_of_any_encoder_are_accepted(encoding, variants):
     plain = Image.new("RGB", (192, 192), (40, 90, 200))
     pictures = [
@@ -170,7 +180,7 @@ def test_a_short_run_of_zeros_in_a_jpeg_is_found_without_the_decoders_help(monke
         decode(data[: len(data) // 2] + bytes(64) + data[len(data) // 2 + 64 :])
 
 
-@pytest.mark.parametrize("length", [512, 4096])
+@pytest.mark.parametrize("length", mostly_deep((512, 4096), 512))
 def test_zeros_inside_a_lossless_webp_are_found(length):
     for seed in range(8):
         data = encoded(ground(seed), "webp", lossless=True)

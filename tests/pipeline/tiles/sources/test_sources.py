@@ -18,6 +18,7 @@ from pipeline.tiles.grid import TileRange, range_box_e7, wanted_tiles
 from pipeline.tiles.sources import read_tile as read_tile_module
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.sources.registry import open_source
+from tests.examples_tried import mostly_deep
 from tests.tile_archives import WORLD
 
 pytestmark = pytest.mark.usefixtures("closed_archives")
@@ -40,7 +41,7 @@ def write(archives, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_deep(KINDS, "xyz", "mbtiles", "mbtiles-view", "pmtiles-leaves"))
 class TestEverySource:
     def test_finds_exactly_what_is_there(self, kind, write, archives, tmp_path):
         tiles = (

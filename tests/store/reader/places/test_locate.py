@@ -63,8 +63,8 @@ KINDS = {
     "ivf-pq": IndexOptions(kind=IndexKind.IVF_PQ),
 }
 EXTENDED = (
-    *("flat", "hnsw, fp16"),
-    *(pytest.param(each, marks=pytest.mark.deep) for each in ("flat, fp16", "hnsw")),
+    "hnsw, fp16",
+    *(pytest.param(each, marks=pytest.mark.deep) for each in ("flat", "flat, fp16", "hnsw")),
 )
 LONG = 10**5000
 PLACE = (9, 7)

@@ -24,6 +24,7 @@ from pipeline.tiles.sources.read_tile import close_archives
 from pipeline.tiles.sources.registry import open_source
 from pipeline.tiles.tile import Place
 from tests import tile_archives
+from tests.examples_tried import mostly_deep
 from tests.pipeline.tiles.sources.archives.test_geopackage import write_gpkg
 from tests.tile_archives import WORLD, block
 
@@ -165,7 +166,7 @@ WORKERS = {
 }
 
 
-@pytest.mark.parametrize("what", WORKERS)
+@pytest.mark.parametrize("what", mostly_deep(WORKERS, "killed", "not started"))
 def test_what_happens_to_workers_costs_only_time(tmp_path, what, small_tasks, monkeypatch):
     (tmp_path / "lost_worker.py").write_text(
         f"import os, signal\nfrom pipeline.processes.serve import serve\n{WORKERS[what]}\n"

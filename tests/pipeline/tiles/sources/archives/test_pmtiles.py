@@ -17,6 +17,7 @@ from pipeline.tiles.sources.archives.pmtiles_directory import (
 )
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.sources.registry import open_source
+from tests.examples_tried import examples
 from tests.tile_archives import WORLD
 
 pytestmark = pytest.mark.usefixtures("closed_archives")
@@ -200,7 +201,9 @@ class TestPMTiles:
             refused("cut.pmtiles", tmp_path)
 
     def test_damage_anywhere_is_an_error_or_another_tile(self, spec, archives, tmp_path):
-        archives.damage((tmp_path / spec).read_bytes(), tmp_path / "damaged.pmtiles", tmp_path, rounds=400)
+        archives.damage(
+            (tmp_path / spec).read_bytes(), tmp_path / "damaged.pmtiles", tmp_path, rounds=examples(400)
+        )
 
     @given(st.binary(max_size=60))
     def test_a_directory_of_any_bytes_parses_or_is_refused(self, content):
