@@ -18,7 +18,6 @@ from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7, BoxE7
 from pipeline.request.options import DEFAULT_OVERLAP
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.grid import range_box_e7, tile_box_e7
-from pipeline.tiles.images.decode import decode
 from pipeline.tiles.images.image_header import read_header
 from pipeline.tiles.selection import no_tiles
 from pipeline.tiles.sources.read_tile import read_tile
@@ -251,6 +250,8 @@ def _require_tiles(request: BuildRequest, source: TileMetadataStore, area: Area)
     if not len(found):
         error = no_tiles(request, source, area, wanted, *found.warnings)
         raise RequestError(f"chunks: {error.message}", hint=error.hint, kind=ErrorKind.NO_TILES)
+    from pipeline.tiles.images.decode import decode  # noqa: PLC0415 - loads decoders, which only this error needs
+
     first = found[0]
     try:
         decode(read_tile(first.locator))
