@@ -95,14 +95,16 @@ def _check_lines(checks: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _input_fields(inputs: Mapping[str, Any]) -> list[tuple[str, object]]:
-    return [(label_of(name), _input_text(name, value)) for name, value in inputs.items() if name != "recipes"]
+    return [
+        (label_of(name), _input_text(name, value))
+        for name, value in inputs.items()
+        if name != "recipes" and value is not None
+    ]
 
 
-def _input_text(name: str, value: object) -> str | None:
+def _input_text(name: str, value: object) -> str:
     """Return the text of an input: maps with the beginning of digests, of which the JSON has all, lists of names."""
     match value:
-        case None:
-            return None
         case Mapping():
             parts = ((name, inner) for name, inner in sorted(value.items()) if inner is not None)
             return " ".join(f"{label_of(name)}={_member_text(name, inner)}" for name, inner in parts)
@@ -118,11 +120,11 @@ def _input_text(name: str, value: object) -> str | None:
             return str(value)
 
 
-def _member_text(name: str, value: object) -> str | None:
+def _member_text(name: str, value: object) -> str:
     text = _input_text(name, value)
     if isinstance(value, Mapping | list | tuple):
         return f"({text})"
-    return text[:16] if text is not None and is_digest(text) else text
+    return text[:16] if is_digest(text) else text
 
 
 def _failure_lines(document: Mapping[str, Any]) -> list[str]:
