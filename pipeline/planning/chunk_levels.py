@@ -257,7 +257,7 @@ def _require_tiles(request: BuildRequest, source: TileMetadataStore, area: Area)
         decode(read_tile(first.locator))
     except PipelineError as error:
         raise RequestError(
-            f"expected tiles that can be read in {source.name}, found none: tile {first.place}: {error.message}",
+            f"expected tiles that can be read in {source.name}, found tile {first.place}: {error.message}",
             hint="fetch the imagery again, or name other imagery",
             kind=ErrorKind.BAD_TILE,
             subject=source.name,

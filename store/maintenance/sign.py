@@ -48,8 +48,8 @@ def sign(
 
     Raises:
         RequestRefusedError: There is no such generation, it was collected, the key may not sign it, its
-            manifest on disk is not what the journal projects, another file has the signature's name, or it has as many signatures as it
-            can.
+            manifest on disk is not what the journal projects, another file has the signature's name, or it has
+            as many signatures as it can.
         journal.JournalError: The signature could not be made durable; nothing was changed.
         UnprojectedError: The signature is in the journal, but its file could not be written.
     """

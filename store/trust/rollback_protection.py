@@ -16,6 +16,7 @@ import errno
 import fcntl
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -164,7 +165,7 @@ class RollbackProtection(Mapping[str, int]):
                         f"floors {self.path}: expected a file that no other process keeps locked, found it locked "
                         f"for {_LOCK_TIMEOUT_S:g} s",
                         kind=ErrorKind.BUSY,
-                        hint=f"end the process that holds it (fuser {self.path}), then run this again",
+                        hint=f"end the process that holds it (fuser {shlex.quote(str(self.path))}), then run this again",
                     ) from error
                 time.sleep(_LOCK_PAUSE_S)
             else:

@@ -385,10 +385,8 @@ def _closing_lines(demo_run: _Demonstration, took: float, keep: Path | None) -> 
         return [f"{render.plural(len(demo_run.broken), 'promise')} not kept, in {render.seconds(took)}."]
     lines = [f"Every promise was kept, in {render.seconds(took)}."]
     if keep is not None:
-        lines += [
-            f"Look around: c10 log --cache {shlex.quote(str(demo_run.cache))}",
-            f"             c10 show 2 --cache {shlex.quote(str(demo_run.cache))}",
-        ]
+        cache = shlex.quote(str(demo_run.cache))
+        lines += [f"Look around: c10 log --cache {cache}", f"             c10 show 2 --cache {cache}"]
     return lines
 
 

@@ -54,7 +54,7 @@ _MAX_JPEG_COMPONENTS = 4
 _JPEG_TABLE = 0xDB
 _PROGRESSIVE_FRAMES = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _MOST_JPEG_SCANS = 500
-"""Encoders write up to a few dozen. Each goes over all pixels, however few bytes it has: a file of 3 MB took minutes."""
+"""Encoders write up to a few dozen. Each goes over all pixels, however few bytes it has: 132 kB with 1,000 took 2.7 s."""
 _BARE_JPEG_MARKERS = frozenset(range(0xD0, 0xD9)) | {0x01}
 
 

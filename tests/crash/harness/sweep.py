@@ -314,7 +314,9 @@ class Sweep:
 
         self.template.restore()
         ending = child(work, self.bench)
-        for name in ending.lines[-1].removeprefix("M ").split():
+        if not ending.lines or not ending.lines[-1].startswith("M "):
+            raise AssertionError(f"{self.plan.driver} did not tell its modules: {ending}")
+        for name in ending.lines[-1].split()[1:]:
             # Some entries are no modules of their own.
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
