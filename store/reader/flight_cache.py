@@ -181,7 +181,7 @@ class FlightCache(JudgedCache):
         with those of the stand-in, once per device: see `store.reader.engine_parity`.
 
         Raises:
-            KeyError, TypeError, ValueError: No model has this name; or the number of threads is none.
+            KeyError, TypeError, ValueError: No model has this name; or the number of threads is out of its range.
             NoGoError: The file is damaged; or the engine answers otherwise than its stand-in.
             IncompatibleDeviceError: It is for another device, in a cache opened with `flown=False`.
             store.runtime.ExecutionError: Its library is missing, of another version, or refuses it.
@@ -215,7 +215,7 @@ class FlightCache(JudgedCache):
         Raises:
             NoGoError: The file is damaged.
             store.runtime.ExecutionError: faiss is missing, or the index is not what the manifest says.
-            TypeError, ValueError: The number of threads is none.
+            TypeError, ValueError: The number of threads is no whole number, or out of its range.
         """
         threads = self._threads(threads)
         if self._loaded is not None and self._loaded.threads == threads:

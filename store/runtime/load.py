@@ -164,7 +164,7 @@ def load_engine(
             here.
         EngineLoadError: Another version, another device, damaged bytes, or tensors of other names or shapes.
         CacheUnusableError: This process lacks memory, threads or open files.
-        TypeError, ValueError: The number of threads is none.
+        TypeError, ValueError: The number of threads is no whole number, or out of its range.
     """
     runtime = runtime_of(backend)
     if runtime is None:
@@ -293,7 +293,7 @@ def load_index(
         IndexLoadError: The index is unreadable, or of another kind, metric or size; or the delta does not fit
             it.
         CacheUnusableError: This process lacks memory, threads or open files.
-        TypeError, ValueError: The number of threads is none.
+        TypeError, ValueError: The number of threads is no whole number, or out of its range.
     """
     set_threads = _keep_threads
     installed_faiss()
