@@ -14,7 +14,6 @@ import fcntl
 import json
 import os
 import struct
-import time
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,6 +23,7 @@ from types import TracebackType
 from typing import Final, TypeAlias
 
 from journal import errors
+from journal.lock_wait import LockWait
 from journal.regular_file import is_wrong_file_type, open_regular
 
 Holder: TypeAlias = dict[str, object]
@@ -34,9 +34,6 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _FLOCK_STRUCT: Final = struct.Struct(
     "hhqqi4x"
 )  # struct flock on 64-bit Linux: type, whence, start, length, pid
-
-_NOTICE_S: Final = 0.5
-"""After so long a wait is told."""
 
 _locks_held: "weakref.WeakSet[BuildLock]" = weakref.WeakSet()
 
@@ -82,19 +79,10 @@ class BuildLock:
             raise errors.JournalMisuseError(
                 f"the build lock {self.path} is already held by this object", hint="release it first"
             )
-        began, told = time.monotonic(), False
-        deadline = began + self.timeout_s
-        while True:
-            fd = self._try_to_lock()
-            if fd is not None:
-                break
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
+        wait = LockWait(self.timeout_s, check_interval_s=self.check_interval, describe=self._described)
+        while (fd := self._try_to_lock()) is None:
+            if not wait.pause():
                 raise self._held_error()
-            if not told and time.monotonic() - began >= _NOTICE_S:
-                told = True
-                self._tell_wait(remaining)
-            time.sleep(min(self.check_interval, remaining))
         self._fd = fd
         try:
             _locks_held.add(self)
@@ -190,16 +178,8 @@ class BuildLock:
             # The document only informs people; a full disk must not keep `c10 gc` from freeing space.
             return
 
-    def _tell_wait(self, remaining_s: float) -> None:
-        import logging  # noqa: PLC0415 - few wait
-
-        logging.getLogger(__name__).warning(
-            "waiting up to %.0f s for the build lock %a, held %s; lock_timeout_s (C10_LOCK_TIMEOUT_S) says how"
-            " long, 0 does not wait",
-            remaining_s,
-            str(self.path),
-            _printable(_named(_read_document(self.path))),
-        )
+    def _described(self) -> str:
+        return f"the build lock {str(self.path)!a}, held {_printable(_named(_read_document(self.path)))}"
 
     def _held_error(self) -> errors.BuildLockHeldError:
         holder = _read_document(self.path)

@@ -14,12 +14,12 @@ import fcntl
 import hashlib
 import os
 import stat
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import field
 from pathlib import Path
 
+from journal.lock_wait import LockWait
 from store.base.canonical_json import Digest, is_digest
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
@@ -41,8 +41,6 @@ from store.files.regular_file import hash_file, is_wrong_file_type, open_regular
 
 _CHUNK = 1 << 20
 _CHECK_INTERVAL_S = 0.01
-_NOTICE_S = 0.5
-"""After so long a wait is told."""
 
 
 @valueclass(slots=True)
@@ -96,34 +94,20 @@ class Artifacts:
         Raises:
             ArtifactsBusyError: Others did not finish in time.
         """
-        deadline, told = time.monotonic() + timeout_s, False
+        holder = f"{str(self.layout.artifacts_lock)!a}, held by an engine run or an opened cache"
+        wait = LockWait(timeout_s, check_interval_s=_CHECK_INTERVAL_S, describe=lambda: holder)
         while True:
             with self.try_exclusive_lock() as alone:
                 if alone:
                     yield
                     return
-            left = deadline - time.monotonic()
-            if left <= 0:
+            if not wait.pause():
                 raise ArtifactsBusyError(
                     f"expected nobody to write artifacts for a moment within {timeout_s:g} s, found"
                     f" {self.layout.artifacts_lock} held, by an engine run or an opened cache",
                     kind=ErrorKind.BUSY,
                     hint="wait for it to finish, then run it again",
                 )
-            if not told and timeout_s - left >= _NOTICE_S:
-                told = True
-                self._tell_wait(left)
-            time.sleep(min(_CHECK_INTERVAL_S, left))
-
-    def _tell_wait(self, left_s: float) -> None:
-        import logging  # noqa: PLC0415 - few wait
-
-        logging.getLogger(__name__).warning(
-            "waiting up to %.0f s for %a, held by an engine run or an opened cache; lock_timeout_s"
-            " (C10_LOCK_TIMEOUT_S) says how long, 0 does not wait",
-            left_s,
-            str(self.layout.artifacts_lock),
-        )
 
     def _open_lock(self) -> int:
         path = self.layout.artifacts_lock
