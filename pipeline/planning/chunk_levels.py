@@ -21,7 +21,7 @@ from pipeline.tiles.grid import range_box_e7, tile_box_e7
 from pipeline.tiles.images.image_header import read_header
 from pipeline.tiles.selection import no_tiles
 from pipeline.tiles.sources.read_tile import read_tile
-from pipeline.tiles.tile import Locator, Place, TileMetadataStore
+from pipeline.tiles.tile import Locator, Place, RendersTiles, TileMetadataStore
 from pipeline.tiles.tile_columns import TileColumns
 from pipeline.tiles.wanted import wanted_tiles_of
 from store.base.cache_warning import CacheWarning
@@ -206,7 +206,7 @@ def choose_levels(
                 kind=ErrorKind.BAD_REQUEST if edges else ErrorKind.NO_TILES,
             ) from error
         chosen.setdefault(level, []).append(side)
-    pixels = _pixels_of(source)
+    pixels = source.pixel_sides() if isinstance(source, RendersTiles) else ()
     return tuple(
         replace(each, source_mm=source_mm, available=max(each.available, pixel_m(source_mm, latitude)))
         for each in _chosen_levels(request, chosen, edges, latitude, input_side_px=input_side_px)
@@ -214,14 +214,6 @@ def choose_levels(
             upsampled_pixel_mm(ground, each.described.level.zoom, each.chunks.tile_edge, pixels),
         )
     )
-
-
-def _pixels_of(source: TileMetadataStore) -> Sequence[tuple[BoxE7, float]]:
-    """Return `Extent.pixels`; one that stores tiles has none, and is not asked: it would list all that it holds."""
-    pixels: Sequence[tuple[BoxE7, float]] = (
-        () if getattr(source, "stores_tiles", False) else source.extent().pixels
-    )
-    return pixels
 
 
 def _chosen_levels(

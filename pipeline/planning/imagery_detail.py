@@ -30,7 +30,7 @@ def upsampled_pixel_mm(
         area: The ground that is wanted.
         zoom: Zoom of the tiles.
         tile_edge: Their edge, pixels.
-        pixels: As in `Extent.pixels`.
+        pixels: As of `RendersTiles.pixel_sides`; empty where tiles are stored.
 
     Returns:
         Millimetres of the Web Mercator projection.

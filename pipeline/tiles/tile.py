@@ -6,7 +6,7 @@ edge.
 
 from collections.abc import Sequence
 from datetime import date
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from pipeline.request.geometry import BoxE7
 from store.base.valueclass import valueclass
@@ -71,8 +71,6 @@ class Extent:
         finest: Of imagery of which tiles are rendered, for any zoom, the one whose pixels are as large as its own.
         captured: The first day on which it was photographed, where its files say so.
         written: The day on which the first of its files was made, likewise.
-        pixels: Box and side of a pixel, in metres of the Web Mercator projection, of each file that tiles are
-            rendered from; none where tiles are stored, of which nothing says how fine their source was.
     """
 
     zoom: ZoomRange | None
@@ -80,7 +78,6 @@ class Extent:
     finest: int | None = None
     captured: date | None = None
     written: date | None = None
-    pixels: tuple[tuple[BoxE7, float], ...] = ()
 
 
 class TileMetadataStore(Protocol):
@@ -108,4 +105,13 @@ class TileMetadataStore(Protocol):
 
     def extent(self) -> Extent:
         """Return zooms and bounds of the whole source."""
+        ...
+
+
+@runtime_checkable
+class RendersTiles(Protocol):
+    """What a source can answer if its tiles are rendered; of stored ones nothing says how fine the imagery was."""
+
+    def pixel_sides(self) -> Sequence[tuple[BoxE7, float]]:
+        """Return box and side of a pixel, in metres of the Web Mercator projection, of each file of the imagery."""
         ...

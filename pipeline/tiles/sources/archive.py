@@ -30,9 +30,6 @@ class TileArchive(ABC):
     stored_from_south: ClassVar[bool] = False
     """Whether the format demands that rows are counted from the south."""
 
-    stores_tiles: ClassVar[bool] = True
-    """Whether it holds tiles, and not imagery from which they are rendered."""
-
     _fingerprint: Fingerprint
     _settings = ""
     """What else decides the bytes of the tiles."""

@@ -103,7 +103,6 @@ class RasterMosaic(TileArchive):
     """GeoTIFF files: a path, a list of paths, a pattern such as "ortho/*.tif", or a folder; later ones are on top."""
 
     kind = "raster"
-    stores_tiles = False
 
     def __init__(
         self,
@@ -157,8 +156,11 @@ class RasterMosaic(TileArchive):
             finest=min(max(finest, _ZOOMS[0]), _ZOOMS[1]),
             captured=None if None in captured else min(captured),
             written=min(filter(None, written), default=None),
-            pixels=tuple((each.box_e7, each.pixel_m) for each in self._facts),
         )
+
+    def pixel_sides(self) -> list[tuple[BoxE7, float]]:
+        """See `RendersTiles.pixel_sides`."""
+        return [(each.box_e7, each.pixel_m) for each in self._facts]
 
     def _unreadable(self, sizes: npt.NDArray[np.int64]) -> Iterator[str]:
         """Yield how many tiles cannot be rendered, given the sizes of what stands for each."""

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +34,6 @@ class XYZFolder:
     """A folder of tiles. See `open_source` in the registry for the arguments."""
 
     progress: Progress = NoProgress()
-    stores_tiles: ClassVar[bool] = True
-    """As of `TileArchive`."""
 
     def __init__(
         self, pattern: str, *, base: Path, digest_cache_folder: Path | None, now_ns: Callable[[], int]
