@@ -2,7 +2,7 @@
 
 import gc
 from dataclasses import replace
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, time, timedelta, timezone
 
 import numpy as np
 import pytest
@@ -17,11 +17,17 @@ from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, FlightCache, Readiness
 from store.trust.key_files import read_trusted, write_key_pair
 from store.verify.verify import Depth, verify
+from tests.fixed_day import TODAY, fixed_day
 from tests.ground import ALTITUDE_M, PLACES, ZOOM, GroundSite, chunk_middle, frame_at, place_at
 
-TODAY = datetime.now(tz=timezone.utc).date()
 CAPTURED = TODAY - timedelta(days=100)
 PROOF = ProofOptions(pictures="truth.csv", min=0.5, within_m=tile_side_m(ZOOM, 0) / 2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _clock():
+    with fixed_day():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +86,7 @@ def test_without_keys_signatures_were_not_checked(site):
 def test_day_and_place_of_the_flight(site):
     with fly(site) as cache:
         assert cache.readiness(today=CAPTURED + timedelta(days=366)).age_days == 366
-        assert cache.readiness(today=datetime.now(tz=timezone.utc)).age_days == 100
+        assert cache.readiness(today=datetime.combine(TODAY, time(23), timezone.utc)).age_days == 100
         behind = cache.readiness(today=date(1970, 1, 1))
         assert (behind.age_days, "clock" in kinds(behind)) == (100, True)
         for origin in ((30.03, 44.99), [30.03, 44.99, 10.0], np.array([30.03, 44.99]).tolist()):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, timedelta
 
 import pytest
 from click.testing import CliRunner
@@ -11,13 +11,13 @@ from PIL import Image
 from pipeline.request.proof_options import ProofOptions
 from store.base.level import tile_side_m
 from store.manifest.manifest import parse
+from tests.fixed_day import TODAY, fixed_day
 from tests.ground import ALTITUDE_M, EDGE, GROUND, PLACES, ZOOM, GroundSite, chunk_middle, frame_at, place_at
 from tools.cli import cli
 from tools.command import Answer, write
 from tools.commands import status, verify
 from tools.output.colour import Coloured, wants_colour
 
-TODAY = datetime.now(tz=timezone.utc).date()
 PROOF = ProofOptions(pictures="truth.csv", min=1, within_m=tile_side_m(ZOOM, 0) / 2)
 FIT = {"proof": PROOF, "tiles": {"captured": TODAY - timedelta(days=30)}}
 
@@ -60,6 +60,12 @@ class FlightSite(GroundSite):
 
 def kinds(document):
     return [each["kind"] for each in document["warnings"]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _clock():
+    with fixed_day():
+        yield
 
 
 @pytest.fixture
