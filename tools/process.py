@@ -67,9 +67,14 @@ def discard_output() -> None:
 
 
 class _Arrival:
-    """What becomes of a signal that arrives; `ignored` are the signals that are ignored from then on."""
+    """What becomes of a signal that arrives; `ignored` are the signals that are ignored from then on.
+
+    Attributes:
+        raised: The error that was raised last; None before.
+    """
 
     def __init__(self, ignored: Iterable[int]) -> None:
+        self.raised: BaseException | None = None
         self._ignored = tuple(ignored)
         self._waiting: int | None = None
 
@@ -91,7 +96,8 @@ class _Arrival:
         if number != signal.SIGINT:
             for each in self._ignored:
                 signal.signal(each, signal.SIG_IGN)
-        raise _SIGNALS[signal.Signals(number)]
+        self.raised = _SIGNALS[signal.Signals(number)]()
+        raise self.raised
 
 
 @contextmanager
@@ -116,6 +122,11 @@ def signals_as_errors() -> Iterator[None]:
         for number in before:
             signal.signal(number, arrival.handle)
         yield
+    except KeyboardInterrupt as error:
+        # A library may drop the error: SQLite says only that something interrupted its search.
+        if isinstance(arrival.raised, TerminatedError) and not isinstance(error, TerminatedError):
+            raise arrival.raised from error
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in (*before.items(), (signal.SIGALRM, alarm)):

@@ -1,13 +1,17 @@
 """Signals to a command: what they raise, and when."""
 
 import importlib
+import os
 import select
 import signal
 import sys
+import threading
 import time
+from contextlib import closing
 
 import pytest
 
+from pipeline.tiles.sources.archives.sqlite_archive import open_database, sqlite_errors_as_ours
 from tools.exit_codes import HungUpError, TerminatedError
 from tools.process import signals_as_errors
 
@@ -22,6 +26,28 @@ SIGNALS = [
 def test_a_signal_raises_its_error(number, error):
     with pytest.raises(error), signals_as_errors():
         signal.raise_signal(number)
+
+
+@pytest.mark.parametrize(("number", "error"), SIGNALS)
+def test_a_search_in_sqlite_ends_with_the_error_of_the_signal(number, error, archives, tmp_path):
+    """SQLite drops the error, and says only that something interrupted it."""
+    path = tmp_path / archives.write_mbtiles(tmp_path / "a.mbtiles", {(0, 0, 0): b""})
+    endless = "WITH RECURSIVE c(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM c) SELECT sum(i) FROM c"
+    ending = threading.Timer(0.1, os.kill, (os.getpid(), number))
+
+    def search():
+        with (
+            signals_as_errors(),
+            closing(open_database(path)) as database,
+            sqlite_errors_as_ours(path),
+        ):
+            ending.start()
+            database.execute(endless).fetchone()
+
+    with pytest.raises(error) as caught:
+        search()
+    ending.join()
+    assert caught.type is error
 
 
 def import_and_wait(name):
