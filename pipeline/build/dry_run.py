@@ -7,7 +7,8 @@ from pipeline.build.measure import Machine
 from pipeline.build.report import Planned, PlanReport
 from pipeline.build.up_to_date import find_up_to_date, report_up_to_date
 from pipeline.embed.reusable_rows import ReusableRows
-from pipeline.planning.disk_space import NEW_CACHE, descriptor_length, estimate_build, planned_index
+from pipeline.index.plan import likely_index
+from pipeline.planning.disk_space import NEW_CACHE, descriptor_length, estimate_build
 from pipeline.planning.duration import (
     IndexToWrite,
     PlannedWork,
@@ -147,7 +148,8 @@ def _index_to_write(inputs: Inputs, plan: BuildPlan) -> IndexToWrite | None:
         inputs.selection.unit_count,
         sum(descriptor_length(each, plan) for each in inputs.descriptors),
     )
-    return IndexToWrite(planned_index(inputs, rows, dimensions), rows, dimensions)
+    index = likely_index(inputs.request.index, count=rows, dimensions=dimensions)
+    return IndexToWrite(index, rows, dimensions)
 
 
 def _refusal_warning(state: State, inputs: Inputs) -> tuple[CacheWarning, ...]:

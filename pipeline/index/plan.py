@@ -107,6 +107,14 @@ def plan_index(options: IndexOptions, *, count: int, dimensions: int) -> IndexPl
     Raises:
         EmbedError: INDEX_FAILED, the request cannot be met with these rows.
     """
+    plan = likely_index(options, count=count, dimensions=dimensions)
+    if plan.kind is IndexKind.IVF_PQ:
+        _require_trainable(plan.m, count, dimensions)
+    return plan
+
+
+def likely_index(options: IndexOptions, *, count: int, dimensions: int) -> IndexPlan:
+    """Choose as `plan_index`, and refuse nothing: for an estimate, before the true length of a descriptor is known."""
     kind = chosen_kind(options.kind, count)
     match kind:
         case IndexKind.FLAT:
@@ -116,7 +124,14 @@ def plan_index(options: IndexOptions, *, count: int, dimensions: int) -> IndexPl
                 kind=kind, storage=options.storage, m=options.m or DEFAULT_M, ef=options.ef or DEFAULT_EF
             )
         case _:
-            return _resolve_ivf_pq(options, count, dimensions)
+            lists = _lists(count)
+            return IndexPlan(
+                kind=kind,
+                storage=options.storage,
+                m=options.m or _subspaces(_divisors(dimensions)),
+                lists=lists,
+                nprobe=min(options.nprobe or _DEFAULT_NPROBE, lists),
+            )
 
 
 def chosen_kind(kind: IndexKind, count: int) -> IndexKind:
@@ -161,24 +176,28 @@ def delta_limits(plan: IndexPlan, count: int, dimensions: int) -> tuple[int, int
     return changed, min(changed, MAX_LEFT_OUT_OF_GRAPH) if plan.kind is IndexKind.HNSW else changed
 
 
-def _resolve_ivf_pq(options: IndexOptions, count: int, dimensions: int) -> IndexPlan:
+def _require_trainable(m: int, count: int, dimensions: int) -> None:
     if count < MIN_TRAINING_ROWS:
         raise index_error(
             f"expected at least {MIN_TRAINING_ROWS} tiles to train an ivf-pq index, found {count}",
             'set index.kind = "flat"',
         )
-    divisors = [m for m in range(1, dimensions + 1) if dimensions % m == 0]
-    m = options.m or _subspaces(divisors)
     if dimensions % m:
         raise index_error(
             f"expected index.m to divide the {dimensions} dimensions of the descriptor, found {m}",
-            f"set index.m to one of {divisors}",
+            f"set index.m to one of {_divisors(dimensions)}",
         )
+
+
+def _lists(count: int) -> int:
     lists = 1
     while lists * 2 * _ROWS_PER_LIST <= count and lists < _MOST_LISTS:
         lists *= 2
-    nprobe = min(options.nprobe or _DEFAULT_NPROBE, lists)
-    return IndexPlan(kind=IndexKind.IVF_PQ, storage=options.storage, m=m, lists=lists, nprobe=nprobe)
+    return lists
+
+
+def _divisors(dimensions: int) -> list[int]:
+    return [m for m in range(1, dimensions + 1) if dimensions % m == 0]
 
 
 def _subspaces(divisors: list[int]) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import HEAD
-from pipeline.index.plan import IndexPlan, can_extend, delta_limits, plan_index
+from pipeline.index.plan import IndexPlan, can_extend, delta_limits, likely_index
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import BuildPlan, Decision, make_plan, reusable_artifacts
 from pipeline.planning.tile_packs import carried_cells
@@ -103,7 +103,7 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
             for index in state.step_cache.indexes.values()
         )
     )
-    resolved = None if index_there else planned_index(inputs, rows, dimensions)
+    resolved = None if index_there else likely_index(inputs.request.index, count=rows, dimensions=dimensions)
     index = 0 if resolved is None else index_bytes(resolved, rows=rows, dimensions=dimensions) + PER_FILE
     delta_rows = (
         None
@@ -144,10 +144,11 @@ def flown_size(inputs: Inputs) -> int:
     dimensions = sum(model.dimensions or ASSUMED_DIMENSIONS for model in networks)
     shown = inputs.selection.shown_tiles()
     packs = carried_cells(shown, inputs.selection.units.ids) if inputs.request.carries_tiles else ()
+    index = likely_index(inputs.request.index, count=rows, dimensions=dimensions)
     return (
         sum(model.size for model in inputs.models)
         + rows * (4 * dimensions + _BLOCK_ROW * len(networks))
-        + index_bytes(planned_index(inputs, rows, dimensions), rows=rows, dimensions=dimensions)
+        + index_bytes(index, rows=rows, dimensions=dimensions)
         + len(inputs.selection.tiles) * _TILE_ROW
         + sum(cell.size + len(cell.tiles) * _PACK_ROW for cell in packs)
         + _small_files(inputs)
@@ -203,15 +204,6 @@ def index_bytes(plan: IndexPlan, *, rows: int, dimensions: int) -> int:
             return rows * (plan.m + 2 * _INDEX_ROW) + centroids
         case _:
             return rows * (per_number * dimensions + _INDEX_ROW)
-
-
-def planned_index(inputs: Inputs, rows: int, dimensions: int) -> IndexPlan:
-    """Return the options of the index of a build, before the networks were run."""
-    options = inputs.request.index
-    if options.kind is IndexKind.IVF_PQ:
-        # `plan_index` compares the options with the true dimensions, which may be unknown here.
-        return IndexPlan(kind=options.kind, storage=options.storage, m=options.m or 64, lists=4096)
-    return plan_index(options, count=rows, dimensions=dimensions)
 
 
 def descriptor_length(model: Model, plan: BuildPlan) -> int:

@@ -192,7 +192,8 @@ def proof_document(options: ProofOptions | None, table: TruthTable | None) -> Do
         **table.to_document(),
         "within_mm": metres_to_mm(options.within_m),
         "at": options.at,
-        "min_ppm": scale_to_int(options.min, _MILLION),
+        # Rounded to 0, a least fraction would let a cache pass that finds no photograph. A millionth of them is one.
+        "min_ppm": max(scale_to_int(options.min, _MILLION), int(options.min > 0)),
         **near,
     }
 

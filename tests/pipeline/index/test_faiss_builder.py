@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from pipeline.errors import EmbedError, ErrorKind, RequestError
 from pipeline.index.faiss_builder import FaissIndexBuilder
-from pipeline.index.plan import FLAT_BELOW, IndexPlan
+from pipeline.index.plan import FLAT_BELOW, IndexPlan, likely_index
 from pipeline.index.row_order import chunk_rows
-from pipeline.request.options import IndexKind, Storage
+from pipeline.request.options import IndexKind, IndexOptions, Storage
 from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.load import load_index
 from tests.examples_tried import mostly_deep
@@ -173,6 +173,13 @@ def test_auto_is_flat_for_few_and_a_graph_for_many():
         "lists": 0,
         "nprobe": 0,
     }
+
+
+def test_an_estimate_refuses_nothing():
+    """The length of a descriptor may not be known yet."""
+    for options in (IndexOptions(kind=IndexKind.IVF_PQ, m=48), IndexOptions(kind=IndexKind.IVF_PQ)):
+        found = likely_index(options, count=3, dimensions=1024)
+        assert (found.m, found.lists, found.nprobe) == (options.m or 64, 1, 1)
 
 
 def test_ivf_pq_refuses_what_cannot_be_trained():

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.build.report import BuildOutcome
 from pipeline.embed.batcher import LocalDescriptorBatcher
-from pipeline.index.plan import IndexPlan, plan_index
+from pipeline.index.plan import IndexPlan, likely_index, plan_index
 from pipeline.planning.disk_space import Estimate, free_bytes, index_bytes, require_space_for_engines
 from pipeline.request.options import IndexKind, IndexOptions, Storage
 from store.disk.layout import Layout
@@ -112,9 +112,12 @@ def test_the_reserve_of_a_cache_to_be_is_taken_off(quick_path):
     [
         *(IndexPlan(kind=IndexKind.FLAT, storage=storage) for storage in Storage),
         *(IndexPlan(kind=IndexKind.HNSW, storage=storage, m=16, ef=64) for storage in Storage),
-        IndexPlan(kind=IndexKind.IVF_PQ, storage=Storage.FP32, m=16, lists=32, nprobe=4),
+        *(
+            likely_index(IndexOptions(kind=IndexKind.IVF_PQ, m=m), count=2048, dimensions=64)
+            for m in (None, 8)
+        ),
     ],
-    ids=lambda plan: f"{plan.kind}-{plan.storage}",
+    ids=lambda plan: f"{plan.kind}-{plan.storage}-{plan.m}",
 )
 def test_an_index_takes_what_is_estimated(plan, tmp_path):
     import numpy as np

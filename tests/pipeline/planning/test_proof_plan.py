@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.errors import RequestError
+from pipeline.planning.proof import proof_document, read_truth
 from pipeline.request.options import IndexKind, IndexOptions
 from pipeline.request.proof_options import ProofOptions
 from pipeline.request.to_toml import to_toml
@@ -62,6 +63,14 @@ def test_a_plan_tells_what_is_asked_for(site):
         "decision": "run",
         "why": "cells or engines change",
     }
+
+
+@pytest.mark.parametrize(("least", "ppm"), [(0, 0), (1e-9, 1), (4e-7, 1), (1e-6, 1), (0.25, 250_000)])
+def test_a_least_fraction_never_becomes_none(site, least, ppm):
+    """None lets a cache pass that finds no photograph."""
+    options = ProofOptions(pictures="truth.csv", min=least)
+    table = read_truth(site.root / "truth.csv")
+    assert proof_document(options, table)["min_ppm"] == ppm
 
 
 def test_a_build_that_reuses_everything_has_reused_all_of_it(site):
