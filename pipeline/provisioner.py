@@ -158,13 +158,14 @@ class CacheProvisioner:
         from pipeline.build.build_warnings import warn_if_unsigned
         from pipeline.build.rollback_target import require_artifacts
         from store.cache.projections import require_may_sign, require_vouched
+        from store.disk.repair_commands import cache_option
         from store.policy import rollback
 
         keys = self._keys()
         if not self.layout.exists():
             open_view(self.layout)
         with self.lock, self._open(create=False, signer=keys.signer) as store:
-            planned = rollback.plan(store.state, to=to, why=why)
+            planned = rollback.plan(store.state, to=to, why=why, option=cache_option(self.layout))
             before = after = store.state.generations[len(store.state.generations)]
             if planned is not None:
                 if keys.signer is not None:

@@ -1,6 +1,5 @@
 """Options that say where records are read from: a cache, a copied journal or a bundle."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import click
 from store.base.valueclass import valueclass
 from store.cache.view import died_build, read_history
 from store.disk.artifacts import Artifacts
+from store.disk.repair_commands import listing
 from store.domain.state import State
 from tools.command import PATH, Call, Command, print_message
 from tools.forensics.failure import ArtifactReader
@@ -80,7 +80,7 @@ def read_records(call: Call, journal: Path | None, bundle: Path | None) -> Folde
             records=[DecodedRecord.of(fact) for fact in view.facts],
             artifacts=CacheArtifacts(Artifacts(view.layout)),
             died=died_build(view),
-            listing=f"c10 log --cache {shlex.quote(str(call.root))}",
+            listing=listing(view.layout),
         )
     source = read_source(call, journal, bundle)
     builds = BuildHistory(source=source).fold()

@@ -38,6 +38,7 @@ from store.cache.own_records import OwnRecords
 from store.cache.projections import require_may_sign
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
+from store.disk.repair_commands import cache_option
 from store.domain.events import BuildRefused, BuildStarted
 from store.domain.state import State
 from store.errors import DiskFullError, ErrorKind, RequestRefusedError, UnprojectedError
@@ -152,7 +153,9 @@ class BuildAttempt:
         message = f"expected another request than that of {undone}"
         store.append(BuildRefused(identity=inputs.identity, reason=message), build=number)
         error = RequestRefusedError(
-            message, kind=ErrorKind.ROLLED_BACK, hint=undone_hint(store.state, inputs.identity)
+            message,
+            kind=ErrorKind.ROLLED_BACK,
+            hint=undone_hint(store.state, inputs.identity, option=cache_option(store.layout)),
         )
         report = _failed_report(inputs, failure_of(error, "start", ""))
         return replace(report, build=number, writes=store.writes)

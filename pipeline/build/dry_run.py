@@ -27,6 +27,7 @@ from store.cache.projections import find_unvouched_results
 from store.cache.view import open_view, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
+from store.disk.repair_commands import cache_option
 from store.domain.state import State
 from store.policy.rollback import undone_hint, undone_text
 from store.policy.vouching import withdraw
@@ -75,7 +76,7 @@ def preview_build(
         warnings = (
             *inputs.warnings,
             *inputs.judge(present.counts).warnings,
-            *_refusal_warning(state, inputs),
+            *_refusal_warning(layout, state, inputs),
         )
     else:
         warnings = report_up_to_date(found, inputs).warnings
@@ -152,7 +153,7 @@ def _index_to_write(inputs: Inputs, plan: BuildPlan) -> IndexToWrite | None:
     return IndexToWrite(index, rows, dimensions)
 
 
-def _refusal_warning(state: State, inputs: Inputs) -> tuple[CacheWarning, ...]:
+def _refusal_warning(layout: Layout, state: State, inputs: Inputs) -> tuple[CacheWarning, ...]:
     undone = undone_text(state, inputs.identity)
     if undone is None:
         return ()
@@ -160,7 +161,7 @@ def _refusal_warning(state: State, inputs: Inputs) -> tuple[CacheWarning, ...]:
         CacheWarning(
             kind="rolled-back-from",
             message=f"this is {undone}: it is refused",
-            hint=undone_hint(state, inputs.identity),
+            hint=undone_hint(state, inputs.identity, option=cache_option(layout)),
         ),
     )
 

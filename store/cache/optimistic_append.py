@@ -20,6 +20,7 @@ from store.cache.view import list_cache_files, open_view, require_cache
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import refuse_symlinked_folders, refuse_unfit_folder
 from store.disk.layout import Layout
+from store.disk.repair_commands import cache_option, listing
 from store.domain.events import Event
 from store.domain.maintenance_events import GenerationAccepted
 from store.domain.state import State
@@ -129,7 +130,7 @@ def accept(layout: Layout, generation: int, *, why: str, host: Document, clock: 
     """
 
     def decide(state: State) -> list[Event]:
-        _require_acceptable(state, generation)
+        _require_acceptable(layout, state, generation)
         if generation in state.accepted:
             return []
         return [GenerationAccepted(generation=generation, why=why, host=host)]
@@ -141,7 +142,7 @@ def accept(layout: Layout, generation: int, *, why: str, host: Document, clock: 
         raise RequestRefusedError(
             f"expected generation {generation} to be accepted, found that the journal was replaced meanwhile",
             kind=ErrorKind.JOURNAL_REPLACED,
-            hint=f"c10 accept {generation} (once more)",
+            hint=f"c10 accept {generation}{cache_option(layout)} (once more)",
         )
     return Acceptance(
         generation=generation,
@@ -151,7 +152,7 @@ def accept(layout: Layout, generation: int, *, why: str, host: Document, clock: 
     )
 
 
-def _require_acceptable(state: State, generation: int) -> None:
+def _require_acceptable(layout: Layout, state: State, generation: int) -> None:
     if generation not in state.generations:
         last = len(state.generations)
         raise RequestRefusedError(
@@ -159,11 +160,11 @@ def _require_acceptable(state: State, generation: int) -> None:
             if last
             else "expected a committed generation to accept, found none",
             kind=ErrorKind.UNKNOWN_GENERATION,
-            hint="c10 log",
+            hint=listing(layout),
         )
     if generation in state.collected_generations:
         raise RequestRefusedError(
             f"expected generation {generation} to be kept, found it collected: its files are gone",
             kind=ErrorKind.COLLECTED,
-            hint="c10 log (tells which generations are left)",
+            hint=f"{listing(layout)} (tells which generations are left)",
         )

@@ -10,7 +10,17 @@ _CHANGING: Final = ("c10 build", "c10 sign")
 
 def rebuilding(layout: Layout) -> str:
     """Return the command that makes the journal of this cache again."""
-    return f"c10 rebuild --cache {_quoted(layout)}"
+    return f"c10 rebuild{cache_option(layout)}"
+
+
+def cache_option(layout: Layout) -> str:
+    """Return the option by which any command finds this cache, after a space."""
+    return f" --cache {_quoted(layout)}"
+
+
+def listing(layout: Layout) -> str:
+    """Return the command that lists the builds and generations of this cache."""
+    return f"c10 log{cache_option(layout)}"
 
 
 def mirroring(layout: Layout) -> str:
@@ -35,7 +45,7 @@ def warned_of_mirror(warning: CacheWarning) -> CacheWarning:
 
 def repairing(layout: Layout) -> str:
     """Return the command that heals what lies beside the journal of this cache."""
-    return f"c10 repair --cache {_quoted(layout)}"
+    return f"c10 repair{cache_option(layout)}"
 
 
 def _quoted(layout: Layout) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from store.base.valueclass import valueclass
 from store.cache.projections import require_may_sign, signers_of
 from store.cache.writer import CacheWriter
-from store.disk.repair_commands import repairing
+from store.disk.layout import Layout
+from store.disk.repair_commands import cache_option, listing, repairing
 from store.domain.maintenance_events import GenerationSigned
 from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
@@ -53,7 +54,7 @@ def sign(
         journal.JournalError: The signature could not be made durable; nothing was changed.
         UnprojectedError: The signature is in the journal, but its file could not be written.
     """
-    generation = _require_generation(store.state, number)
+    generation = _require_generation(store.layout, store.state, number)
     changed = signer.key_id not in signers_of(generation)
     if changed:
         require_may_sign(generation.number, signer, keys)
@@ -77,26 +78,26 @@ def sign(
     )
 
 
-def _require_generation(state: State, number: int | None) -> Generation:
+def _require_generation(layout: Layout, state: State, number: int | None) -> Generation:
     head = state.head
     if head is None:
         raise RequestRefusedError(
             "expected a committed generation to sign, found none",
             kind=ErrorKind.NO_GENERATION,
-            hint="c10 log",
+            hint=listing(layout),
         )
     generation = head if number is None else state.generations.get(number)
     if generation is None:
         raise RequestRefusedError(
             f"expected a generation from 1 to {head.number}, found {number}",
             kind=ErrorKind.UNKNOWN_GENERATION,
-            hint="c10 log",
+            hint=listing(layout),
         )
     if generation.number in state.collected_generations:
         raise RequestRefusedError(
             f"expected generation {generation.number} to be kept, found it collected: its files are gone",
             kind=ErrorKind.COLLECTED,
-            hint="c10 log (lists the generations that are left)",
+            hint=f"{listing(layout)} (lists the generations that are left)",
         )
     return generation
 
@@ -119,7 +120,7 @@ def _require_room(store: CacheWriter, generation: Generation, signature: bytes) 
         raise RequestRefusedError(
             f"expected fewer than {MAX_SIGNATURES} signatures of generation {generation.number}, found as many",
             kind=ErrorKind.SIGNATURE,
-            hint="c10 rollback makes a generation of its own, which takes signatures anew",
+            hint=f"c10 rollback{cache_option(store.layout)} makes a generation of its own, which takes signatures anew",
         )
     name = signature_name(_name(store, generation), place)
     if os.path.lexists(store.layout.manifests / name) and _read(store, name) != signature:

@@ -22,8 +22,14 @@ class RollbackPlan:
     why: str
 
 
-def plan(state: State, *, to: int | None, why: str) -> RollbackPlan | None:
+def plan(state: State, *, to: int | None, why: str, option: str = "") -> RollbackPlan | None:
     """Decide a rollback; nothing if the target is shown already.
+
+    Args:
+        state: The folded journal.
+        to: The generation to go back to; None for what was shown before.
+        why: For people.
+        option: What commands in hints need to find the cache, after a space.
 
     Raises:
         RequestRefusedError: There is no generation, no parent, no such target, or it was collected.
@@ -33,25 +39,25 @@ def plan(state: State, *, to: int | None, why: str) -> RollbackPlan | None:
         raise RequestRefusedError(
             "expected a committed generation to roll back from, found none",
             kind=ErrorKind.NO_GENERATION,
-            hint="c10 log",
+            hint=f"c10 log{option}",
         )
     if to is None:
         if head.parent is None:
             raise RequestRefusedError(
                 f"expected a build before build {head.origin}, which generation {head.number} shows, found none",
                 kind=ErrorKind.NOTHING_TO_ROLL_BACK,
-                hint="c10 log, then c10 rollback --to GENERATION",
+                hint=f"c10 log{option}, then c10 rollback{option} --to GENERATION",
             )
         target = head.parent
-        _require_kept(state, target, f"build {target}, which was shown before build {head.origin}")
+        _require_kept(state, target, f"build {target}, which was shown before build {head.origin}", option)
     elif to in state.generations:
         target = state.generations[to].origin
-        _require_kept(state, target, f"generation {to} (build {target})")
+        _require_kept(state, target, f"generation {to} (build {target})", option)
     else:
         raise RequestRefusedError(
             f"expected a generation from 1 to {head.number}, found {to}",
             kind=ErrorKind.UNKNOWN_GENERATION,
-            hint="c10 log",
+            hint=f"c10 log{option}",
         )
     if target == head.origin:
         return None
@@ -89,16 +95,19 @@ def undone_text(state: State, identity: str) -> str | None:
     return f"build {build}, which was rolled back from in generation {where}" + (f" ({why})" if why else "")
 
 
-def undone_hint(state: State, identity: str) -> str:
-    """Return what brings a build back that was rolled back from; if it is not known or kept, builds it anew."""
+def undone_hint(state: State, identity: str, *, option: str = "") -> str:
+    """Return what brings a build back that was rolled back from; if it is not known or kept, builds it anew.
+
+    `option` is what a command needs to find the cache, after a space.
+    """
     build, again = state.undone.get(identity), "c10 build --again builds it anew"
     if build is None or build in state.collected:
         return again
     made = next(number for number, each in state.generations.items() if each.origin == build)
-    return f"c10 rollback --to {made} shows it again; {again}"
+    return f"c10 rollback{option} --to {made} shows it again; {again}"
 
 
-def _require_kept(state: State, target: int, what: str) -> None:
+def _require_kept(state: State, target: int, what: str, option: str) -> None:
     collected = state.collected
     if target not in collected:
         return
@@ -106,7 +115,7 @@ def _require_kept(state: State, target: int, what: str) -> None:
     raise RequestRefusedError(
         f"expected {what} to be kept, found it collected: its files are gone",
         kind=ErrorKind.COLLECTED,
-        hint=f"c10 rollback --to GENERATION, with one of {_listed(left)}; or build that request --again",
+        hint=f"c10 rollback{option} --to GENERATION, with one of {_listed(left)}; or build that request --again",
     )
 
 

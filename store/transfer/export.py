@@ -21,7 +21,7 @@ from store.cache.view import HistoryView, died_build, read_history
 from store.disk.artifacts import Artifacts, counted
 from store.disk.cell_tables import tables_of_build
 from store.disk.layout import Layout, lies_within
-from store.disk.repair_commands import repairing
+from store.disk.repair_commands import cache_option, listing, repairing
 from store.disk.write_once import Draft
 from store.domain.events import BuildAbandoned, BuildCommitted, BuildFailed, BuildRefused
 from store.domain.fold import fold
@@ -193,7 +193,7 @@ def _content(
         raise RequestRefusedError(
             f"expected at most {MAX_ARTIFACTS} artifacts for one bundle, found {len(refs)}",
             kind=ErrorKind.BUNDLE,
-            hint="c10 gc --yes, or c10 mirror",
+            hint=f"c10 gc --yes{cache_option(view.layout)}, or c10 mirror",
         )
     carried = held | {ref.sha256 for ref in refs}
     header = BundleHeader(
@@ -217,7 +217,7 @@ def _last_record(view: HistoryView, number: int) -> int:
         raise RequestRefusedError(
             f"expected a build from 1 to {len(view.state.builds)}, found {number}",
             kind=ErrorKind.UNKNOWN_BUILD,
-            hint="c10 log",
+            hint=listing(view.layout),
         )
     # A rollback commits a build once more; its first end counts.
     ends = (fact.seq for fact in view.facts if fact.build == number and isinstance(fact.event, _BUILD_ENDS))

@@ -307,8 +307,9 @@ def test_a_build_that_was_refused_at_its_start_is_compared_with_nothing(world):
         [],
         [],
     )
-    assert document["failure"]["hint"] == refused["error"]["hint"]
-    assert "c10 rollback --to 2" in document["failure"]["hint"]
+    # The records may be read elsewhere, where the cache has another place.
+    assert document["failure"]["hint"].startswith("c10 rollback --to 2 shows it again; ")
+    assert document["failure"]["hint"] == refused["error"]["hint"].replace(f" --cache {world.cache}", "")
     unknown = "the inputs of build 4 were not recorded: it was refused at its start"
     assert unknown in " ".join(world.run("replay", "4").stdout.split())
     assert unknown in " ".join(world.run("diff", "1", "4").stdout.split())

@@ -180,6 +180,16 @@ def test_a_rollback_to_nowhere_is_exit_2(world):
     assert world.json("rollback", "--to", "1")["changed"] is False
 
 
+@pytest.mark.parametrize(
+    "words", [("rollback", "--to", "9"), ("accept", "9"), ("export", "9", "-o", "bundle")]
+)
+def test_what_lists_the_generations_can_be_typed_as_it_is(world, words):
+    hint = world.json(*words, code=2)["error"]["hint"]
+    result = CliRunner().invoke(cli, shlex.split(hint)[1:], env={})
+    assert (result.exit_code, hint) == (0, f"c10 log --cache {shlex.quote(str(world.cache))}")
+    assert result.stdout.startswith("gen  build  when")
+
+
 def test_without_a_cache_a_rollback_makes_none(empty):
     result = empty.run("rollback", "--json")
     assert result.exit_code == 2
