@@ -56,13 +56,21 @@ def read_source(call: Call, journal: Path | None, bundle: Path | None) -> Source
     Raises:
         click.UsageError: They name two sources, or none.
     """
-    if journal is not None and bundle is not None:
-        raise click.UsageError("expected --journal or --bundle, found both")
+    given = {"--journal": journal is not None, "--bundle": bundle is not None, "--cache": _is_cache_typed()}
+    if sum(given.values()) > 1:
+        found = " and ".join(name for name, is_given in given.items() if is_given)
+        raise click.UsageError(f"expected one of --cache, --journal and --bundle, found {found}")
     if journal is not None:
         return from_journal(journal)
     if bundle is not None:
         return from_bundle(bundle)
     return from_cache(call.layout())
+
+
+def _is_cache_typed() -> bool:
+    """Whether the command line names a cache; the variable does not count, it only stands in for the option."""
+    source = click.get_current_context().get_parameter_source("cache")
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def read_records(call: Call, journal: Path | None, bundle: Path | None) -> FoldedRecords:

@@ -62,7 +62,8 @@ class World:
     def run(self, *args, env=None):
         """Run a command in this process; the cache is added, and a build uses one worker unless `env` is given."""
         env = {"C10_WORKERS": "1"} if env is None else env
-        return CliRunner().invoke(cli, [*args, "--cache", str(self.cache)], env=env)
+        elsewhere = {"--bundle", "--journal"} & {*args}
+        return CliRunner().invoke(cli, [*args, *([] if elsewhere else ["--cache", str(self.cache)])], env=env)
 
     def json(self, *args, code=0):
         """Run a command with --json and return its one line."""

@@ -7,12 +7,14 @@ import shutil
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from journal import Journal, Record
 from journal.lock import BuildLock
 from store.cache.view import open_view
 from store.disk.layout import Layout
 from tests.tools.conftest import LEFT, TOP, ZOOM, fingerprint, picture
+from tools.cli import cli
 
 PLACE = f"{ZOOM}/{LEFT}/{TOP}"
 CELL = [ZOOM, LEFT >> 4, TOP >> 4]
@@ -411,8 +413,28 @@ def test_builds_that_a_bundle_lacks_are_not_looked_for_in_a_cache(built, tmp_pat
 
 
 def test_usage(built, tmp_path):
-    result = built.run("replay", "--journal", str(tmp_path), "--bundle", str(tmp_path))
+    for name in ("replay", "log", "show", "report", "diff", "why"):
+        words = {"report": ("1", "-o", str(tmp_path / "page.html")), "diff": ("1", "2"), "why": ("engine",)}
+        for sources in (("journal", "bundle"), ("journal", "cache"), ("bundle", "cache")):
+            named = [word for each in sources for word in (f"--{each}", str(built.cache))]
+            result = CliRunner().invoke(cli, [name, *words.get(name, ()), *named])
+            found = " and ".join(f"--{each}" for each in sources)
+            assert f"expected one of --cache, --journal and --bundle, found {found}" in result.stderr
+            assert result.exit_code == 2
+
+
+def test_a_bundle_is_read_where_the_variable_names_a_cache(built, tmp_path):
+    built.run("export", "-o", str(tmp_path / "bundle"))
+    words = ["log", "--bundle", str(tmp_path / "bundle"), "--json"]
+    result = CliRunner().invoke(cli, words, env={"C10_CACHE": str(tmp_path / "none")})
+    assert json.loads(result.stdout)["entries"]
+
+
+@pytest.mark.parametrize("option", ["--journal", "--bundle", "--cache"])
+def test_a_source_that_is_missing_is_exit_2(option, tmp_path):
+    result = CliRunner().invoke(cli, ["replay", option, str(tmp_path / "missing")])
     assert result.exit_code == 2
+    assert str(tmp_path / "missing") in result.stderr
 
 
 def test_a_run_that_met_a_held_lock_can_be_replayed(world, shell):
