@@ -83,16 +83,14 @@ def open_below(name: str, folder: int) -> int:
         NotRegularError, OSError: As for `open_regular`.
     """
     # Open folder by folder, because O_NOFOLLOW applies to the last part of a path only.
-    *parents, last = name.split("/")
-    current = os.dup(folder)
+    first, _, rest = name.partition("/")
+    if not rest:
+        return open_regular(first, folder=folder)
+    below = open_folder(first, folder=folder)
     try:
-        for part in parents:
-            below = open_folder(part, folder=current)
-            os.close(current)
-            current = below
-        return open_regular(last, folder=current)
+        return open_below(rest, below)
     finally:
-        os.close(current)
+        os.close(below)
 
 
 def read_regular(path: str | os.PathLike[str], *, limit: int) -> bytes | None:

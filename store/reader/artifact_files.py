@@ -1,6 +1,7 @@
 """The artifacts of one generation: all opened at once, and copied into sealed memory when they are used."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -14,27 +15,14 @@ from store.reader.manifest_files import damaged, denied
 
 @dataclass(slots=True)
 class ArtifactFiles:
-    """Open files below the folder of a cache, and their verified copies in memory."""
+    """Open files below the folder of a cache, and their verified copies in memory.
+
+    It owns the descriptor of the folder, and closes it with the files.
+    """
 
     _folder: int
     _files: dict[str, int] = field(default_factory=dict)
     _sealed: dict[str, SealedMemory] = field(default_factory=dict)
-
-    @classmethod
-    def open(cls, folder: int, manifest: Manifest) -> "ArtifactFiles":
-        """Open all artifacts that a manifest names; `folder` is a descriptor, which is closed with them.
-
-        Raises:
-            NoGoError: Some are missing, of another size, or may not be read.
-            CacheUnusableError: This process lacks memory or open files.
-        """
-        files = cls(folder)
-        try:
-            files._open_all(manifest)
-        except BaseException:
-            files.close()
-            raise
-        return files
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied: the numbers of open files mean others in another process.
@@ -44,6 +32,32 @@ class ArtifactFiles:
         """
         raise TypeError("an open cache cannot be pickled or copied; open it where it is used")
 
+    def __del__(self) -> None:
+        """Close the files of an object that nothing holds any more.
+
+        An interrupt may come when the files are open and their owner has not taken them over yet.
+        """
+        with suppress(AttributeError):  # it was interrupted before it had any
+            self.close()
+
+    def open_all(self, manifest: Manifest) -> None:
+        """Open all artifacts that a manifest names.
+
+        Raises:
+            NoGoError: Some are missing, of another size, or may not be read.
+            CacheUnusableError: This process lacks memory or open files.
+        """
+        problems, all_denied = list[str](), True
+        for role, ref in manifest.artifacts():
+            try:
+                if ref.sha256 not in self._files:
+                    self._files[ref.sha256] = self._open(ref)
+            except SealError as error:
+                problems.append(f"{role}: {error}")
+                all_denied &= error.denied
+        if problems:
+            raise denied(problems) if all_denied else damaged(problems)
+
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
@@ -51,12 +65,14 @@ class ArtifactFiles:
 
     def close(self) -> None:
         """Close all files, and free the memory that nothing maps any more."""
-        for fd in (*self._files.values(), self._folder):
-            if fd >= 0:
-                os.close(fd)
-        for sealed in self._sealed.values():
-            sealed.close()
-        self._files, self._sealed, self._folder = {}, {}, -1
+        # What is closed is forgotten first: its number may be another file's by the time of a second call.
+        while self._files:
+            os.close(self._files.popitem()[1])
+        while self._sealed:
+            self._sealed.popitem()[1].close()
+        folder, self._folder = self._folder, -1
+        if folder >= 0:
+            os.close(folder)
 
     def require_open(self) -> None:
         """Refuse to go on after `close`.
@@ -165,18 +181,6 @@ class ArtifactFiles:
             return sealed.view()
         finally:
             sealed.close()
-
-    def _open_all(self, manifest: Manifest) -> None:
-        problems, all_denied = list[str](), True
-        for role, ref in manifest.artifacts():
-            try:
-                if ref.sha256 not in self._files:
-                    self._files[ref.sha256] = self._open(ref)
-            except SealError as error:
-                problems.append(f"{role}: {error}")
-                all_denied &= error.denied
-        if problems:
-            raise denied(problems) if all_denied else damaged(problems)
 
     def _open(self, ref: ArtifactRef) -> int:
         path = f"artifacts/{ref.sha256[:2]}/{ref.sha256}"

@@ -56,6 +56,7 @@ def open_generation(
         if is_shortage(error):
             raise
         raise no_cache(f"expected the folder of a cache, found: {error.strerror}") from error
+    files = ArtifactFiles(folder)
     try:
         refuse_world_writable(folder)
         raw, signatures, number = read_manifest(
@@ -73,10 +74,10 @@ def open_generation(
         signed_by = None
         if trusted_keys is not ALLOW_UNSIGNED:
             signed_by = find_signer(raw, signatures, generation=number, keys=parse_trusted_keys(trusted_keys))
+        files.open_all(manifest)
     except BaseException:
-        os.close(folder)
+        files.close()
         raise
-    files = ArtifactFiles.open(folder, manifest)
     # To fly, a manifest with foreign engines was refused above.
     elsewhere = {} if flown else foreign_engines(manifest, policy)
     return OpenGeneration(manifest, files, elsewhere, signed_by)

@@ -5,6 +5,7 @@ import gc
 import hashlib
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from store.files.sealed_memory import SealError, check_digest, open_expected, se
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
 from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
-from store.reader import ALLOW_UNSIGNED, FlightCache, Tile
+from store.reader import ALLOW_UNSIGNED, FlightCache, Tile, flight_cache
 from store.runtime import ExecutionError
 from store.runtime.capabilities import library_version
 from tests.damaging import flip, overwrite, replace_by
@@ -26,6 +27,7 @@ from tests.played_builds import Scenario, play, ref_of
 from tests.store_caches import open_writer
 
 VERSION = library_version("onnxruntime") or "1"
+STORE = str(Path(flight_cache.__file__).parents[1])
 
 
 def build(root, *scenarios):
@@ -59,8 +61,16 @@ def no_descriptor_is_left_open(tmp_path):
 
 
 def open_of(folder):
-    targets = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
-    return [target for target in targets if str(folder) in target or target.startswith("/memfd:")]
+    return [target for _, target in descriptors_of(folder)]
+
+
+def descriptors_of(folder):
+    targets = [
+        (int(path.name), str(path.readlink()))
+        for path in Path("/proc/self/fd").iterdir()
+        if path.is_symlink()
+    ]
+    return [each for each in targets if str(folder) in each[1] or each[1].startswith("/memfd:")]
 
 
 def fly(layout, **changes):
@@ -85,6 +95,54 @@ def ref_to(layout, role, generation=2):
 
 def path_of(layout, role):
     return layout.artifact(ref_to(layout, role).sha256)
+
+
+class Interruption:
+    """A trace function that raises `KeyboardInterrupt` before the first line of `store` that is not in `seen`.
+
+    Python would drop what is raised in a finalizer.
+    """
+
+    def __init__(self, seen):
+        self.seen = seen
+        self.line = None
+
+    def __call__(self, frame, event, _):
+        line = frame.f_code.co_filename, frame.f_lineno
+        if not line[0].startswith(STORE) or frame.f_code.co_name == "__del__":
+            return None
+        if event == "line" and line not in self.seen:
+            self.seen.add(line)
+            self.line = line
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return self
+
+
+def test_an_interrupt_anywhere_is_an_interrupt_and_leaves_no_cache_open(layout):
+    """Only the file that is being opened at that moment, and the folder that it is in, may stay open."""
+    fly(layout).close()  # modules are imported
+    seen, left_open = set(), {}
+    before = sys.gettrace()
+    while True:
+        interruption = Interruption(seen)
+        sys.settrace(interruption)
+        try:
+            fly(layout).close()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        if interruption.line is None:
+            break
+        if descriptors_of(layout.root):
+            gc.collect()
+        left_open[interruption.line] = descriptors_of(layout.root)
+        for each, _ in left_open[interruption.line]:
+            os.close(each)
+    assert len(seen) > 100
+    assert {line for line, files in left_open.items() if len(files) > 2} == set()
+    assert sum(map(bool, left_open.values())) < 20
 
 
 NO_FILES = ["missing", "pipe", "folder", "link", "loop", "shorter", "longer", "empty", "device"]
