@@ -1,7 +1,8 @@
 """Draft a request from a source: its ground, zooms and dates, so that a build of it succeeds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -150,14 +151,16 @@ def _measured(draft: RequestDraft, source: TileMetadataStore, area: Area | None)
     """
     request, levels = draft.request(), tuple[ChunkLevel, ...]()
     if draft.altitude_m is not None:
-        chosen = _levels_for(request, source, area)
+        with _telling_corridor(draft):
+            chosen = _levels_for(request, source, area)
         levels = tuple(each.chunks for each in chosen)
         if area is None:
             draft = replace(
                 draft, box_e7=_inside(draft.box_e7, _HALF * max(each.described.side_m for each in chosen))
             )
             request = draft.request()
-    selection = select_tiles(request, source, today=draft.today, area=area, levels=levels)
+    with _telling_corridor(draft):
+        selection = select_tiles(request, source, today=draft.today, area=area, levels=levels)
     coverage = _coverage_of(selection)
     if coverage <= 0:
         raise RequestError(
@@ -176,6 +179,21 @@ def _measured(draft: RequestDraft, source: TileMetadataStore, area: Area | None)
     )
     _require_use(draft, source.name)
     return draft
+
+
+@contextmanager
+def _telling_corridor(draft: RequestDraft) -> Iterator[None]:
+    """Say how wide the ground along a route was taken to be where no tile of it is there.
+
+    Raises:
+        RequestError: What was raised, with that in its message.
+    """
+    try:
+        yield
+    except RequestError as error:
+        if error.kind is ErrorKind.NO_TILES and draft.corridor:
+            error.message += f"; the ground that is wanted lies{draft.corridor}"
+        raise
 
 
 def _require_use(draft: RequestDraft, name: str) -> None:
@@ -211,7 +229,7 @@ def _levels_for(
     try:
         return choose_levels(request, camera, source, area=area, input_side_px=min(PLACE_SIZE))
     except RequestError as error:
-        if not error.message.startswith("chunks: "):
+        if error.kind is ErrorKind.NO_TILES or not error.message.startswith("chunks: "):
             raise
         raise RequestError(
             f"--altitude: {error.message}",

@@ -299,6 +299,21 @@ def test_the_width_of_a_route_can_be_named_and_needs_a_route(folder):
     assert ("expected a route" in error["message"], error["hint"]) == (True, "remove --width")
 
 
+@pytest.mark.parametrize("flown", [(), ("--camera", "camera.json", "--altitude", "3000")])
+@pytest.mark.parametrize(
+    ("width", "told"),
+    [((), "500 m along the route, which was assumed (--width"), (("--width", "90"), "90 m along")],
+)
+def test_of_a_route_beside_the_imagery_the_width_is_told(folder, width, told, flown):
+    write_xyz(folder / "tiles", BLOCK)
+    (folder / "camera.json").write_bytes(CAMERA)
+    (folder / "route.json").write_text(route((100.5, 0.5), (103.5, 0.5)))
+    init = ("init", "tiles", "-o", "request.toml", "--area", "route.json")
+    error = run(*init, *width, *flown, code=2)["error"]
+    assert (error["kind"], told in error["message"]) == ("no-tiles", True), error["message"]
+    assert error["hint"].startswith("change the area")
+
+
 @pytest.mark.parametrize("drawn", ["polygon", "route"])
 def test_an_area_of_which_a_part_is_there_is_written_and_no_build_takes_it(drawn, folder):
     write_xyz(folder / "tiles", BLOCK)
