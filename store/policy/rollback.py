@@ -46,7 +46,7 @@ def plan(state: State, *, to: int | None, why: str, option: str = "") -> Rollbac
             raise RequestRefusedError(
                 f"expected a build before build {head.origin}, which generation {head.number} shows, found none",
                 kind=ErrorKind.NOTHING_TO_ROLL_BACK,
-                hint=f"c10 log{option}, then c10 rollback{option} --to GENERATION",
+                hint=f"c10 log{option}, then c10 rollback --to GENERATION{option}",
             )
         target = head.parent
         _require_kept(state, target, f"build {target}, which was shown before build {head.origin}", option)
@@ -104,7 +104,7 @@ def undone_hint(state: State, identity: str, *, option: str = "") -> str:
     if build is None or build in state.collected:
         return again
     made = next(number for number, each in state.generations.items() if each.origin == build)
-    return f"c10 rollback{option} --to {made} shows it again; {again}"
+    return f"c10 rollback --to {made}{option} shows it again; {again}"
 
 
 def _require_kept(state: State, target: int, what: str, option: str) -> None:
@@ -115,7 +115,7 @@ def _require_kept(state: State, target: int, what: str, option: str) -> None:
     raise RequestRefusedError(
         f"expected {what} to be kept, found it collected: its files are gone",
         kind=ErrorKind.COLLECTED,
-        hint=f"c10 rollback{option} --to GENERATION, with one of {_listed(left)}; or build that request --again",
+        hint=f"c10 rollback --to GENERATION{option}, with one of {_listed(left)}; or build that request --again",
     )
 
 

@@ -88,7 +88,7 @@ def test_a_refused_build_says_which_rollback_left_it_and_what_brings_it_back(thr
         refused = three.build(flight_id=flight)
         assert refused.error.message.endswith(said)
         assert refused.error.hint == (
-            f"c10 rollback --cache {three.layout.root} --to {flight[1]} shows it again; c10 build --again builds it anew"
+            f"c10 rollback --to {flight[1]} --cache {three.layout.root} shows it again; c10 build --again builds it anew"
         )
 
 
