@@ -16,7 +16,7 @@ import numpy as np
 from pymavlink.dialects.v20 import common
 
 from pipeline import BuildOutcome, BuildRequest, C10ProvisionerConfig, build_cache_provisioner
-from store.base.distances import distance_m, moved
+from store.base.geometry.distances import distance_m, moved
 from tests.child_python import ROOT
 from tests.networks import resnet50
 from tools.demo.photographs import take_photographs, write_truth

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 
 from pipeline.request.options import ChunkLevelOptions, ChunkOptions
-from store.base.level import Level, tile_side_m
+from store.base.geometry.level import Level, tile_side_m
 from store.disk.artifacts import Artifacts
 from store.formats import descriptor_block
 from store.formats.tables import decode_blocks

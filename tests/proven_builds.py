@@ -13,7 +13,7 @@ from pipeline.embed.worker_messages import worker_request, worker_setup
 from pipeline.request.options import CarryOptions
 from pipeline.request.proof_options import ProofOptions
 from pipeline.testing import Calls, FakeCompiler, FakeIndexBuilder, RecordingProgress
-from store.base.level import tile_side_m
+from store.base.geometry.level import tile_side_m
 from store.disk.artifacts import Artifacts
 from store.formats.tables import decode_packs
 from store.manifest.manifest import parse

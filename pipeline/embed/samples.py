@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from pipeline.builtin_model.place import blank_share
 from pipeline.tiles.images.decode import Picture
+from store.base.geometry.lattice import Integers, chunk_of, tile_span
+from store.base.geometry.level import Level
+from store.base.geometry.mosaic import cut_columns, only_cut, render_chunks, scaled_tile
 from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT, tile_of
-from store.base.lattice import Integers, chunk_of, tile_span
-from store.base.level import Level
-from store.base.mosaic import cut_columns, only_cut, render_chunks, scaled_tile
 from store.base.preprocessing import Pixels, Preprocessing, Sample
 from store.base.texture import grey_sums, sums_type, texture_energy, textures_of_sums
 
@@ -34,7 +34,7 @@ class ShownTile(NamedTuple):
     """A tile under chunks.
 
     Attributes:
-        scaled: Its pixels as `store.base.mosaic.scaled_tile` gives them, by level.
+        scaled: Its pixels as `store.base.geometry.mosaic.scaled_tile` gives them, by level.
         blank: Which part of it is blank.
     """
 

@@ -16,8 +16,8 @@ from pipeline.tiles.patches import Patch, Rectangle
 from store.base import canonical_json
 from store.base.cache_warning import CacheWarning
 from store.base.canonical_json import Document
+from store.base.geometry.level import Level
 from store.base.identity import AXIS_MASK, X_SHIFT
-from store.base.level import Level
 from store.base.valueclass import valueclass
 from store.trust.readiness import area_warnings
 from store.trust.readiness_facts import AreaCounts

@@ -25,10 +25,10 @@ from pipeline.tiles.tile import Locator, Place, RendersTiles, TileMetadataStore
 from pipeline.tiles.tile_columns import TileColumns
 from pipeline.tiles.wanted import wanted_tiles_of
 from store.base.cache_warning import CacheWarning
-from store.base.camera import Camera, level_sides_m
 from store.base.canonical_json import Document
-from store.base.lattice import choose_level, overlap_of
-from store.base.level import Level, metres_per_pixel, pixel_m, side_m
+from store.base.geometry.camera import Camera, level_sides_m
+from store.base.geometry.lattice import choose_level, overlap_of
+from store.base.geometry.level import Level, metres_per_pixel, pixel_m, side_m
 from store.base.valueclass import valueclass
 from store.manifest.levels import MAX_LEVELS, ChunkLevel, parse_levels
 

@@ -11,7 +11,7 @@ from pipeline.request.geometry import BoxE7
 from pipeline.tiles.grid import tile_ranges
 from pipeline.tiles.patches import Patch
 from pipeline.tiles.wanted import wanted_tiles_of
-from store.base.level import EARTH_M
+from store.base.geometry.level import EARTH_M
 
 _MOST_TILES: Final = 1 << 20
 """Of a larger area, tiles of a lower zoom are looked at."""

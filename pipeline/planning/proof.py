@@ -17,10 +17,10 @@ from pipeline.request.files import base_folder, read_request_text
 from pipeline.request.geometry import E7, degrees_to_e7, metres_to_mm, scale_to_int
 from pipeline.request.proof_options import ProofOptions
 from pipeline.request.request import BuildRequest
-from store.base.camera import FAR_FROM_LEVEL, Camera
 from store.base.canonical_json import Document, digest
+from store.base.geometry.camera import FAR_FROM_LEVEL, Camera
+from store.base.geometry.level import tile_side_m
 from store.base.identity import proof_key
-from store.base.level import tile_side_m
 from store.domain.events import EngineCompiled, Index
 
 _MAX_TABLE_BYTES: Final = 16 << 20

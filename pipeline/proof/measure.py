@@ -1,6 +1,6 @@
 """Count how often a cache finds the place of a photograph, and what its margin is worth. Pure.
 
-Errors are whole millimetres along the ground (`store.base.distances`: haversine on a sphere) and margins whole
+Errors are whole millimetres along the ground (`store.base.geometry.distances`: haversine on a sphere) and margins whole
 millionths, so that a record of the answers gives the same figures again.
 """
 
@@ -10,7 +10,7 @@ from hashlib import sha256
 from statistics import median
 from typing import Final
 
-from store.base.distances import distance_m, moved
+from store.base.geometry.distances import distance_m, moved
 from store.base.valueclass import valueclass
 from store.manifest.proof_figures import RIGHT_WITHIN_M
 

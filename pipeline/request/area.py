@@ -25,7 +25,7 @@ from pipeline.request.geometry import (
     contains,
 )
 from store.base.canonical_json import Document, Value, decode, encode, sha256
-from store.base.corridor import corridor_polygons
+from store.base.geometry.corridor import corridor_polygons
 from store.base.values import ArtifactRef
 
 Point: TypeAlias = tuple[int, int]

@@ -19,9 +19,16 @@ from pipeline.tiles.patches import Patch, Rectangle, cover
 from pipeline.tiles.raster import Runs, middle_runs
 from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.tile_columns import TileColumns
+from store.base.geometry.lattice import (
+    chunk_digests,
+    chunk_ids,
+    chunk_of,
+    digest_lookup,
+    tile_span,
+    wanted_range,
+)
+from store.base.geometry.level import Level
 from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT
-from store.base.lattice import chunk_digests, chunk_ids, chunk_of, digest_lookup, tile_span, wanted_range
-from store.base.level import Level
 from store.formats.tables import TileTable
 from store.manifest.levels import ChunkLevel, parse_levels
 

@@ -1,7 +1,7 @@
 """Find the places of a lattice that lie in polygons, exactly, row by row. Pure.
 
 Polygons have whole coordinates in 1e-7 degree, and so have the edges of tiles and the middles of chunks, rounded
-as `pipeline.tiles.grid` and `store.base.lattice` round them. Where an edge of a polygon has a latitude is a
+as `pipeline.tiles.grid` and `store.base.geometry.lattice` round them. Where an edge of a polygon has a latitude is a
 fraction, of which only the whole numbers beside it are ever needed, so that all is integer arithmetic.
 
 A tile is wanted where its inside meets the inside of a polygon, a chunk where its middle lies in one or on its
@@ -19,8 +19,8 @@ import numpy.typing as npt
 from pipeline.request.area import Area, Edges
 from pipeline.request.geometry import E7, FULL_TURN_E7, HALF_TURN_E7
 from pipeline.tiles.grid import north_edge_e7
-from store.base.lattice import middle_latitude_e7
-from store.base.level import Level
+from store.base.geometry.lattice import middle_latitude_e7
+from store.base.geometry.level import Level
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Mask: TypeAlias = npt.NDArray[np.bool_]

@@ -19,7 +19,7 @@ from pipeline.tiles.patches import Patch, Rectangle, cover
 from pipeline.tiles.raster import Mask, Runs, TooDetailedError, middle_runs, polygons_with_middles, tile_runs
 from pipeline.tiles.tile import ZoomRange
 from pipeline.tiles.tile_columns import TileColumns
-from store.base.level import Level, side_m
+from store.base.geometry.level import Level, side_m
 from store.manifest.levels import ChunkLevel
 
 _MOST_PARTS: Final = 128

@@ -57,7 +57,7 @@ class AreaShape:
         yield from self.polygons
         if not self.routes:
             return
-        from store.base.corridor import corridor_polygons  # noqa: PLC0415 - routes alone need NumPy
+        from store.base.geometry.corridor import corridor_polygons  # noqa: PLC0415 - routes alone need NumPy
 
         for route in self.routes:
             for ring in corridor_polygons(route, self.width_mm):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from store.base import validators
-from store.base.level import Level
+from store.base.geometry.level import Level
 from store.base.valueclass import valueclass
 
 CHUNKS: Final = 3

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from store.base.geometry.lattice import chunk_of, tile_span
+from store.base.geometry.mosaic import full_size, render_chunks
 from store.base.identity import CELL_SHIFT, descriptor_id, tile_of
-from store.base.lattice import chunk_of, tile_span
-from store.base.mosaic import full_size, render_chunks
 from store.base.preprocessing import MAX_SIDE, Pixels, flatten_alpha
 from store.base.values import require_whole_number, shown, whole_number
 from store.errors import ArtifactError, ErrorKind, RequestRefusedError, TranslateShortages

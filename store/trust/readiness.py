@@ -10,7 +10,7 @@ from datetime import date
 from typing import Any, Final
 
 from store.base.cache_warning import CacheWarning
-from store.base.level import EARTH_M
+from store.base.geometry.level import EARTH_M
 from store.base.valueclass import valueclass
 from store.trust.go_no_go import UNCHECKED
 from store.trust.readiness_facts import FINEST_ASKED_M, AreaCounts, Facts, Reading, Resolution, Signature

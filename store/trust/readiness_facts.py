@@ -6,7 +6,7 @@ from datetime import date, datetime, timezone
 from typing import Any, Final
 
 from store.backports import StrEnum
-from store.base.level import metres_per_pixel, pixel_m, side_m
+from store.base.geometry.level import metres_per_pixel, pixel_m, side_m
 from store.base.valueclass import valueclass
 from store.errors import ErrorKind, NoGoError
 from store.formats.area_shape import AreaShape

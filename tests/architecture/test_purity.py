@@ -12,6 +12,7 @@ PACKAGES = ("journal", "store", "pipeline", "tools")
 PURE: dict[str, set[str]] = {
     "pipeline/proof": {"csv", "statistics"},
     "store/base": {"numpy", "numpy.typing", "PIL"},
+    "store/base/geometry": {"numpy", "numpy.typing"},
     "store/manifest": set(),
     "store/formats": {"numpy", "numpy.typing"},
     "store/domain": set(),

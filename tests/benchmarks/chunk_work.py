@@ -32,8 +32,8 @@ from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.request.area import Area
 from pipeline.tiles.chunks import ShownTiles, make_chunks
 from pipeline.tiles.sources.registry import open_source
-from store.base import mosaic
-from store.base.level import Level
+from store.base.geometry import mosaic
+from store.base.geometry.level import Level
 from store.base.preprocessing import Preprocessing
 from store.manifest.levels import ChunkLevel
 from store.runtime import Engine

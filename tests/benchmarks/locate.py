@@ -32,7 +32,7 @@ from pipeline.build.report import BuildOutcome
 from pipeline.builtin_model.place import place_model
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.request.options import ChunkLevelOptions, ChunkOptions, IndexKind, IndexOptions
-from store.base.camera import Camera, cut_square
+from store.base.geometry.camera import Camera, cut_square
 from store.base.preprocessing import Pixels, resample
 from store.reader import ALLOW_UNSIGNED, Answer, FlightCache
 from tests.benchmarks.caches import Synthetic

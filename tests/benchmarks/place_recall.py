@@ -25,7 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from train_place import FIRST_SEED, MOSAIC, SIZE, centres, embed, session
 
 from pipeline.builtin_model.place import PLACE_MAGNITUDES, place_model
-from store.base.camera import cut_square
+from store.base.geometry.camera import cut_square
 from tests.place_training import feature_model
 from tests.terrain_views import CONDITIONS, random_view
 from tools.demo.photographs import take_photographs

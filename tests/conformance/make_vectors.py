@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from store.base.canonical_json import CanonicalError, decode, digest
-from store.base.level import Level
-from store.base.mosaic import render_chunks
+from store.base.geometry.level import Level
+from store.base.geometry.mosaic import render_chunks
 from store.base.preprocessing import Preprocessing, flatten_alpha, resample
 from store.runtime.golden_vectors import golden_images
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from store.base.geometry.lattice import chunk_digest, chunk_of, middle, tile_span
 from store.base.identity import tile_of
-from store.base.lattice import chunk_digest, chunk_of, middle, tile_span
 from store.errors import NoGoError
 from store.formats import descriptor_block
 from store.formats.capture_dates import UNKNOWN_DATE

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from store.base.level import Level
+from store.base.geometry.level import Level
 from store.manifest.levels import ChunkLevel
 from store.manifest.manifest import parse
 from tests.golden import stored

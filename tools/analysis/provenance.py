@@ -8,9 +8,9 @@ import numpy as np
 
 from pipeline.tiles.chunks import tile_ids_under
 from pipeline.tiles.retrieval_units import unit_name
+from store.base.geometry.lattice import chunk_of, middle
+from store.base.geometry.level import side_m
 from store.base.identity import descriptor_id, tile_of
-from store.base.lattice import chunk_of, middle
-from store.base.level import side_m
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.domain import events as e

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from store.base.distances import distance_m
+from store.base.geometry.distances import distance_m
 from store.base.preprocessing import Pixels
 from store.base.valueclass import valueclass
 from store.reader.flight_cache import FlightCache

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from store.base.clock import SystemClock, utc_day
-from store.base.level import metres_per_pixel
+from store.base.geometry.level import metres_per_pixel
 from store.base.preprocessing import Pixels
 from store.base.valueclass import valueclass
 from tools.demo.terrain import terrain

@@ -1,6 +1,6 @@
 """Text for the places that a cache of chunks of ground finds. Pure."""
 
-from store.base.distances import distance_m
+from store.base.geometry.distances import distance_m
 from store.reader.places.answer import Answer
 from tools.output import render
 

@@ -30,8 +30,8 @@ _DESCRIPTOR_MODULES: Final = (
     "pipeline.embed.samples",
     "pipeline.embed.worker",
     "pipeline.processes.run_ahead",
-    "store.base.lattice",
-    "store.base.mosaic",
+    "store.base.geometry.lattice",
+    "store.base.geometry.mosaic",
     "store.base.preprocessing",
     "store.runtime",
 )

@@ -29,7 +29,7 @@ from pipeline.tiles.sources.raster_file import TILE_PX
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import TileMetadataStore
 from pipeline.tiles.tile_columns import TileColumns
-from store.base.level import EARTH_M, metres_per_pixel
+from store.base.geometry.level import EARTH_M, metres_per_pixel
 from store.manifest.levels import ChunkLevel
 
 _WIDTH_M: Final = 500.0

@@ -17,7 +17,7 @@ from pipeline.request.area_files.features import (
     point_of,
     points_of,
 )
-from store.base.corridor import circle_polygon
+from store.base.geometry.corridor import circle_polygon
 
 _FLOWN: Final = frozenset({16, 17, 18, 19, 21, 22, 31, 82, 84, 85, 94})
 """MAVLink's commands that fly to the place that they name: waypoint, loiter, land, take-off, spline, payload."""

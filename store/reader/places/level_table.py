@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.backports import Self
-from store.base.distances import points_of, within
+from store.base.geometry.distances import points_of, within
+from store.base.geometry.lattice import chunk_ids, middles, tile_span
+from store.base.geometry.level import Level, side_m
 from store.base.identity import AXIS_MASK, VIEW_SHIFT, X_SHIFT, ZOOM_SHIFT
-from store.base.lattice import chunk_ids, middles, tile_span
-from store.base.level import Level, side_m
 from store.formats.tables import TileTable
 from store.runtime.backends.base import Vectors
 from store.runtime.inner_products import inner_products

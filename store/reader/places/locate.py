@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from store.base.camera import FAR_FROM_LEVEL, WIDEST, Camera, cut_square
+from store.base.geometry.camera import FAR_FROM_LEVEL, WIDEST, Camera, cut_square
+from store.base.geometry.lattice import footprint, middle
+from store.base.geometry.level import side_m
 from store.base.identity import AXIS_MASK, X_SHIFT
-from store.base.lattice import footprint, middle
-from store.base.level import side_m
 from store.base.preprocessing import Pixels
 from store.base.texture import FEATURELESS_BELOW, texture_energy
 from store.errors import ArgumentError, TranslateShortages

@@ -3,8 +3,8 @@
 The ground is a tile of which a writer decides before it begins, since the tiles lie beside the cache that is put back.
 """
 
-from store.base.lattice import chunk_of
-from store.base.mosaic import render_chunks
+from store.base.geometry.lattice import chunk_of
+from store.base.geometry.mosaic import render_chunks
 from store.disk.artifacts import Artifacts
 from store.formats import descriptor_block
 from store.formats.tables import decode_blocks

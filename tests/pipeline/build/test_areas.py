@@ -18,9 +18,9 @@ from pipeline.request.area_options import AreaOptions
 from pipeline.request.geometry import degrees_to_e7
 from pipeline.request.options import CoverageOptions
 from pipeline.request.proof_options import ProofOptions
+from store.base.geometry.lattice import middle_latitude_e7, middles
+from store.base.geometry.level import Level, tile_side_m
 from store.base.identity import build_identity
-from store.base.lattice import middle_latitude_e7, middles
-from store.base.level import Level, tile_side_m
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.manifest.manifest import parse

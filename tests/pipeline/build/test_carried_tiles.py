@@ -19,9 +19,9 @@ from pipeline.request.to_toml import to_toml
 from pipeline.stages import packs
 from pipeline.tiles.images.decode import decode
 from store.base.canonical_json import encode
+from store.base.geometry.lattice import Level, chunk_id, chunk_of, tile_span
+from store.base.geometry.mosaic import full_size, render_chunks
 from store.base.identity import build_identity, descriptor_id, tile_of
-from store.base.lattice import Level, chunk_id, chunk_of, tile_span
-from store.base.mosaic import full_size, render_chunks
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout

@@ -12,10 +12,10 @@ from pipeline.build.host_facts import host_facts
 from pipeline.build.report import BuildOutcome
 from pipeline.errors import RequestError
 from pipeline.request.options import ChunkLevelOptions, ChunkOptions, CoverageOptions
+from store.base.geometry.lattice import chunk_digest, chunk_ids, chunk_of, tile_span
+from store.base.geometry.level import Level
+from store.base.geometry.mosaic import render_chunks
 from store.base.identity import descriptor_id
-from store.base.lattice import chunk_digest, chunk_ids, chunk_of, tile_span
-from store.base.level import Level
-from store.base.mosaic import render_chunks
 from store.base.preprocessing import Preprocessing
 from store.disk.artifacts import Artifacts
 from store.domain.events import CellEmbedded, EngineCompiled

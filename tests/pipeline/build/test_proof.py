@@ -14,9 +14,9 @@ from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import to_toml
 from pipeline.stages import proof
 from pipeline.testing import RecordingProgress
-from store.base.distances import distance_m
+from store.base.geometry.distances import distance_m
+from store.base.geometry.level import tile_side_m
 from store.base.identity import build_identity
-from store.base.level import tile_side_m
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildFailed, CheckFailed, CheckPassed, StepReused

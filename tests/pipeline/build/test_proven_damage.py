@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.build.report import BuildOutcome
 from pipeline.tiles.images.decode import decode
-from store.base.lattice import chunk_of
-from store.base.mosaic import render_chunks
+from store.base.geometry.lattice import chunk_of
+from store.base.geometry.mosaic import render_chunks
 from store.disk.artifacts import Artifacts
 from store.errors import NoGoError
 from store.formats import descriptor_block

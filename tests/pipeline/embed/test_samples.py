@@ -9,10 +9,10 @@ import pytest
 from pipeline.embed import worker
 from pipeline.embed.samples import KeptTiles, Samples, ShownTile, levels_by_zoom
 from pipeline.tiles.images.decode import Picture, decode
+from store.base.geometry.lattice import chunk_ids, chunk_of, tile_span
+from store.base.geometry.level import Level
+from store.base.geometry.mosaic import render_chunks
 from store.base.identity import descriptor_id
-from store.base.lattice import chunk_ids, chunk_of, tile_span
-from store.base.level import Level
-from store.base.mosaic import render_chunks
 from store.base.preprocessing import Preprocessing
 from store.base.texture import texture_energy
 from tests.small_builds import encoded

@@ -15,8 +15,8 @@ from pipeline.planning.area_report import (
 )
 from pipeline.tiles.patches import Patch, Rectangle
 from store.base.canonical_json import decode, encode
-from store.base.lattice import chunk_id, chunk_of
-from store.base.level import Level
+from store.base.geometry.lattice import chunk_id, chunk_of
+from store.base.geometry.level import Level
 
 PLACES = st.sets(st.tuples(st.integers(3, 4), st.integers(0, 7), st.integers(0, 3)), max_size=40)
 EMPTY = {"holes": (), "featureless": (), "skipped": (), "excluded": ()}

@@ -20,7 +20,7 @@ from pipeline.request.options import ChunkLevelOptions, ChunkOptions
 from pipeline.testing import FakeTiles
 from pipeline.tiles.selection import select_tiles
 from pipeline.tiles.sources.xyz import XYZFolder
-from store.base.level import Level, side_m
+from store.base.geometry.level import Level, side_m
 from tests.geotiffs import PIXEL_M
 from tests.small_builds import Site, encoded
 

@@ -6,7 +6,7 @@ from pipeline.planning.imagery_detail import upsampled_pixel_mm
 from pipeline.request.area import Area
 from pipeline.tiles.grid import tile_box_e7
 from pipeline.tiles.tile import Place
-from store.base.level import EARTH_M
+from store.base.geometry.level import EARTH_M
 
 NOMINAL = EARTH_M / 2**15 / 256
 ALL = tile_box_e7(Place(10, 500, 300))

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from pipeline.proof.measure import Found, count_shares, found_for, prior
-from store.base.distances import distance_m
+from store.base.geometry.distances import distance_m
 
 
 def found(file="a", *errors_m, margin=None, outside=False):

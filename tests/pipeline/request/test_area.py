@@ -18,8 +18,8 @@ from pipeline.request.area import (
     unroll,
 )
 from pipeline.request.geometry import FULL_TURN_E7, HALF_TURN_E7
-from store.base.corridor import circle_polygon, corridor_polygons
-from store.base.distances import distance_m
+from store.base.geometry.corridor import circle_polygon, corridor_polygons
+from store.base.geometry.distances import distance_m
 from tests.examples_tried import examples
 
 E7 = 10_000_000

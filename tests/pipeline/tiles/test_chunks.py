@@ -19,9 +19,9 @@ from pipeline.tiles.chunks import (
 )
 from pipeline.tiles.retrieval_units import RetrievalUnits, unit_name
 from pipeline.tiles.tile_columns import TileColumns
+from store.base.geometry.lattice import chunk_id, chunk_of, tile_span
+from store.base.geometry.level import Level
 from store.base.identity import descriptor_id, tile_of
-from store.base.lattice import chunk_id, chunk_of, tile_span
-from store.base.level import Level
 from store.manifest.levels import ChunkLevel
 
 WORLD = (-1_800_000_000, -850_000_000, 1_800_000_000, 850_000_000)

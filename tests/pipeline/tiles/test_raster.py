@@ -17,8 +17,8 @@ from pipeline.tiles.grid import north_edge_e7, tile_ranges, west_edge_e7
 from pipeline.tiles.patches import cover
 from pipeline.tiles.raster import Runs, TooDetailedError, middle_runs, tile_runs
 from pipeline.tiles.wanted import wanted_tiles_of
-from store.base.lattice import middle, middle_latitude_e7, tile_span
-from store.base.level import Level
+from store.base.geometry.lattice import middle, middle_latitude_e7, tile_span
+from store.base.geometry.level import Level
 from store.manifest.levels import ChunkLevel
 from tests.examples_tried import examples
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from store.base.level import Level
+from store.base.geometry.level import Level
 from store.manifest.levels import ChunkLevel, parse_levels
 
 ONE = {"zoom": 20, "k": 1, "m": 7, "tile_edge": 256}

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.request.proof_options import ProofOptions
-from store.base.level import tile_side_m
+from store.base.geometry.level import tile_side_m
 from store.disk.artifacts import Artifacts
 from store.disk.capture_dates import stored_capture_dates
 from store.errors import ErrorKind, NoGoError, RequestRefusedError

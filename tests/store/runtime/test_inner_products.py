@@ -15,7 +15,7 @@ SEARCHES = """
 import json, time
 import faiss
 import numpy as np
-from store.base.distances import points_of, within
+from store.base.geometry.distances import points_of, within
 from store.base.joined_vectors import unit_rows
 from store.runtime.inner_products import inner_products
 from store.runtime.rounded_vectors import RoundedVectors

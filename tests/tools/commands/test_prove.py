@@ -11,8 +11,8 @@ from PIL import Image
 from pipeline.planning.proof import read_truth
 from pipeline.request.area import Area
 from pipeline.request.proof_options import ProofOptions
-from store.base.distances import distance_m
-from store.base.level import tile_side_m
+from store.base.geometry.distances import distance_m
+from store.base.geometry.level import tile_side_m
 from tests.ground import (
     ALTITUDE_M,
     EDGE,

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pipeline.request.proof_options import ProofOptions
-from store.base.level import tile_side_m
+from store.base.geometry.level import tile_side_m
 from store.manifest.manifest import parse
 from tests.fixed_day import TODAY, fixed_day
 from tests.ground import ALTITUDE_M, EDGE, GROUND, PLACES, ZOOM, GroundSite, chunk_middle, frame_at, place_at

@@ -25,8 +25,8 @@ from pipeline.tiles.retrieval_units import RetrievalUnits
 from pipeline.tiles.wanted import wanted_tiles_of
 from store.base import canonical_json
 from store.base.canonical_json import CanonicalError, Document
+from store.base.geometry.level import Level
 from store.base.identity import MAX_ZOOM, cell_components, cell_key, digest_packed_tiles
-from store.base.level import Level
 from store.base.values import ArtifactRef
 from store.domain import events as e
 from store.domain.attachments import attached_to_failure

@@ -16,11 +16,11 @@ from pipeline.request.options import (
     SectorClassification,
     Storage,
 )
-from store.base.camera import Camera, cut_square
-from store.base.distances import distance_m
+from store.base.geometry.camera import Camera, cut_square
+from store.base.geometry.distances import distance_m
+from store.base.geometry.lattice import chunk_id, chunk_of, footprint, middle
+from store.base.geometry.level import side_m, tile_side_m
 from store.base.identity import descriptor_id
-from store.base.lattice import chunk_id, chunk_of, footprint, middle
-from store.base.level import side_m, tile_side_m
 from store.errors import (
     ArgumentError,
     CacheUnusableError,

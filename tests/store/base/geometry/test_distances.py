@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.base.distances import EARTH_RADIUS_M, distance_m, moved, points_of, within
+from store.base.geometry.distances import EARTH_RADIUS_M, distance_m, moved, points_of, within
 
 LONGITUDES = st.floats(-180, 180)
 LATITUDES = st.floats(-90, 90)

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.base.lattice import tile_span
-from store.base.level import Level
-from store.base.mosaic import cut_columns, full_size, only_cut, render_chunks, scaled_tile
+from store.base.geometry.lattice import tile_span
+from store.base.geometry.level import Level
+from store.base.geometry.mosaic import cut_columns, full_size, only_cut, render_chunks, scaled_tile
 from store.base.preprocessing import resample
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from store.base import sampling as module
-from store.base.camera import Camera, Distortion, cut_square
+from store.base.geometry import sampling as module
+from store.base.geometry.camera import Camera, Distortion, cut_square
 
 
 def noise(height, width, seed=0):

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from store.base import lattice
-from store.base.identity import descriptor_id
-from store.base.lattice import (
+from store.base.geometry import lattice
+from store.base.geometry.lattice import (
     choose_level,
     chunk_digest,
     chunk_digests,
@@ -23,7 +22,8 @@ from store.base.lattice import (
     tile_span,
     wanted_range,
 )
-from store.base.level import Level, side_m, tile_side_m
+from store.base.geometry.level import Level, side_m, tile_side_m
+from store.base.identity import descriptor_id
 
 TOWN = Level(20, 1, 7)
 WORLD = (-1_800_000_000, -900_000_000, 1_800_000_000, 900_000_000)

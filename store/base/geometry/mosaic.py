@@ -22,8 +22,8 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from store.base.lattice import Integers, tile_span
-from store.base.level import Level
+from store.base.geometry.lattice import Integers, tile_span
+from store.base.geometry.level import Level
 from store.base.preprocessing import Pixels, resample
 
 Runs: TypeAlias = list[tuple[slice, slice]]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.base import sampling as module
-from store.base.camera import Camera, Distortion, cut_square, level_sides_m
+from store.base.geometry import sampling as module
+from store.base.geometry.camera import Camera, Distortion, cut_square, level_sides_m
 
 DOCUMENT = {"width": 1000, "height": 562, "fx": 755.9, "fy": 755.9, "cx": 500, "cy": 281.0}
 MINI = Camera(1000, 562, 755.9, 755.9, 500, 281)

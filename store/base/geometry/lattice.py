@@ -14,8 +14,8 @@ from typing import Final, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from store.base.geometry.level import MAX_K, MAX_M, Level, metres_per_pixel, tile_side_m
 from store.base.identity import MAX_ZOOM, X_SHIFT, ZOOM_SHIFT, descriptor_id, tile_of
-from store.base.level import MAX_K, MAX_M, Level, metres_per_pixel, tile_side_m
 
 _VIEW_SHIFT: Final = 50
 _HALF_TURN_E7: Final = 1_800_000_000

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from store.base.geometry.sampling import FARTHEST_PX, MAX_SHRINK, Floats, sample
 from store.base.preprocessing import Pixels
-from store.base.sampling import FARTHEST_PX, MAX_SHRINK, Floats, sample
 from store.base.valueclass import valueclass
 from store.base.values import shown
 
