@@ -15,6 +15,7 @@ from pipeline.request.proof_options import ProofOptions
 from pipeline.testing import Calls, FakeCompiler, FakeIndexBuilder, RecordingProgress
 from store.base.geometry.level import tile_side_m
 from store.disk.artifacts import Artifacts
+from store.errors import TranslateOSErrors
 from store.formats.tables import decode_packs
 from store.manifest.manifest import parse
 from store.testing import FakeClock
@@ -53,7 +54,9 @@ class OwnBatcher:
 
     def embed(self, windows, *, engine, preprocessing, **callbacks):
         queue = WindowQueue(windows, engine, callbacks)
-        describe = load_embedder(Path(engine.path).read_bytes(), worker_setup(engine, preprocessing)).embed
+        with TranslateOSErrors(f"engine {engine.sha256[:12]}"):
+            data = Path(engine.path).read_bytes()
+        describe = load_embedder(data, worker_setup(engine, preprocessing)).embed
         while (window := queue.take()) is not None:
             request = worker_request(window, [list(tile.locator) for tile in window.tiles])
             yield queue.finish(window, describe(request, lambda *_: None))

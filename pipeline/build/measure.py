@@ -44,6 +44,7 @@ from pipeline.tiles.chunks import ShownTiles
 from store.base.valueclass import valueclass
 from store.disk.layout import Layout
 from store.domain.events import EngineCompiled
+from store.errors import TranslateOSErrors
 from store.formats.descriptor_block import Block
 from store.runtime.backends.registry import DEFAULT_BACKEND
 
@@ -261,9 +262,11 @@ def _compiled(model: Model, compiler: EngineCompiler, scratch: Path) -> tuple[En
         raise NotMeasurableError(
             f"the network was not compiled in {LIMIT_S:.0f} s: {error.message}"
         ) from error
+    with TranslateOSErrors(f"engine of {model.spec.name}"):
+        digest = hashlib.sha256(made.path.read_bytes()).hexdigest()
     spec = EngineSpec(
         path=str(made.path),
-        sha256=hashlib.sha256(made.path.read_bytes()).hexdigest(),
+        sha256=digest,
         backend=model.components["backend"],
         version=model.components["version"],
         input=made.signature.input,

@@ -13,7 +13,7 @@ from pipeline.stages.index import write_index
 from pipeline.stages.survey import StoredBlocks
 from store.domain.events import Index, IndexBuilt, IndexExtended
 from store.domain.index_files import whole_rows
-from store.errors import ArtifactError
+from store.errors import ArtifactError, TranslateOSErrors
 from store.formats import index_delta
 from store.formats.descriptor_block import Block
 from store.formats.tables import decode_blocks
@@ -25,7 +25,8 @@ def rebuild_file(context: RebuildContext, event: Index) -> RebuiltArtifact:
     context.begin("index", (), event.key)
     with context.artifacts.draft() as new:
         again = write_index(job, _blocks_of_file(context, event), builder=context.inputs.ports.index, new=new)
-        data = Path(new.path).read_bytes()
+        with TranslateOSErrors("index in the scratch folder"):
+            data = Path(new.path).read_bytes()
     library, here = event.components["library"], context.inputs.ports.index.library(job.plan.kind)
     note = "" if here == library else f" (made by {library}, here is {here})"
     return RebuiltArtifact(

@@ -17,6 +17,7 @@ from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.outcome import Died, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.processes.pool import outcome_of_error
 from pipeline.processes.serve import FINISHED
+from store.errors import TranslateOSErrors
 from store.runtime.backends.base import Untyped
 
 ROOM_LIMIT_S: Final = 600.0
@@ -80,10 +81,15 @@ class ActorPool:
 
         `setup` is the frame that `TileEmbedder.load` takes, `wanted` the number of workers; by default as
         many as the cluster has room for.
+
+        Raises:
+            StoreError: The engine cannot be read.
         """
         self._ray = ray
         self._setup = setup
-        self._engine = ray.put(Path(spec.path).read_bytes())
+        with TranslateOSErrors(f"engine {spec.sha256[:12]}"):
+            data = Path(spec.path).read_bytes()
+        self._engine = ray.put(data)
         self._resource = resource_of(spec.backend)
         self._actor_class = ray.remote(TileEmbedder).options(**actor_options(spec.backend))
         self._scaling = WorkerScaling(wanted or max(1, self._nodes().room))
