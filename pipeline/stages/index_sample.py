@@ -25,9 +25,9 @@ _ANY_KEY = (1 << 64) - 1
 _FAISS_MULTIPLIES = {
     "distance_compute_blas_threshold": 1,
     "distance_compute_blas_query_bs": 256,
-    "distance_compute_blas_database_bs": 32_768,
+    "distance_compute_blas_database_bs": 16_384,
 }
-"""From how many numbers of queries on, and the sides of a matrix of scores: 32 MiB."""
+"""From how many numbers of queries on, and the sides of a matrix of scores: 16 MiB."""
 
 Vectors = NDArray[np.float32]
 
