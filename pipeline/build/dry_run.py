@@ -21,6 +21,7 @@ from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import BuildPlan, make_plan, reusable_artifacts
 from pipeline.stages.checks import require_coverage
 from pipeline.stages.survey import survey_selection
+from pipeline.tiles.retrieval_units import RetrievalUnits
 from store.base.cache_warning import CacheWarning
 from store.cache.own_records import OwnRecords
 from store.cache.projections import find_unvouched_results
@@ -168,11 +169,12 @@ def _refusal_warning(layout: Layout, state: State, inputs: Inputs) -> tuple[Cach
 
 def _to_embed(artifacts: Artifacts, state: State, plan: BuildPlan) -> dict[str, int]:
     """Return how many digests must go through each network, by vector space."""
-    stale: dict[str, set[str]] = {each.components["space"]: set() for each in plan.cells}
+    stale: dict[str, list[RetrievalUnits]] = {each.components["space"]: [] for each in plan.cells}
     for each in plan.stale:
-        stale[each.components["space"]].update(each.cell.units.hex_digests)
-    found = {}
-    for space, digests in stale.items():
-        known = ReusableRows(artifacts, state.step_cache.blocks_in(space), digests)
-        found[space] = sum(digest not in known for digest in digests)
-    return found
+        stale[each.components["space"]].append(each.cell.units)
+    return {
+        space: ReusableRows(
+            artifacts, state.step_cache.blocks_in(space), RetrievalUnits.joined(units).digests
+        ).missing
+        for space, units in stale.items()
+    }

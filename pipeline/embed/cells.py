@@ -144,6 +144,15 @@ def shared_digests(cells: Iterable[Cell]) -> dict[str, int]:
     return dict(zip(map(bytes.hex, values[shared].tolist()), counts[shared].tolist(), strict=True))
 
 
+def count_distinct(digests: NDArray[np.uint8]) -> int:
+    """Return how many different digests there are among some, uint8 [n, 32]."""
+    starts = np.ascontiguousarray(digests[:, :8]).view(np.uint64)[:, 0]
+    ordered = np.sort(starts)
+    # Sorting whole digests takes ten times as long, and two that begin alike are mostly the same.
+    again = np.isin(starts, ordered[1:][ordered[1:] == ordered[:-1]])
+    return len(digests) - int(again.sum()) + len(np.unique(_as_values(digests[again])))
+
+
 def _as_values(digests: NDArray[np.uint8]) -> NDArray[np.void]:
     """Return each digest as one value that can be sorted and compared."""
     values: NDArray[np.void] = np.ascontiguousarray(digests).view("V32").reshape(-1)

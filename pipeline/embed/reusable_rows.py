@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.embed.cells import Row
+from pipeline.embed.cells import Row, count_distinct
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts
 from store.domain.events import CellEmbedded
@@ -30,17 +30,21 @@ class ReusableRows:
     Args:
         artifacts: Holds the blocks.
         cells: The blocks to look into; of several rows of a digest, the last counts.
-        wanted: The digests, in hexadecimal.
+        wanted: The digests, uint8 [n, 32].
     """
 
-    def __init__(self, artifacts: Artifacts, cells: Sequence[CellEmbedded], wanted: Iterable[str]) -> None:
-        self._artifacts = artifacts
+    def __init__(
+        self, artifacts: Artifacts, cells: Sequence[CellEmbedded], wanted: NDArray[np.uint8]
+    ) -> None:
+        self._artifacts, self._distinct = artifacts, count_distinct(wanted)
         self._refs = [cell.block for cell in cells]
         self._locations: dict[bytes, tuple[int, int]] = {}
         self._open: OrderedDict[int, Block] = OrderedDict()
-        sought = {bytes.fromhex(digest) for digest in wanted}
-        starts = np.sort(_starts(np.frombuffer(b"".join(sought), np.uint8).reshape(-1, 32)))
-        for number, ref in enumerate(self._refs if sought else ()):
+        if not (cells and len(wanted)):
+            return
+        joined, starts = wanted.tobytes(), np.sort(_starts(wanted))
+        sought = {joined[at : at + 32] for at in range(0, len(joined), 32)}
+        for number, ref in enumerate(self._refs):
             digests = _read_digests(artifacts, ref)
             found = _starts(digests)
             near = starts[np.minimum(np.searchsorted(starts, found), len(starts) - 1)] == found
@@ -51,6 +55,11 @@ class ReusableRows:
     def __len__(self) -> int:
         """Return the number of distinct digests."""
         return len(self._locations)
+
+    @property
+    def missing(self) -> int:
+        """How many distinct digests have no row."""
+        return self._distinct - len(self)
 
     def __contains__(self, digest: object) -> bool:
         """Tell whether a tile digest, in hexadecimal, has a row."""

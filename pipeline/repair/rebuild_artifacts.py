@@ -23,6 +23,7 @@ from pipeline.stages.engines.compile_progress import CompileProgress
 from pipeline.stages.engines.stand_in import golden_answers
 from pipeline.stages.survey import survey_selection
 from pipeline.tiles.chunks import units_of_table
+from pipeline.tiles.retrieval_units import RetrievalUnits
 from store.base.identity import ONE_PPM, cell_components, cell_key, digest_packed_tiles, spaces_of_index
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
@@ -211,8 +212,9 @@ def _embed_again(
         preprocessing=context.inputs.preprocessing(space=like.space),
         on_progress=progress.advance,
     )
-    wanted = (digest for cell in cells for digest in cell.units.hex_digests)
-    known = ReusableRows(context.artifacts, others, wanted)
+    known = ReusableRows(
+        context.artifacts, others, RetrievalUnits.joined(cell.units for cell in cells).digests
+    )
     answered = embed_cells(
         cells,
         embed,

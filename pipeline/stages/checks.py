@@ -96,7 +96,7 @@ def check_vectors(
     if not others or steps.has_passed(VECTORS_CHECK, space, event.artifact.sha256):
         return None
     units = inputs.selection.units
-    known = ReusableRows(artifacts, others, units.hex_digests)
+    known = ReusableRows(artifacts, others, units.digests)
     units = units.take(np.array([digest in known for digest in units.hex_digests], np.bool_))
     units = units.take(slice(0, None, max(1, len(units) // _RECALCULATED))).take(slice(_RECALCULATED))
     if preprocessing is None or not len(units):

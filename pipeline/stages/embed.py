@@ -35,7 +35,7 @@ from pipeline.request.options import BadTilePolicy
 from pipeline.stages.context import BuildContext
 from pipeline.stages.engines.check_network import UNIT_TOLERANCE, length_hint
 from pipeline.tiles.chunks import ShownTiles
-from pipeline.tiles.retrieval_units import unit_name
+from pipeline.tiles.retrieval_units import RetrievalUnits, unit_name
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT
 from pipeline.tiles.tile import SourceTile
 from store.base.identity import cell_components, cell_key, digest_packed_tiles
@@ -196,17 +196,15 @@ def embed_cells(
         shown: Finds the tiles that the units show.
         space: The vector space of the cells.
         engine: The engine that embeds them.
-        known: Rows that exist in that space.
+        known: The rows of their units that exist in that space.
         progress: Receives progress reports.
 
     Raises:
         EmbedError: Workers failed again and again, or the network gives no unit vectors.
     """
-    digests = {digest for cell in cells for digest in cell.units.hex_digests}
-    unit, count = "chunks" if shown.edges else "tiles", sum(digest not in known for digest in digests)
-    progress.start("embed", total=count, unit=unit)
+    progress.start("embed", total=known.missing, unit="chunks" if shown.edges else "tiles")
     assembly = _Assembly(cells, shown, known, engine.dimensions)
-    results = embed(assembly.windows(count=count, batch=engine.batch))
+    results = embed(assembly.windows(count=known.missing, batch=engine.batch))
     with closing(results):
         for result in results:
             assembly.add_answer(result)
@@ -319,7 +317,7 @@ def _embed_stale(
         known=ReusableRows(
             run.store.artifacts,
             run.store.state.step_cache.blocks_in(space),
-            wanted=(digest for plan in plans for digest in plan.cell.units.hex_digests),
+            RetrievalUnits.joined(plan.cell.units for plan in plans).digests,
         ),
         progress=run.ports.progress,
     )

@@ -4,7 +4,8 @@ The tiles with the smallest SHA-256 are taken, which is a random choice that doe
 cut. A choice at a fixed stride over all rows would mostly meet the tiles that occur often.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,17 @@ from store.formats.descriptor_block import Block
 from store.formats.index_delta import Rows
 from store.formats.joined_blocks import read_block
 from store.formats.tables import BlockRow
+from store.runtime.backends.base import import_library
 from store.runtime.load import DescriptorIndex
 
 _KEY_BYTES = 8
 _ANY_KEY = (1 << 64) - 1
+_FAISS_MULTIPLIES = {
+    "distance_compute_blas_threshold": 1,
+    "distance_compute_blas_query_bs": 256,
+    "distance_compute_blas_database_bs": 16_384,
+}
+"""From how many numbers of queries on, and the sides of a matrix of scores: 16 MiB."""
 
 Vectors = NDArray[np.float32]
 
@@ -91,7 +99,8 @@ def recall(index: DescriptorIndex, sample: Rows, artifacts: Artifacts, rows: Seq
     """Return the fraction of rows that are found first, or whose equal is; 1 if there are no rows."""
     if not len(sample):
         return 1.0
-    _, ids = index.search(sample.vectors, 1)
+    with _multiplied_matrices():
+        _, ids = index.search(sample.vectors, 1)
     found, wanted = ids[:, 0], sample.ids.astype(np.int64)
     equal = _vectors_of(set(found[found != wanted].tolist()), artifacts, rows)
     right = [
@@ -99,6 +108,26 @@ def recall(index: DescriptorIndex, sample: Rows, artifacts: Artifacts, rows: Seq
         for there, own, vector in zip(found.tolist(), wanted.tolist(), sample.vectors, strict=True)
     ]
     return float(np.mean(right))
+
+
+@contextmanager
+def _multiplied_matrices() -> Iterator[None]:
+    """Let FAISS compare the rows of a flat index with all queries by multiplying matrices.
+
+    By itself version 1.15 compares pair by pair where queries times dimensions are fewer than 128,000, which takes a
+    processor three times as long; and it multiplies matrices so small that two processors mostly wait for each other.
+    The settings are those of the whole process. Scores differ by rounding alone, so that other searches meanwhile
+    find the same.
+    """
+    settings = import_library("faiss", "the check of the index").cvar
+    before = {name: getattr(settings, name) for name in _FAISS_MULTIPLIES}
+    try:
+        for name, value in _FAISS_MULTIPLIES.items():
+            setattr(settings, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(settings, name, value)
 
 
 def _vectors_of(ids: set[int], artifacts: Artifacts, rows: Sequence[BlockRow]) -> dict[int, bytes]:

@@ -19,7 +19,8 @@ _NO_ROW: Final = -1
 _FEW_HIDDEN: Final = 32
 """So many rows of a flat index are left out of the answers to many queries; if more are hidden, the search skips them."""
 _MULTIPLIED: Final = 20
-"""From so many queries on FAISS multiplies matrices, which takes half the time, but only where no row is skipped."""
+"""From so many queries on they are left out: only where no row is skipped can FAISS multiply matrices, and it compares
+pair by pair faster, too."""
 
 StoredRows: TypeAlias = tuple[NDArray[np.int64], Vectors]
 """Descriptor ids, int64 [n], and vectors, float32 [n, d]."""

@@ -29,6 +29,8 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _THREADS_FROM = 32 << 20
 """Fewer bytes than these are hashed sooner than threads start."""
+_BYTES_FOR_A_THREAD = 128 << 10
+"""A file of fewer bytes is hashed sooner than a thread takes it over."""
 
 
 _NO_SUCH_NAME = "expected nothing of this name"
@@ -225,8 +227,11 @@ def map_in_threads(
     *,
     meanwhile: Callable[[], object] = lambda: None,
 ) -> list[_Result]:
-    """Check every item, in threads if so many bytes are hashed that threads pay; `meanwhile` runs beside them."""
-    if size < _THREADS_FROM:
+    """Check every item, in threads if so many bytes are hashed that threads pay; `meanwhile` runs beside them.
+
+    `size` is how many bytes all items have that are hashed.
+    """
+    if size < max(_THREADS_FROM, len(items) * _BYTES_FOR_A_THREAD):
         meanwhile()
         return [check(item) for item in items]
     pool = ThreadPoolExecutor(threads or processors())

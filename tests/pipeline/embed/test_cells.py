@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from pipeline.embed.cells import (
     CellAssembler,
     CellKey,
     Row,
+    count_distinct,
     plan_windows,
     shared_digests,
 )
@@ -182,3 +184,13 @@ def test_rows_that_no_cell_needs_are_ignored():
     assert assembler.supply(digest_of("stray"), row_of(digest_of("stray"))) == []
     assert assembler.drop(digest_of("stray")) == []
     assert assembler.held == 0
+
+
+@pytest.mark.parametrize("kinds", [1, 3, 40, 1000])
+def test_distinct_digests_are_counted_even_if_they_begin_alike(kinds):
+    drawn = np.random.default_rng(kinds).integers(0, kinds, 200)
+    names = [hashlib.sha256(str(number).encode()).digest() for number in drawn.tolist()]
+    names += [name[:8] + bytes([number % 3]) * 24 for number, name in enumerate(names)]
+    digests = np.frombuffer(b"".join(names), np.uint8).reshape(-1, 32)
+    assert count_distinct(digests) == len(set(names))
+    assert count_distinct(digests[:0]) == 0

@@ -18,9 +18,14 @@ def built(site):
     return site
 
 
+def rows_of(site, wanted, blocks=None):
+    blocks = list(site.blocks().values()) if blocks is None else blocks
+    digests = np.frombuffer(bytes.fromhex("".join(wanted)), np.uint8).reshape(-1, 32)
+    return ReusableRows(Artifacts(site.layout), blocks, digests)
+
+
 def known(site):
-    wanted = [sha256(data).hexdigest() for data in site.tiles.values()]
-    return ReusableRows(Artifacts(site.layout), list(site.blocks().values()), wanted)
+    return rows_of(site, [sha256(data).hexdigest() for data in site.tiles.values()])
 
 
 def digest(site, place):
@@ -49,16 +54,15 @@ def test_digests_without_a_row_are_left_out(built):
 def test_only_wanted_digests_are_kept(built):
     there = digest(built, (ZOOM, 0, 0))
     like_it = there[:16] + "00" * 24
-    blocks = list(built.blocks().values())
-    rows = ReusableRows(Artifacts(built.layout), blocks, [there, like_it, "00" * 32])
-    assert (len(rows), there in rows, like_it in rows) == (1, True, False)
+    rows = rows_of(built, [there, like_it, "00" * 32, there, like_it])
+    assert (len(rows), rows.missing, there in rows, like_it in rows) == (1, 2, True, False)
     assert digest(built, (ZOOM, 56, 48)) not in rows
-    assert len(ReusableRows(Artifacts(built.layout), blocks, [])) == 0
+    assert len(rows_of(built, [])) == rows_of(built, []).missing == 0
 
 
 def test_no_blocks_no_rows(built):
-    rows = ReusableRows(Artifacts(built.layout), [], [digest(built, (ZOOM, 0, 0))])
-    assert len(rows) == 0
+    rows = rows_of(built, [digest(built, (ZOOM, 0, 0))], blocks=[])
+    assert (len(rows), rows.missing) == (0, 1)
     assert rows.rows([digest(built, (ZOOM, 0, 0))]) == {}
 
 

@@ -1,8 +1,10 @@
 """The tiles that an index must find are distinct ones, however often others occur."""
 
+import faiss
 import numpy as np
 import pytest
 
+from pipeline.stages import index_sample
 from pipeline.stages.index_sample import recall, take_samples
 from store.disk.artifacts import ref_of
 from store.formats import descriptor_block
@@ -72,3 +74,24 @@ def test_a_tile_is_found_if_an_equal_one_is(stored):
     assert recall(Answers([equal[900], equal[0], others[0], others[1]]), sample, artifacts, rows) == 1
     assert recall(Answers([others[2], equal[0], others[1], -1]), sample, artifacts, rows) == 0.25
     assert recall(Answers([]), Rows(ids[:0], vectors[:0]), artifacts, rows) == 1
+
+
+class Watcher:
+    """An index that keeps what FAISS is told while it is searched, and cannot be searched."""
+
+    def search(self, vectors, k):
+        self.seen = faiss_settings()
+        raise RuntimeError
+
+
+def faiss_settings():
+    return {name: getattr(faiss.cvar, name) for name in index_sample._FAISS_MULTIPLIES}
+
+
+def test_settings_of_faiss_are_put_back_even_if_the_search_fails(stored):
+    artifacts, rows, blocks = stored
+    before, watcher = faiss_settings(), Watcher()
+    with pytest.raises(RuntimeError):
+        recall(watcher, Rows(blocks[0].ids, blocks[0].vectors), artifacts, rows)
+    assert faiss_settings() == before
+    assert watcher.seen == index_sample._FAISS_MULTIPLIES != before

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pipeline.stages import repeated_rows
 from pipeline.stages.repeated_rows import RowSignatures, count_bits
 
 DIMENSIONS = 384
@@ -71,9 +72,19 @@ def test_equal_rows_keep_their_order_among_others():
     assert found == np.flatnonzero(order < 1000).tolist()
 
 
+@pytest.mark.parametrize("distinct_keys", [1, 5, 1 << 20, 1 << 63])
+def test_rows_are_ordered_by_their_whole_key_and_then_as_they_come(distinct_keys):
+    """Keys that differ in their last bits alone share the place of the row's number."""
+    for count in (2, 3, 255, 256, 257, 5000):
+        keys = RNG.integers(0, distinct_keys, count).astype(np.uint64)
+        for each in (keys, keys << np.uint64(1) | np.uint64(1 << 63), ~keys):
+            expected = np.argsort(each, kind="stable")
+            assert (repeated_rows._stable_order(each) == expected).all()
+
+
 def test_bits_are_counted_without_the_newer_numpy(monkeypatch):
-    words = RNG.integers(0, 1 << 63, (100, 2)).astype(np.uint64)
-    expected = [sum(word.bit_count() for word in row) for row in words.tolist()]
+    words = RNG.integers(0, 1 << 63, 100).astype(np.uint64)
+    expected = [word.bit_count() for word in words.tolist()]
     assert count_bits(words).tolist() == expected
     monkeypatch.delattr(np, "bitwise_count", raising=False)
     assert count_bits(words).tolist() == expected

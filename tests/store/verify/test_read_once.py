@@ -204,6 +204,7 @@ def test_files_that_cannot_be_sealed_are_hashed_and_then_not_loaded(layout, monk
 
 def test_large_files_are_hashed_in_threads_while_the_folders_are_searched(layout, monkeypatch):
     monkeypatch.setattr("store.verify.coverage._THREADS_FROM", 0)
+    monkeypatch.setattr("store.verify.coverage._BYTES_FOR_A_THREAD", 0)
     (layout.root / "stranger").touch()
     threads = set()
     result = verify(layout, depth=Depth.FULL, on_bytes=lambda _: threads.add(threading.current_thread()))

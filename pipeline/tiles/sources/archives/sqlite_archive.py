@@ -8,9 +8,9 @@ it is refused.
 import hashlib
 import os
 import sqlite3
+import struct
 import sys
 import urllib.parse
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -32,6 +32,11 @@ IN_RECTANGLE: Final = "zoom_level = ? AND tile_column BETWEEN ? AND ? AND tile_r
 """A condition: zoom, first and last column, first and last row, as the archive counts them."""
 
 _MAGIC = b"SQLite format 3\x00"
+_ROW: Final = struct.Struct("=5q")
+_MOST_READ: Final = 2
+"""Rows that are read at most for each that is wanted."""
+_ROWS_AT_ONCE: Final = 8
+"""Rows whose bytes are in memory at once."""
 _INTERRUPTED = "interrupted"
 """What SQLite says when a signal came."""
 _STEPS: Final = 1_000_000
@@ -132,7 +137,10 @@ def sqlite_errors_as_ours(path: str | Path, kind: str = "MBTiles") -> Iterator[N
 def row_tasks(
     database: sqlite3.Connection, rectangle: Sequence[int], *, path: Path, kind: str, table: str, number: str
 ) -> Iterator[HashTask]:
-    """Yield the tasks that hash all tiles of a rectangle: strips of columns.
+    """Yield the tasks that hash all tiles of a rectangle: rows as they lie in the file, or strips of columns.
+
+    A row that is found by its place is read from anywhere in the file. So all rows from the first to the last are
+    read, unless most of them are others.
 
     Args:
         database: The archive.
@@ -145,26 +153,55 @@ def row_tasks(
     Raises:
         TileError: The number of a column is none.
     """
-    source = f"FROM {table} WHERE {IN_RECTANGLE}"
-    query = f"SELECT zoom_level, tile_column, tile_row, {number}, {CONTENT} {source}"
-    counts = f"SELECT tile_column, count(*) {source} GROUP BY tile_column ORDER BY tile_column"
+    columns, source = f"SELECT zoom_level, tile_column, tile_row, {number}, {CONTENT}", f"FROM {table}"
+    lying = f"{columns} {source} NOT INDEXED WHERE {number} BETWEEN ? AND ? AND {IN_RECTANGLE}"
+    by_place = f"{columns} {source} WHERE {IN_RECTANGLE}"
+    parts, query = list[tuple[list[int], int]](), lying
+    if "INTEGER PRIMARY KEY (rowid>" in str(_search_plan(database, lying, (0, 0, *rectangle))):
+        held = f"SELECT count(*), min({number}), max({number}) {source} WHERE {IN_RECTANGLE}"
+        count, first, last = database.execute(held, rectangle).fetchone()
+        if count and last - first < _MOST_READ * count:
+            parts = [([*ends, *rectangle], share) for ends, share in _equal_parts(first, last, count)]
+    if not parts:
+        query = by_place
+        parts = list(_column_parts(database, rectangle, query, path=path, source=source))
+    for parameters, share in parts:
+        yield HashTask(function=hash_rows, arguments=(str(path), kind, query, parameters), tiles=share)
+
+
+def _search_plan(database: sqlite3.Connection, query: str, parameters: Sequence[int]) -> list[str]:
+    return [str(line[3]) for line in database.execute(f"EXPLAIN QUERY PLAN {query}", parameters)]
+
+
+def _equal_parts(first: int, last: int, count: int) -> Iterator[tuple[tuple[int, int], int]]:
+    """Cut a range of numbers into equal parts; yield the ends of each, and its share of `count` tiles."""
+    parts, size = -(-count // TASK_TILES), last - first + 1
+    for part in range(parts):
+        low, high = first + size * part // parts, first + size * (part + 1) // parts - 1
+        yield (low, high), count * (part + 1) // parts - count * part // parts
+
+
+def _column_parts(
+    database: sqlite3.Connection, rectangle: Sequence[int], query: str, *, path: Path, source: str
+) -> Iterator[tuple[list[int], int]]:
+    """Yield the parameters and the number of tiles of each strip, or of all if `query` would read all rows for each.
+
+    Raises:
+        TileError: The number of a column is none.
+    """
+    z, x0, x1, *rows = rectangle
+    counts = f"SELECT tile_column, count(*) {source} WHERE {IN_RECTANGLE} GROUP BY tile_column ORDER BY tile_column"
     columns = list[tuple[int, int]]()
     for column, count in database.execute(counts, rectangle):
         if type(column) is not int:
             raise _no_coordinates(path, "column", column)
         columns.append((column, count))
-    z, x0, x1, *rows = rectangle
-    plan = [str(line[3]) for line in database.execute(f"EXPLAIN QUERY PLAN {query}", rectangle)]
-    if any(line.startswith("SCAN") or "AUTOMATIC" in line for line in plan) or "tile_column>" not in str(
-        plan
-    ):
-        # Each task would read all rows.
-        found = [(x0, x1, sum(count for _, count in columns))] if columns else []
-    else:
-        found = list(_strips(columns))
-    for first, last, count in found:
-        arguments = str(path), kind, query, [z, first, last, *rows]
-        yield HashTask(function=hash_rows, arguments=arguments, tiles=count)
+    plan = _search_plan(database, query, rectangle)
+    reads_all = any(line.startswith("SCAN") or "AUTOMATIC" in line for line in plan)
+    if not reads_all and "tile_column>" in str(plan):
+        yield from (([z, first, last, *rows], count) for first, last, count in _strips(columns))
+    elif columns:
+        yield [z, x0, x1, *rows], sum(count for _, count in columns)
 
 
 def _strips(columns: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
@@ -201,20 +238,29 @@ def hash_rows(path: str, kind: str, query: str, parameters: Sequence[int]) -> An
     Raises:
         TileError: SQLite cannot read the archive, or one of the numbers is none.
     """
-    # Plain integers: a tuple for each tile would take a twelfth of the time of all this.
-    numbers, digests = array("q"), bytearray()
+    # Plain integers: objects for each tile would take a twelfth of the time of all this.
+    numbers, digests, pack, sha256 = bytearray(), bytearray(), _ROW.pack, hashlib.sha256
     with closing(open_database(path, kind)) as database, sqlite_errors_as_ours(path, kind):
-        for z, x, y, number, content in database.execute(query, parameters):
-            # SQLite columns have no fixed type: 5.5 is between 5 and 6 as well. A long text among numbers would
-            # make cells of its length in an array.
-            if not (type(z) is type(x) is type(y) is int):
-                raise _no_coordinates(path, "tile", z, x, y)
-            if type(number) is not int:
-                raise bad_archive(path, "whole numbers as the id of a tile", f"{number!r:.60}")
-            numbers.extend((z, x, y, number, len(content)))
-            digests += hashlib.sha256(content).digest()
+        cursor = database.execute(query, parameters)
+        while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+            try:
+                numbers += b"".join([pack(z, x, y, number, len(data)) for z, x, y, number, data in rows])
+            except struct.error as error:
+                raise _no_numbers(path, rows) from error
+            digests += b"".join([sha256(row[-1]).digest() for row in rows])
     found = np.frombuffer(numbers, np.int64).reshape(-1, 5)
     return found, np.frombuffer(digests, np.uint8).reshape(-1, 32)
+
+
+def _no_numbers(path: str, rows: Iterable[tuple[object, ...]]) -> TileError:
+    """Return the error for the first of some rows whose numbers are none: SQLite columns have no fixed type.
+
+    5.5 is between 5 and 6 as well.
+    """
+    z, x, y, number, _ = next(row for row in rows if not all(type(each) is int for each in row[:4]))
+    if type(z) is type(x) is type(y) is int:
+        return bad_archive(path, "whole numbers as the id of a tile", f"{number!r:.60}")
+    return _no_coordinates(path, "tile", z, x, y)
 
 
 def _no_coordinates(path: str | Path, what: str, *found: object) -> TileError:

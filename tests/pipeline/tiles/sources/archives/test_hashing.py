@@ -212,24 +212,55 @@ def test_an_error_that_a_worker_meets_is_told_as_here(tmp_path, small_tasks):
     assert caught.value.kind is ErrorKind.BAD_ARCHIVE
 
 
-@pytest.mark.parametrize(
-    ("index", "several"),
-    [
-        ("", False),
-        ("(zoom_level)", False),
-        ("(zoom_level, tile_column, tile_row)", True),
-        ("(tile_column)", True),
-    ],
-)
-def test_a_rectangle_is_cut_only_where_an_index_finds_the_parts(tmp_path, small_tasks, index, several):
-    path = tmp_path / write("mbtiles", tmp_path, block(Z, 8, 8))
+INDEXES = {
+    "": False,
+    "(zoom_level)": False,
+    "(zoom_level, tile_column, tile_row)": True,
+    "(tile_column)": True,
+}
+
+
+def tasks_of(path, rectangle, index=""):
     with closing(sqlite3.connect(path)) as database:
         if index:
             database.execute(f"CREATE INDEX places ON tiles {index}")
-        rectangle = tms_rectangle(TileRange(z=Z, x0=0, x1=31, y0=0, y1=31))
         names = {"path": path, "kind": "MBTiles", "table": "tiles", "number": "rowid"}
-        tasks = list(sqlite_archive.row_tasks(database, rectangle, **names))
-    assert (len(tasks) > 1, sum(task.tiles for task in tasks)) == (several, 16)
+        return list(sqlite_archive.row_tasks(database, rectangle, **names))
+
+
+def hashed(tasks):
+    numbers, found = hashing.joined([task.function(*task.arguments) for task in tasks], columns=5)
+    return sorted(zip(numbers.tolist(), map(bytes, found), strict=True))
+
+
+@pytest.mark.parametrize("index", INDEXES)
+@pytest.mark.parametrize("others", ["none", "as many", "many"])
+def test_a_rectangle_is_cut_into_parts_that_can_be_found(tmp_path, small_tasks, index, others):
+    """By the rows as they lie in the file unless most are others; then by columns, where an index finds those."""
+    path = tmp_path / write("mbtiles", tmp_path, block(Z, 8, 8))
+    with closing(sqlite3.connect(path)) as database, database:
+        rows = database.execute("SELECT * FROM tiles").fetchall()
+        database.execute("DELETE FROM tiles")
+        each = {"none": 0, "as many": 1, "many": 2}[others]
+        for z, x, y, content in [*rows[3:], *rows[:3]]:
+            database.execute("INSERT INTO tiles VALUES (?, ?, ?, ?)", (z, x, y, content))
+            database.executemany("INSERT INTO tiles VALUES (?, ?, ?, ?)", each * [(z + 1, x, y, b"other")])
+        database.execute("UPDATE tiles SET rowid = rowid - 20")
+    rectangle = tms_rectangle(TileRange(z=Z, x0=0, x1=31, y0=0, y1=31))
+    tasks = tasks_of(path, rectangle, index)
+    by_number = others != "many"
+    assert (len(tasks) > 1, sum(task.tiles for task in tasks)) == (by_number or INDEXES[index], 16)
+    assert ("NOT INDEXED" in tasks[0].arguments[2]) == by_number
+    found = hashed(tasks)
+    assert [digest for _, digest in found] == [
+        hashlib.sha256(content).digest() for *_, content in sorted(rows)
+    ]
+    assert [numbers[:3] for numbers, _ in found] == [list(row[:3]) for row in sorted(rows)]
+
+
+def test_a_rectangle_without_rows_has_no_tasks(tmp_path):
+    path = tmp_path / write("mbtiles", tmp_path, block(Z, 8, 8))
+    assert tasks_of(path, tms_rectangle(TileRange(z=Z + 1, x0=0, x1=31, y0=0, y1=31))) == []
 
 
 def test_tiles_that_share_bytes_or_overlap_are_hashed_each_as_it_is(tmp_path):
