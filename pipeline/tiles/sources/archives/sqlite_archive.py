@@ -7,6 +7,7 @@ it is refused.
 
 import hashlib
 import os
+import re
 import sqlite3
 import struct
 import sys
@@ -37,6 +38,8 @@ _MOST_READ: Final = 2
 """Rows that are read at most for each that is wanted."""
 _ROWS_AT_ONCE: Final = 8
 """Rows whose bytes are in memory at once."""
+_FOUND_BY_NUMBER: Final = re.compile(r"SEARCH .* USING INTEGER PRIMARY KEY \(rowid>\? AND rowid<\?\)")
+"""The whole plan of a search by the rowid; that of a search by another column may say the same of the column."""
 _INTERRUPTED = "interrupted"
 """What SQLite says when a signal came."""
 _STEPS: Final = 1_000_000
@@ -157,10 +160,12 @@ def row_tasks(
     lying = f"{columns} {source} NOT INDEXED WHERE {number} BETWEEN ? AND ? AND {IN_RECTANGLE}"
     by_place = f"{columns} {source} WHERE {IN_RECTANGLE}"
     parts, query = list[tuple[list[int], int]](), lying
-    if "INTEGER PRIMARY KEY (rowid>" in str(_search_plan(database, lying, (0, 0, *rectangle))):
+    by_number = f"SELECT 1 {source} NOT INDEXED WHERE {number} BETWEEN ? AND ?"
+    if _FOUND_BY_NUMBER.fullmatch("\n".join(_search_plan(database, by_number, (0, 0)))):
         held = f"SELECT count(*), min({number}), max({number}) {source} WHERE {IN_RECTANGLE}"
         count, first, last = database.execute(held, rectangle).fetchone()
-        if count and last - first < _MOST_READ * count:
+        # Only the number of a view can be something else.
+        if type(first) is type(last) is int and last - first < _MOST_READ * count:
             parts = [([*ends, *rectangle], share) for ends, share in _equal_parts(first, last, count)]
     if not parts:
         query = by_place
@@ -248,6 +253,7 @@ def hash_rows(path: str, kind: str, query: str, parameters: Sequence[int]) -> An
             except struct.error as error:
                 raise _no_numbers(path, rows) from error
             digests += b"".join([sha256(row[-1]).digest() for row in rows])
+            rows.clear()  # before the next ones are read
     found = np.frombuffer(numbers, np.int64).reshape(-1, 5)
     return found, np.frombuffer(digests, np.uint8).reshape(-1, 32)
 

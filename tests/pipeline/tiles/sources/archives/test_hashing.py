@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import time
+import tracemalloc
 from contextlib import closing
 
 import numpy as np
@@ -256,6 +257,46 @@ def test_a_rectangle_is_cut_into_parts_that_can_be_found(tmp_path, small_tasks, 
         hashlib.sha256(content).digest() for *_, content in sorted(rows)
     ]
     assert [numbers[:3] for numbers, _ in found] == [list(row[:3]) for row in sorted(rows)]
+
+
+@pytest.mark.parametrize("ids", [["a", "b", "c"], [None, 1, 2], [1, 2.5, 3], [1, "b", 3]])
+def test_ids_that_are_no_whole_numbers_are_refused_where_another_column_is_the_rowid(tmp_path, ids):
+    name = write("gpkg", tmp_path, block(Z, 8, 8))
+    with closing(sqlite3.connect(tmp_path / name)) as database, database:
+        rows = database.execute("SELECT zoom_level, tile_row, tile_data FROM ortho").fetchall()
+        database.execute("DROP TABLE ortho")
+        database.execute(
+            "CREATE TABLE ortho (id, zoom_level, tile_column INTEGER PRIMARY KEY, tile_row, tile_data)"
+        )
+        for x, (number, (z, row, content)) in enumerate(zip(ids, rows, strict=False), 8):
+            database.execute("INSERT INTO ortho VALUES (?, ?, ?, ?, ?)", (number, z, x, row, content))
+    with pytest.raises(TileError, match="expected whole numbers as the id of a tile, found"):
+        read(name, tmp_path)
+
+
+def test_the_ids_of_a_view_may_be_anything(tmp_path):
+    name = write("gpkg", tmp_path, block(Z, 8, 8))
+    with closing(sqlite3.connect(tmp_path / name)) as database, database:
+        database.execute("ALTER TABLE ortho RENAME TO stored")
+        database.execute(
+            "CREATE VIEW ortho AS SELECT 'a' AS id, zoom_level, tile_column, tile_row, tile_data FROM stored NOT INDEXED"
+            " WHERE rowid BETWEEN 1 AND 99"
+        )
+    with pytest.raises(TileError, match="expected whole numbers as the id of a tile, found 'a'"):
+        read(name, tmp_path)
+
+
+def test_few_tiles_are_in_memory_at_once(tmp_path):
+    """A hostile archive has tiles of 32 MiB, and every worker may be at one."""
+    path = tmp_path / write("mbtiles", tmp_path, {(Z, x, 8): bytes(1 << 20) for x in range(40)})
+    query = f"SELECT 5, 8, 8, rowid, {sqlite_archive.CONTENT} FROM tiles"
+    tracemalloc.start()
+    try:
+        numbers, _ = sqlite_archive.hash_rows(str(path), "MBTiles", query, ())
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(numbers), most >> 20) == (40, sqlite_archive._ROWS_AT_ONCE)
 
 
 def test_a_rectangle_without_rows_has_no_tasks(tmp_path):
