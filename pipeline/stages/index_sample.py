@@ -6,6 +6,7 @@ cut. A choice at a fixed stride over all rows would mostly meet the tiles that o
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ _FAISS_MULTIPLIES = {
     "distance_compute_blas_database_bs": 16_384,
 }
 """From how many numbers of queries on, and the sides of a matrix of scores: 16 MiB."""
+_faiss_settings = Lock()
+"""Of two checks at once the second would take the settings of the first for those before, and leave them."""
 
 Vectors = NDArray[np.float32]
 
@@ -120,14 +123,15 @@ def _multiplied_matrices() -> Iterator[None]:
     find the same.
     """
     settings = import_library("faiss", "the check of the index").cvar
-    before = {name: getattr(settings, name) for name in _FAISS_MULTIPLIES}
-    try:
-        for name, value in _FAISS_MULTIPLIES.items():
-            setattr(settings, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(settings, name, value)
+    with _faiss_settings:
+        before = {name: getattr(settings, name) for name in _FAISS_MULTIPLIES}
+        try:
+            for name, value in _FAISS_MULTIPLIES.items():
+                setattr(settings, name, value)
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(settings, name, value)
 
 
 def _vectors_of(ids: set[int], artifacts: Artifacts, rows: Sequence[BlockRow]) -> dict[int, bytes]:

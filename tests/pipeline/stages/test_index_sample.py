@@ -1,5 +1,7 @@
 """The tiles that an index must find are distinct ones, however often others occur."""
 
+from threading import Event, Thread
+
 import faiss
 import numpy as np
 import pytest
@@ -95,3 +97,33 @@ def test_settings_of_faiss_are_put_back_even_if_the_search_fails(stored):
         recall(watcher, Rows(blocks[0].ids, blocks[0].vectors), artifacts, rows)
     assert faiss_settings() == before
     assert watcher.seen == index_sample._FAISS_MULTIPLIES != before
+
+
+class During:
+    """An index whose search does something before it answers."""
+
+    def __init__(self, do, ids):
+        self.do, self.answers = do, Answers(ids)
+
+    def search(self, vectors, k):
+        self.do()
+        return self.answers.search(vectors, k)
+
+
+def test_two_checks_at_once_put_the_settings_of_faiss_back(stored):
+    """Builds of two caches may run in two threads of one process."""
+    artifacts, rows, blocks = stored
+    sample, first_is_over, ids = Rows(blocks[0].ids, blocks[0].vectors), Event(), blocks[0].ids
+    second = Thread(
+        target=recall, args=(During(lambda: first_is_over.wait(10), ids), sample, artifacts, rows)
+    )
+
+    def begin_second():
+        second.start()
+        second.join(0.1)
+
+    before = faiss_settings()
+    recall(During(begin_second, ids), sample, artifacts, rows)
+    first_is_over.set()
+    second.join()
+    assert faiss_settings() == before
