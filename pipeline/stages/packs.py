@@ -85,7 +85,7 @@ def _known_packs(run: BuildContext, cells: Sequence[CarriedCell]) -> dict[str, T
     """Return key to event of the known packs that hold what their cells want."""
     steps, artifacts = run.store.state.step_cache, run.store.artifacts
     known = [(cell, steps.packs[cell.key]) for cell in cells if cell.key in steps.packs]
-    whole = map_in_threads(partial(_holds, artifacts), known, sum(event.pack.size for _, event in known))
+    whole = map_in_threads(partial(_holds, artifacts), known, [event.pack.size for _, event in known])
     found = {cell.key: event for (cell, event), holds in zip(known, whole, strict=True) if holds}
     run.hashed.update(event.pack.sha256 for event in found.values())
     return found

@@ -109,12 +109,12 @@ class ArtifactCheck:
                 self.on_bytes(item.size)
             return wrong
 
-        size = sum(item.size for item in items)
         by_size = sorted(items, key=lambda item: -item.size)
-        problems = map_in_threads(check, by_size, size, meanwhile=meanwhile)
+        sizes = [item.size for item in by_size]
+        problems = map_in_threads(check, by_size, sizes, meanwhile=meanwhile)
         found = dict(zip((item.digest for item in by_size), problems, strict=True))
         self._hashed_files += len(items)
-        self._hashed_size += size
+        self._hashed_size += sum(sizes)
         for item in items:
             if (wrong := found[item.digest]) is not None:
                 self._report(item, wrong)

@@ -184,7 +184,7 @@ def walk(
             on_progress(size)
         return None if wrong is None else f"{role} {digest[:12]}: {wrong}"
 
-    to_hash = sum(size for digest, _, size in items if digest not in hashed) if full else 0
+    to_hash = [size if full and digest not in hashed else 0 for digest, _, size in items]
     problems = map_in_threads(check, items, to_hash, threads)
     damaged = tuple(problem for problem in problems if problem is not None)
     return Coverage(
@@ -209,7 +209,7 @@ def intact_artifacts(
         return intact
 
     distinct = list({ref.sha256: ref for ref in refs}.values())
-    found = map_in_threads(check, distinct, sum(ref.size for ref in distinct))
+    found = map_in_threads(check, distinct, [ref.size for ref in distinct])
     return {ref.sha256: ref.size for ref, intact in zip(distinct, found, strict=True) if intact}
 
 
@@ -222,23 +222,25 @@ def sizes(artifacts: Artifacts, refs: Iterable[ArtifactRef]) -> dict[str, int]:
 def map_in_threads(
     check: Callable[[_Item], _Result],
     items: Sequence[_Item],
-    size: int,
+    sizes: Sequence[int],
     threads: int | None = None,
     *,
     meanwhile: Callable[[], object] = lambda: None,
 ) -> list[_Result]:
-    """Check every item, in threads if so many bytes are hashed that threads pay; `meanwhile` runs beside them.
+    """Check every item, the large ones in threads if they pay; `meanwhile` and the others run beside them.
 
-    `size` is how many bytes all items have that are hashed.
+    `sizes` is how many bytes of each item are hashed.
     """
-    if size < max(_THREADS_FROM, len(items) * _BYTES_FOR_A_THREAD):
+    large = [at for at, size in enumerate(sizes) if size >= _BYTES_FOR_A_THREAD]
+    if sum(sizes[at] for at in large) < _THREADS_FROM:
         meanwhile()
         return [check(item) for item in items]
     pool = ThreadPoolExecutor(threads or processors())
     try:
-        results = pool.map(check, items)
+        pending = {at: pool.submit(check, items[at]) for at in large}
         meanwhile()
-        return list(results)
+        here = {at: check(item) for at, item in enumerate(items) if at not in pending}
+        return [pending[at].result() if at in pending else here[at] for at in range(len(items))]
     finally:
         # After an error or Ctrl-C nobody needs the rest.
         pool.shutdown(cancel_futures=True)

@@ -12,7 +12,7 @@ from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.manifest.manifest import parse
 from store.transfer.mirror import mirror
-from store.verify.coverage import walk
+from store.verify.coverage import map_in_threads, walk
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
 from tests.benchmarks.caches import BigSite, write_pmtiles
@@ -212,6 +212,18 @@ def test_large_files_are_hashed_in_threads_while_the_folders_are_searched(layout
     assert result.facts.reading.loaded
     assert threads
     assert threading.main_thread() not in threads
+
+
+def test_small_files_are_hashed_beside_the_threads_of_large_ones():
+    """A cache of a few engines of hundreds of megabytes and thousands of small blocks."""
+    items = [64 << 20, 64 << 20, 1 << 10, 128 << 10, 0]
+
+    def check(size):
+        return size, threading.current_thread() is threading.main_thread()
+
+    assert map_in_threads(check, items, items) == [(size, size < 128 << 10) for size in items]
+    assert map_in_threads(check, items[2:], items[2:]) == [(size, True) for size in items[2:]]
+    assert map_in_threads(check, items, [0] * 5) == [(size, True) for size in items]
 
 
 def test_a_segment_of_gigabytes_is_not_read_into_memory(built, tmp_path):
