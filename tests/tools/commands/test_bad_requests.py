@@ -208,3 +208,11 @@ def test_photographs_that_no_chunk_serves_are_told_before_work(site, text, times
 def test_a_photograph_outside_is_told(site, text):
     site.write("truth.csv", (HEADER + ROW.replace(",0,0,", ",50,50,")).encode())
     assert "warning: proof: one.png: outside of the area of the cache" in run(site, text, code=0)
+
+
+def test_a_file_that_is_no_network_is_refused_with_the_name_of_its_model(site, text):
+    site.write("net.onnx", b"<html>not found</html>")
+    lines = (
+        f'onnx = "{site.root}/net.onnx"' if line.startswith("onnx =") else line for line in text.split("\n")
+    )
+    assert "error: model place: expected an ONNX model, found 22 bytes" in run(site, "\n".join(lines))
