@@ -113,6 +113,7 @@ BAD = {
     "fx 0": (of_camera('"fx": 50', '"fx": 0'), "a focal length above 0"),
     "fx below 0": (of_camera('"fx": 50', '"fx": -50'), "a focal length above 0"),
     "fx NaN": (of_camera('"fx": 50', '"fx": NaN'), "a number of pixels, found nan"),
+    "fx in millimetres": (of_camera('"fx": 50, "fy": 50', '"fx": 0.024, "fy": 0.024'), "in pixels, not millimetres"),
     "fx endless": (of_camera('"fx": 50', '"fx": 1e999'), "a number of pixels, found inf"),
     **{
         f"altitude {value}": (of_altitude(value), "a height above ground in metres, 1 to 30000")
