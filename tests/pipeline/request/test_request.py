@@ -211,6 +211,8 @@ def test_the_imagery_is_a_path_or_a_list_of_paths(request_text):
         ),
         ('source = "whitney.pmtiles"', 'source = "x.pmtiles"\nas_of = "2026-01-01"', "without quotes"),
         ('source = "whitney.pmtiles"', 'source = "x.pmtiles"\ncaptured = "2026-01-01"', "remove the quotes"),
+        ('source = "whitney.pmtiles"', 'source = "x.pmtiles"\ncaptured = "1.9.2026"', "write year-month-day"),
+        ('source = "whitney.pmtiles"', 'source = "x.pmtiles"\ncaptured = 10:00:00', "found 10:00:00"),
         ('source = "whitney.pmtiles"', 'source = "x.pmtiles"\nas_of = 2026-01-01T10:00:00', "without a time"),
         ('source = "whitney.pmtiles"', 'source = "x.pmtiles"\ncaptured = 7', "or the path of a CSV file"),
         ('backend = "onnxruntime"', 'backend = "tensort"', "did you mean 'tensorrt'?"),
