@@ -77,6 +77,7 @@ class C10ProvisionerConfig:
             RequestError: A setting has a wrong type or is out of its range.
         """
         checks: dict[str, tuple[bool, str]] = {
+            "cache_root": (isinstance(self.cache_root, Path), "a pathlib.Path"),
             "coverage_strict": (isinstance(self.coverage_strict, bool), "true or false"),
             "allow_unknown_filesystem": (isinstance(self.allow_unknown_filesystem, bool), "true or false"),
             "lock_timeout_s": (

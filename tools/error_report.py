@@ -37,6 +37,8 @@ def report_error(
 
             traceback.clear_frames(error.__traceback__)
     kind, message, hint, code = _described(error, command)
+    if kind == "bad-model" and (model := getattr(error, "subject", None)):
+        message = f"model {model}: {message}"
     if code is ExitCode.INTERNAL:
         import traceback  # noqa: PLC0415 - as above
 

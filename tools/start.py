@@ -17,6 +17,10 @@ def main() -> NoReturn:
         if (package := missing_ground_package(error)) is None:
             raise
         sys.exit(_refusal(package))
+    except KeyboardInterrupt as interruption:
+        from tools.error_report import report_error  # noqa: PLC0415 - as above
+
+        sys.exit(report_error(interruption, shape={}, as_json="--json" in sys.argv))
     run()
 
 

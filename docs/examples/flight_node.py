@@ -291,7 +291,11 @@ def main() -> None:
         "--fastest", type=float, default=25.0, metavar="M_S", help="greatest speed over ground"
     )
     asked = parser.parse_args()
-    with take_off(asked.cache, asked.trusted_keys, asked.floors, asked.generation) as cache:
+    try:
+        ready = take_off(asked.cache, asked.trusted_keys, asked.floors, asked.generation)
+    except StoreError as error:
+        sys.exit(f"{error}\n  -> {error.hint}" if error.hint else str(error))
+    with ready as cache:
         autopilot = Autopilot(asked.to, message=asked.message, origin=cache.origin, system=asked.system)
         try:
             counted = fly(

@@ -35,6 +35,11 @@ from store.manifest.levels import MAX_LEVELS, ChunkLevel, parse_levels
 _SAMPLED_TILES: Final = 9
 _COARSER: Final = 4
 """Of an area that is no box, tiles are sampled under tiles of so many zooms less."""
+_BY_HAND: Final = "change zoom, bbox, tiles.source, or the side and overlap of chunks, so that they meet"
+_BY_ALTITUDE: Final = (
+    "change altitude_m, zoom, bbox or tiles.source so that they meet; fx and fy of the calibration are in pixels, "
+    "not millimetres"
+)
 _LARGEST_DIFFERENCE: Final = 0.12
 """Greatest difference of a side across the area, as a part, that needs no warning."""
 
@@ -202,7 +207,7 @@ def choose_levels(
         except ValueError as error:
             raise RequestError(
                 f"chunks: {error}",
-                hint="change zoom, bbox, tiles.source, or the side and overlap of chunks, so that they meet",
+                hint=_BY_HAND if request.altitude_m is None else _BY_ALTITUDE,
                 kind=ErrorKind.BAD_REQUEST if edges else ErrorKind.NO_TILES,
             ) from error
         chosen.setdefault(level, []).append(side)

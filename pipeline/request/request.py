@@ -27,6 +27,7 @@ from pipeline.request.validation import (
     check_fields,
     records_from,
     request_error,
+    rules_of,
 )
 from store.backports import Self
 from store.base.cache_warning import CacheWarning
@@ -244,7 +245,7 @@ class BuildRequest(CheckedRecord):
         problems += [problem for problem in more if problem.key not in broken]
         if problems:
             problems += _area_problems(name for name in _AREAS if name in document)
-            raise request_error(problems, subject=name)
+            raise request_error(map(_with_its_table, problems), subject=name)
         return cls(base=base, **given)
 
 
@@ -276,6 +277,21 @@ _TABLES: Mapping[str, type[CheckedRecord]] = {
     "checks": options.CheckOptions,
     "proof": ProofOptions,
 }
+
+
+def _with_its_table(problem: Problem) -> Problem:
+    """Return a problem; of a key that is unknown where it stands and known elsewhere, it says where that is."""
+    word, unknown = problem.key.rpartition(".")[2], "expected a known key"
+    if not problem.text.startswith(unknown):
+        return problem
+    tables: dict[str, type] = {f"in [{name}]": kind for name, kind in _TABLES.items()}
+    tables |= {"in [[models]]": options.ModelSpec, "in [[chunks.level]]": options.ChunkLevelOptions}
+    homes = [where for where, kind in tables.items() if word in rules_of(kind)]
+    if word not in {"base", "models", *_TABLES} and word in rules_of(BuildRequest):
+        homes = ["above the first table"]
+    return (
+        Problem(problem.key, f"{unknown}, found {word!r}; it goes {' or '.join(homes)}") if homes else problem
+    )
 
 
 def request_schema() -> Document:

@@ -35,6 +35,7 @@ _Value = TypeVar("_Value")
 _Record = TypeVar("_Record", bound=CheckedRecord)
 
 _PRINTABLE = r"^(?![\s\S]*[\x00-\x1f\x7f])[\s\S]*\S"
+_LIKE_A_DATE = re.compile(r"\d{1,4}[-./ ]\d{1,2}[-./ ]\d{1,4}")
 _NORTHMOST = (MERCATOR_LIMIT_E7 + 0.5) / E7
 """Rounded to 1e-7 degree it is the limit."""
 
@@ -205,8 +206,12 @@ def capture_source(value: object) -> date | str:
         try:
             parse_day(given)
         except ValueError:
-            return given
-        raise InvalidValueError("a date without quotes, or the path of a CSV file", "remove the quotes")
+            if _LIKE_A_DATE.fullmatch(given) is None:
+                return given
+            mend = "write year-month-day without quotes, such as 2026-03-01"
+        else:
+            mend = "remove the quotes"
+        raise InvalidValueError("a date without quotes, or the path of a CSV file", mend)
     try:
         return calendar_date(value)
     except InvalidValueError:

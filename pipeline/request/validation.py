@@ -8,7 +8,7 @@ every problem. Pure.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields
-from datetime import date
+from datetime import date, time
 from decimal import Decimal
 from functools import cache
 from pathlib import PurePath
@@ -48,7 +48,7 @@ def format_value(value: object) -> str:
     match value:
         case bool():
             text = str(value).lower()
-        case Decimal() | date():
+        case Decimal() | date() | time():
             text = str(value)
         case StrEnum():
             text = repr(value.value)

@@ -10,6 +10,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from journal.fsync import fsync_dir
 from journal.storage.filesystem import (
@@ -259,7 +260,7 @@ class Layout:
             raise CacheUnusableError(
                 f"expected a folder for the cache, found {found}: {self.root}",
                 kind=ErrorKind.FILE_SYSTEM,
-                hint="choose another --cache DIR",
+                hint="choose another folder",
             )
         if self.root.is_dir() and not self.exists():
             strange = sorted(entry.name for entry in os.scandir(self.root) if entry.name not in KNOWN_ENTRIES)
@@ -267,7 +268,7 @@ class Layout:
                 raise CacheUnusableError(
                     f"expected an empty folder or a cache, found {strange[0]!r} in {self.root}",
                     kind=ErrorKind.FILE_SYSTEM,
-                    hint="choose another --cache DIR",
+                    hint=f"choose another folder, such as {quote(str(self.root / 'c10'))}",
                 )
 
 

@@ -231,10 +231,13 @@ def _age_warnings(facts: Facts, day: date, age: int | None, limit: int | None) -
 
 def _origin_warning(facts: Facts, origin: tuple[int, int] | None) -> Iterator[CacheWarning]:
     place, box = ([round(each / _E7, 7) for each in degrees or ()] for degrees in (origin, facts.area))
+    mend = f"correct origin or widen {'bbox' if facts.area_is_box else 'the area'}"
+    if facts.area is not None and origin is not None and _is_inside(facts.area, (origin[1], origin[0])):
+        mend = "exchange the first two numbers of origin, longitude comes first"
     yield CacheWarning(
         kind="origin-outside",
         message=f"the take-off {place} lies outside of the area {'' if facts.area_is_box else 'within '}{box}",
-        hint=f"correct origin or widen {'bbox' if facts.area_is_box else 'the area'}, {_BUILD}",
+        hint=f"{mend}, {_BUILD}",
     )
 
 

@@ -443,6 +443,14 @@ def test_nothing_that_happens_to_the_cache_changes_a_minute_of_flight(tmp_path):
         FlightCache.open(flight.cache, trusted_keys=ALLOW_UNSIGNED)
 
 
+def test_no_take_off_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        sys, "argv", ["flight_node.py", str(tmp_path), "--unsigned", "--frames", "frames.csv"]
+    )
+    with pytest.raises(SystemExit, match=r"^NO-GO: .*\n  -> "):
+        flight_node.main()
+
+
 def test_a_cache_without_a_proof_sends_no_fix(tmp_path):
     site = Site(tmp_path / "site")
     site.write_tiles(spread())

@@ -5,6 +5,7 @@ import importlib
 import pytest
 
 import pipeline
+from pipeline.errors import RequestError
 
 SURFACE = {
     "BuildLockHeldError",
@@ -34,3 +35,8 @@ def test_every_name_is_that_of_its_module():
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="nothing"):
         pipeline.nothing  # noqa: B018
+
+
+def test_a_cache_root_that_is_no_path_is_refused_at_once():
+    with pytest.raises(RequestError, match=r"cache_root: expected .*Path, found"):
+        pipeline.C10ProvisionerConfig(cache_root="cache")

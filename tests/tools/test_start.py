@@ -24,6 +24,18 @@ sys.argv = ["c10", *sys.argv[2:]]
 from tools.start import main
 main()
 """
+INTERRUPTED = """
+import sys
+from importlib.abc import MetaPathFinder
+class Interrupted(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "tools.cli":
+            sys.meta_path.remove(self)
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from tools.start import main
+main()
+"""
 
 
 def test_the_packages_are_those_of_the_extra():
@@ -43,6 +55,13 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(package, tmp_pa
     assert "pip install 'c10[cpu]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_ctrl_c_while_it_starts_is_told_as_at_any_time(options):
+    done = run_python(INTERRUPTED, "status", *options, check=False)
+    assert (done.returncode, done.stderr) == (130, "c10: error: interrupted\n  -> run it again\n")
+    assert ('"kind": "interrupted"' in done.stdout) == bool(options)
 
 
 def test_a_missing_module_of_our_own_is_a_fault():

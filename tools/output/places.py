@@ -11,7 +11,10 @@ def candidates(found: Answer, area: str) -> list[str]:
     `area` is west, south, east and north of the cache, for where none was compared.
     """
     if not found.candidates:
-        return ["no chunk of ground is there to be compared", f"the area of the cache is {area}"]
+        return [
+            "no chunk of ground is there to be compared",
+            f"the area of the cache is {area}; --near takes longitude, latitude, metres",
+        ]
     best = found.candidates[0]
     rows = [
         (

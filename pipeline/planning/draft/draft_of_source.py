@@ -233,7 +233,7 @@ def _levels_for(
             raise
         raise RequestError(
             f"--altitude: {error.message}",
-            hint="name a lower --altitude, or coarser imagery of a wider area",
+            hint="name a lower --altitude, or coarser imagery of a wider area; fx and fy of the camera are in pixels",
             kind=error.kind,
         ) from error
 

@@ -56,7 +56,8 @@ def find_on_the_ground(source: Any, path: str) -> tuple[float, BoxE7]:  # noqa: 
             pixel_m = _pixel_m(source, columns[best], rows[best])
             if pixel_m and _is_found_from_tiles(source, places[:, there]):
                 return pixel_m, _box_around(*degrees[:, np.isfinite(degrees).all(axis=0)])
-            why, mend = "longitudes that are all beyond 180 degrees", _moved(places, name)
+            turn = 360 if source.crs.is_geographic else 2 * HALF_WORLD_M
+            why, mend = "longitudes that are all beyond 180 degrees", _moved(places, turn, name)
     except RASTER_ERRORS as error:
         why, mend = str(error), f"warp it: gdalwarp -s_srs EPSG:NUMBER -t_srs EPSG:3857 -of COG {name} X.tif"
     raise unsuitable(
@@ -64,12 +65,12 @@ def find_on_the_ground(source: Any, path: str) -> tuple[float, BoxE7]:  # noqa: 
     )
 
 
-def _moved(places: Floats, name: str) -> str:
-    """Return what moves a file by a turn that covers some places, in degrees."""
+def _moved(places: Floats, turn: float, name: str) -> str:
+    """Return what moves a file by a turn that covers some places; all in the unit of its projection."""
     (west, south), (east, north) = places.min(axis=1), places.max(axis=1)
-    by = -360 if west > 0 else 360
+    by = -turn if west > 0 else turn
     return (
-        f"move it by a turn: gdal_translate -a_ullr {west + by:.9g} {north:.9g} {east + by:.9g} {south:.9g}"
+        f"move it by a turn: gdal_translate -a_ullr {west + by:.12g} {north:.12g} {east + by:.12g} {south:.12g}"
         f" -of COG {name} X.tif"
     )
 
@@ -115,12 +116,14 @@ def _pixel_m(source: Any, column: float, row: float) -> float:  # noqa: ANN401
 
 def _is_found_from_tiles(source: Any, places: Floats) -> bool:  # noqa: ANN401
     """Whether the way back from Web Mercator, by which tiles are warped, leads to any of some places [2, n]."""
-    back = np.array(transform(WEB_MERCATOR, source.crs, *transform(source.crs, WEB_MERCATOR, *places)))
+    metres = np.array(transform(source.crs, WEB_MERCATOR, *places))
+    back = np.array(transform(WEB_MERCATOR, source.crs, *metres))
     size = np.hypot(
         *np.ptp(_places(source, *np.array([[0, 0, source.width], [0, source.height, 0]])), axis=1)
     )
     with np.errstate(invalid="ignore"):
-        return bool((np.hypot(*(back - places)) < size / 100).any())
+        # Metres of Web Mercator itself are not wrapped.
+        return bool(((np.hypot(*(back - places)) < size / 100) & (abs(metres[0]) <= HALF_WORLD_M)).any())
 
 
 def _box_around(longitudes: npt.NDArray[np.float64], latitudes: npt.NDArray[np.float64]) -> BoxE7:

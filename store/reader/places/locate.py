@@ -21,6 +21,7 @@ from store.base.preprocessing import Pixels
 from store.base.texture import FEATURELESS_BELOW, texture_energy
 from store.errors import ArgumentError, TranslateShortages
 from store.reader.places.answer import Answer, Candidate, Timings
+from store.reader.places.black_bars import MOST_BARS, black_bars
 from store.reader.places.descriptor_networks import DescriptorNetwork, query_vectors
 from store.reader.places.level_table import LevelTable, Rows, best_first
 from store.reader.places.question import Question, require_frame
@@ -198,6 +199,12 @@ class Locator:
         with watch.time("cut"):
             if texture_energy(next(iter(cuts.values()))) < FEATURELESS_BELOW:
                 warnings.append(_NO_TEXTURE)
+            # Around the image of a fisheye lens it is black, and its calibration knows.
+            elif not undistorts and (bars := black_bars(lens.frame)) > MOST_BARS:
+                warnings.append(
+                    f"the frame is black at its edges, along {bars:.0%} of a side, as video that was fitted into "
+                    "another size: cut the bars off, and give the calibration or the metres per pixel of the rest"
+                )
         return query_vectors(parts, self.networks)
 
     def _search(

@@ -211,6 +211,8 @@ def test_the_imagery_is_a_path_or_a_list_of_paths(request_text):
         ),
         ('source = "whitney.pmtiles"', 'source = "x.pmtiles"\nas_of = "2026-01-01"', "without quotes"),
         ('source = "whitney.pmtiles"', 'source = "x.pmtiles"\ncaptured = "2026-01-01"', "remove the quotes"),
+        ('source = "whitney.pmtiles"', 'source = "x.pmtiles"\ncaptured = "1.9.2026"', "write year-month-day"),
+        ('source = "whitney.pmtiles"', 'source = "x.pmtiles"\ncaptured = 10:00:00', "found 10:00:00"),
         ('source = "whitney.pmtiles"', 'source = "x.pmtiles"\nas_of = 2026-01-01T10:00:00', "without a time"),
         ('source = "whitney.pmtiles"', 'source = "x.pmtiles"\ncaptured = 7', "or the path of a CSV file"),
         ('backend = "onnxruntime"', 'backend = "tensort"', "did you mean 'tensorrt'?"),
@@ -246,6 +248,17 @@ def test_the_imagery_is_a_path_or_a_list_of_paths(request_text):
         ('kind = "auto"', "ef = 4", "index.ef"),
         ('flight_id = "demo-001"', 'flight_id = "d"\nbase = "/etc"', "base: expected a known key"),
         ('flight_id = "demo-001"', 'flight_id = "d"\nbbox_e7 = [1, 2, 3, 4]', "did you mean 'bbox'?"),
+        ('flight_id = "demo-001"', 'flight_id = "d"\noverlap = 0.8', "in [chunks] or in [[chunks.level]]"),
+        (
+            'precision = "fp32"',
+            "captured = 2026-01-01",
+            "engine.captured: expected a known key, found 'captured'; it goes in [tiles]",
+        ),
+        (
+            MODEL,
+            MODEL + "\naltitude_m = 120",
+            "models[0].altitude_m: expected a known key, found 'altitude_m'; it goes above",
+        ),
     ],
 )
 def test_one_wrong_thing_is_one_sentence(request_text, old, new, message):

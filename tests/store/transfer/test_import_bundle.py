@@ -412,9 +412,12 @@ def test_folders_that_are_no_cache_are_refused(new, file, there):
         case "exposed":
             new.root.mkdir()
             new.root.chmod(0o777)
-    with pytest.raises(CacheUnusableError):
+    with pytest.raises(CacheUnusableError) as caught:
         take(new, file)
     assert not new.journal.exists()
+    # A mirror's DEST is refused by the same words.
+    assert "--cache" not in caught.value.hint
+    assert there != "strangers" or str(new.root / "c10") in caught.value.hint
 
 
 # Whose word counts.

@@ -192,6 +192,8 @@ class TestOrigin:
     def test_outside_and_elsewhere(self):
         found = the_warning(make_facts(origin=(0, 0)))
         assert found.message == "the take-off [0.0, 0.0] lies outside of the area [10.0, 20.0, 11.0, 21.0]"
+        assert found.hint == "correct origin or widen bbox, then c10 build"
+        assert "longitude comes first" in the_warning(make_facts(origin=(205_000_000, 105_000_000))).hint
         assert kinds(make_facts(), origin=(0, 0)) == ["origin-outside"]
         assert kinds(make_facts(origin=(0, 0)), origin=(110_000_000, 210_000_000)) == []
 

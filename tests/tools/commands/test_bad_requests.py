@@ -113,6 +113,7 @@ BAD = {
     "fx 0": (of_camera('"fx": 50', '"fx": 0'), "a focal length above 0"),
     "fx below 0": (of_camera('"fx": 50', '"fx": -50'), "a focal length above 0"),
     "fx NaN": (of_camera('"fx": 50', '"fx": NaN'), "a number of pixels, found nan"),
+    "fx in millimetres": (of_camera('"fx": 50, "fy": 50', '"fx": 0.024, "fy": 0.024'), "in pixels, not millimetres"),
     "fx endless": (of_camera('"fx": 50', '"fx": 1e999'), "a number of pixels, found inf"),
     **{
         f"altitude {value}": (of_altitude(value), "a height above ground in metres, 1 to 30000")
@@ -208,3 +209,11 @@ def test_photographs_that_no_chunk_serves_are_told_before_work(site, text, times
 def test_a_photograph_outside_is_told(site, text):
     site.write("truth.csv", (HEADER + ROW.replace(",0,0,", ",50,50,")).encode())
     assert "warning: proof: one.png: outside of the area of the cache" in run(site, text, code=0)
+
+
+def test_a_file_that_is_no_network_is_refused_with_the_name_of_its_model(site, text):
+    site.write("net.onnx", b"<html>not found</html>")
+    lines = (
+        f'onnx = "{site.root}/net.onnx"' if line.startswith("onnx =") else line for line in text.split("\n")
+    )
+    assert "error: model place: expected an ONNX model, found 22 bytes" in run(site, "\n".join(lines))

@@ -85,7 +85,7 @@ def test_text_for_people(chunks):
     nowhere = query(chunks, "--gsd", 300, "--near", "9,9,9", json=False).stdout
     assert "no chunk of ground" in nowhere
     west, south, east, north = chunks.request().bbox
-    assert f"[{west:.7f}, {south:.7f}, {east:.7f}, {north:.7f}]" in nowhere
+    assert f"[{west:.7f}, {south:.7f}, {east:.7f}, {north:.7f}]; --near takes longitude, latitude" in nowhere
 
 
 REFUSED = {

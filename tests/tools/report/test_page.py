@@ -5,16 +5,25 @@ import hashlib
 import json
 import re
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.tools.report import browser
+from tools.report import static
 from tools.report.page import MARK, embedded, page
 from tools.report.static import MAX_BARS, MAX_LANES, MAX_STEPS, pack_lanes, static_steps
 
 HOSTILE = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'><!-- ]]> @DATA@ ${window.pwned=1} &lt;b&gt; \u2028"
 TILES_WIDE = 320
 """Tiles in a row and in a column of the large area: 102,400 of them."""
+
+
+def test_every_step_of_a_build_and_of_a_plan_has_a_name():
+    words = (Path(static.__file__).parent / "parts" / "words.js").read_text(encoding="utf-8")
+    named = re.search(r"STEP_NAMES = {(.*?)};", words, re.DOTALL)[1]
+    kinds = ("engine", "stand-in", "check", "cells", "index", "proof", "packs", "coverage", "commit")
+    assert set(kinds) | {"compile", "embed", "carry"} <= set(re.findall(r'"?([\w-]+)"?: "', named))
 
 
 def strings(value, change):

@@ -86,6 +86,7 @@ function* leaves(value, path = "") {
 const STEP_NAMES = {
   plan: "Plan", engine: "Engine", "stand-in": "Stand-in engine", check: "Check", cells: "Embed cells", index: "Build index",
   coverage: "Coverage walk", commit: "Commit", lock: "Build lock", start: "Start", tiles: "Select tiles", inputs: "Read inputs", packs: "Pack tiles",
+  proof: "Prove", compile: "Compile", embed: "Embed", carry: "Pack tiles",
 };
 const OUTCOMES = { done: ["✓", "done"], reused: ["↺", "reused"], failed: ["✕", "failed"], cut: ["⚡", "cut short"] };
 

@@ -585,6 +585,12 @@ def write_noise(path, crs, west, north, pixel):
     [(190.0, "-a_ullr -170 10.01 -169.976 9.986"), (-190.0, "-a_ullr 170 10.01 170.024 9.986")],
 )
 def test_longitudes_that_are_all_beyond_180_degrees_are_refused_with_what_moves_them(west, mend, tmp_path):
+    metres = west / 180 * 20_037_508.342789244
+    write_noise(tmp_path / "x.tif", "EPSG:3857", metres, 1_100_000.0, 4.0)
+    with pytest.raises(RequestError, match="longitudes that are all beyond 180 degrees") as caught:
+        open_source("x.tif", tmp_path)
+    moved = float(caught.value.hint.split("-a_ullr")[1].split()[0])
+    assert moved == pytest.approx(metres - np.sign(west) * 40_075_016.6856, abs=0.001)
     write_noise(tmp_path / "x.tif", "EPSG:4326", west, 10.01, 0.00004)
     with pytest.raises(RequestError, match="longitudes that are all beyond 180 degrees") as caught:
         open_source("x.tif", tmp_path)

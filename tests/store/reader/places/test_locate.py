@@ -33,6 +33,7 @@ from store.formats.tables import decode_blocks, decode_tiles, encode_tiles
 from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, Answer, FlightCache, flight_cache
 from store.reader.loading import level_tables
+from store.reader.places.black_bars import black_bars
 from store.reader.places.level_table import LevelTable
 from store.reader.places.locate import Locator
 from store.reader.places.question import parse_question
@@ -615,6 +616,21 @@ class TestErrors:
         for shown, warned in ((frame, 0), (blank, 1), (blank * 128, 1), (blank * 255, 1), (noisy, 1)):
             answer = cache.locate(shown, altitude_m=ALTITUDE_M, headings=3)
             assert ["texture" in warning for warning in answer.warnings] == [True] * warned
+
+    @pytest.mark.parametrize("axis", [0, 1])
+    @pytest.mark.parametrize("lines", [range(6), range(-6, 0), range(-3, 3)])
+    def test_a_frame_with_black_bars_is_a_warning(self, cache, axis, lines):
+        frame = frame_at(X, Y).clip(32)
+        frame.swapaxes(0, axis)[list(lines)] = 16
+        (warning,) = cache.locate(frame, altitude_m=ALTITUDE_M).warnings
+        assert f"along {6 / frame.shape[axis]:.0%} of a side" in warning
+
+    def test_how_much_of_a_frame_is_black_bars(self):
+        frame = np.full((600, 1000, 3), 25, np.uint8)
+        assert black_bars(frame) == 0
+        frame[:30] = frame[-30:] = 24
+        assert black_bars(frame) == pytest.approx(0.1, abs=0.01)
+        assert black_bars(frame * 0) == black_bars(frame[:1, :1]) == 1
 
     def test_a_frame_without_a_descriptor(self, cache):
         with pytest.raises(ExecutionError, match="descriptor of the frame"):
