@@ -25,6 +25,8 @@ HALF_WORLD_M: Final = 20_037_508.342789244
 _GRID: Final = 21
 """Points on each side of a file that are looked at to find what it covers."""
 _DEGREES: Final = "EPSG:4326"
+_EDGE_M: Final = 1.0
+"""How far the numbers of an edge may be rounded, metres of Web Mercator."""
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -122,8 +124,9 @@ def _is_found_from_tiles(source: Any, places: Floats) -> bool:  # noqa: ANN401
         *np.ptp(_places(source, *np.array([[0, 0, source.width], [0, source.height, 0]])), axis=1)
     )
     with np.errstate(invalid="ignore"):
-        # Metres of Web Mercator itself are not wrapped.
-        return bool(((np.hypot(*(back - places)) < size / 100) & (abs(metres[0]) <= HALF_WORLD_M)).any())
+        # Metres of Web Mercator itself are not wrapped. The edge of a file that lies beyond may be at 180 degrees.
+        within = abs(metres[0]) < HALF_WORLD_M - _EDGE_M
+        return bool(((np.hypot(*(back - places)) < size / 100) & within).any())
 
 
 def _box_around(longitudes: npt.NDArray[np.float64], latitudes: npt.NDArray[np.float64]) -> BoxE7:

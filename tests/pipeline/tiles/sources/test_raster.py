@@ -581,6 +581,21 @@ def write_noise(path, crs, west, north, pixel):
 
 
 @pytest.mark.parametrize(
+    ("crs", "west", "pixel"),
+    [
+        ("EPSG:4326", 180.0, 0.00004),
+        ("EPSG:4326", -180.024, 0.00004),
+        ("EPSG:3857", 20_037_508.34, 4.0),
+        ("EPSG:3857", -20_037_508.34 - 2_400, 4.0),
+    ],
+)
+def test_a_file_that_begins_at_180_degrees_and_lies_beyond_is_refused_too(crs, west, pixel, tmp_path):
+    write_noise(tmp_path / "x.tif", crs, west, 10.01, pixel)
+    with pytest.raises(RequestError, match="longitudes that are all beyond 180 degrees"):
+        open_source("x.tif", tmp_path)
+
+
+@pytest.mark.parametrize(
     ("west", "mend"),
     [(190.0, "-a_ullr -170 10.01 -169.976 9.986"), (-190.0, "-a_ullr 170 10.01 170.024 9.986")],
 )
