@@ -2,14 +2,14 @@
 
 from typing import Final
 
-import numpy as np
-
 from store.base.preprocessing import Pixels
 
 MOST_BARS: Final = 0.04
 """Greatest part of a side that may be black at its ends: more, and the camera's scale and middle are not the frame's."""
 _BLACK: Final = 24
 """Greatest value of a pixel of a bar, after compression; black of video is 16."""
+_FLAT: Final = 8
+"""Greatest difference of two values in a line of a bar; dark water and shadow have more, by the noise of the sensor."""
 _LINES: Final = 256
 """How many lines of the shorter side are looked at, at least."""
 
@@ -32,4 +32,9 @@ def _black_at_ends(lines: Pixels) -> float:
 
 def _black_lines(lines: Pixels) -> int:
     """Return how many lines are black before the first one that is not."""
-    return next((number for number, line in enumerate(lines) if np.max(line) > _BLACK), len(lines))
+    return next((number for number, line in enumerate(lines) if not _is_black(line)), len(lines))
+
+
+def _is_black(line: Pixels) -> bool:
+    greatest = int(line.max())
+    return greatest <= _BLACK and greatest - int(line.min()) <= _FLAT

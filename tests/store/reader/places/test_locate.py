@@ -630,7 +630,13 @@ class TestErrors:
         assert black_bars(frame) == 0
         frame[:30] = frame[-30:] = 24
         assert black_bars(frame) == pytest.approx(0.1, abs=0.01)
-        assert black_bars(frame * 0) == black_bars(frame[:1, :1]) == 1
+        assert black_bars(frame * 0) == 1
+        assert black_bars(np.full((1, 1, 3), 24, np.uint8)) == 1
+
+    def test_dark_water_is_no_black_bar(self):
+        frame = np.full((600, 1000, 3), 90, np.uint8)
+        frame[:200] = np.random.default_rng(5).normal(10, 2, (200, 1000, 3)).clip(0, 24)
+        assert black_bars(frame) == 0
 
     def test_a_frame_without_a_descriptor(self, cache):
         with pytest.raises(ExecutionError, match="descriptor of the frame"):
