@@ -23,14 +23,8 @@ from store.runtime.load import DescriptorIndex
 
 _KEY_BYTES = 8
 _ANY_KEY = (1 << 64) - 1
-_FAISS_MULTIPLIES = {
-    "distance_compute_blas_threshold": 1,
-    "distance_compute_blas_query_bs": 256,
-    "distance_compute_blas_database_bs": 16_384,
-}
-"""From how many numbers of queries on, and the sides of a matrix of scores: 16 MiB."""
-_faiss_settings = Lock()
-"""Of two checks at once the second would take the settings of the first for those before, and leave them."""
+_faiss_setting = Lock()
+"""Of two checks at once the second would take the setting of the first for the one before, and leave it."""
 
 Vectors = NDArray[np.float32]
 
@@ -118,20 +112,17 @@ def _multiplied_matrices() -> Iterator[None]:
     """Let FAISS compare the rows of a flat index with all queries by multiplying matrices.
 
     By itself version 1.15 compares pair by pair where queries times dimensions are fewer than 128,000, which takes a
-    processor three times as long; and it multiplies matrices so small that two processors mostly wait for each other.
-    The settings are those of the whole process. Scores differ by rounding alone, so that other searches meanwhile
-    find the same.
+    processor three times as long. The setting is one of the whole process. Scores differ by rounding alone, so that
+    other searches meanwhile find the same.
     """
     settings = import_library("faiss", "the check of the index").cvar
-    with _faiss_settings:
-        before = {name: getattr(settings, name) for name in _FAISS_MULTIPLIES}
+    with _faiss_setting:
+        before = settings.distance_compute_blas_threshold
         try:
-            for name, value in _FAISS_MULTIPLIES.items():
-                setattr(settings, name, value)
+            settings.distance_compute_blas_threshold = 1
             yield
         finally:
-            for name, value in before.items():
-                setattr(settings, name, value)
+            settings.distance_compute_blas_threshold = before
 
 
 def _vectors_of(ids: set[int], artifacts: Artifacts, rows: Sequence[BlockRow]) -> dict[int, bytes]:

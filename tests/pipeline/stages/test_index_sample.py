@@ -6,7 +6,6 @@ import faiss
 import numpy as np
 import pytest
 
-from pipeline.stages import index_sample
 from pipeline.stages.index_sample import recall, take_samples
 from store.disk.artifacts import ref_of
 from store.formats import descriptor_block
@@ -79,24 +78,24 @@ def test_a_tile_is_found_if_an_equal_one_is(stored):
 
 
 class Watcher:
-    """An index that keeps what FAISS is told while it is searched, and cannot be searched."""
+    """An index that keeps the setting of FAISS while it is searched, and cannot be searched."""
 
     def search(self, vectors, k):
-        self.seen = faiss_settings()
+        self.seen = faiss_setting()
         raise RuntimeError
 
 
-def faiss_settings():
-    return {name: getattr(faiss.cvar, name) for name in index_sample._FAISS_MULTIPLIES}
+def faiss_setting():
+    return faiss.cvar.distance_compute_blas_threshold
 
 
-def test_settings_of_faiss_are_put_back_even_if_the_search_fails(stored):
+def test_the_setting_of_faiss_is_put_back_even_if_the_search_fails(stored):
     artifacts, rows, blocks = stored
-    before, watcher = faiss_settings(), Watcher()
+    before, watcher = faiss_setting(), Watcher()
     with pytest.raises(RuntimeError):
         recall(watcher, Rows(blocks[0].ids, blocks[0].vectors), artifacts, rows)
-    assert faiss_settings() == before
-    assert watcher.seen == index_sample._FAISS_MULTIPLIES != before
+    assert faiss_setting() == before
+    assert watcher.seen == 1 != before
 
 
 class During:
@@ -110,7 +109,7 @@ class During:
         return self.answers.search(vectors, k)
 
 
-def test_two_checks_at_once_put_the_settings_of_faiss_back(stored):
+def test_two_checks_at_once_put_the_setting_of_faiss_back(stored):
     """Builds of two caches may run in two threads of one process."""
     artifacts, rows, blocks = stored
     sample, first_is_over, ids = Rows(blocks[0].ids, blocks[0].vectors), Event(), blocks[0].ids
@@ -122,8 +121,8 @@ def test_two_checks_at_once_put_the_settings_of_faiss_back(stored):
         second.start()
         second.join(0.1)
 
-    before = faiss_settings()
+    before = faiss_setting()
     recall(During(begin_second, ids), sample, artifacts, rows)
     first_is_over.set()
     second.join()
-    assert faiss_settings() == before
+    assert faiss_setting() == before

@@ -36,8 +36,6 @@ _MAGIC = b"SQLite format 3\x00"
 _ROW: Final = struct.Struct("=5q")
 _MOST_READ: Final = 2
 """Rows that are read at most for each that is wanted."""
-_ROWS_AT_ONCE: Final = 8
-"""Rows whose bytes are in memory at once."""
 _FOUND_BY_NUMBER: Final = re.compile(r"SEARCH .* USING INTEGER PRIMARY KEY \(rowid>\? AND rowid<\?\)")
 """The whole plan of a search by the rowid; that of a search by another column may say the same of the column."""
 _INTERRUPTED = "interrupted"
@@ -246,24 +244,21 @@ def hash_rows(path: str, kind: str, query: str, parameters: Sequence[int]) -> An
     # Plain integers: objects for each tile would take a twelfth of the time of all this.
     numbers, digests, pack, sha256 = bytearray(), bytearray(), _ROW.pack, hashlib.sha256
     with closing(open_database(path, kind)) as database, sqlite_errors_as_ours(path, kind):
-        cursor = database.execute(query, parameters)
-        while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+        for z, x, y, number, content in database.execute(query, parameters):
             try:
-                numbers += b"".join([pack(z, x, y, number, len(data)) for z, x, y, number, data in rows])
+                numbers += pack(z, x, y, number, len(content))
             except struct.error as error:
-                raise _no_numbers(path, rows) from error
-            digests += b"".join([sha256(row[-1]).digest() for row in rows])
-            rows.clear()  # before the next ones are read
+                raise _no_numbers(path, z, x, y, number) from error
+            digests += sha256(content).digest()
     found = np.frombuffer(numbers, np.int64).reshape(-1, 5)
     return found, np.frombuffer(digests, np.uint8).reshape(-1, 32)
 
 
-def _no_numbers(path: str, rows: Iterable[tuple[object, ...]]) -> TileError:
-    """Return the error for the first of some rows whose numbers are none: SQLite columns have no fixed type.
+def _no_numbers(path: str, z: object, x: object, y: object, number: object) -> TileError:
+    """Return the error for a tile whose place or number is no whole number: SQLite columns have no fixed type.
 
     5.5 is between 5 and 6 as well.
     """
-    z, x, y, number, _ = next(row for row in rows if not all(type(each) is int for each in row[:4]))
     if type(z) is type(x) is type(y) is int:
         return bad_archive(path, "whole numbers as the id of a tile", f"{number!r:.60}")
     return _no_coordinates(path, "tile", z, x, y)
